@@ -1,0 +1,104 @@
+// Moves bytes between the page pools of two processes. The smallest interface that shm, TCP, RDMA libraries and CUDA IPC all fit.
+//
+// Memory is named by (region, offset), never by address; the owner of the memory checks region, bounds, its own incarnation and that
+// the token's window is open before a byte lands (S11). Done means applied at the destination. Every post ends in exactly one event.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+
+namespace baton {
+
+using RegionId = Id<struct RegionTag, uint32_t>;
+using PeerId = Id<struct PeerTag, uint32_t>;
+using TransferId = Id<struct TransferTag, uint64_t>;
+
+struct TransportCaps {
+  std::string name;             // "loopback", "shm", "tcp"
+  bool owns_memory = false;     // regions must come from allocate()
+  bool same_host_only = false;
+  uint64_t scatter_min_bytes = 0;  // mean block below which staging would pay; 0: scatter costs nothing extra
+};
+
+struct Block {
+  RegionId local_region;
+  uint64_t local_offset = 0;
+  RegionId remote_region;
+  uint64_t remote_offset = 0;
+  uint64_t length = 0;
+};
+
+// A grant as the transport knows it: opened by the owner of the memory, quoted by the writer.
+struct WindowToken {
+  AttemptId attempt;
+  uint64_t secret = 0;  // drawn by the owner for each grant, so that a stale or guessed attempt id opens nothing
+  constexpr bool operator==(const WindowToken&) const = default;
+};
+
+struct WindowRange {
+  RegionId region;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+};
+
+enum class TransferOutcome : uint8_t { kDone, kRejected, kPeerLost, kTimeout, kCancelled, kFailed };
+[[nodiscard]] const char* transfer_outcome_name(TransferOutcome outcome);
+
+struct TransferEvent {
+  TransferId transfer;
+  TransferOutcome outcome = TransferOutcome::kFailed;
+  uint64_t bytes = 0;             // applied at the destination; all of the post's when kDone
+  bool local_quiesced = false;    // our memory is no longer read for this post
+  bool remote_quiesced = false;   // no byte of this post can land any more: evidence (E1)
+  std::string detail;             // why, unless kDone
+};
+
+// All methods are thread safe. One object an instance; it has its own threads if it needs any.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  [[nodiscard]] virtual TransportCaps caps() const = 0;
+
+  // Page-aligned zeroed memory this transport can serve, registered for the life of the transport; few large slabs, at start-up.
+  struct Region {
+    RegionId id;
+    std::span<std::byte> bytes;
+  };
+  virtual Result<Region> allocate(uint64_t bytes) = 0;
+  // Memory of the caller's; kIncompatible if caps().owns_memory.
+  virtual Result<RegionId> register_memory(std::span<std::byte> bytes) = 0;
+
+  // What a peer needs to reach this object: opaque, versioned, bounded (64 KiB), with the incarnation; carried by the control connection.
+  [[nodiscard]] virtual std::string local_blob() const = 0;
+  virtual Result<PeerId> connect(std::string_view blob) = 0;
+
+  // The owner's side: writes and reads of `ranges` are accepted from whoever quotes `token` until the window is closed.
+  virtual Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) = 0;
+  // Closes the window to new writes. True: every writer is known to be quiet and the memory may be reused (our own fence, E2). False: a
+  // write is inside the window and cannot be stopped from here; ask again with window_quiet().
+  virtual bool close_window(const WindowToken& token) = 0;
+  [[nodiscard]] virtual bool window_quiet(const WindowToken& token) = 0;
+
+  // Writes local bytes into the peer's memory. kResourceExhausted: the bounded queue is full, post again after an event.
+  virtual Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token, TimePoint deadline) = 0;
+  // Best effort; the post still ends in its one event.
+  virtual void cancel(TransferId transfer) = 0;
+
+  // Appends the events that are there. Never blocks.
+  virtual void poll(std::vector<TransferEvent>* events) = 0;
+  // Readable while poll() has something to say; for poll(2) and epoll.
+  [[nodiscard]] virtual int event_fd() const = 0;
+
+  // The caller has learnt that the peer's process is gone or fenced: posts to it end with kPeerLost, its connections are closed.
+  virtual void forget(PeerId peer) = 0;
+};
+
+}  // namespace baton

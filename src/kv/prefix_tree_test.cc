@@ -141,7 +141,7 @@ TEST_F(PrefixTreeTest, ClearLeavesPagesToTheirUsers) {
 
 // Destroys the tree on a thread whose stack would not hold one frame a node.
 TEST(PrefixTree, LongChainsNeedNoStack) {
-  constexpr int kPages = 8000;
+  constexpr int kPages = 4000;
   PageLedger ledger(kPages);
   auto tree = std::make_unique<PrefixTree>(ledger, 1);
   const Tokens tokens(kPages, 1);

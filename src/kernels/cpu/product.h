@@ -1,0 +1,37 @@
+// One matrix product as the inner kernels take it: blocks that fit the caches, columns padded.
+#pragma once
+
+#include <cstdint>
+
+// Loops over a register tile must vanish, or its sums live in memory: at -O2 GCC does that only when told.
+#define BATON_UNROLL _Pragma("GCC unroll 8")
+
+namespace baton {
+
+inline constexpr int64_t kProductColumns = 16;
+
+// C (rows, columns) = or += A (rows, depth) * B (depth, columns). Strides in elements of the operand. columns is a
+// multiple of kProductColumns; the caller pads B and C.
+//
+// bfloat16 products go by pairs along depth: A holds uint32 pairs (2i, 2i+1), or for kernels without a bfloat16
+// instruction the same values widened to float32; B holds uint32 pairs (row 2i in the low half), and depth and strides
+// count pairs.
+struct Product {
+  int64_t rows;
+  int64_t columns;
+  int64_t depth;
+  const void* a;
+  int64_t a_stride;
+  int64_t a_depth_stride;
+  const void* b;
+  int64_t b_stride;
+  float* c;
+  int64_t c_stride;
+  bool accumulate;
+};
+
+// By the vdpbf16ps instruction; only where has_bf16_product() says so.
+[[nodiscard]] bool has_bf16_product();
+void multiply_bf16_pairs(const Product& p);
+
+}  // namespace baton

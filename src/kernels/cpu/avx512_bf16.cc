@@ -32,9 +32,11 @@ template <int R, int V>
 void tile(const Product& p, const uint32_t* a, const uint32_t* b, float* c) {
   __m512 sum[R][V];
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v)
-    sum[r][v] = p.accumulate ? _mm512_loadu_ps(c + r * p.c_stride + v * kLanes) : _mm512_setzero_ps();
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v)
+      sum[r][v] = p.accumulate ? _mm512_loadu_ps(c + r * p.c_stride + v * kLanes) : _mm512_setzero_ps();
+  }
   for (int64_t i = 0; i < p.depth; ++i) {
     __m512bh row[V];
     BATON_UNROLL
@@ -49,8 +51,10 @@ void tile(const Product& p, const uint32_t* a, const uint32_t* b, float* c) {
     b += p.b_stride;
   }
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * p.c_stride + v * kLanes, sum[r][v]);
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * p.c_stride + v * kLanes, sum[r][v]);
+  }
 }
 
 template <int V>

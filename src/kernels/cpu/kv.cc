@@ -1,14 +1,69 @@
+// Rows of K and V into and out of pages.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/kv.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// After foreach_target.h
+#include "kernels/cpu/bf16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace baton::HWY_NAMESPACE {
+
+void floats_to_bf16(const float* x, int64_t n, uint16_t* out) { demote_row(x, n, out); }
+void bf16_to_floats(const uint16_t* x, int64_t n, float* out) { promote_row(x, n, out); }
+
+}  // namespace baton::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include <algorithm>
+#include <cstring>
+
 #include "kernels/kernels.h"
-#include "kernels/reference.h"
+#include "kernels/paged_kv.h"
 
 namespace baton {
+namespace {
+
+HWY_EXPORT(floats_to_bf16);
+HWY_EXPORT(bf16_to_floats);
+
+void store_row(DType dtype, const float* from, int64_t count, std::byte* to) {
+  if (dtype == DType::kF32)
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+  else
+    HWY_DYNAMIC_DISPATCH(floats_to_bf16)(from, count, reinterpret_cast<uint16_t*>(to));
+}
+
+void load_row(DType dtype, const std::byte* from, int64_t count, float* to) {
+  if (dtype == DType::kF32)
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+  else
+    HWY_DYNAMIC_DISPATCH(bf16_to_floats)(reinterpret_cast<const uint16_t*>(from), count, to);
+}
+
+}  // namespace
 
 void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
               const float* v, int64_t v_row_stride) {
-  write_kv_ref(kv, begin, m, heads, k, k_row_stride, v, v_row_stride);
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h) {
+      store_row(kv.dtype, k + r * k_row_stride + int64_t{h} * kv.k_dim, kv.k_dim, k_row(kv, begin + r, h));
+      if (kv.v_dim > 0)
+        store_row(kv.dtype, v + r * v_row_stride + int64_t{h} * kv.v_dim, kv.v_dim, v_row(kv, begin + r, h));
+    }
 }
+
 void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v) {
-  read_kv_ref(kv, begin, m, head, k, v);
+  // Rows of one page are one run.
+  for (int64_t r = 0; r < m;) {
+    const int64_t run = std::min<int64_t>(m - r, kv.page_tokens - (begin + r) % kv.page_tokens);
+    load_row(kv.dtype, k_row(kv, begin + r, head), run * kv.k_dim, k + r * kv.k_dim);
+    if (kv.v_dim > 0) load_row(kv.dtype, v_row(kv, begin + r, head), run * kv.v_dim, v + r * kv.v_dim);
+    r += run;
+  }
 }
 
 }  // namespace baton
+
+#endif  // HWY_ONCE

@@ -26,8 +26,10 @@ HWY_INLINE void widening_tile(const Product& p, const float* HWY_RESTRICT a, con
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   VecF sum[R][V];
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
+  }
   const auto high_half = hn::Set(du, 0xffff0000u);
   for (int64_t i = 0; i < p.depth; ++i) {
     BATON_UNROLL
@@ -45,8 +47,10 @@ HWY_INLINE void widening_tile(const Product& p, const float* HWY_RESTRICT a, con
     b += p.b_stride;
   }
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
+  }
 }
 
 template <int V>

@@ -32,8 +32,10 @@ HWY_INLINE void multiply_tile(int64_t depth, const Product& p, const float* HWY_
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   VecF sum[R][V];
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
+  }
   for (int64_t i = 0; i < depth; ++i) {
     VecF row[V];
     BATON_UNROLL
@@ -48,8 +50,10 @@ HWY_INLINE void multiply_tile(int64_t depth, const Product& p, const float* HWY_
     b += p.b_stride;
   }
   BATON_UNROLL
-  for (int r = 0; r < R; ++r) BATON_UNROLL
-  for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
+  for (int r = 0; r < R; ++r) {
+    BATON_UNROLL
+    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
+  }
 }
 
 template <int V>

@@ -1,0 +1,77 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "kernels/kernel_testing.h"
+#include "kernels/kernels.h"
+#include "kernels/reference.h"
+
+namespace baton {
+namespace {
+
+TEST(RmsNorm, EqualsReferenceAlsoInPlace) {
+  for_each_target([] {
+    for (const int64_t m : {0, 1, 3})
+      for (const int64_t n : {1, 7, 16, 64, 130, 1536}) {
+        const int64_t stride = n + 5;
+        auto x = random_floats(m * stride, 1);
+        const auto weight = random_floats(n, 2);
+        std::vector<float> expected(x.size()), actual(x.size());
+        rms_norm_ref(x.data(), stride, weight.data(), 1e-6f, m, n, expected.data(), stride);
+        rms_norm(x.data(), stride, weight.data(), 1e-6f, m, n, actual.data(), stride);
+        expect_close(actual, expected, 1e-5);
+        rms_norm(x.data(), stride, weight.data(), 1e-6f, m, n, x.data(), stride);
+        for (int64_t r = 0; r < m; ++r)
+          for (int64_t i = 0; i < n; ++i) EXPECT_EQ(x[r * stride + i], actual[r * stride + i]);
+      }
+  });
+}
+
+TEST(Rope, EqualsReferenceAndLeavesTheRestAlone) {
+  using Rope = void (*)(float*, int64_t, int64_t, int, int64_t, int, const float*, const float*);
+  const std::pair<Rope, Rope> kinds[] = {{rope_half, rope_half_ref}, {rope_interleaved, rope_interleaved_ref}};
+  for_each_target([&] {
+    for (const auto& [rope, reference] : kinds)
+      for (const int dim : {2, 6, 16, 32, 34, 64, 128})
+        for (const int heads : {1, 3}) {
+          const int64_t m = 4, head_stride = dim + 3, row_stride = heads * head_stride + 7;
+          auto expected = random_floats(m * row_stride, 1), actual = expected;
+          const auto cos = random_floats(m * dim / 2, 2), sin = random_floats(m * dim / 2, 3);
+          reference(expected.data(), m, row_stride, heads, head_stride, dim, cos.data(), sin.data());
+          rope(actual.data(), m, row_stride, heads, head_stride, dim, cos.data(), sin.data());
+          expect_close(actual, expected, 1e-6);
+        }
+  });
+}
+
+TEST(SiluMul, EqualsReferenceForOrdinaryAndExtremeGates) {
+  for_each_target([] {
+    for (const int64_t n : {1, 16, 33, 200}) {
+      const int64_t m = 3;
+      auto x = random_floats(m * 2 * n, 1);
+      for (size_t i = 0; i < x.size(); i += 3) x[i] *= 20;
+      const float extremes[] = {0, -0.0f, 87, 89, 104, 1000, -87, -89, -104, -1000};
+      for (int64_t i = 0; i < std::min<int64_t>(n, 10); ++i) x[i] = extremes[i];
+      std::vector<float> expected(m * n), actual(m * n);
+      silu_mul_ref(x.data(), m, n, expected.data());
+      silu_mul(x.data(), m, n, actual.data());
+      for (size_t i = 0; i < actual.size(); ++i)
+        EXPECT_NEAR(actual[i], expected[i], 1e-5 * std::max(1.0f, std::fabs(expected[i]))) << i;
+    }
+  });
+}
+
+TEST(Axpy, EqualsReference) {
+  for_each_target([] {
+    for (const int64_t n : {0, 1, 15, 16, 100}) {
+      const auto x = random_floats(n, 1);
+      auto expected = random_floats(n, 2), actual = expected;
+      axpy_ref(n, 0.7f, x.data(), expected.data());
+      axpy(n, 0.7f, x.data(), actual.data());
+      expect_close(actual, expected, 1e-6);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace baton

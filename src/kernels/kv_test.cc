@@ -1,0 +1,70 @@
+#include <gtest/gtest.h>
+
+#include "kernels/kernel_testing.h"
+#include "kernels/kernels.h"
+#include "kernels/kv_testing.h"
+#include "kernels/reference.h"
+
+namespace baton {
+namespace {
+
+TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
+  for_each_target([] {
+    for (const int page_tokens : {1, 3, 16, 64})
+      for (const DType dtype : {DType::kBF16, DType::kF32})
+        for (const auto& [k_dim, v_dim] : {std::pair{32, 32}, {5, 3}, {48, 0}}) {
+          const KvShape shape{page_tokens, 3, k_dim, v_dim, dtype};
+          const int64_t begin = 5, m = 70, k_stride = 3 * k_dim + 2, v_stride = 3 * v_dim + 1;
+          const auto k = random_floats(m * k_stride, 1), v = random_floats(m * v_stride, 2);
+          TestPool expected(shape, begin + m), actual(shape, begin + m);
+          write_kv_ref(expected.view(), begin, m, 3, k.data(), k_stride, v.data(), v_stride);
+          write_kv(actual.view(), begin, m, 3, k.data(), k_stride, v_dim > 0 ? v.data() : nullptr, v_stride);
+          ASSERT_EQ(actual.bytes(), expected.bytes());
+
+          std::vector<float> k_back(m * k_dim), v_back(m * v_dim), k_ref(m * k_dim), v_ref(m * v_dim);
+          read_kv_ref(expected.view(), begin, m, 2, k_ref.data(), v_ref.data());
+          read_kv(actual.view(), begin, m, 2, k_back.data(), v_dim > 0 ? v_back.data() : nullptr);
+          ASSERT_EQ(k_back, k_ref);
+          ASSERT_EQ(v_back, v_ref);
+          if (dtype == DType::kF32) {
+            ASSERT_EQ(k_back[0], k[2 * k_dim]);
+          }
+        }
+  });
+}
+
+TEST(Kv, RoundsToNearestEvenAndKeepsNan) {
+  const float nan = std::nanf(""), inf = INFINITY;
+  const std::vector<float> values = {1,
+                                     1 + 0x1p-8f,
+                                     1 + 0x3p-8f,
+                                     1 + 0x1.8p-8f,
+                                     -0.0f,
+                                     3.4e38f,
+                                     -inf,
+                                     nan,
+                                     std::bit_cast<float>(0x7fffffffu),
+                                     std::bit_cast<float>(0xff800001u),
+                                     1e-42f,
+                                     0,
+                                     0,
+                                     0,
+                                     0,
+                                     0};
+  for_each_target([&] {
+    TestPool pool({16, 1, 16, 0, DType::kBF16}, 1);
+    write_kv(pool.view(), 0, 1, 1, values.data(), 16, nullptr, 0);
+    std::vector<float> back(16);
+    read_kv(pool.view(), 0, 1, 0, back.data(), nullptr);
+    EXPECT_EQ(back[1], 1);
+    EXPECT_EQ(back[2], 1 + 0x4p-8f);
+    EXPECT_EQ(back[3], 1 + 0x2p-8f);
+    EXPECT_TRUE(std::signbit(back[4]));
+    EXPECT_EQ(back[5], inf);
+    EXPECT_EQ(back[6], -inf);
+    for (const int i : {7, 8, 9}) EXPECT_TRUE(std::isnan(back[i])) << i;
+  });
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,23 +1,334 @@
+// Causal attention in one pass over the context (FlashAttention: Dao et al. 2022).
+//
+// Many query rows: a tile of up to 64 rows (tokens, and the query heads that share a KV head) meets blocks of 64
+// context tokens. Scores are computed transposed, S^T = K Q^T, with the packed queries as the columns: then K is read
+// as it lies, softmax goes down the columns a vector of rows at a time, and the probabilities need no transposing for P
+// V. With vdpbf16ps and Compute::kBF16 all operands are bfloat16 pairs, and K pairs are what the pages already hold.
+// Few rows (decode of one token with up to four query heads a KV head): plain dot products against the pages where they
+// lie.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "base/check.h"
+#include "kernels/cpu/attention_steps.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/product.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
-#include "kernels/reference.h"
+#include "kernels/paged_kv.h"
 
 namespace baton {
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
+
+// The query rows of a tile and what has been summed for them.
+struct Tile {
+  int rows = 0;
+  int64_t columns = 0;          // rows, padded
+  int64_t v_columns = 0;        // v_dim, padded
+  bool pairs = false;           // operands are bfloat16 pairs
+  uint32_t* queries = nullptr;  // (k_dim or k_dim / 2, columns): scaled float32, or pairs
+  float* acc = nullptr;         // (rows, v_columns)
+  int64_t visible[kTileRows];   // context tokens the row may see
+  float row_max[kTileRows];
+  float row_sum[kTileRows];
+};
+
+// Context tokens as the products read them.
+struct Block {
+  int64_t begin = 0;
+  int tokens = 0;
+  const void* k = nullptr;  // float32 rows, or rows of bfloat16 pairs; stride in 4-byte units
+  int64_t k_stride = 0;
+  const void* v = nullptr;  // float32 rows, or rows of pairs (tokens 2i, 2i + 1); readable up to v_columns in every row
+  int64_t v_stride = 0;
+};
+
+struct ThreadScratch {
+  Scratch queries, acc, k, v, v_pairs, scores, probabilities, heads;
+};
+thread_local ThreadScratch tls;
+
+void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute compute) {
+  tile.rows = rows;
+  tile.columns = round_up(rows, kProductColumns);
+  tile.v_columns = round_up(v_dim, kProductColumns);
+  tile.pairs = compute == Compute::kBF16 && k_dim % 2 == 0 && use_bf16_product();
+  tile.queries = tls.queries.get<uint32_t>(k_dim * tile.columns);
+  tile.acc = tls.acc.get<float>(rows * tile.v_columns);
+  if (rows < tile.columns) std::memset(tile.queries, 0, static_cast<size_t>(k_dim * tile.columns) * sizeof(uint32_t));
+  std::fill(tile.acc, tile.acc + rows * tile.v_columns, 0.0f);
+  std::fill(tile.visible, tile.visible + kTileRows,
+            std::numeric_limits<int64_t>::max());  // padding sees all and is ignored
+  std::fill(tile.row_max, tile.row_max + kTileRows, kNothing);
+  std::fill(tile.row_sum, tile.row_sum + kTileRows, 0.0f);
+}
+
+// Puts q (k_dim) into column `row` of the tile's queries.
+void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale) {
+  uint32_t* column = tile.queries + row;
+  if (tile.pairs) {
+    for (int64_t i = 0; i < k_dim / 2; ++i)
+      column[i * tile.columns] =
+          to_bf16(q[2 * i] * scale).bits | static_cast<uint32_t>(to_bf16(q[2 * i + 1] * scale).bits) << 16;
+  } else {
+    for (int64_t i = 0; i < k_dim; ++i) column[i * tile.columns] = std::bit_cast<uint32_t>(q[i] * scale);
+  }
+}
+
+void attend(Tile& tile, const Block& block, int64_t k_dim) {
+  const auto multiply = tile.pairs ? multiply_bf16_pairs : multiply_f32;
+  float* scores = tls.scores.get<float>(kBlockTokens * kTileRows);
+  multiply(Product{.rows = block.tokens,
+                   .columns = tile.columns,
+                   .depth = tile.pairs ? k_dim / 2 : k_dim,
+                   .a = block.k,
+                   .a_stride = block.k_stride,
+                   .a_depth_stride = 1,
+                   .b = tile.queries,
+                   .b_stride = tile.columns,
+                   .c = scores,
+                   .c_stride = tile.columns,
+                   .accumulate = false});
+
+  float visible[kTileRows], decay[kTileRows];
+  bool masked = false;
+  for (int64_t r = 0; r < tile.columns; ++r) {
+    const int64_t tokens = std::clamp<int64_t>(tile.visible[r] - block.begin, 0, block.tokens);
+    visible[r] = static_cast<float>(tokens);
+    masked = masked || tokens < block.tokens;
+  }
+  uint32_t* pairs = tile.pairs ? tls.probabilities.get<uint32_t>(kBlockTokens / 2 * kTileRows) : nullptr;
+  const bool decays = softmax_block(SoftmaxBlock{.tokens = block.tokens,
+                                                 .columns = tile.columns,
+                                                 .scores = scores,
+                                                 .pairs = pairs,
+                                                 .visible = visible,
+                                                 .masked = masked,
+                                                 .row_max = tile.row_max,
+                                                 .row_sum = tile.row_sum,
+                                                 .decay = decay});
+  if (decays) decay_rows(tile.acc, tile.rows, tile.v_columns, decay);
+
+  multiply(Product{.rows = tile.rows,
+                   .columns = tile.v_columns,
+                   .depth = tile.pairs ? (block.tokens + 1) / 2 : block.tokens,
+                   .a = tile.pairs ? static_cast<const void*>(pairs) : scores,
+                   .a_stride = 1,
+                   .a_depth_stride = tile.columns,
+                   .b = block.v,
+                   .b_stride = block.v_stride,
+                   .c = tile.acc,
+                   .c_stride = tile.v_columns,
+                   .accumulate = true});
+}
+
+// Rows of bfloat16 -> rows of pairs of tokens (2i, 2i + 1).
+const uint32_t* pair_tokens(const uint16_t* v, int64_t v_stride, int tokens, int64_t v_dim, int64_t v_columns) {
+  auto* out = tls.v_pairs.get<uint32_t>(kBlockTokens / 2 * v_columns);
+  for (int t = 0; t < tokens; t += 2)
+    interleave_bf16(v + t * v_stride, t + 1 < tokens ? v + (t + 1) * v_stride : nullptr, v_dim,
+                    out + t / 2 * v_columns);
+  return out;
+}
+
+// Tokens [begin, begin + tokens) of the pages as bfloat16 rows, dense.
+void read_bf16(const PagedKv& kv, int64_t begin, int tokens, int head, uint16_t* k, uint16_t* v) {
+  const auto copy = [&](const std::byte* from, int64_t count, uint16_t* to) {
+    if (kv.dtype == DType::kBF16)
+      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(uint16_t));
+    else
+      bf16_from_floats(reinterpret_cast<const float*>(from), count, to);
+  };
+  for (int64_t t = 0; t < tokens;) {
+    const int64_t run = std::min<int64_t>(tokens - t, kv.page_tokens - (begin + t) % kv.page_tokens);
+    copy(k_row(kv, begin + t, head), run * kv.k_dim, k + t * kv.k_dim);
+    if (kv.v_dim > 0) copy(v_row(kv, begin + t, head), run * kv.v_dim, v + t * kv.v_dim);
+    t += run;
+  }
+}
+
+// v_dim is the width of V: kv.v_dim, or for MLA the first values of K.
+Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, int64_t begin, int tokens) {
+  // A product may read the padding columns of the last row of V.
+  const int64_t k_size = int64_t{kBlockTokens} * kv.k_dim + kProductColumns,
+                v_size = int64_t{kBlockTokens} * kv.v_dim + kProductColumns;
+  Block block{.begin = begin, .tokens = tokens};
+  const int64_t v_stride = kv.v_dim > 0 ? kv.v_dim : kv.k_dim;
+  if (tile.pairs) {
+    auto* k = tls.k.get<uint16_t>(k_size);
+    auto* v = tls.v.get<uint16_t>(v_size);
+    read_bf16(kv, begin, tokens, head, k, v);
+    block.k = k;
+    block.k_stride = kv.k_dim / 2;
+    block.v = pair_tokens(kv.v_dim > 0 ? v : k, v_stride, tokens, v_dim, tile.v_columns);
+    block.v_stride = tile.v_columns;
+  } else {
+    auto* k = tls.k.get<float>(k_size);
+    auto* v = tls.v.get<float>(v_size);
+    read_kv(kv, begin, tokens, head, k, v);
+    block.k = k;
+    block.k_stride = kv.k_dim;
+    block.v = kv.v_dim > 0 ? v : k;
+    block.v_stride = v_stride;
+  }
+  return block;
+}
+
+// One token, few heads of one KV head.
+void attend_directly(const float* q, const int* heads, int count, int64_t tokens, const PagedKv& kv, int kv_head,
+                     int64_t v_dim, float scale, float* out) {
+  auto* queries = tls.queries.get<float>(int64_t{count} * kv.k_dim);
+  auto* acc = tls.acc.get<float>(count * v_dim);
+  auto* scores = tls.scores.get<float>(kBlockTokens * kTileRows);
+  float row_max[kDirectRowsMax], row_sum[kDirectRowsMax] = {};
+  std::fill(row_max, row_max + count, kNothing);
+  std::fill(acc, acc + count * v_dim, 0.0f);
+  for (int r = 0; r < count; ++r)
+    scale_row(q + int64_t{heads[r]} * kv.k_dim, kv.k_dim, scale, queries + int64_t{r} * kv.k_dim);
+
+  DirectRun runs[kBlockTokens];
+  for (int64_t begin = 0; begin < tokens; begin += kBlockTokens) {
+    const int n = static_cast<int>(std::min<int64_t>(kBlockTokens, tokens - begin));
+    int run_count = 0;
+    for (int t = 0; t < n;) {
+      DirectRun& run = runs[run_count++];
+      run.tokens = static_cast<int>(std::min<int64_t>(n - t, kv.page_tokens - (begin + t) % kv.page_tokens));
+      run.kv_bf16 = kv.dtype == DType::kBF16;
+      run.k = k_row(kv, begin + t, kv_head);
+      run.k_stride = kv.k_dim;
+      run.v = kv.v_dim > 0 ? v_row(kv, begin + t, kv_head) : run.k;
+      run.v_stride = kv.v_dim > 0 ? kv.v_dim : kv.k_dim;
+      direct_scores(run, queries, count, kv.k_dim, scores + t);
+      t += run.tokens;
+    }
+    for (int r = 0; r < count; ++r) {
+      const float decay = softmax_row(scores + r * kBlockTokens, n, row_max[r], row_sum[r]);
+      if (decay != 1) scale_row(acc + r * v_dim, v_dim, decay, acc + r * v_dim);
+    }
+    int t = 0;
+    for (int i = 0; i < run_count; ++i) {
+      direct_values(runs[i], scores + t, count, v_dim, acc);
+      t += runs[i].tokens;
+    }
+  }
+  for (int r = 0; r < count; ++r) scale_row(acc + r * v_dim, v_dim, 1 / row_sum[r], out + heads[r] * v_dim);
+}
+
+// The query heads `heads` (count of them), which all read kv_head. out: (m, out_heads, v_dim).
+void attend_paged(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, const int* heads, int count,
+                  int64_t out_heads, const PagedKv& kv, int kv_head, int64_t v_dim, float scale, Compute compute,
+                  float* out) {
+  if (m == 1 && count <= kDirectRowsMax && kv.k_dim % kProductColumns == 0 && v_dim % kProductColumns == 0) {
+    attend_directly(q, heads, count, begin + 1, kv, kv_head, v_dim, scale, out);
+    return;
+  }
+  Tile tile;
+  for (int64_t first = 0; first < m * count; first += kTileRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m * count - first));
+    start_tile(tile, rows, kv.k_dim, v_dim, compute);
+    for (int r = 0; r < rows; ++r) {
+      const int64_t token = (first + r) / count, head = heads[(first + r) % count];
+      tile.visible[r] = begin + token + 1;
+      pack_query(tile, r, q + token * q_row_stride + head * kv.k_dim, kv.k_dim, scale);
+    }
+    const int64_t context = tile.visible[rows - 1];
+    for (int64_t at = 0; at < context; at += kBlockTokens) {
+      const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, context - at));
+      attend(tile, load_block(tile, kv, kv_head, v_dim, at, tokens), kv.k_dim);
+    }
+    for (int r = 0; r < rows; ++r) {
+      const int64_t token = (first + r) / count, head = heads[(first + r) % count];
+      scale_row(tile.acc + r * tile.v_columns, v_dim, 1 / tile.row_sum[r], out + (token * out_heads + head) * v_dim);
+    }
+  }
+}
+
+}  // namespace
 
 void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
-                   const PagedKv& kv, float scale, Compute, float* out) {
-  gqa_attention_ref(q, q_row_stride, begin, m, q_heads, kv_head_of, kv, scale, out);
+                   const PagedKv& kv, float scale, Compute compute, float* out) {
+  // Heads in groups by the KV head they read, in whatever order they come.
+  auto* group = tls.heads.get<int>(q_heads);
+  for (int h = 0; h < q_heads; ++h) {
+    if (std::find(kv_head_of, kv_head_of + h, kv_head_of[h]) != kv_head_of + h) continue;
+    int count = 0;
+    for (int other = h; other < q_heads; ++other)
+      if (kv_head_of[other] == kv_head_of[h]) group[count++] = other;
+    attend_paged(q, q_row_stride, begin, m, group, count, q_heads, kv, kv_head_of[h], kv.v_dim, scale, compute, out);
+  }
 }
+
 void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
-                   Compute, float* out) {
-  mla_attention_ref(q, begin, m, heads, lora, kv, scale, out);
+                   Compute compute, float* out) {
+  BATON_CHECK(kv.v_dim == 0 && lora <= kv.k_dim, "v_dim {} lora {} k_dim {}", kv.v_dim, lora, kv.k_dim);
+  auto* all = tls.heads.get<int>(heads);
+  for (int h = 0; h < heads; ++h) all[h] = h;
+  attend_paged(q, int64_t{heads} * kv.k_dim, begin, m, all, heads, heads, kv, 0, lora, scale, compute, out);
 }
+
 void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
-                     const float* v, int64_t block_begin, int64_t n, float scale, Compute, float* acc, float* row_max,
-                     float* row_sum) {
-  attention_block_ref(q, begin, m, heads, qk_dim, v_dim, k, v, block_begin, n, scale, acc, row_max, row_sum);
+                     const float* v, int64_t block_begin, int64_t n, float scale, Compute compute, float* acc,
+                     float* row_max, float* row_sum) {
+  Tile tile;
+  const int64_t k_row = int64_t{heads} * qk_dim, v_row = int64_t{heads} * v_dim;
+  for (int h = 0; h < heads; ++h)
+    for (int64_t first = 0; first < m; first += kTileRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - first));
+      const int64_t context =
+          std::min(n, begin + first + rows - block_begin);  // of this block, what the tile's last row sees
+      if (context <= 0) continue;
+      start_tile(tile, rows, qk_dim, v_dim, compute);
+      for (int r = 0; r < rows; ++r) {
+        const int64_t row = (first + r) * heads + h;
+        tile.visible[r] = begin + first + r + 1;
+        tile.row_max[r] = row_max[row];
+        tile.row_sum[r] = row_sum[row];
+        std::memcpy(tile.acc + r * tile.v_columns, acc + row * v_dim, static_cast<size_t>(v_dim) * sizeof(float));
+        pack_query(tile, r, q + row * qk_dim, qk_dim, scale);
+      }
+      for (int64_t at = 0; at < context; at += kBlockTokens) {
+        const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, context - at));
+        const float *k_at = k + at * k_row + int64_t{h} * qk_dim, *v_at = v + at * v_row + int64_t{h} * v_dim;
+        Block block{
+            .begin = block_begin + at, .tokens = tokens, .k = k_at, .k_stride = k_row, .v = v_at, .v_stride = v_row};
+        if (tile.pairs) {
+          auto* k_rounded = tls.k.get<uint16_t>(int64_t{kBlockTokens} * qk_dim);
+          auto* v_rounded = tls.v.get<uint16_t>(int64_t{kBlockTokens} * v_dim);
+          for (int t = 0; t < tokens; ++t) {
+            bf16_from_floats(k_at + t * k_row, qk_dim, k_rounded + int64_t{t} * qk_dim);
+            bf16_from_floats(v_at + t * v_row, v_dim, v_rounded + int64_t{t} * v_dim);
+          }
+          block.k = k_rounded;
+          block.k_stride = qk_dim / 2;
+          block.v = pair_tokens(v_rounded, v_dim, tokens, v_dim, tile.v_columns);
+          block.v_stride = tile.v_columns;
+        } else if (v_dim != tile.v_columns) {
+          // Padding columns must be readable, also behind the last row.
+          auto* padded = tls.v.get<float>(kBlockTokens * tile.v_columns);
+          for (int t = 0; t < tokens; ++t)
+            std::memcpy(padded + t * tile.v_columns, v_at + t * v_row, static_cast<size_t>(v_dim) * sizeof(float));
+          block.v = padded;
+          block.v_stride = tile.v_columns;
+        }
+        attend(tile, block, qk_dim);
+      }
+      for (int r = 0; r < rows; ++r) {
+        const int64_t row = (first + r) * heads + h;
+        row_max[row] = tile.row_max[r];
+        row_sum[row] = tile.row_sum[r];
+        std::memcpy(acc + row * v_dim, tile.acc + r * tile.v_columns, static_cast<size_t>(v_dim) * sizeof(float));
+      }
+    }
 }
+
 void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* row_sum) {
-  attention_finish_ref(m, heads, v_dim, acc, row_sum);
+  for (int64_t row = 0; row < m * heads; ++row)
+    scale_row(acc + row * v_dim, v_dim, 1 / row_sum[row], acc + row * v_dim);
 }
 
 }  // namespace baton

@@ -1,45 +1,26 @@
 // Rows of K and V into and out of pages.
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/kv.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
-// After foreach_target.h
-#include "kernels/cpu/bf16-inl.h"
-
-HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
-
-void floats_to_bf16(const float* x, int64_t n, uint16_t* out) { demote_row(x, n, out); }
-void bf16_to_floats(const uint16_t* x, int64_t n, float* out) { promote_row(x, n, out); }
-
-}  // namespace baton::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/convert.h"
 #include "kernels/kernels.h"
 #include "kernels/paged_kv.h"
 
 namespace baton {
 namespace {
 
-HWY_EXPORT(floats_to_bf16);
-HWY_EXPORT(bf16_to_floats);
-
 void store_row(DType dtype, const float* from, int64_t count, std::byte* to) {
   if (dtype == DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
   else
-    HWY_DYNAMIC_DISPATCH(floats_to_bf16)(from, count, reinterpret_cast<uint16_t*>(to));
+    bf16_from_floats(from, count, reinterpret_cast<uint16_t*>(to));
 }
 
 void load_row(DType dtype, const std::byte* from, int64_t count, float* to) {
   if (dtype == DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
   else
-    HWY_DYNAMIC_DISPATCH(bf16_to_floats)(reinterpret_cast<const uint16_t*>(from), count, to);
+    floats_from_bf16(reinterpret_cast<const uint16_t*>(from), count, to);
 }
 
 }  // namespace
@@ -65,5 +46,3 @@ void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, fl
 }
 
 }  // namespace baton
-
-#endif  // HWY_ONCE

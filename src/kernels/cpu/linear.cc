@@ -5,101 +5,20 @@
 // product, of one row or of hundreds, reads the weights as one sequential stream, nothing is reduced across a vector,
 // and there is one copy of a weight. Products compute each element in the order of k whatever m is: a token's result
 // does not depend on the batch it is computed in.
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/linear.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
-// After foreach_target.h
-#include "kernels/cpu/bf16-inl.h"
-#include "kernels/cpu/tile-inl.h"
-
-HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
-
-void multiply_f32(const Product& p) { multiply(p); }
-
-// B is pairs of bfloat16; A is float32 (already rounded to bfloat16), two a pair.
-template <int R, int V>
-HWY_INLINE void widening_tile(const Product& p, const float* HWY_RESTRICT a, const uint32_t* HWY_RESTRICT b,
-                              float* HWY_RESTRICT c) {
-  const hn::ScalableTag<float> d;
-  const hn::ScalableTag<uint32_t> du;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  VecF sum[R][V];
-  BATON_UNROLL
-  for (int r = 0; r < R; ++r) {
-    BATON_UNROLL
-    for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
-  }
-  const auto high_half = hn::Set(du, 0xffff0000u);
-  for (int64_t i = 0; i < p.depth; ++i) {
-    BATON_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const auto pair = hn::LoadU(du, b + v * lanes);
-      const VecF even = hn::BitCast(d, hn::ShiftLeft<16>(pair));
-      const VecF odd = hn::BitCast(d, hn::And(pair, high_half));
-      BATON_UNROLL
-      for (int r = 0; r < R; ++r) {
-        sum[r][v] = hn::MulAdd(hn::Set(d, a[2 * r * p.a_stride]), even, sum[r][v]);
-        sum[r][v] = hn::MulAdd(hn::Set(d, a[2 * r * p.a_stride + 1]), odd, sum[r][v]);
-      }
-    }
-    a += 2;
-    b += p.b_stride;
-  }
-  BATON_UNROLL
-  for (int r = 0; r < R; ++r) {
-    BATON_UNROLL
-    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
-  }
-}
-
-template <int V>
-HWY_INLINE void widening_rows(const Product& p, int64_t column) {
-  for (int64_t r = 0; r < p.rows;) {
-    const auto* a = static_cast<const float*>(p.a) + 2 * r * p.a_stride;
-    const auto* b = static_cast<const uint32_t*>(p.b) + column;
-    float* c = p.c + r * p.c_stride + column;
-    if (p.rows - r >= 4) {
-      widening_tile<4, V>(p, a, b, c);
-      r += 4;
-    } else {
-      widening_tile<1, V>(p, a, b, c);
-      r += 1;
-    }
-  }
-}
-
-void multiply_widening(const Product& p) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
-  int64_t column = 0;
-  for (; column + 2 * lanes <= p.columns; column += 2 * lanes) widening_rows<2>(p, column);
-  for (; column < p.columns; column += lanes) widening_rows<1>(p, column);
-}
-
-// x rounded to bfloat16: as it is stored (half the bytes), or widened again.
-void round_row(const float* x, int64_t n, uint16_t* out) { demote_row(x, n, out); }
-void round_row_widened(const float* x, int64_t n, float* out) { round_through_bf16(x, n, out); }
-
-}  // namespace baton::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <memory>
 
 #include "base/check.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/product.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/worker_pool.h"
 #include "kernels/kernels.h"
 
 namespace baton {
 namespace {
-
-HWY_EXPORT(multiply_f32);
-HWY_EXPORT(multiply_widening);
-HWY_EXPORT(round_row);
-HWY_EXPORT(round_row_widened);
 
 constexpr int64_t kPanel = 64;
 constexpr int64_t kDepthBlock = 512;  // bytes of a panel's part: 128 KiB float32, so that it stays in L2 for all rows
@@ -109,14 +28,7 @@ constexpr int64_t kInlineWork = 256 * 1024;  // multiplications below which waki
 thread_local std::unique_ptr<WorkerPool> tls_pool;
 thread_local Scratch tls_rounded;
 
-void product_f32(const Product& p) { HWY_DYNAMIC_DISPATCH(multiply_f32)(p); }
-void product_widening(const Product& p) { HWY_DYNAMIC_DISPATCH(multiply_widening)(p); }
-
 int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
-
-// Highway's level above AVX-512's first (Ice Lake, Zen 4) goes with vdpbf16ps, so that a test that asks for a lesser
-// level sees what a machine without the instruction computes.
-bool use_bf16_product() { return has_bf16_product() && (hwy::SupportedTargets() & HWY_AVX3_DL) != 0; }
 
 }  // namespace
 
@@ -167,9 +79,9 @@ void Linear::Impl::apply_rows(const void* a, int64_t a_stride, int64_t rows, int
                               float* y, int64_t y_stride, bool bf16_product) const {
   // Columns of the last panel beyond n go here.
   alignas(64) float edge[kRowBlock * kPanel];
-  const auto multiply = compute == Compute::kF32 ? &product_f32
+  const auto multiply = compute == Compute::kF32 ? &multiply_f32
                         : bf16_product           ? &multiply_bf16_pairs
-                                                 : &product_widening;
+                                                 : &multiply_widened_pairs;
   const int64_t a_unit = compute == Compute::kBF16 && !bf16_product ? 8 : 4;  // bytes of one step of depth in a
   for (int64_t panel = first_panel; panel < last_panel; ++panel) {
     const int64_t width = panel_width(panel), valid = std::min(kPanel, n - panel * kPanel);
@@ -224,14 +136,14 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
       if (bf16_product) {
         auto* rounded = tls_rounded.get<uint16_t>(rows * padded);
         for (int64_t r = 0; r < rows; ++r) {
-          HWY_DYNAMIC_DISPATCH(round_row)(x + (row + r) * x_stride, w.k, rounded + r * padded);
+          bf16_from_floats(x + (row + r) * x_stride, w.k, rounded + r * padded);
           if (w.k < padded) rounded[r * padded + w.k] = 0;
         }
         a = rounded;
       } else {
         auto* rounded = tls_rounded.get<float>(rows * padded);
         for (int64_t r = 0; r < rows; ++r) {
-          HWY_DYNAMIC_DISPATCH(round_row_widened)(x + (row + r) * x_stride, w.k, rounded + r * padded);
+          round_to_bf16(x + (row + r) * x_stride, w.k, rounded + r * padded);
           if (w.k < padded) rounded[r * padded + w.k] = 0;
         }
         a = rounded;
@@ -251,5 +163,3 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
 }
 
 }  // namespace baton
-
-#endif  // HWY_ONCE

@@ -30,8 +30,16 @@ struct Product {
   bool accumulate;
 };
 
-// By the vdpbf16ps instruction; only where has_bf16_product() says so.
-[[nodiscard]] bool has_bf16_product();
+// A and B float32.
+void multiply_f32(const Product& p);
+
+// Pairs of bfloat16 on any machine: B is widened as it is read, A holds float32.
+void multiply_widened_pairs(const Product& p);
+
+// Pairs of bfloat16 by the vdpbf16ps instruction. Call only where use_bf16_product() says so: the processor has it, and
+// the instruction sets were not limited to lesser ones.
 void multiply_bf16_pairs(const Product& p);
+[[nodiscard]] bool use_bf16_product();
+[[nodiscard]] bool has_bf16_product();  // the processor has it
 
 }  // namespace baton

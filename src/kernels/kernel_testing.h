@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "kernels/cpu/product.h"
 
 namespace baton {
 
@@ -33,22 +34,29 @@ inline void expect_close(std::span<const float> actual, std::span<const float> e
         << "at " << i << ": " << actual[i] << " where the reference has " << expected[i];
 }
 
-// Runs fn once for every instruction set that is compiled in and that this machine has; bfloat16 products included and
-// left out.
+// Runs fn once for every instruction set that is compiled in and that this machine has; AVX-512 without and with
+// bfloat16 products.
 template <typename Fn>
 void for_each_target(const Fn& fn) {
+  const bool bf16_product = use_bf16_product();
   const int64_t supported = hwy::SupportedTargets();
-  const int64_t sets[] = {HWY_SCALAR | HWY_EMU128, HWY_SSE4, HWY_AVX2, HWY_AVX3, HWY_AVX3 | HWY_AVX3_DL};
-  for (const int64_t targets : sets) {
-    const bool portable = targets == (HWY_SCALAR | HWY_EMU128);
-    if (!portable && (targets & ~supported) != 0) continue;
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(targets);
-    SCOPED_TRACE(portable ? "portable" : hwy::TargetName(targets & -targets));
+  constexpr int64_t kPortable = HWY_SCALAR | HWY_EMU128;
+  struct Level {
+    int64_t target;
+    bool bf16_product;
+  };
+  const Level levels[] = {
+      {kPortable, false}, {HWY_SSE4, false}, {HWY_AVX2, false}, {HWY_AVX3, false}, {HWY_AVX3, true}};
+  for (const Level& level : levels) {
+    if (level.target != kPortable && (level.target & supported) == 0) continue;
+    if (level.bf16_product && !bf16_product) continue;
+    hwy::GetChosenTarget().Update(level.target);
+    set_bf16_product_for_test(level.bf16_product);
+    SCOPED_TRACE(level.target == kPortable ? "portable" : hwy::TargetName(level.target));
     fn();
   }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  hwy::GetChosenTarget().Update(supported);
+  set_bf16_product_for_test(bf16_product);
 }
 
 }  // namespace baton

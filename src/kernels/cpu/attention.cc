@@ -300,8 +300,8 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
           auto* k_rounded = tls.k.get<uint16_t>(int64_t{kBlockTokens} * qk_dim);
           auto* v_rounded = tls.v.get<uint16_t>(int64_t{kBlockTokens} * v_dim);
           for (int t = 0; t < tokens; ++t) {
-            bf16_from_floats(k_at + t * k_row, qk_dim, k_rounded + int64_t{t} * qk_dim);
-            bf16_from_floats(v_at + t * v_row, v_dim, v_rounded + int64_t{t} * v_dim);
+            round_bf16_natively(k_at + t * k_row, qk_dim, k_rounded + int64_t{t} * qk_dim);
+            round_bf16_natively(v_at + t * v_row, v_dim, v_rounded + int64_t{t} * v_dim);
           }
           block.k = k_rounded;
           block.k_stride = qk_dim / 2;

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <limits>
 
-#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/attention_steps.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/product.h"
@@ -30,39 +29,83 @@ HWY_INLINE VecF finite_or_zero(TagF d, VecF v) {
   return hn::IfThenElse(hn::Gt(v, hn::Set(d, -std::numeric_limits<float>::infinity())), v, hn::Zero(d));
 }
 
+// e^x for x <= 0, relative error below 2e-7; 0 below -87. x = n ln 2 + r, e^r by its Taylor polynomial of degree 7 (|r|
+// <= ln 2 / 2).
+HWY_INLINE VecF exp_negative(TagF d, VecF x) {
+  const hn::Rebind<int32_t, TagF> di;
+  const VecF n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  const VecF r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x));
+  VecF e = hn::Set(d, 1.0f / 5040);
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 720));
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 120));
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 24));
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f / 6));
+  e = hn::MulAdd(e, r, hn::Set(d, 0.5f));
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f));
+  e = hn::MulAdd(e, r, hn::Set(d, 1.0f));
+  const auto shifted = hn::Add(hn::BitCast(di, e), hn::ShiftLeft<23>(hn::ConvertTo(di, n)));
+  return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0f)), hn::BitCast(d, shifted));
+}
+
+// Masks a column of scores where its rows may not see, and returns the maximum with `top`.
+HWY_INLINE VecF masked_maximum(TagF d, const SoftmaxBlock& b, int64_t c, VecF top) {
+  const VecF visible = hn::LoadU(d, b.visible + c);
+  for (int t = 0; t < b.tokens; ++t) {
+    float* at = b.scores + t * b.columns + c;
+    const VecF score = masked_score(d, hn::LoadU(d, at), visible, t);
+    hn::StoreU(score, d, at);
+    top = hn::Max(top, score);
+  }
+  return top;
+}
+
+// Replaces a column of scores by exp(score - base); returns the sum.
+HWY_INLINE VecF exponentials(TagF d, const SoftmaxBlock& b, int64_t c, VecF base) {
+  VecF sum = hn::Zero(d);
+  for (int t = 0; t < b.tokens; ++t) {
+    float* at = b.scores + t * b.columns + c;
+    const VecF p = exp_negative(d, hn::Sub(hn::LoadU(d, at), base));
+    sum = hn::Add(sum, p);
+    hn::StoreU(p, d, at);
+  }
+  return sum;
+}
+
+// The same into pairs of bfloat16. Probabilities are in [0, 1], so adding half a unit rounds them.
+HWY_INLINE VecF exponential_pairs(TagF d, const SoftmaxBlock& b, int64_t c, VecF base) {
+  const hn::Rebind<uint32_t, TagF> du;
+  const auto half = hn::Set(du, 0x8000u), high = hn::Set(du, 0xffff0000u);
+  VecF sum = hn::Zero(d);
+  for (int t = 0; t < b.tokens; t += 2) {
+    const float* at = b.scores + t * b.columns + c;
+    const VecF even = exp_negative(d, hn::Sub(hn::LoadU(d, at), base));
+    sum = hn::Add(sum, even);
+    auto pair = hn::ShiftRight<16>(hn::Add(hn::BitCast(du, even), half));
+    if (t + 1 < b.tokens) {
+      const VecF odd = exp_negative(d, hn::Sub(hn::LoadU(d, at + b.columns), base));
+      sum = hn::Add(sum, odd);
+      pair = hn::Or(pair, hn::And(hn::Add(hn::BitCast(du, odd), half), high));
+    }
+    hn::StoreU(pair, du, b.pairs + t / 2 * b.columns + c);
+  }
+  return sum;
+}
+
 bool softmax_columns(const SoftmaxBlock& b) {
   const TagF d;
-  const hn::Rebind<uint32_t, TagF> du;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   bool decays = false;
   for (int64_t c = 0; c < b.columns; c += lanes) {
-    const VecF old_max = hn::LoadU(d, b.row_max + c), visible = hn::LoadU(d, b.visible + c);
+    const VecF old_max = hn::LoadU(d, b.row_max + c);
     VecF top = old_max;
-    for (int t = 0; t < b.tokens; ++t) {
-      float* at = b.scores + t * b.columns + c;
-      VecF score = hn::LoadU(d, at);
-      if (b.masked) {
-        score = masked_score(d, score, visible, t);
-        hn::StoreU(score, d, at);
-      }
-      top = hn::Max(top, score);
-    }
+    if (b.masked)
+      top = masked_maximum(d, b, c, top);
+    else
+      for (int t = 0; t < b.tokens; ++t) top = hn::Max(top, hn::LoadU(d, b.scores + t * b.columns + c));
     const VecF base = finite_or_zero(d, top);
-    const VecF decay = hn::Exp(d, hn::Sub(old_max, base));
+    const VecF decay = exp_negative(d, hn::Sub(old_max, base));
     decays = decays || !hn::AllTrue(d, hn::Eq(decay, hn::Set(d, 1.0f)));
-    VecF sum = hn::Zero(d);
-    for (int t = 0; t < b.tokens; ++t) {
-      float* at = b.scores + t * b.columns + c;
-      const VecF p = hn::Exp(d, hn::Sub(hn::LoadU(d, at), base));
-      sum = hn::Add(sum, p);
-      if (b.pairs == nullptr) {
-        hn::StoreU(p, d, at);
-      } else {
-        uint32_t* pair = b.pairs + t / 2 * b.columns + c;
-        const auto bits = bf16_bits(d, p);
-        hn::StoreU(t % 2 == 0 ? bits : hn::Or(hn::LoadU(du, pair), hn::ShiftLeft<16>(bits)), du, pair);
-      }
-    }
+    const VecF sum = b.pairs != nullptr ? exponential_pairs(d, b, c, base) : exponentials(d, b, c, base);
     hn::StoreU(top, d, b.row_max + c);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, b.row_sum + c), decay, sum), d, b.row_sum + c);
     hn::StoreU(decay, d, b.decay + c);
@@ -199,7 +242,7 @@ float softmax_scores(float* scores, int tokens, float& row_max, float& row_sum) 
   const VecF base = hn::Set(d, new_max);
   VecF sum = hn::Zero(d);
   for (int t = 0; t < padded; t += lanes) {
-    const VecF p = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + t), base));
+    const VecF p = exp_negative(d, hn::Sub(hn::LoadU(d, scores + t), base));
     hn::StoreU(p, d, scores + t);
     sum = hn::Add(sum, p);
   }

@@ -7,7 +7,7 @@
 namespace baton {
 
 inline constexpr int kBlockTokens = 64;  // tokens of context a pass takes
-inline constexpr int kTileRows = 64;     // query rows a pass takes
+inline constexpr int kTileRows = 128;    // query rows a pass takes
 
 // Scores of a block for a tile of query rows, a column per row: (tokens, columns), columns a multiple of 16.
 struct SoftmaxBlock {

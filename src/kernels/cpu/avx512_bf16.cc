@@ -3,19 +3,29 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
 
 #include "base/check.h"
 #include "kernels/cpu/product.h"
+#include "tensor/dtype.h"
 
 namespace baton {
 
 #if defined(__x86_64__)
 
-bool has_bf16_product() {
-  static const bool has = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f");
-  return has;
+namespace {
+
+std::atomic<bool>& bf16_product_allowed() {
+  static std::atomic<bool> allowed{__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
+                                   __builtin_cpu_supports("avx512bw")};
+  return allowed;
 }
+
+}  // namespace
+
+bool use_bf16_product() { return bf16_product_allowed().load(std::memory_order_relaxed); }
+
+void set_bf16_product_for_test(bool allowed) { bf16_product_allowed().store(allowed, std::memory_order_relaxed); }
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
@@ -119,12 +129,24 @@ void multiply_bf16_pairs(const Product& p) {
   }
 }
 
+void round_bf16_natively(const float* x, int64_t count, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i))));
+  for (; i < count; ++i) out[i] = to_bf16(x[i]).bits;
+}
+
 #pragma GCC pop_options
 
 #else
 
-bool has_bf16_product() { return false; }
+bool use_bf16_product() { return false; }
+void set_bf16_product_for_test(bool) {}
 void multiply_bf16_pairs(const Product&) { BATON_CHECK(false, "no bfloat16 product on this machine"); }
+void round_bf16_natively(const float*, int64_t, uint16_t*) {
+  BATON_CHECK(false, "no bfloat16 product on this machine");
+}
 
 #endif
 

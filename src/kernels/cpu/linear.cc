@@ -136,7 +136,7 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
       if (bf16_product) {
         auto* rounded = tls_rounded.get<uint16_t>(rows * padded);
         for (int64_t r = 0; r < rows; ++r) {
-          bf16_from_floats(x + (row + r) * x_stride, w.k, rounded + r * padded);
+          round_bf16_natively(x + (row + r) * x_stride, w.k, rounded + r * padded);
           if (w.k < padded) rounded[r * padded + w.k] = 0;
         }
         a = rounded;

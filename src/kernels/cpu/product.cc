@@ -85,10 +85,6 @@ HWY_EXPORT(product_widening);
 void multiply_f32(const Product& p) { HWY_DYNAMIC_DISPATCH(product_f32)(p); }
 void multiply_widened_pairs(const Product& p) { HWY_DYNAMIC_DISPATCH(product_widening)(p); }
 
-// Highway's level above AVX-512's first (Ice Lake, Zen 4) goes with vdpbf16ps, so that a test that asks for a lesser
-// level sees what a machine without the instruction computes.
-bool use_bf16_product() { return has_bf16_product() && (hwy::SupportedTargets() & HWY_AVX3_DL) != 0; }
-
 }  // namespace baton
 
 #endif  // HWY_ONCE

@@ -36,10 +36,12 @@ void multiply_f32(const Product& p);
 // Pairs of bfloat16 on any machine: B is widened as it is read, A holds float32.
 void multiply_widened_pairs(const Product& p);
 
-// Pairs of bfloat16 by the vdpbf16ps instruction. Call only where use_bf16_product() says so: the processor has it, and
-// the instruction sets were not limited to lesser ones.
+// Pairs of bfloat16 by the vdpbf16ps instruction. Call only where use_bf16_product() says so.
 void multiply_bf16_pairs(const Product& p);
+// The processor has the instruction (and the test of lesser instruction sets has not asked to do without).
 [[nodiscard]] bool use_bf16_product();
-[[nodiscard]] bool has_bf16_product();  // the processor has it
+void set_bf16_product_for_test(bool allowed);
+// Rounds by that processor's own conversion: subnormal values become zero.
+void round_bf16_natively(const float* x, int64_t count, uint16_t* out);
 
 }  // namespace baton

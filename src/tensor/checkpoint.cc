@@ -47,8 +47,9 @@ bool is_plain_file_name(std::string_view name) {
 // weight_map of the index: tensor to shard file.
 Result<std::map<std::string, std::string>> parse_index(const std::string& path) {
   BATON_ASSIGN(const MappedFile file, MappedFile::open(path));
-  if (file.bytes().size() > kIndexMaxBytes)
-    return error(ErrorCode::kCorrupt, "{}: {} bytes, at most {} are read", path, file.bytes().size(), kIndexMaxBytes);
+  if (file.bytes().empty() || file.bytes().size() > kIndexMaxBytes)
+    return error(ErrorCode::kCorrupt, "{}: {} bytes, from 1 to {} are due; download it again", path,
+                 file.bytes().size(), kIndexMaxBytes);
   simdjson::dom::parser parser;
   simdjson::dom::object root, map;
   const auto* text = reinterpret_cast<const char*>(file.bytes().data());

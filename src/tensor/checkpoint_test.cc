@@ -95,7 +95,7 @@ TEST_F(Checkpoints, RefusesWhatIsNotSound) {
     const char* says;
   };
   const Case cases[] = {
-      {"", ErrorCode::kCorrupt, "weight_map"},
+      {"", ErrorCode::kCorrupt, "0 bytes"},
       {"{}", ErrorCode::kCorrupt, "weight_map"},
       {R"({"weight_map":[]})", ErrorCode::kCorrupt, "weight_map"},
       {R"({"weight_map":{"a":1}})", ErrorCode::kCorrupt, "same directory"},

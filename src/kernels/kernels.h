@@ -16,7 +16,8 @@ namespace baton {
 
 enum class Compute : uint8_t { kF32, kBF16 };
 
-// How many threads matrix products called from this thread may use (1 for ranks that share cores).
+// How many threads matrix products called from this thread may use, itself included (1 at first, and for ranks that
+// share cores): [1, 1024]. The helpers belong to the calling thread and end with it. Not from within a product.
 void set_gemm_threads(int threads);
 
 // The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may
@@ -34,7 +35,8 @@ class Linear {
   [[nodiscard]] int64_t k() const;
   [[nodiscard]] bool empty() const { return impl_ == nullptr; }
 
-  // y (m, n; rows `y_stride` floats apart) = x (m, k; rows `x_stride` apart) * W^T. m >= 0. x and y do not overlap.
+  // y (m, n; rows `y_stride` floats apart) = x (m, k; rows `x_stride` apart) * W^T. m >= 0. x and y do not
+  // overlap. A row of y has the same bits whatever the other rows, m and the number of threads are.
   void apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_t y_stride) const;
   // Both dense.
   void apply(const float* x, int64_t m, float* y) const { apply(x, k(), m, y, n()); }

@@ -28,6 +28,7 @@ void convert_run(const std::byte* from, int64_t count, float* to) {
 
 // `count` consecutive elements from element `first`.
 void convert(const TensorView& t, int64_t first, int64_t count, float* to) {
+  if (count == 0) return;
   const std::byte* from = t.data + static_cast<size_t>(first) * dtype_size(t.dtype);
   switch (t.dtype) {
     case DType::kF32:

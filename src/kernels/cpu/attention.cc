@@ -1,6 +1,6 @@
 // Causal attention in one pass over the context (FlashAttention: Dao et al. 2022).
 //
-// Many query rows: a tile of up to 64 rows (tokens, and the query heads that share a KV head) meets blocks of 64
+// Many query rows: a tile of up to 128 rows (tokens, and the query heads that share a KV head) meets blocks of 64
 // context tokens. Scores are computed transposed, S^T = K Q^T, with the packed queries as the columns: then K is read
 // as it lies, softmax goes down the columns a vector of rows at a time, and the probabilities need no transposing for P
 // V. With vdpbf16ps and Compute::kBF16 all operands are bfloat16 pairs, and K pairs are what the pages already hold.
@@ -12,9 +12,9 @@
 
 #include "base/check.h"
 #include "kernels/cpu/attention_steps.h"
+#include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/product.h"
-#include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 #include "kernels/paged_kv.h"
 
@@ -22,119 +22,6 @@ namespace baton {
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-
-int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
-
-// The query rows of a tile and what has been summed for them.
-struct Tile {
-  int rows = 0;
-  int64_t columns = 0;          // rows, padded
-  int64_t v_columns = 0;        // v_dim, padded
-  bool pairs = false;           // operands are bfloat16 pairs
-  uint32_t* queries = nullptr;  // (k_dim or k_dim / 2, columns): scaled float32, or pairs
-  float* acc = nullptr;         // (rows, v_columns)
-  int64_t visible[kTileRows];   // context tokens the row may see
-  float row_max[kTileRows];
-  float row_sum[kTileRows];
-};
-
-// Context tokens as the products read them.
-struct Block {
-  int64_t begin = 0;
-  int tokens = 0;
-  const void* k = nullptr;  // float32 rows, or rows of bfloat16 pairs; stride in 4-byte units
-  int64_t k_stride = 0;
-  const void* v = nullptr;  // float32 rows, or rows of pairs (tokens 2i, 2i + 1); readable up to v_columns in every row
-  int64_t v_stride = 0;
-};
-
-struct ThreadScratch {
-  Scratch queries, acc, k, v, v_pairs, scores, probabilities, heads;
-};
-thread_local ThreadScratch tls;
-
-void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute compute) {
-  tile.rows = rows;
-  tile.columns = round_up(rows, kProductColumns);
-  tile.v_columns = round_up(v_dim, kProductColumns);
-  tile.pairs = compute == Compute::kBF16 && k_dim % 2 == 0 && use_bf16_product();
-  tile.queries = tls.queries.get<uint32_t>(k_dim * tile.columns);
-  tile.acc = tls.acc.get<float>(rows * tile.v_columns);
-  if (rows < tile.columns) std::memset(tile.queries, 0, static_cast<size_t>(k_dim * tile.columns) * sizeof(uint32_t));
-  std::fill(tile.acc, tile.acc + rows * tile.v_columns, 0.0f);
-  std::fill(tile.visible, tile.visible + kTileRows,
-            std::numeric_limits<int64_t>::max());  // padding sees all and is ignored
-  std::fill(tile.row_max, tile.row_max + kTileRows, kNothing);
-  std::fill(tile.row_sum, tile.row_sum + kTileRows, 0.0f);
-}
-
-// Puts q (k_dim) into column `row` of the tile's queries.
-void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale) {
-  uint32_t* column = tile.queries + row;
-  if (tile.pairs) {
-    for (int64_t i = 0; i < k_dim / 2; ++i)
-      column[i * tile.columns] =
-          to_bf16(q[2 * i] * scale).bits | static_cast<uint32_t>(to_bf16(q[2 * i + 1] * scale).bits) << 16;
-  } else {
-    for (int64_t i = 0; i < k_dim; ++i) column[i * tile.columns] = std::bit_cast<uint32_t>(q[i] * scale);
-  }
-}
-
-void attend(Tile& tile, const Block& block, int64_t k_dim) {
-  const auto multiply = tile.pairs ? multiply_bf16_pairs : multiply_f32;
-  float* scores = tls.scores.get<float>(kBlockTokens * kTileRows);
-  multiply(Product{.rows = block.tokens,
-                   .columns = tile.columns,
-                   .depth = tile.pairs ? k_dim / 2 : k_dim,
-                   .a = block.k,
-                   .a_stride = block.k_stride,
-                   .a_depth_stride = 1,
-                   .b = tile.queries,
-                   .b_stride = tile.columns,
-                   .c = scores,
-                   .c_stride = tile.columns,
-                   .accumulate = false});
-
-  float visible[kTileRows], decay[kTileRows];
-  bool masked = false;
-  for (int64_t r = 0; r < tile.columns; ++r) {
-    const int64_t tokens = std::clamp<int64_t>(tile.visible[r] - block.begin, 0, block.tokens);
-    visible[r] = static_cast<float>(tokens);
-    masked = masked || tokens < block.tokens;
-  }
-  uint32_t* pairs = tile.pairs ? tls.probabilities.get<uint32_t>(kBlockTokens / 2 * kTileRows) : nullptr;
-  const bool decays = softmax_block(SoftmaxBlock{.tokens = block.tokens,
-                                                 .columns = tile.columns,
-                                                 .scores = scores,
-                                                 .pairs = pairs,
-                                                 .visible = visible,
-                                                 .masked = masked,
-                                                 .row_max = tile.row_max,
-                                                 .row_sum = tile.row_sum,
-                                                 .decay = decay});
-  if (decays) decay_rows(tile.acc, tile.rows, tile.v_columns, decay);
-
-  multiply(Product{.rows = tile.rows,
-                   .columns = tile.v_columns,
-                   .depth = tile.pairs ? (block.tokens + 1) / 2 : block.tokens,
-                   .a = tile.pairs ? static_cast<const void*>(pairs) : scores,
-                   .a_stride = 1,
-                   .a_depth_stride = tile.columns,
-                   .b = block.v,
-                   .b_stride = block.v_stride,
-                   .c = tile.acc,
-                   .c_stride = tile.v_columns,
-                   .accumulate = true});
-}
-
-// Rows of bfloat16 -> rows of pairs of tokens (2i, 2i + 1).
-const uint32_t* pair_tokens(const uint16_t* v, int64_t v_stride, int tokens, int64_t v_dim, int64_t v_columns) {
-  auto* out = tls.v_pairs.get<uint32_t>(kBlockTokens / 2 * v_columns);
-  for (int t = 0; t < tokens; t += 2)
-    interleave_bf16(v + t * v_stride, t + 1 < tokens ? v + (t + 1) * v_stride : nullptr, v_dim,
-                    out + t / 2 * v_columns);
-  return out;
-}
 
 // Tokens [begin, begin + tokens) of the pages as bfloat16 rows, dense.
 void read_bf16(const PagedKv& kv, int64_t begin, int tokens, int head, uint16_t* k, uint16_t* v) {
@@ -157,19 +44,20 @@ Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, i
   // A product may read the padding columns of the last row of V.
   const int64_t k_size = int64_t{kBlockTokens} * kv.k_dim + kProductColumns,
                 v_size = int64_t{kBlockTokens} * kv.v_dim + kProductColumns;
+  AttentionScratch& scratch = attention_scratch();
   Block block{.begin = begin, .tokens = tokens};
   const int64_t v_stride = kv.v_dim > 0 ? kv.v_dim : kv.k_dim;
   if (tile.pairs) {
-    auto* k = tls.k.get<uint16_t>(k_size);
-    auto* v = tls.v.get<uint16_t>(v_size);
+    auto* k = scratch.k.get<uint16_t>(k_size);
+    auto* v = scratch.v.get<uint16_t>(v_size);
     read_bf16(kv, begin, tokens, head, k, v);
     block.k = k;
     block.k_stride = kv.k_dim / 2;
     block.v = pair_tokens(kv.v_dim > 0 ? v : k, v_stride, tokens, v_dim, tile.v_columns);
     block.v_stride = tile.v_columns;
   } else {
-    auto* k = tls.k.get<float>(k_size);
-    auto* v = tls.v.get<float>(v_size);
+    auto* k = scratch.k.get<float>(k_size);
+    auto* v = scratch.v.get<float>(v_size);
     read_kv(kv, begin, tokens, head, k, v);
     block.k = k;
     block.k_stride = kv.k_dim;
@@ -182,9 +70,10 @@ Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, i
 // One token, few heads of one KV head.
 void attend_directly(const float* q, const int* heads, int count, int64_t tokens, const PagedKv& kv, int kv_head,
                      int64_t v_dim, float scale, float* out) {
-  auto* queries = tls.queries.get<float>(int64_t{count} * kv.k_dim);
-  auto* acc = tls.acc.get<float>(count * v_dim);
-  auto* scores = tls.scores.get<float>(kBlockTokens * kTileRows);
+  AttentionScratch& scratch = attention_scratch();
+  auto* queries = scratch.queries.get<float>(int64_t{count} * kv.k_dim);
+  auto* acc = scratch.acc.get<float>(count * v_dim);
+  auto* scores = scratch.scores.get<float>(kBlockTokens * kTileRows);
   float row_max[kDirectRowsMax], row_sum[kDirectRowsMax] = {};
   std::fill(row_max, row_max + count, kNothing);
   std::fill(acc, acc + count * v_dim, 0.0f);
@@ -253,7 +142,7 @@ void attend_paged(const float* q, int64_t q_row_stride, int64_t begin, int64_t m
 void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
                    const PagedKv& kv, float scale, Compute compute, float* out) {
   // Heads in groups by the KV head they read, in whatever order they come.
-  auto* group = tls.heads.get<int>(q_heads);
+  auto* group = attention_scratch().heads.get<int>(q_heads);
   for (int h = 0; h < q_heads; ++h) {
     if (std::find(kv_head_of, kv_head_of + h, kv_head_of[h]) != kv_head_of + h) continue;
     int count = 0;
@@ -266,7 +155,7 @@ void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t 
 void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
                    Compute compute, float* out) {
   BATON_CHECK(kv.v_dim == 0 && lora <= kv.k_dim, "v_dim {} lora {} k_dim {}", kv.v_dim, lora, kv.k_dim);
-  auto* all = tls.heads.get<int>(heads);
+  auto* all = attention_scratch().heads.get<int>(heads);
   for (int h = 0; h < heads; ++h) all[h] = h;
   attend_paged(q, int64_t{heads} * kv.k_dim, begin, m, all, heads, heads, kv, 0, lora, scale, compute, out);
 }
@@ -297,8 +186,8 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
         Block block{
             .begin = block_begin + at, .tokens = tokens, .k = k_at, .k_stride = k_row, .v = v_at, .v_stride = v_row};
         if (tile.pairs) {
-          auto* k_rounded = tls.k.get<uint16_t>(int64_t{kBlockTokens} * qk_dim);
-          auto* v_rounded = tls.v.get<uint16_t>(int64_t{kBlockTokens} * v_dim);
+          auto* k_rounded = attention_scratch().k.get<uint16_t>(int64_t{kBlockTokens} * qk_dim);
+          auto* v_rounded = attention_scratch().v.get<uint16_t>(int64_t{kBlockTokens} * v_dim);
           for (int t = 0; t < tokens; ++t) {
             round_bf16_natively(k_at + t * k_row, qk_dim, k_rounded + int64_t{t} * qk_dim);
             round_bf16_natively(v_at + t * v_row, v_dim, v_rounded + int64_t{t} * v_dim);
@@ -309,7 +198,7 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
           block.v_stride = tile.v_columns;
         } else if (v_dim != tile.v_columns) {
           // Padding columns must be readable, also behind the last row.
-          auto* padded = tls.v.get<float>(kBlockTokens * tile.v_columns);
+          auto* padded = attention_scratch().v.get<float>(kBlockTokens * tile.v_columns);
           for (int t = 0; t < tokens; ++t)
             std::memcpy(padded + t * tile.v_columns, v_at + t * v_row, static_cast<size_t>(v_dim) * sizeof(float));
           block.v = padded;

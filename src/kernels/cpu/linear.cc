@@ -28,8 +28,6 @@ constexpr int64_t kInlineWork = 256 * 1024;  // multiplications below which waki
 thread_local std::unique_ptr<WorkerPool> tls_pool;
 thread_local Scratch tls_rounded;
 
-int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
-
 }  // namespace
 
 void set_gemm_threads(int threads) {

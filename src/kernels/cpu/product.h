@@ -10,6 +10,8 @@ namespace baton {
 
 inline constexpr int64_t kProductColumns = 16;
 
+[[nodiscard]] constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
+
 // C (rows, columns) = or += A (rows, depth) * B (depth, columns). Strides in elements of the operand. columns is a
 // multiple of kProductColumns; the caller pads B and C.
 //

@@ -1,17 +1,19 @@
 #include "kernels/cpu/worker_pool.h"
 
+#include <hwy/cache_control.h>
+
 #include "base/check.h"
 
 namespace baton {
 namespace {
 
-constexpr int kSpins = 2000;  // a few microseconds: the gap between two products of one layer
+constexpr int kSpins = 500;  // some microseconds: the gap between two products of one layer
 
 template <typename T>
 void wait_while(const std::atomic<T>& value, T old) {
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    __builtin_ia32_pause();
+    hwy::Pause();
   }
   value.wait(old, std::memory_order_acquire);
 }

@@ -67,13 +67,18 @@ void linear(benchmark::State& state) {
 BENCHMARK(linear)
     ->ArgNames({"m", "n", "k", "bf16", "threads"})
     ->ArgsProduct({{1, 4, 8, 16, 64, 512}, {2048}, {2048}, {0, 1}, {1}})
-    ->Args({512, 2048, 2048, 1, 2})
     ->Args({1, 8192, 8192, 1, 1})
-    ->Args({1, 8192, 8192, 1, 2})
     ->Args({4, 8192, 8192, 1, 1})
     ->Args({1, 8192, 8192, 0, 1})
     ->Args({300, 256, 256, 0, 1})
     ->Args({300, 256, 256, 1, 1})
+    ->Unit(benchmark::kMicrosecond);
+// With helpers only the wall clock counts: the calling thread's own time leaves out what it waits for.
+BENCHMARK(linear)
+    ->ArgNames({"m", "n", "k", "bf16", "threads"})
+    ->Args({512, 2048, 2048, 1, 2})
+    ->Args({1, 8192, 8192, 1, 2})
+    ->UseRealTime()
     ->Unit(benchmark::kMicrosecond);
 
 // A sequence of `tokens` in pages of 64 of a pool that holds it alone.

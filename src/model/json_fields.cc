@@ -1,6 +1,6 @@
 #include "model/json_fields.h"
 
-#include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -15,9 +15,7 @@ Result<json::object> read_json_object(const std::string& path) {
   std::ostringstream text;
   text << file.rdbuf();
   boost::system::error_code code;
-  json::parse_options options;
-  options.allow_infinity_and_nan = true;  // Python's json writes them
-  json::value root = json::parse(text.str(), code, {}, options);
+  json::value root = json::parse(text.str(), code);
   if (code) return error(ErrorCode::kCorrupt, "{}: not JSON: {}", path, code.message());
   if (!root.is_object()) return error(ErrorCode::kCorrupt, "{}: the root is not an object", path);
   return std::move(root.as_object());

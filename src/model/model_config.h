@@ -57,7 +57,7 @@ struct ModelConfig {
   std::vector<bool> layer_is_moe;
   std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together
   std::optional<int32_t> bos_id;
-  bool fp8_weights = false;      // quantization_config of the published DeepSeek checkpoints
+  bool fp8_weights = false;  // quantization_config of the published DeepSeek checkpoints
   int fp8_block = 128;
   DType torch_dtype = DType::kBF16;
 
@@ -66,8 +66,8 @@ struct ModelConfig {
   [[nodiscard]] KvGeometry kv_geometry(DType kv_dtype) const;
 };
 
-// Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a missing or absurd
-// field is named with its value.
+// Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a
+// missing or absurd field is named with its value.
 Result<ModelConfig> load_model_config(const std::string& directory);
 
 // Whether the model can run in this layout: attn_tp <= heads, pp <= layers, ep <= experts.

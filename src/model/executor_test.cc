@@ -31,6 +31,19 @@ class Goldens : public testing::TestWithParam<const char*> {};
 
 TEST_P(Goldens, OneRank) { expect_equal(options_for(GetParam()), GetParam()); }
 
+TEST_P(Goldens, Layouts) {
+  const Layout layouts[] = {{2,1,1,1},{3,1,1,1},{4,1,1,1},{6,1,1,1},{8,1,1,1},{2,2,1,1},{4,2,1,1},{4,4,1,1},{6,2,1,1},{6,3,1,1},{8,2,1,1},{8,4,1,1},{2,1,1,2},{4,2,1,2},{4,1,1,4},{6,3,1,2},{8,2,1,8},{1,1,2,1},{1,1,3,1},{2,1,2,1},{3,1,3,1},{4,2,2,2}};
+  const auto config = load_model_config(options_for(GetParam()).executor.model_path);
+  ASSERT_TRUE(config.ok());
+  for (const Layout& layout : layouts) {
+    VerifyOptions o = options_for(GetParam());
+    o.prompt_tokens_max = 64;
+    o.executor.layout = layout;
+    if (!check_model_layout(*config, layout)) { printf("skip %s\n", layout.to_string().c_str()); continue; }
+    expect_equal(o, std::string(GetParam()) + " " + layout.to_string());
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, Goldens,
                          testing::Values("tests/fixtures/llama3", "tests/fixtures/qwen2", "tests/fixtures/qwen3-moe",
                                          "tests/fixtures/deepseek-v2-lite", "tests/fixtures/deepseek-v3-yarn",

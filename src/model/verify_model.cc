@@ -70,10 +70,10 @@ double relative_error(const GoldenRow& golden, const float* logits, int vocab) {
   return std::isfinite(error) ? error : HUGE_VAL;
 }
 
-void compare(Run& run, const float* logits, int vocab, VerifyReport& report) {
+void compare(Run& run, const float* logits, int vocab, VerifyReport& report, std::vector<double>& errors) {
   const size_t step = run.row++;
   const double error = relative_error(run.golden->rows[step], logits, vocab);
-  ++report.rows;
+  errors.push_back(error);
   if (report.worst_at.empty() || error > report.worst_error) {
     report.worst_error = error;
     report.worst_at = fmt::format("case {}, step {}", run.index, step);
@@ -85,6 +85,15 @@ void compare(Run& run, const float* logits, int vocab, VerifyReport& report) {
     report.mismatches.push_back(fmt::format("case {}, step {}: token {} ({:.5f}) here, golden {} ({:.5f})", run.index,
                                             step, ours, logits[ours], theirs, logits[theirs]));
   }
+}
+
+void summarize(std::vector<double>& errors, VerifyReport& report) {
+  report.rows = static_cast<int>(errors.size());
+  report.rows_over =
+      static_cast<int>(std::count_if(errors.begin(), errors.end(), [&](double e) { return e > report.tolerance; }));
+  const auto middle = errors.begin() + static_cast<int64_t>(errors.size() / 2);
+  std::nth_element(errors.begin(), middle, errors.end());
+  report.median_error = *middle;
 }
 
 std::vector<Run> make_runs(const std::vector<GoldenCase>& cases, const VerifyOptions& options, VerifyReport& report) {
@@ -112,8 +121,10 @@ std::vector<Run> make_runs(const std::vector<GoldenCase>& cases, const VerifyOpt
 
 std::string VerifyReport::to_string() const {
   std::string text = fmt::format(
-      "{}: {} rows of {} cases, worst relative error {:.3g} at {} (at most {:.3g}), {} greedy tokens differ",
-      ok() ? "equal" : "NOT equal", rows, cases, worst_error, worst_at, tolerance, mismatches.size());
+      "{}: {} rows of {} cases, worst relative error {:.3g} at {}, median {:.3g} (at most {:.3g}; {} rows beyond), "
+      "{} greedy tokens differ",
+      ok() ? "equal" : "NOT equal", rows, cases, worst_error, worst_at, median_error, tolerance, rows_over,
+      mismatches.size());
   if (cases_left_out > 0) text += fmt::format(", {} cases left out", cases_left_out);
   for (const std::string& line : mismatches) text += "\n  " + line;
   return text;
@@ -149,6 +160,7 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   for (std::vector<std::byte>& m : memory) pools.emplace_back(m);
   BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(how, config, pools));
 
+  std::vector<double> errors;
   for (;;) {
     StepPlan plan;
     std::vector<Run*> stepped;
@@ -157,13 +169,15 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
       plan.segments.push_back(next_segment(run, options.chunk_tokens));
       stepped.push_back(&run);
     }
-    if (stepped.empty()) return report;
+    if (stepped.empty()) break;
     BATON_ASSIGN(const StepResult result, executor->run(plan));
     for (size_t i = 0; i < stepped.size(); ++i) {
       stepped[i]->done += static_cast<int64_t>(plan.segments[i].tokens.size());
-      if (plan.segments[i].logits_rows > 0) compare(*stepped[i], result.row(i, 0), config.vocab, report);
+      if (plan.segments[i].logits_rows > 0) compare(*stepped[i], result.row(i, 0), config.vocab, report, errors);
     }
   }
+  summarize(errors, report);
+  return report;
 }
 
 }  // namespace baton

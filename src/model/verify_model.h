@@ -14,7 +14,9 @@ struct VerifyOptions {
   std::string golden_path;        // golden.h
   int chunk_tokens = 0;           // of a prompt in one step; 0: the whole prompt
   int64_t prompt_tokens_max = 0;  // leaves out longer cases; 0: none
-  // Largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16.
+  // Largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16. A mixture of experts whose gate has a
+  // near tie may choose another expert in bfloat16 and then differs by more; median_error and rows_over tell that apart
+  // from a wrong model.
   double tolerance = 0;
 };
 
@@ -24,6 +26,8 @@ struct VerifyReport {
   // Norm of the difference over the norm of the golden row, over the values that the golden row states.
   double worst_error = 0;
   std::string worst_at;  // "case 3, step 7"
+  double median_error = 0;
+  int rows_over = 0;  // of `rows`, beyond the tolerance
   double tolerance = 0;
   // Greedy tokens that differ, one line each. In bfloat16 near ties may fall either way, so only float32 fails on them.
   std::vector<std::string> mismatches;

@@ -38,7 +38,7 @@ struct ExecutorOptions {
   int page_tokens = 64;
   DType kv_dtype = DType::kBF16;
   uint64_t seed = 0;  // of dummy weights
-  // (done, total) in bytes of weights, from loading threads; may be empty.
+  // (done, total) in bytes of weights, from loading threads, one at a time; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
   MlaPath mla_path = MlaPath::kAuto;  // step_batch.h; tests hold the two paths against each other
 };

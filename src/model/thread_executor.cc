@@ -15,7 +15,7 @@ class StageThreads {
   StageThreads(const Layout& layout, const ModelConfig& config, int stage)
       : stage_(layout, config, stage), gate_(layout.tp + 1) {}
   ~StageThreads() {
-    gate_.abort(error(ErrorCode::kCancelled, "the executor is closed"));
+    abort(error(ErrorCode::kCancelled, "the executor is closed"));
     for (std::thread& t : threads_) t.join();
   }
   StageThreads(const StageThreads&) = delete;
@@ -29,6 +29,11 @@ class StageThreads {
       threads_.emplace_back([this, &rank = *rank, &weights, gemm_threads] { loop(rank, weights, gemm_threads); });
     }
   }
+  // Every thread ends at its next barrier or layer; the first failure is the one that callers get.
+  void abort(const Error& failure) {
+    stage_.abort(failure);
+    gate_.abort(failure);
+  }
   // Waits until every rank has loaded.
   Status wait_loaded() { return gate_.barrier(); }
 
@@ -41,23 +46,18 @@ class StageThreads {
   }
 
  private:
-  void fail(const Error& failure) {
-    stage_.abort(failure);
-    gate_.abort(failure);
-  }
-
   void loop(Rank& rank, const Weights& weights, int gemm_threads) {
     try {
       set_gemm_threads(gemm_threads);
-      if (Status loaded = rank.load(weights); !loaded) return fail(loaded.error());
+      if (Status loaded = rank.load(weights); !loaded) return abort(loaded.error());
       if (!gate_.barrier().ok()) return;
       for (;;) {
         if (!gate_.barrier().ok()) return;
-        if (Status done = rank.forward(*batch_, *activations_, logits_); !done) return fail(done.error());
+        if (Status done = rank.forward(*batch_, *activations_, logits_); !done) return abort(done.error());
         if (!gate_.barrier().ok()) return;
       }
     } catch (const std::exception& e) {  // no memory, most likely
-      fail(error(ErrorCode::kResourceExhausted, "a rank failed: {}", e.what()));
+      abort(error(ErrorCode::kResourceExhausted, "a rank failed: {}", e.what()));
     }
   }
 
@@ -93,7 +93,12 @@ class ThreadExecutor final : public Executor {
     }
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
     for (const auto& stage : stages_) stage->start(*weights_, std::max(1, cores / layout.tp));
-    for (const auto& stage : stages_) BATON_TRY(stage->wait_loaded());
+    for (const auto& stage : stages_) {
+      Status loaded = stage->wait_loaded();
+      if (loaded.ok()) continue;
+      for (const auto& other : stages_) other->abort(loaded.error());
+      return loaded;
+    }
     weights_->finish_progress();
     return {};
   }

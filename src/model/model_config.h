@@ -19,8 +19,9 @@ struct RopeScaling {
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
-  double mscale = 1, mscale_all_dim = 0;             // yarn
+  double mscale = 0, mscale_all_dim = 0;             // yarn; 0: not stated
   std::optional<double> attention_factor;            // yarn, where a config states it
+  bool truncate = true;                              // yarn: the ramp begins and ends at whole dimensions
   int64_t original_max_position = 0;
 };
 
@@ -40,10 +41,14 @@ struct ModelConfig {
   Architecture architecture = Architecture::kLlama;
   std::string architecture_name;  // "DeepseekV3ForCausalLM"
   std::string model_type;         // "deepseek_v3"
+  // kv_heads is 1 and head_dim is qk_nope + qk_rope for MLA.
   int vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0;
   double rms_eps = 1e-6, rope_theta = 10000;
   int64_t max_position = 0;
-  bool tie_embeddings = false, attention_bias = false, qk_norm = false;
+  bool tie_embeddings = false, qk_norm = false;
+  bool attention_bias = false;         // of q, k and v
+  bool attention_output_bias = false;  // of o_proj
+  bool mlp_bias = false;               // of gate, up and down of a dense FFN
   RopeScaling rope;
   bool rope_is_interleaved = false;
   // MLA; kv_lora 0: not MLA. q_lora 0: a full q_proj.
@@ -52,7 +57,7 @@ struct ModelConfig {
   std::vector<bool> layer_is_moe;
   std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together
   std::optional<int32_t> bos_id;
-  bool fp8_weights = false;      // quantization_config of the published DeepSeek checkpoints
+  bool fp8_weights = false;  // quantization_config of the published DeepSeek checkpoints
   int fp8_block = 128;
   DType torch_dtype = DType::kBF16;
 
@@ -61,8 +66,8 @@ struct ModelConfig {
   [[nodiscard]] KvGeometry kv_geometry(DType kv_dtype) const;
 };
 
-// Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a missing or absurd
-// field is named with its value.
+// Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a
+// missing or absurd field is named with its value.
 Result<ModelConfig> load_model_config(const std::string& directory);
 
 // Whether the model can run in this layout: attn_tp <= heads, pp <= layers, ep <= experts.

@@ -135,7 +135,7 @@ TEST(Fixtures, EveryTensorOfEveryBundledModelReads) {
         const auto view = checkpoint->tensor(name);
         ASSERT_TRUE(view.ok()) << view.error().message;
         bytes += view->bytes();
-        const Interval all{0, view->shape[0]};
+        const Slice all{0, view->shape[0]};
         const auto values =
             view->shape.size() == 1 ? dequantize_1d(*view, all) : dequantize(*view, nullptr, all, {0, view->shape[1]});
         ASSERT_TRUE(values.ok()) << name << ": " << values.error().message;

@@ -1,0 +1,118 @@
+#include "comm/group.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "base/check.h"
+
+namespace baton {
+
+namespace {
+
+// About two microseconds of pause instructions.
+constexpr int kSpins = 64;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Part i of [0, n) in `parts`, balanced.
+std::pair<int64_t, int64_t> slice(int64_t n, int parts, int i) {
+  const int64_t base = n / parts;
+  const int64_t larger = n % parts;
+  const int64_t begin = i * base + std::min<int64_t>(i, larger);
+  return {begin, begin + base + (i < larger ? 1 : 0)};
+}
+
+}  // namespace
+
+Group::Group(int ranks) : ranks_(static_cast<size_t>(ranks)) {
+  BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
+  for (Exchange& e : exchanges_) e.pointers.resize(static_cast<size_t>(ranks));
+  if (static_cast<unsigned>(ranks) <= std::thread::hardware_concurrency()) spins_ = kSpins;
+}
+
+Error Group::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_.value_or(Error{ErrorCode::kCancelled, "the group was aborted"});
+}
+
+void Group::abort(Error failure) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::move(failure);
+  }
+  // The flag goes first: whoever sees the phase move, or reads the new phase before waiting for it to move, sees the
+  // flag too.
+  aborted_.store(true, std::memory_order_release);
+  phase_.fetch_add(1, std::memory_order_acq_rel);
+  phase_.notify_all();
+}
+
+Status Group::barrier() {
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (aborted()) return failure();
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size())) {
+    // Nobody arrives again before the phase moves, so the count may be reset first.
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.fetch_add(1, std::memory_order_acq_rel);
+    phase_.notify_all();
+  } else {
+    for (int i = 0; i < spins_ && phase_.load(std::memory_order_acquire) == phase; ++i) pause();
+    phase_.wait(phase, std::memory_order_acquire);
+  }
+  if (aborted()) return failure();
+  return {};
+}
+
+Group::Exchange& Group::next_exchange(int rank) {
+  BATON_CHECK(rank >= 0 && rank < size(), "rank {} of {}", rank, size());
+  return exchanges_[ranks_[static_cast<size_t>(rank)].operations++ % 2];
+}
+
+Result<std::span<const float* const>> Group::all_gather(int rank, const float* mine) {
+  // Each collective has a barrier, so a rank that writes the exchange of two collectives ago knows that everybody has
+  // left it.
+  Exchange& exchange = next_exchange(rank);
+  exchange.pointers[static_cast<size_t>(rank)] = mine;
+  BATON_TRY(barrier());
+  return std::span<const float* const>(exchange.pointers);
+}
+
+Result<std::span<const float* const>> Group::gather(int rank, int root, const float* mine) {
+  BATON_ASSIGN(const auto all, all_gather(rank, mine));
+  if (rank != root) return std::span<const float* const>();
+  return all;
+}
+
+Result<const float*> Group::broadcast(int rank, int root, const float* mine) {
+  BATON_ASSIGN(const auto all, all_gather(rank, mine));
+  return all[static_cast<size_t>(root)];
+}
+
+Status Group::all_reduce_sum(int rank, float* data, int64_t n) {
+  if (size() == 1) {
+    if (aborted()) return failure();
+    return {};
+  }
+  Exchange& exchange = next_exchange(rank);
+  exchange.pointers[static_cast<size_t>(rank)] = data;
+  if (rank == 0 && exchange.sum.size() < static_cast<size_t>(n)) exchange.sum.resize(static_cast<size_t>(n));
+  BATON_TRY(barrier());
+  const auto [begin, end] = slice(n, size(), rank);
+  float* sum = exchange.sum.data();
+  std::copy(exchange.pointers[0] + begin, exchange.pointers[0] + end, sum + begin);
+  for (size_t r = 1; r < exchange.pointers.size(); ++r) {
+    const float* part = exchange.pointers[r];
+    for (int64_t i = begin; i < end; ++i) sum[i] += part[i];
+  }
+  BATON_TRY(barrier());
+  std::copy(sum, sum + n, data);
+  return {};
+}
+
+}  // namespace baton

@@ -1,0 +1,245 @@
+#include "model/deepseek.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace baton {
+
+namespace {
+
+// Context tokens expanded at a time.
+constexpr int64_t kExpandTokens = 256;
+
+void turn(bool interleaved, float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
+          const StepBatch& batch, int64_t row) {
+  const auto rope = interleaved ? rope_interleaved : rope_half;
+  const int64_t half = dim / 2;
+  rope(x, m, row_stride, heads, head_stride, dim, batch.cos.data() + row * half, batch.sin.data() + row * half);
+}
+
+class MlaPreparation final : public AttentionPreparation {
+ public:
+  static Result<std::unique_ptr<AttentionPreparation>> load(const LayerContext& c) {
+    auto p = std::make_unique<MlaPreparation>();
+    const ModelConfig& g = c.config;
+    p->hidden_ = g.hidden;
+    p->q_lora_ = g.q_lora;
+    p->kv_lora_ = g.kv_lora;
+    p->qk_rope_ = g.qk_rope;
+    p->interleaved_ = g.rope_is_interleaved;
+    p->eps_ = static_cast<float>(g.rms_eps);
+    if (g.q_lora > 0) {
+      BATON_ASSIGN(p->q_down_,
+                   load_linear(c, "self_attn.q_a_proj.weight", g.q_lora, g.hidden, whole(g.q_lora), whole(g.hidden)));
+      BATON_ASSIGN(p->q_norm_, c.weights.vector(c.name("self_attn.q_a_layernorm.weight"), g.q_lora, whole(g.q_lora)));
+    }
+    const int entry = g.kv_lora + g.qk_rope;
+    BATON_ASSIGN(p->kv_down_,
+                 load_linear(c, "self_attn.kv_a_proj_with_mqa.weight", entry, g.hidden, whole(entry), whole(g.hidden)));
+    BATON_ASSIGN(p->kv_norm_, c.weights.vector(c.name("self_attn.kv_a_layernorm.weight"), g.kv_lora, whole(g.kv_lora)));
+    return std::unique_ptr<AttentionPreparation>(std::move(p));
+  }
+
+  void prepare(const StepBatch& batch, RowRange rows, Activations& activations) const override {
+    const int64_t m = rows.size();
+    if (m == 0) return;
+    const float* x = activations.normed.data() + rows.begin * hidden_;
+    if (q_lora_ > 0) {
+      float* q = activations.q_latent.data() + rows.begin * q_lora_;
+      q_down_.apply(x, m, q);
+      rms_norm(q, q_lora_, q_norm_.data(), eps_, m, q_lora_, q, q_lora_);
+    }
+    const int64_t width = kv_lora_ + qk_rope_;
+    float* entry = activations.kv_entry.data() + rows.begin * width;
+    kv_down_.apply(x, m, entry);
+    rms_norm(entry, width, kv_norm_.data(), eps_, m, kv_lora_, entry, width);
+    turn(interleaved_, entry + kv_lora_, m, width, 1, qk_rope_, qk_rope_, batch, rows.begin);
+  }
+
+ private:
+  int hidden_ = 0, q_lora_ = 0, kv_lora_ = 0, qk_rope_ = 0;
+  bool interleaved_ = true;
+  float eps_ = 0;
+  Linear q_down_;   // (q_lora, hidden)
+  Linear kv_down_;  // (kv_lora + qk_rope, hidden)
+  std::vector<float> q_norm_, kv_norm_;
+};
+
+class MlaAttention final : public Attention {
+ public:
+  static Result<std::unique_ptr<Attention>> load(const LayerContext& c);
+  void forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
+               const KvPool& pool, Scratch& scratch, float* partial) const override;
+
+ private:
+  // One head's halves of kv_b_proj, as the absorbed path applies them.
+  struct AbsorbedHead {
+    Linear key;    // (kv_lora, qk_nope): W_UK transposed, applied to queries
+    Linear value;  // (v_head, kv_lora): W_UV, applied to attended latents
+  };
+
+  Status load_up_projection(const LayerContext& c);
+  // q: (m, heads, qk) of the rows of absorbed segments; out: (m, heads, v_head).
+  void attend_absorbed(const StepBatch& batch, const StepBatch::Group& group, const KvPool& pool, const float* q,
+                       Scratch& scratch, float* out) const;
+  // q: (tokens, heads, qk) of one segment; out: (tokens, heads, v_head).
+  void attend_expanded(const BatchSegment& segment, const KvPool& pool, const float* q, Scratch& scratch,
+                       float* out) const;
+
+  int layer_ = 0, hidden_ = 0, heads_ = 0, q_lora_ = 0, kv_lora_ = 0, nope_ = 0, rope_ = 0, v_head_ = 0;
+  bool interleaved_ = true;
+  float scale_ = 1;
+  Compute compute_ = Compute::kF32;
+  Linear query_;                        // (heads * qk, q_lora or hidden)
+  Linear key_up_;                       // (heads * qk_nope, kv_lora)
+  Linear value_up_;                     // (heads * v_head, kv_lora)
+  std::vector<AbsorbedHead> absorbed_;  // (heads)
+  Linear output_;                       // (hidden, heads * v_head)
+};
+
+Status MlaAttention::load_up_projection(const LayerContext& c) {
+  const int height = nope_ + v_head_;
+  BATON_ASSIGN(const std::vector<float> w,
+               c.weights.linear(c.name("self_attn.kv_b_proj.weight"), c.config.heads * height, kv_lora_,
+                                scaled(c.share.query_heads, height), whole(kv_lora_)));
+  const auto lora = static_cast<size_t>(kv_lora_);
+  const auto nope = static_cast<size_t>(nope_);
+  const size_t value_size = static_cast<size_t>(v_head_) * lora;
+  std::vector<float> keys, values;
+  std::vector<float> transposed(lora * nope);
+  for (int h = 0; h < heads_; ++h) {
+    const float* key = w.data() + static_cast<size_t>(h) * static_cast<size_t>(height) * lora;  // (qk_nope, kv_lora)
+    const float* value = key + nope * lora;                                                     // (v_head, kv_lora)
+    keys.insert(keys.end(), key, value);
+    values.insert(values.end(), value, value + value_size);
+    for (size_t i = 0; i < nope; ++i) {
+      for (size_t j = 0; j < lora; ++j) transposed[j * nope + i] = key[i * lora + j];
+    }
+    absorbed_.push_back(
+        {Linear(transposed, kv_lora_, nope_, compute_), Linear({value, value_size}, v_head_, kv_lora_, compute_)});
+  }
+  key_up_ = Linear(keys, static_cast<int64_t>(heads_) * nope_, kv_lora_, compute_);
+  value_up_ = Linear(values, static_cast<int64_t>(heads_) * v_head_, kv_lora_, compute_);
+  return {};
+}
+
+Result<std::unique_ptr<Attention>> MlaAttention::load(const LayerContext& c) {
+  auto a = std::make_unique<MlaAttention>();
+  const ModelConfig& g = c.config;
+  a->layer_ = c.layer;
+  a->hidden_ = g.hidden;
+  a->heads_ = c.share.query_heads.size();
+  a->q_lora_ = g.q_lora;
+  a->kv_lora_ = g.kv_lora;
+  a->nope_ = g.qk_nope;
+  a->rope_ = g.qk_rope;
+  a->v_head_ = g.v_head;
+  a->interleaved_ = g.rope_is_interleaved;
+  a->compute_ = c.compute;
+  const int qk = g.qk_nope + g.qk_rope;
+  a->scale_ = static_cast<float>(mla_softmax_factor(g.rope) / std::sqrt(static_cast<double>(qk)));
+  const Interval rows = scaled(c.share.query_heads, qk);
+  if (g.q_lora > 0) {
+    BATON_ASSIGN(a->query_, load_linear(c, "self_attn.q_b_proj.weight", g.heads * qk, g.q_lora, rows, whole(g.q_lora)));
+  } else {
+    BATON_ASSIGN(a->query_, load_linear(c, "self_attn.q_proj.weight", g.heads * qk, g.hidden, rows, whole(g.hidden)));
+  }
+  BATON_TRY(a->load_up_projection(c));
+  BATON_ASSIGN(a->output_, load_linear(c, "self_attn.o_proj.weight", g.hidden, g.heads * g.v_head, whole(g.hidden),
+                                       scaled(c.share.query_heads, g.v_head)));
+  return std::unique_ptr<Attention>(std::move(a));
+}
+
+void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::Group& group, const KvPool& pool,
+                                   const float* q, Scratch& scratch, float* out) const {
+  const int64_t m = group.absorbed_end - group.rows.begin;
+  if (m == 0) return;
+  const int64_t qk = nope_ + rope_;
+  const int64_t entry = kv_lora_ + rope_;
+  float* query = room(scratch.absorbed_query, m * heads_ * entry);
+  float* latent = room(scratch.latent, m * heads_ * kv_lora_);
+  for (int h = 0; h < heads_; ++h) {
+    absorbed_[static_cast<size_t>(h)].key.apply(q + h * qk, heads_ * qk, m, query + h * entry, heads_ * entry);
+  }
+  for (int64_t i = 0; i < m * heads_; ++i) std::copy_n(q + i * qk + nope_, rope_, query + i * entry + kv_lora_);
+  for (size_t i = group.segments_begin; i < group.segments_end && batch.segments[i].absorbed; ++i) {
+    const BatchSegment& s = batch.segments[i];
+    const int64_t row = s.row - group.rows.begin;
+    mla_attention(query + row * heads_ * entry, s.begin, s.tokens, heads_, kv_lora_, pool.view(layer_, s.pages), scale_,
+                  compute_, latent + row * heads_ * kv_lora_);
+  }
+  for (int h = 0; h < heads_; ++h) {
+    absorbed_[static_cast<size_t>(h)].value.apply(
+        latent + static_cast<int64_t>(h) * kv_lora_, static_cast<int64_t>(heads_) * kv_lora_, m,
+        out + static_cast<int64_t>(h) * v_head_, static_cast<int64_t>(heads_) * v_head_);
+  }
+}
+
+void MlaAttention::attend_expanded(const BatchSegment& s, const KvPool& pool, const float* q, Scratch& scratch,
+                                   float* out) const {
+  const int64_t qk = nope_ + rope_;
+  const int64_t entry = kv_lora_ + rope_;
+  const int64_t context = s.begin + s.tokens;
+  const PagedKv kv = pool.view(layer_, s.pages);
+  float* row_max = room(scratch.row_max, s.tokens * heads_);
+  float* row_sum = room(scratch.row_sum, s.tokens * heads_);
+  std::fill_n(row_max, s.tokens * heads_, -std::numeric_limits<float>::infinity());
+  std::fill_n(row_sum, s.tokens * heads_, 0.0F);
+  std::fill_n(out, s.tokens * heads_ * v_head_, 0.0F);
+  float* entries = room(scratch.entries, kExpandTokens * entry);
+  float* up = room(scratch.key_up, kExpandTokens * heads_ * nope_);
+  float* key = room(scratch.key, kExpandTokens * heads_ * qk);
+  float* value = room(scratch.value, kExpandTokens * heads_ * v_head_);
+  for (int64_t begin = 0; begin < context; begin += kExpandTokens) {
+    const int64_t n = std::min(kExpandTokens, context - begin);
+    read_kv(kv, begin, n, 0, entries, nullptr);
+    key_up_.apply(entries, entry, n, up, key_up_.n());
+    value_up_.apply(entries, entry, n, value, value_up_.n());
+    for (int64_t i = 0; i < n * heads_; ++i) {
+      std::copy_n(up + i * nope_, nope_, key + i * qk);
+      std::copy_n(entries + i / heads_ * entry + kv_lora_, rope_, key + i * qk + nope_);
+    }
+    attention_block(q, s.begin, s.tokens, heads_, static_cast<int>(qk), v_head_, key, value, begin, n, scale_, compute_,
+                    out, row_max, row_sum);
+  }
+  attention_finish(s.tokens, heads_, v_head_, out, row_sum);
+}
+
+void MlaAttention::forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
+                           const KvPool& pool, Scratch& scratch, float* partial) const {
+  const int64_t m = group.rows.size();
+  if (m == 0) return;
+  const int64_t qk = nope_ + rope_;
+  const int64_t entry = kv_lora_ + rope_;
+  float* q = room(scratch.query, m * heads_ * qk);
+  const float* input = q_lora_ > 0 ? activations.q_latent.data() + group.rows.begin * q_lora_
+                                   : activations.normed.data() + group.rows.begin * hidden_;
+  query_.apply(input, m, q);
+  turn(interleaved_, q + nope_, m, heads_ * qk, heads_, qk, rope_, batch, group.rows.begin);
+
+  float* attended = room(scratch.attention, m * heads_ * v_head_);
+  for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
+    const BatchSegment& s = batch.segments[i];
+    write_kv(pool.view(layer_, s.pages), s.begin, s.tokens, 1, activations.kv_entry.data() + s.row * entry, entry,
+             nullptr, 0);
+  }
+  attend_absorbed(batch, group, pool, q, scratch, attended);
+  for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
+    const BatchSegment& s = batch.segments[i];
+    const int64_t row = s.row - group.rows.begin;
+    if (!s.absorbed) attend_expanded(s, pool, q + row * heads_ * qk, scratch, attended + row * heads_ * v_head_);
+  }
+  output_.apply(attended, m, partial);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<AttentionPreparation>> load_mla_preparation(const LayerContext& context) {
+  return MlaPreparation::load(context);
+}
+Result<std::unique_ptr<Attention>> load_mla_attention(const LayerContext& context) {
+  return MlaAttention::load(context);
+}
+
+}  // namespace baton

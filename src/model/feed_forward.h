@@ -1,0 +1,28 @@
+// The gated FFN of a dense layer: down(silu(gate(x)) * up(x)).
+#pragma once
+
+#include "model/layers.h"
+
+namespace baton {
+
+// A rank's columns of one gated FFN of any width: a dense layer's, an expert's, the shared experts'.
+class GatedFfn {
+ public:
+  // `prefix` is the module's name in the layer ("mlp", "mlp.experts.3"). Without columns it stays empty.
+  static Result<GatedFfn> load(const LayerContext& c, const std::string& prefix, int width, Interval columns,
+                               bool bias);
+
+  [[nodiscard]] bool empty() const { return down_.empty(); }
+  // out (m, hidden) = down(...) of x (m, hidden); zero when empty.
+  void apply(const float* x, int64_t m, Scratch& scratch, float* out) const;
+
+ private:
+  int64_t hidden_ = 0, columns_ = 0;
+  Linear gate_up_;  // (2 columns, hidden)
+  Linear down_;     // (hidden, columns)
+  std::vector<float> gate_up_bias_, down_bias_;
+};
+
+Result<std::unique_ptr<FeedForward>> load_dense_ffn(const LayerContext& context);
+
+}  // namespace baton

@@ -1,0 +1,177 @@
+// The bundled models and fixtures against what the reference implementation computed for them, in every kind of layout.
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "model/test_instance.h"
+#include "model/verify_model.h"
+
+namespace baton {
+namespace {
+
+struct Model {
+  const char* directory;
+  int64_t short_prompts;  // of the cases that run in every layout
+};
+
+void PrintTo(const Model& model, std::ostream* out) { *out << model.directory; }
+
+VerifyOptions options_for(const Model& model, Layout layout = {}) {
+  VerifyOptions o;
+  o.executor.model_path = fmt::format("{}/{}", BATON_SOURCE_DIR, model.directory);
+  o.executor.compute = Compute::kF32;
+  o.executor.kv_dtype = DType::kF32;
+  o.executor.page_tokens = 16;
+  o.executor.layout = layout;
+  o.golden_path = o.executor.model_path + "/golden.json";
+  return o;
+}
+
+void expect_equal(const VerifyOptions& o, int rows_min) {
+  const auto report = verify_model(o);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_TRUE(report->ok()) << o.executor.layout.to_string() << " " << report->to_string();
+  EXPECT_GE(report->rows, rows_min);
+}
+
+class Golden : public testing::TestWithParam<Model> {};
+
+TEST_P(Golden, OneRankEveryCase) { expect_equal(options_for(GetParam()), 52); }
+
+TEST_P(Golden, EveryLayout) {
+  const Layout layouts[] = {{2, 1, 1, 1}, {3, 1, 1, 1}, {4, 1, 1, 1}, {6, 1, 1, 1}, {8, 1, 1, 1}, {2, 2, 1, 1},
+                            {4, 2, 1, 1}, {4, 4, 1, 1}, {6, 2, 1, 1}, {6, 3, 1, 1}, {8, 2, 1, 1}, {8, 4, 1, 1},
+                            {2, 1, 1, 2}, {4, 2, 1, 2}, {4, 1, 1, 4}, {6, 3, 1, 2}, {8, 2, 1, 8}, {1, 1, 2, 1},
+                            {1, 1, 3, 1}, {2, 1, 2, 1}, {3, 1, 3, 1}, {4, 2, 2, 2}, {8, 4, 2, 4}};
+  int legal = 0;
+  for (const Layout& layout : layouts) {
+    VerifyOptions o = options_for(GetParam(), layout);
+    o.prompt_tokens_max = GetParam().short_prompts;
+    const auto config = load_model_config(o.executor.model_path);
+    ASSERT_TRUE(config.ok());
+    if (!check_model_layout(*config, layout)) continue;
+    ++legal;
+    expect_equal(o, 26);
+  }
+  EXPECT_GE(legal, 15);
+}
+
+TEST_P(Golden, LongPromptsInChunksOnUnevenRanks) {
+  VerifyOptions o = options_for(GetParam(), {6, 2, 2, 1});
+  o.chunk_tokens = 192;
+  expect_equal(o, 52);
+}
+
+TEST_P(Golden, AnyChunkAndPageSize) {
+  struct Sizes {
+    int chunk, page;
+  };
+  for (const Sizes& sizes : {Sizes{1, 1}, Sizes{7, 64}, Sizes{50, 1}, Sizes{64, 64}, Sizes{0, 128}}) {
+    VerifyOptions o = options_for(GetParam());
+    o.prompt_tokens_max = GetParam().short_prompts;
+    o.chunk_tokens = sizes.chunk;
+    o.executor.page_tokens = sizes.page;
+    expect_equal(o, 26);
+  }
+}
+
+TEST_P(Golden, BothPathsOfLatentAttention) {
+  for (const MlaPath path : {MlaPath::kAbsorbed, MlaPath::kExpanded}) {
+    VerifyOptions o = options_for(GetParam());
+    o.executor.mla_path = path;
+    o.prompt_tokens_max = 600;
+    o.chunk_tokens = 128;
+    expect_equal(o, 52);
+  }
+}
+
+TEST_P(Golden, Bfloat16) {
+  for (const Layout& layout : {Layout{}, Layout{4, 2, 1, 1}}) {
+    VerifyOptions o = options_for(GetParam(), layout);
+    o.executor.compute = Compute::kBF16;
+    o.executor.kv_dtype = DType::kBF16;
+    const auto report = verify_model(o);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    if (std::string(GetParam().directory) == "tests/fixtures/deepseek-v3-yarn") {
+      // In case 0, step 3, layer 1, experts 6 and 15 are 0.0004 apart in float32, and in bfloat16 the other one is
+      // chosen; the later steps of the case see its KV.
+      EXPECT_LE(report->rows_over, 8) << report->to_string();
+      EXPECT_LE(report->median_error, 1e-2) << report->to_string();
+      EXPECT_LE(report->mismatches.size(), 1U) << report->to_string();
+    } else {
+      EXPECT_TRUE(report->ok()) << report->to_string();
+      EXPECT_TRUE(report->mismatches.empty()) << report->to_string();
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         testing::Values(Model{"tests/fixtures/llama3", 200}, Model{"tests/fixtures/qwen2", 200},
+                                         Model{"tests/fixtures/qwen3-moe", 200},
+                                         Model{"tests/fixtures/deepseek-v2-lite", 200},
+                                         Model{"tests/fixtures/deepseek-v3-yarn", 200}, Model{"models/tiny-gqa", 20},
+                                         Model{"models/tiny-mla", 20}));
+
+// Verification must be able to fail.
+TEST(VerifyModel, SeesOneWrongLogitAndOneWrongToken) {
+  const test::TempDir dir;
+  VerifyOptions o = options_for({"tests/fixtures/qwen2", 0});
+  std::ifstream file(o.golden_path);
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  o.golden_path = dir.path() + "/golden.json";
+  o.prompt_tokens_max = 10;
+
+  std::string wrong_logit = text;
+  const size_t logit = wrong_logit.find("[[") + 2;
+  wrong_logit.insert(logit, "1");  // "0.5" is now "10.5", or "-0.5" "1-0.5": make it the former
+  if (text[logit] == '-') wrong_logit.replace(logit, 2, "1");
+  dir.write("golden.json", wrong_logit);
+  auto report = verify_model(o);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_FALSE(report->ok()) << report->to_string();
+  EXPECT_EQ(report->worst_at, "case 0, step 0");
+  EXPECT_EQ(report->rows_over, 1);
+
+  std::string wrong_token = text;
+  const size_t tokens = wrong_token.find("\"greedy_ids\": [") + 15;
+  const size_t comma = wrong_token.rfind(',', wrong_token.find(']', tokens));
+  const size_t end = wrong_token.find(']', comma);
+  wrong_token.replace(comma, end - comma, ", 0");  // the last one: it is compared and never fed before the last row
+  dir.write("golden.json", wrong_token);
+  report = verify_model(o);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_FALSE(report->ok());
+  ASSERT_EQ(report->mismatches.size(), 1U) << report->to_string();
+  EXPECT_NE(report->mismatches[0].find("golden 0"), std::string::npos) << report->mismatches[0];
+}
+
+TEST(VerifyModel, RefusesGoldensThatDoNotFit) {
+  const test::TempDir dir;
+  VerifyOptions o = options_for({"tests/fixtures/qwen2", 0});
+  o.golden_path = dir.path() + "/golden.json";
+  struct Case {
+    const char* text;
+    const char* expected;
+  };
+  const Case cases[] = {
+      {"{", "not JSON"},
+      {"{}", "no cases"},
+      {R"({"cases": [7]})", "cases[0]: not an object"},
+      {R"({"cases": [{"prompt_ids": [], "greedy_ids": [], "logits_per_step": [[1]]}]})", "0 prompt_ids"},
+      {R"({"cases": [{"prompt_ids": [1], "greedy_ids": []}]})", "0 rows"},
+      {R"({"cases": [{"prompt_ids": [1], "greedy_ids": [], "logits_per_step": [[1, 2]]}]})", "vocabulary of 320"},
+      {R"({"cases": [{"prompt_ids": [999], "greedy_ids": [], "top8_per_step": [{"ids": [1], "logits": [1], "logsumexp": 2}]}]})",
+       "vocabulary of 320"},
+      {R"({"cases": [{"prompt_ids": [1], "greedy_ids": [], "top8_per_step": [{"ids": [1], "logits": ["x"], "logsumexp": 2}]}]})",
+       "not a list of numbers"},
+  };
+  for (const Case& c : cases) {
+    dir.write("golden.json", c.text);
+    const auto report = verify_model(o);
+    ASSERT_FALSE(report.ok()) << c.text;
+    EXPECT_NE(report.error().message.find(c.expected), std::string::npos) << report.error().message;
+  }
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,57 @@
+// Reads fields of a JSON object that people and tools wrote: null counts as absent, and the first bad field is
+// remembered.
+#pragma once
+
+#include <boost/json.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace baton {
+
+// The content of a JSON file whose root is an object. kNotFound, kCorrupt.
+Result<boost::json::object> read_json_object(const std::string& path);
+
+// Borrows the object. After a bad field every getter still returns something in range; status() has the first error,
+// which names the file, the field and its value.
+class JsonFields {
+ public:
+  JsonFields(const boost::json::object& object, std::string where) : object_(object), where_(std::move(where)) {}
+
+  // Null if absent or null.
+  [[nodiscard]] const boost::json::value* find(std::string_view name) const;
+  // First of the names that is there.
+  [[nodiscard]] const boost::json::value* find_any(std::initializer_list<std::string_view> names) const;
+
+  // In [low, high]. Without a fallback the field is required.
+  int64_t integer(std::string_view name, int64_t low, int64_t high, std::optional<int64_t> fallback = {});
+  int count(std::string_view name, int low, int high, std::optional<int> fallback = {}) {
+    return static_cast<int>(integer(name, low, high, fallback));
+  }
+  double number(std::string_view name, double low, double high, std::optional<double> fallback = {});
+  bool boolean(std::string_view name, bool fallback);
+  std::string text(std::string_view name, std::string_view fallback);
+  // A number or a list of numbers; empty if absent.
+  std::vector<int32_t> ids(std::string_view name);
+
+  void fail(Error failure) {
+    if (!failure_) failure_ = std::move(failure);
+  }
+  [[nodiscard]] Status status() const {
+    if (failure_) return *failure_;
+    return {};
+  }
+  [[nodiscard]] const std::string& where() const { return where_; }
+
+ private:
+  void fail_field(std::string_view name, const boost::json::value& value, std::string_view wanted);
+  const boost::json::object& object_;
+  std::string where_;
+  std::optional<Error> failure_;
+};
+
+}  // namespace baton

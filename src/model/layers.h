@@ -1,0 +1,104 @@
+// The parts of a decoder layer. A part that has no dimension to split (norms, gates, MLA's down-projections) is
+// computed once per token: the rank that owns a row does it for the stage, and the others read the result in shared
+// memory. A split part is computed by every rank over its share and leaves a partial sum.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "layout/layout.h"
+#include "model/model_config.h"
+#include "model/sharding.h"
+#include "model/step_batch.h"
+#include "model/weights.h"
+
+namespace baton {
+
+// Buffers that the ranks of an instance share. Rows are those of the StepBatch. The engine's thread grows them between
+// steps.
+struct Activations {
+  std::vector<float> hidden;         // (rows, hidden): the residual stream
+  std::vector<float> normed;         // (rows, hidden): input of the current block
+  std::vector<float> q_latent;       // (rows, q_lora): MLA
+  std::vector<float> kv_entry;       // (rows, kv_lora + qk_rope): MLA's new KV
+  std::vector<int32_t> expert;       // (rows, experts_per_token): MoE
+  std::vector<float> expert_weight;  // (rows, experts_per_token)
+  std::vector<float> logits_input;   // (logits rows, hidden)
+
+  void grow(const StepBatch& batch, const ModelConfig& config);
+};
+
+// A rank's own buffers; they grow to a high-water mark and stay.
+struct Scratch {
+  std::vector<float> query, absorbed_query, attention, latent;       // attention
+  std::vector<float> entries, key_up, key, value, row_max, row_sum;  // MLA, expanded
+  std::vector<float> gate_up, activated, expert_input, expert_output;
+  std::vector<std::vector<int64_t>> routed;  // per local expert: row * experts_per_token + choice
+};
+// Room for n floats; what was there is lost.
+[[nodiscard]] inline float* room(std::vector<float>& buffer, int64_t n) {
+  if (buffer.size() < static_cast<size_t>(n)) buffer.resize(static_cast<size_t>(n));
+  return buffer.data();
+}
+
+// The pages of one rank.
+struct KvPool {
+  std::byte* data = nullptr;
+  PageShape shape;
+  DType dtype = DType::kBF16;
+  // Where `layer` of the model finds the KV of a sequence with these pages.
+  [[nodiscard]] PagedKv view(int layer, const uint32_t* pages) const;
+};
+
+// Computed by the owner of a row, before the attention of a layer. None for GQA.
+class AttentionPreparation {
+ public:
+  virtual ~AttentionPreparation() = default;
+  // Reads `normed`, writes its own buffers of `activations`.
+  virtual void prepare(const StepBatch& batch, RowRange rows, Activations& activations) const = 0;
+};
+
+// A rank's heads of one layer.
+class Attention {
+ public:
+  virtual ~Attention() = default;
+  // partial (rows of the group, hidden) = this rank's addend of the block's output. Writes the KV of the group's
+  // tokens.
+  virtual void forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
+                       const KvPool& pool, Scratch& scratch, float* partial) const = 0;
+};
+
+// A rank's columns or experts of one layer.
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+  // partial (rows, hidden) = this rank's addend.
+  virtual void forward(int64_t rows, const Activations& activations, Scratch& scratch, float* partial) const = 0;
+};
+
+// What loading one layer on one rank needs.
+struct LayerContext {
+  const Weights& weights;
+  const ModelConfig& config;
+  const RankShare& share;
+  Compute compute;
+  int layer = 0;
+  [[nodiscard]] std::string name(std::string_view suffix) const {
+    return fmt::format("model.layers.{}.{}", layer, suffix);
+  }
+};
+
+// Loads rows x cols of a weight (n, k).
+Result<Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
+                           Interval cols);
+[[nodiscard]] constexpr Interval whole(int n) { return {0, n}; }
+// The columns or rows of `heads`, each `width` wide.
+[[nodiscard]] constexpr Interval scaled(Interval heads, int width) { return {heads.begin * width, heads.end * width}; }
+
+// Adds bias (n) to each row of y (m, n).
+void add_bias(const std::vector<float>& bias, int64_t m, float* y);
+
+}  // namespace baton

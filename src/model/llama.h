@@ -1,0 +1,10 @@
+// Llama, Qwen2, Qwen3 and Qwen3-MoE: grouped-query attention (Ainslie et al. 2023).
+#pragma once
+
+#include "model/layers.h"
+
+namespace baton {
+
+Result<std::unique_ptr<Attention>> load_gqa_attention(const LayerContext& context);
+
+}  // namespace baton

@@ -1,0 +1,214 @@
+#include "model/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/test_instance.h"
+
+namespace baton {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Result<ModelConfig> parse(const std::string& config, const std::string& generation = "") {
+  const test::TempDir dir;
+  dir.write("config.json", config);
+  if (!generation.empty()) dir.write("generation_config.json", generation);
+  return load_model_config(dir.path());
+}
+
+// The fields every config here needs, and `more`.
+std::string llama(const std::string& more) {
+  return R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "intermediate_size": 128, "max_position_embeddings": 4096)" +
+         more + "}";
+}
+std::string deepseek(const std::string& version, const std::string& more) {
+  return R"({"architectures": ["Deepseek)" + version +
+         R"(ForCausalLM"], "vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 6,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 128, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8, "v_head_dim": 16)" +
+         more + "}";
+}
+
+TEST(ModelConfig, PublishedDeepseekV3) {
+  const auto c =
+      parse(R"({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": false, "auto_map": {"AutoConfig": "x"},
+    "bos_token_id": 0, "eos_token_id": 1, "ep_size": 1, "first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168,
+    "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840, "model_type": "deepseek_v3",
+    "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+    "norm_topk_prob": true, "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+    "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]},
+    "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000, "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid", "tie_word_embeddings": false, "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16",
+    "v_head_dim": 128, "vocab_size": 129280})");
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->architecture, Architecture::kDeepseekV3);
+  EXPECT_TRUE(c->is_mla());
+  EXPECT_TRUE(c->rope_is_interleaved);
+  EXPECT_TRUE(c->fp8_weights);
+  EXPECT_EQ(c->fp8_block, 128);
+  EXPECT_EQ(c->moe.topk, MoeConfig::TopK::kNoauxTc);
+  EXPECT_EQ(c->moe.score, MoeConfig::Score::kSigmoid);
+  EXPECT_EQ(c->moe.groups_kept, 4);
+  EXPECT_EQ(c->rope.kind, RopeScaling::Kind::kYarn);
+  EXPECT_EQ(c->rope.original_max_position, 4096);
+  EXPECT_FALSE(c->layer_is_moe[2]);
+  EXPECT_TRUE(c->layer_is_moe[3]);
+  const KvGeometry g = c->kv_geometry(DType::kBF16);
+  EXPECT_EQ(g, (KvGeometry{61, 1, 576, 0, 2}));
+  EXPECT_EQ(g.token_bytes(), 70272U);
+}
+
+TEST(ModelConfig, DeepseekV2GatesAndNulls) {
+  const auto c = parse(
+      deepseek("V2", R"(, "q_lora_rank": null, "n_routed_experts": 16, "n_shared_experts": 2, "num_experts_per_tok": 6,
+    "moe_intermediate_size": 24, "topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "first_k_dense_replace": 1,
+    "moe_layer_freq": 2, "routed_scaling_factor": 16.0, "norm_topk_prob": false, "scoring_func": null, "rope_scaling": null)"));
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->q_lora, 0);
+  EXPECT_EQ(c->moe.topk, MoeConfig::TopK::kGroupLimited);
+  EXPECT_EQ(c->moe.score, MoeConfig::Score::kSoftmax);
+  EXPECT_EQ(c->moe.routed_scale, 16.0);
+  EXPECT_EQ(c->rope.kind, RopeScaling::Kind::kNone);
+  EXPECT_THAT(c->layer_is_moe, ElementsAre(false, false, true, false, true, false));
+}
+
+TEST(ModelConfig, LlamaDefaultsBiasesAndStopTokens) {
+  const auto c =
+      parse(llama(R"(, "num_key_value_heads": null, "attention_bias": true, "mlp_bias": true, "eos_token_id": 2,
+    "bos_token_id": 1, "torch_dtype": null, "dtype": "float32")"),
+            R"({"eos_token_id": [128001, 2, 128009]})");
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_EQ(c->kv_heads, 8);
+  EXPECT_EQ(c->head_dim, 8);
+  EXPECT_TRUE(c->attention_bias && c->attention_output_bias && c->mlp_bias);
+  EXPECT_THAT(c->eos_ids, ElementsAre(2, 128001, 128009));
+  EXPECT_EQ(c->bos_id, 1);
+  EXPECT_EQ(c->torch_dtype, DType::kF32);
+  EXPECT_EQ(c->kv_geometry(DType::kF32), (KvGeometry{4, 8, 8, 8, 4}));
+}
+
+TEST(ModelConfig, EverySpellingOfRopeScaling) {
+  struct Case {
+    const char* text;
+    RopeScaling::Kind kind;
+    double factor, theta;
+  };
+  const Case cases[] = {
+      {R"("rope_scaling": {"type": "linear", "factor": 2})", RopeScaling::Kind::kLinear, 2, 10000},
+      {R"("rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}, "rope_theta": 500000.0)",
+       RopeScaling::Kind::kLlama3, 8, 500000},
+      {R"("rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1000000.0, "attention_factor": 1.5})",
+       RopeScaling::Kind::kYarn, 4, 1000000},
+      {R"("rope_parameters": {"rope_type": "default", "rope_theta": 7.0})", RopeScaling::Kind::kNone, 1, 7},
+      {R"("rope_parameters": null, "rope_scaling": {"type": "default"})", RopeScaling::Kind::kNone, 1, 10000},
+  };
+  for (const Case& c : cases) {
+    const auto config = parse(llama(std::string(", ") + c.text));
+    ASSERT_TRUE(config.ok()) << c.text << config.error().message;
+    EXPECT_EQ(config->rope.kind, c.kind) << c.text;
+    EXPECT_EQ(config->rope.factor, c.factor) << c.text;
+    EXPECT_EQ(config->rope_theta, c.theta) << c.text;
+  }
+  // The context before scaling defaults to that after it.
+  EXPECT_EQ(parse(llama(R"(, "rope_scaling": {"type": "yarn", "factor": 4})"))->rope.original_max_position, 4096);
+}
+
+TEST(ModelConfig, SlidingWindowIsRefusedOnlyWhereItIsUsed) {
+  const auto qwen = [](const std::string& more) {
+    std::string text = llama(more);
+    return parse(text.replace(text.find("Llama"), 5, "Qwen2"));
+  };
+  const auto c = qwen(R"(, "sliding_window": 1024, "use_sliding_window": false, "max_window_layers": 2)");
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_TRUE(c->attention_bias && !c->attention_output_bias && !c->qk_norm);
+  EXPECT_TRUE(qwen(R"(, "sliding_window": 1024, "use_sliding_window": true, "max_window_layers": 4)").ok());
+  EXPECT_TRUE(qwen(R"(, "sliding_window": 4096, "use_sliding_window": true, "max_window_layers": 2)").ok());
+  const auto used = qwen(R"(, "sliding_window": 1024, "use_sliding_window": true, "max_window_layers": 2)");
+  ASSERT_FALSE(used.ok());
+  EXPECT_THAT(used.error().message, HasSubstr("sliding_window 1024"));
+}
+
+TEST(ModelConfig, Qwen3MoeLayers) {
+  std::string text =
+      llama(R"(, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": true,
+    "decoder_sparse_step": 2, "mlp_only_layers": [3], "head_dim": 32)");
+  const auto c = parse(text.replace(text.find("Llama"), 5, "Qwen3Moe"));
+  ASSERT_TRUE(c.ok()) << c.error().message;
+  EXPECT_TRUE(c->qk_norm && c->moe.normalize);
+  EXPECT_EQ(c->head_dim, 32);
+  EXPECT_THAT(c->layer_is_moe, ElementsAre(false, true, false, false));
+}
+
+TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {
+  struct Case {
+    std::string config;
+    const char* expected;
+  };
+  const std::string moe = R"(, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16)";
+  const Case cases[] = {
+      {R"([1])", "not an object"},
+      {R"({"architectures": ["GPT2LMHeadModel"]})",
+       "GPT2LMHeadModel is not supported; supported are DeepseekV2ForCausalLM"},
+      {R"({"architectures": null})", "(none) is not supported"},
+      {R"({"architectures": ["LlamaForCausalLM"]})", "vocab_size is missing"},
+      {R"({"architectures": ["LlamaForCausalLM"], "vocab_size": -3})",
+       "vocab_size is -3, must be a whole number from 1"},
+      {R"({"architectures": ["LlamaForCausalLM"], "vocab_size": "many"})", "vocab_size is \"many\""},
+      {R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 99999999999999999999})", "vocab_size is 1E20"},
+      {llama(R"(, "num_key_value_heads": 3)"), "8 is not a multiple of num_key_value_heads 3"},
+      {llama(R"(, "head_dim": 7)"), "head_dim 7 is odd"},
+      {llama(R"(, "hidden_act": "gelu")"), "hidden_act gelu"},
+      {llama(R"(, "rope_scaling": {"type": "dynamic", "factor": 2})"), "type dynamic is not supported"},
+      {llama(R"(, "rope_scaling": {"type": "yarn"})"), "rope_scaling: factor is missing"},
+      {llama(R"(, "rope_scaling": {"type": "linear", "factor": 0})"), "factor is 0"},
+      {llama(R"(, "partial_rotary_factor": 0.5)"), "partial_rotary_factor"},
+      {llama(R"(, "quantization_config": {"quant_method": "awq"})"), "method awq"},
+      {llama(R"(, "quantization_config": {"quant_method": "fp8"})"), "square weight_block_size"},
+      {llama(R"(, "eos_token_id": ["x"])"), "eos_token_id is [\"x\"]"},
+      {llama(R"(, "torch_dtype": "int3")"), "int3"},
+      {deepseek("V3", moe + R"(, "n_group": 3)"), "n_group 3"},
+      {deepseek("V3", moe + R"(, "n_group": 8, "topk_group": 1)"), "topk_group 1"},
+      {deepseek("V3", moe + R"(, "topk_method": "magic")"), "topk_method magic"},
+      {deepseek("V2", moe + R"(, "scoring_func": "relu")"), "scoring_func relu"},
+      {deepseek("V2", R"(, "n_routed_experts": 8, "num_experts_per_tok": 9)"), "num_experts_per_tok is 9"},
+  };
+  for (const Case& c : cases) {
+    const auto config = parse(c.config);
+    ASSERT_FALSE(config.ok()) << c.config;
+    EXPECT_THAT(config.error().message, HasSubstr(c.expected)) << c.config;
+  }
+  const auto nowhere = load_model_config("/nowhere");
+  ASSERT_FALSE(nowhere.ok());
+  EXPECT_EQ(nowhere.error().code, ErrorCode::kNotFound);
+}
+
+TEST(ModelConfig, LayoutsThatCannotWork) {
+  const ModelConfig c = *parse(llama(""));  // 8 heads, 4 layers, dense
+  struct Case {
+    Layout layout;
+    const char* expected;  // null: works
+  };
+  const Case cases[] = {
+      {{8, 1, 1, 1}, nullptr},
+      {{16, 2, 4, 1}, nullptr},
+      {{16, 1, 1, 1}, "use at most --tp-size 8"},
+      {{1, 1, 5, 1}, "5 pipeline stages for 4 layers"},
+      {{2, 1, 1, 2}, "lower --ep-size"},
+  };
+  for (const Case& k : cases) {
+    const Status status = check_model_layout(c, k.layout);
+    ASSERT_EQ(status.ok(), k.expected == nullptr) << k.layout.to_string();
+    if (!status) {
+      EXPECT_THAT(status.error().message, HasSubstr(k.expected));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,137 @@
+#include "model/moe.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace baton {
+namespace {
+
+struct Choice {
+  std::vector<int32_t> expert;
+  std::vector<float> weight;
+};
+
+Choice choose(const MoeConfig& moe, const std::vector<float>& logits, const std::vector<float>& bias = {},
+              bool scale_normalized = true) {
+  Choice c{std::vector<int32_t>(static_cast<size_t>(moe.experts_per_token)),
+           std::vector<float>(static_cast<size_t>(moe.experts_per_token))};
+  choose_experts(moe, scale_normalized, logits, bias, c.expert.data(), c.weight.data());
+  return c;
+}
+
+MoeConfig config(MoeConfig::Score score, MoeConfig::TopK topk, int groups, int kept, bool normalize) {
+  MoeConfig m;
+  m.experts = 8;
+  m.experts_per_token = 2;
+  m.score = score;
+  m.topk = topk;
+  m.groups = groups;
+  m.groups_kept = kept;
+  m.normalize = normalize;
+  m.routed_scale = 2.5;
+  return m;
+}
+
+// Logarithms of probabilities that sum to one, so that softmax gives them back.
+std::vector<float> logs(const std::vector<float>& p) {
+  std::vector<float> l;
+  for (const float x : p) l.push_back(std::log(x));
+  return l;
+}
+
+TEST(ChooseExperts, Table) {
+  using Score = MoeConfig::Score;
+  using TopK = MoeConfig::TopK;
+  const std::vector<float> p{0.05F, 0.20F, 0.19F, 0.18F, 0.30F, 0.02F, 0.04F, 0.02F};
+  // Logits of sigmoid scores: 0.9 0.1 | 0.6 0.6 | 0.5 0.2 | 0.3 0.3
+  std::vector<float> logit;
+  for (const float s : {0.9F, 0.1F, 0.6F, 0.6F, 0.5F, 0.2F, 0.3F, 0.3F}) logit.push_back(std::log(s / (1 - s)));
+  struct Case {
+    const char* what;
+    MoeConfig moe;
+    std::vector<float> logits, bias;
+    bool scale_normalized;
+    std::vector<int32_t> expert;
+    std::vector<float> weight;
+  };
+  const Case cases[] = {
+      {"softmax", config(Score::kSoftmax, TopK::kGreedy, 1, 1, false), logs(p), {}, true, {4, 1}, {0.75F, 0.5F}},
+      {"softmax, normalized",
+       config(Score::kSoftmax, TopK::kGreedy, 1, 1, true),
+       logs(p),
+       {},
+       true,
+       {4, 1},
+       {1.5F, 1.0F}},
+      {"V2 does not scale what it normalizes",
+       config(Score::kSoftmax, TopK::kGreedy, 1, 1, true),
+       logs(p),
+       {},
+       false,
+       {4, 1},
+       {0.6F, 0.4F}},
+      // Groups of two by their best: {0.20, 0.19, 0.30, 0.04}; one is kept.
+      {"group limited",
+       config(Score::kSoftmax, TopK::kGroupLimited, 4, 1, false),
+       logs(p),
+       {},
+       true,
+       {4, 5},
+       {0.75F, 0.05F}},
+      // Groups by the sum of both: {1.0, 1.2, 0.7, 0.6}.
+      {"noaux_tc",
+       config(Score::kSigmoid, TopK::kNoauxTc, 4, 1, true),
+       logit,
+       std::vector<float>(8, 0.0F),
+       true,
+       {2, 3},
+       {1.25F, 1.25F}},
+      // The bias chooses, but does not weigh.
+      {"noaux_tc with bias",
+       config(Score::kSigmoid, TopK::kNoauxTc, 4, 1, false),
+       logit,
+       {0, 0, 0, 0, 0, 0, 0.5F, 0.6F},
+       true,
+       {7, 6},
+       {0.75F, 0.75F}},
+      {"noaux_tc, groups whose scores are negative stay out",
+       config(Score::kSigmoid, TopK::kNoauxTc, 4, 1, false),
+       logit,
+       {-2, -2, -2, -2, -2, -2, -1.5F, -1.4F},
+       true,
+       {7, 6},
+       {0.75F, 0.75F}},
+  };
+  for (const Case& c : cases) {
+    const Choice got = choose(c.moe, c.logits, c.bias, c.scale_normalized);
+    EXPECT_EQ(got.expert, c.expert) << c.what;
+    for (size_t i = 0; i < got.weight.size(); ++i) EXPECT_NEAR(got.weight[i], c.weight[i], 1e-5F) << c.what;
+  }
+}
+
+RC_GTEST_PROP(ChooseExperts, IsDistinctInsideKeptGroupsAndNormalized, ()) {
+  MoeConfig moe = config(MoeConfig::Score::kSigmoid, MoeConfig::TopK::kNoauxTc, 4, 2, true);
+  moe.experts = 16;
+  moe.experts_per_token = *rc::gen::inRange(2, 9);
+  std::vector<float> logits, bias;
+  for (int i = 0; i < moe.experts; ++i) {
+    logits.push_back(static_cast<float>(*rc::gen::inRange(-500, 500)) / 100);
+    bias.push_back(static_cast<float>(*rc::gen::inRange(-100, 100)) / 100);
+  }
+  const Choice c = choose(moe, logits, bias);
+  std::set<int32_t> experts(c.expert.begin(), c.expert.end());
+  std::set<int32_t> groups;
+  float sum = 0;
+  for (const int32_t e : c.expert) groups.insert(e / 4);
+  for (const float w : c.weight) sum += w;
+  RC_ASSERT(experts.size() == c.expert.size());
+  RC_ASSERT(groups.size() <= 2U);
+  RC_ASSERT(std::abs(sum - 2.5F) < 1e-4F);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,93 @@
+// A pipeline stage: its ranks' weights and one pass of its layers.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "comm/group.h"
+#include "model/layers.h"
+#include "model/moe.h"
+
+namespace baton {
+
+// What the ranks of a stage share: the groups they meet in, and the weights that are not split.
+//
+// A pass of a layer, with its barriers. Rows of a DP group are cut over its ranks; the rank that has a row "owns" it.
+//   1. every rank: attention of its group's rows with its heads -> partial sums
+//   2. [group] owners: add the partial sums to `hidden` in rank order, norm, choose experts
+//   3. [stage] every rank: FFN or experts of all rows with its share -> partial sums: tokens of all groups are gathered
+//   by being
+//      in shared memory
+//   4. [stage] owners: add, norm, the unsplit part of the next attention
+//   5. [group] next layer
+class Stage {
+ public:
+  Stage(const Layout& layout, const ModelConfig& config, int stage);
+
+  [[nodiscard]] Group& all() { return all_; }
+  [[nodiscard]] Group& attention_group(int dp_rank) { return *attention_groups_[static_cast<size_t>(dp_rank)]; }
+  void abort(const Error& failure);
+
+  // Weights of one layer that no rank splits.
+  struct SharedLayer {
+    std::vector<float> attention_norm, ffn_norm;  // (hidden)
+    std::unique_ptr<AttentionPreparation> preparation;
+    std::unique_ptr<Router> router;  // of a MoE layer
+  };
+  Status load_shared_layer(const LayerContext& context);
+  Status load_ends(const Weights& weights);
+
+  [[nodiscard]] const SharedLayer& layer(int i) const { return layers_[static_cast<size_t>(i - interval_.begin)]; }
+  [[nodiscard]] Interval layers() const { return interval_; }
+  [[nodiscard]] bool is_first() const { return interval_.begin == 0; }
+  [[nodiscard]] bool is_last() const { return interval_.end == config_.layers; }
+  [[nodiscard]] const RowReader& embedding() const { return embedding_; }
+  [[nodiscard]] const std::vector<float>& final_norm() const { return final_norm_; }
+
+ private:
+  const ModelConfig& config_;
+  Interval interval_;
+  Group all_;
+  std::vector<std::unique_ptr<Group>> attention_groups_;
+  std::vector<SharedLayer> layers_;
+  RowReader embedding_;            // first stage
+  std::vector<float> final_norm_;  // last stage
+};
+
+// One rank: its weights, its pages, its scratch. Used by its thread.
+class Rank {
+ public:
+  Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, Compute compute)
+      : stage_(stage), config_(config), share_(share), pool_(pool), compute_(compute) {}
+
+  // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
+  // have returned.
+  Status load(const Weights& weights);
+  // This rank's part of the stage's pass. In the last stage `logits` (logits rows, vocab) gets this rank's columns.
+  Status forward(const StepBatch& batch, Activations& activations, float* logits);
+
+ private:
+  struct Layer {
+    std::unique_ptr<Attention> attention;
+    std::unique_ptr<FeedForward> ffn;
+  };
+  void embed(const StepBatch& batch, RowRange rows, Activations& activations) const;
+  void begin_attention(int layer, const StepBatch& batch, RowRange rows, Activations& activations) const;
+  void begin_ffn(int layer, RowRange rows, Activations& activations) const;
+  void end_stage(const StepBatch& batch, RowRange rows, Activations& activations) const;
+  // hidden[rows] += the partial sums, which begin at row `first`.
+  void add_partials(std::span<const float* const> partials, int64_t first, RowRange rows, Activations& activations);
+
+  Stage& stage_;
+  const ModelConfig& config_;
+  RankShare share_;
+  KvPool pool_;
+  Compute compute_;
+  std::vector<Layer> layers_;
+  Linear lm_head_;  // (local vocab, hidden); last stage
+  Scratch scratch_;
+  // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
+  std::vector<float> attention_partial_, ffn_partial_, sum_;
+};
+
+}  // namespace baton

@@ -1,0 +1,81 @@
+#include "model/step_batch.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace baton {
+
+MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m) {
+  const auto context = static_cast<double>(begin + m);
+  const auto rows = static_cast<double>(m);
+  const double pairs = rows * static_cast<double>(begin) + rows * (rows + 1) / 2;
+  const double up = static_cast<double>(config.kv_lora) * (config.qk_nope + config.v_head);
+  const double absorbed = pairs * (2.0 * config.kv_lora + config.qk_rope) + rows * up;
+  const double expanded = pairs * (config.qk_nope + config.qk_rope + config.v_head) + context * up;
+  return absorbed <= expanded ? MlaPath::kAbsorbed : MlaPath::kExpanded;
+}
+
+RowRange row_part(RowRange range, int parts, int i) {
+  const int64_t base = range.size() / parts;
+  const int64_t larger = range.size() % parts;
+  const int64_t begin = range.begin + i * base + std::min<int64_t>(i, larger);
+  return {begin, begin + base + (i < larger ? 1 : 0)};
+}
+
+void StepBatch::build(const StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
+                      StepResult& result) {
+  tokens.clear();
+  logits_row.clear();
+  cos.clear();
+  sin.clear();
+  segments.clear();
+  groups.assign(static_cast<size_t>(dp), Group{});
+  rows = 0;
+  logits_rows = 0;
+
+  result.vocab = config.vocab;
+  result.rows.clear();
+  for (const Segment& s : plan.segments) {
+    result.rows.push_back(logits_rows);
+    logits_rows += s.logits_rows;
+  }
+
+  const auto absorbs = [&](const Segment& s) {
+    if (!config.is_mla()) return false;
+    const auto m = static_cast<int64_t>(s.tokens.size());
+    return (path == MlaPath::kAuto ? choose_mla_path(config, s.begin, m) : path) == MlaPath::kAbsorbed;
+  };
+  std::vector<size_t> order(plan.segments.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const Segment& x = plan.segments[a];
+    const Segment& y = plan.segments[b];
+    if (x.dp_rank != y.dp_rank) return x.dp_rank < y.dp_rank;
+    return absorbs(x) && !absorbs(y);
+  });
+
+  auto next = order.begin();
+  for (int g = 0; g < dp; ++g) {
+    Group& group = groups[static_cast<size_t>(g)];
+    group.segments_begin = segments.size();
+    group.rows.begin = rows;
+    group.absorbed_end = rows;
+    for (; next != order.end() && plan.segments[*next].dp_rank == g; ++next) {
+      const Segment& s = plan.segments[*next];
+      const auto m = static_cast<int64_t>(s.tokens.size());
+      segments.push_back({rows, s.begin, m, s.pages.data(), absorbs(s)});
+      tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+      for (int64_t t = 0; t < m; ++t) {
+        const int64_t wanted = t - (m - s.logits_rows);
+        logits_row.push_back(wanted < 0 ? -1 : result.rows[*next] + wanted);
+      }
+      rope.gather(s.begin, m, cos, sin);
+      rows += m;
+      if (segments.back().absorbed) group.absorbed_end = rows;
+    }
+    group.segments_end = segments.size();
+    group.rows.end = rows;
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,61 @@
+// A step plan laid out for the ranks: one row per token, the rows of a DP group together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kv/step_plan.h"
+#include "model/model_config.h"
+#include "model/rope.h"
+
+namespace baton {
+
+// How MLA attends: over latents with the up-projections absorbed into queries and outputs, or over the expanded keys
+// and values.
+enum class MlaPath : uint8_t { kAuto, kAbsorbed, kExpanded };
+
+// The cheaper path for m new tokens after `begin` cached ones. Multiply-adds of one head, with P = m * begin + m (m +
+// 1) / 2 pairs:
+//   absorbed: P * (2 kv_lora + qk_rope) + m * kv_lora * (qk_nope + v_head)
+//   expanded: P * (qk_nope + qk_rope + v_head) + (begin + m) * kv_lora * (qk_nope + v_head)
+// Decode (m = 1) is absorbed, a long prompt expanded.
+[[nodiscard]] MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m);
+
+struct BatchSegment {
+  int64_t row = 0;    // of its first token
+  int64_t begin = 0;  // position of its first token
+  int64_t tokens = 0;
+  const uint32_t* pages = nullptr;  // of the plan
+  bool absorbed = false;
+};
+
+// [begin, end) of rows; the 64-bit counterpart of Interval.
+struct RowRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  [[nodiscard]] int64_t size() const { return end - begin; }
+};
+// Part i of `range` cut into balanced parts.
+[[nodiscard]] RowRange row_part(RowRange range, int parts, int i);
+
+struct StepBatch {
+  // Of one DP group; absorbed segments come first, so their rows are one run.
+  struct Group {
+    size_t segments_begin = 0, segments_end = 0;
+    RowRange rows;
+    int64_t absorbed_end = 0;  // rows [rows.begin, absorbed_end) are of absorbed segments
+  };
+  int64_t rows = 0;
+  int64_t logits_rows = 0;
+  std::vector<int32_t> tokens;      // (rows)
+  std::vector<int64_t> logits_row;  // (rows): where in the result's logits, or -1
+  std::vector<float> cos, sin;      // (rows, rope half)
+  std::vector<BatchSegment> segments;
+  std::vector<Group> groups;  // (dp)
+
+  // Lays out `plan`, which must outlive the batch, and fills the rows of `result`. Capacity is kept between steps.
+  void build(const StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
+             StepResult& result);
+};
+
+}  // namespace baton

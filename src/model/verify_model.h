@@ -1,0 +1,43 @@
+// Holds a model, as this machine computes it in some layout, against golden logits: `baton verify`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "model/executor.h"
+
+namespace baton {
+
+struct VerifyOptions {
+  ExecutorOptions executor;       // model_path and all that shapes the computation
+  std::string golden_path;        // golden.h
+  int chunk_tokens = 0;           // of a prompt in one step; 0: the whole prompt
+  int64_t prompt_tokens_max = 0;  // leaves out longer cases; 0: none
+  // Largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16. A mixture of experts whose gate has a
+  // near tie may choose another expert in bfloat16 and then differs by more; median_error and rows_over tell that apart
+  // from a wrong model.
+  double tolerance = 0;
+};
+
+struct VerifyReport {
+  int cases = 0, cases_left_out = 0;
+  int rows = 0;  // of logits compared
+  // Norm of the difference over the norm of the golden row, over the values that the golden row states.
+  double worst_error = 0;
+  std::string worst_at;  // "case 3, step 7"
+  double median_error = 0;
+  int rows_over = 0;  // of `rows`, beyond the tolerance
+  double tolerance = 0;
+  // Greedy tokens that differ, one line each. In bfloat16 near ties may fall either way, so only float32 fails on them.
+  std::vector<std::string> mismatches;
+  bool tokens_must_match = false;
+  [[nodiscard]] bool ok() const { return worst_error <= tolerance && (!tokens_must_match || mismatches.empty()); }
+  [[nodiscard]] std::string to_string() const;
+};
+
+// Runs all cases at once through the Executor, spread over the DP groups: prompts in chunks, then the golden tokens one
+// at a time.
+Result<VerifyReport> verify_model(const VerifyOptions& options);
+
+}  // namespace baton

@@ -1,0 +1,119 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <mutex>
+
+#include "tensor/dequantize.h"
+
+namespace baton {
+
+namespace {
+
+constexpr int kQuantBlock = 128;  // of --quantization fp8
+
+// Per element: routed and shared experts dominate, then attention; embeddings are not loaded but mapped.
+uint64_t attention_parameters(const ModelConfig& c) {
+  const auto hidden = static_cast<uint64_t>(c.hidden);
+  const auto heads = static_cast<uint64_t>(c.heads);
+  if (!c.is_mla()) {
+    const auto head_dim = static_cast<uint64_t>(c.head_dim);
+    return hidden * head_dim * 2 * (heads + static_cast<uint64_t>(c.kv_heads));
+  }
+  const auto qk = static_cast<uint64_t>(c.qk_nope + c.qk_rope);
+  const auto q_lora = static_cast<uint64_t>(c.q_lora);
+  const uint64_t q = q_lora > 0 ? q_lora * (hidden + heads * qk) : hidden * heads * qk;
+  const uint64_t kv = static_cast<uint64_t>(c.kv_lora + c.qk_rope) * hidden +
+                      static_cast<uint64_t>(c.kv_lora) * heads * static_cast<uint64_t>(c.qk_nope + c.v_head);
+  return q + kv + heads * static_cast<uint64_t>(c.v_head) * hidden;
+}
+
+}  // namespace
+
+uint64_t parameter_count(const ModelConfig& c) {
+  const auto hidden = static_cast<uint64_t>(c.hidden);
+  const auto experts = static_cast<uint64_t>(c.moe.experts);
+  uint64_t total = hidden * static_cast<uint64_t>(c.vocab) + hidden;  // lm_head and the last norm
+  for (int layer = 0; layer < c.layers; ++layer) {
+    total += attention_parameters(c) + 2 * hidden;
+    if (c.layer_is_moe[static_cast<size_t>(layer)]) {
+      total += 3 * hidden * static_cast<uint64_t>(c.moe.expert_ffn) *
+               (experts + static_cast<uint64_t>(c.moe.shared_experts));
+      total += experts * hidden;
+    } else {
+      total += 3 * hidden * static_cast<uint64_t>(c.ffn);
+    }
+  }
+  return total;
+}
+
+struct Weights::Progress {
+  std::function<void(uint64_t, uint64_t)> report;
+  uint64_t element_bytes = 2;
+  uint64_t total = 0;  // bytes
+  std::mutex mutex;
+  uint64_t done = 0;
+};
+
+Result<std::unique_ptr<Weights>> Weights::open(const ExecutorOptions& options, const ModelConfig& config) {
+  std::unique_ptr<Weights> weights(new Weights());
+  if (options.load_format == LoadFormat::kDummy) {
+    weights->source_ = make_dummy_weights(options.seed);
+  } else {
+    BATON_ASSIGN(weights->source_, open_checkpoint_weights(options.model_path, config.fp8_block));
+  }
+  weights->quantize_ = options.quantize_fp8 && !(config.fp8_weights && options.load_format == LoadFormat::kAuto);
+  weights->progress_ = std::make_shared<Progress>();
+  weights->progress_->report = options.progress;
+  weights->progress_->element_bytes = config.fp8_weights ? 1 : dtype_size(config.torch_dtype);
+  weights->progress_->total = parameter_count(config) * weights->progress_->element_bytes;
+  return weights;
+}
+
+void Weights::count(size_t elements) const {
+  if (!progress_->report) return;
+  std::lock_guard lock(progress_->mutex);
+  progress_->done = std::min(progress_->done + elements * progress_->element_bytes, progress_->total - 1);
+  progress_->report(progress_->done, progress_->total);
+}
+
+void Weights::finish_progress() const {
+  if (!progress_->report) return;
+  std::lock_guard lock(progress_->mutex);
+  progress_->report(progress_->total, progress_->total);
+}
+
+Result<std::vector<float>> Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                           Interval cols) const {
+  BATON_ASSIGN(std::vector<float> w, source_->matrix(name, n, k, rows, cols));
+  count(w.size());
+  return w;
+}
+
+Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, Interval range) const {
+  BATON_ASSIGN(std::vector<float> w, source_->vector(name, n, range));
+  count(w.size());
+  return w;
+}
+
+Result<std::vector<float>> Weights::linear(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                           Interval cols) const {
+  if (!quantize_ || rows.empty() || cols.empty()) return matrix(name, n, k, rows, cols);
+  const auto widen = [](Interval i, int64_t size) {
+    const int end = (i.end + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
+    return Interval{i.begin / kQuantBlock * kQuantBlock, static_cast<int>(std::min<int64_t>(end, size))};
+  };
+  const Interval wide_rows = widen(rows, n);
+  const Interval wide_cols = widen(cols, k);
+  BATON_ASSIGN(std::vector<float> wide, source_->matrix(name, n, k, wide_rows, wide_cols));
+  quantize_fp8_blocks(wide, wide_rows.size(), wide_cols.size(), {kQuantBlock, kQuantBlock});
+  std::vector<float> w;
+  w.reserve(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
+  for (int r = rows.begin; r < rows.end; ++r) {
+    const auto row = wide.begin() + static_cast<int64_t>(r - wide_rows.begin) * wide_cols.size();
+    w.insert(w.end(), row + (cols.begin - wide_cols.begin), row + (cols.end - wide_cols.begin));
+  }
+  count(w.size());
+  return w;
+}
+
+}  // namespace baton

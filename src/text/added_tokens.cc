@@ -51,7 +51,7 @@ std::vector<AddedTokenSplit> AddedTokenMatcher::split(std::string_view text) con
   auto push = [&](size_t begin, size_t end, int32_t id) {
     if (begin < end) splits.push_back({text.substr(begin, end - begin), id});
   };
-  size_t done = 0;  // all before is in splits
+  size_t done = 0;        // all before is in splits
   TextRange space{0, 0};  // the last run of white space that rstrip read, so that none is read twice
   size_t from = 0;  // where to look on: rstrip moves done past it, and tokens made of white space still match there
   while (const auto match = automaton_.find_leftmost_longest(text, from)) {

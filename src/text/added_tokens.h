@@ -31,8 +31,8 @@ class AddedTokenMatcher {
   // `patterns[i]` is what to look for to find `tokens[i]`.
   AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& patterns);
 
-  // Cuts valid UTF-8 `text` into stretches, none of them empty. Leftmost longest matches, as the reference finds them; a match
-  // refused by single_word hides shorter ones inside it.
+  // Cuts valid UTF-8 `text` into stretches, none of them empty. Leftmost longest matches, as the reference finds them;
+  // a match refused by single_word hides shorter ones inside it.
   [[nodiscard]] std::vector<AddedTokenSplit> split(std::string_view text) const;
 
  private:

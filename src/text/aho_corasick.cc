@@ -21,14 +21,16 @@ AhoCorasick::State AhoCorasick::add_child(State state, unsigned char byte) {
   const auto target = static_cast<State>(nodes_.size());
   nodes_.emplace_back().depth = nodes_[state].depth + 1;
   auto& edges = nodes_[state].edges;
-  const auto place = std::lower_bound(edges.begin(), edges.end(), byte, [](Edge edge, unsigned char b) { return edge.byte < b; });
+  const auto place =
+      std::lower_bound(edges.begin(), edges.end(), byte, [](Edge edge, unsigned char b) { return edge.byte < b; });
   edges.insert(place, Edge{byte, target});
   return target;
 }
 
 std::optional<AhoCorasick::State> AhoCorasick::child(State state, unsigned char byte) const {
   const auto& edges = nodes_[state].edges;
-  const auto place = std::lower_bound(edges.begin(), edges.end(), byte, [](Edge edge, unsigned char b) { return edge.byte < b; });
+  const auto place =
+      std::lower_bound(edges.begin(), edges.end(), byte, [](Edge edge, unsigned char b) { return edge.byte < b; });
   if (place == edges.end() || place->byte != byte) return std::nullopt;
   return place->target;
 }

@@ -116,7 +116,8 @@ Status Bpe::read_merges(const std::vector<JsonNode>& merges) {
 
 Status Bpe::read_merge(const JsonNode& node, uint32_t rank) {
   BATON_ASSIGN(const auto parts, pair_of(node));
-  const std::string texts[] = {std::string(parts.first), std::string(parts.second), fmt::format("{}{}", parts.first, parts.second)};
+  const std::string texts[] = {std::string(parts.first), std::string(parts.second),
+                               fmt::format("{}{}", parts.first, parts.second)};
   int32_t ids[3] = {};
   for (size_t i = 0; i < 3; ++i) {
     const auto found = vocabulary_.find(texts[i]);
@@ -168,8 +169,8 @@ std::vector<int32_t> Bpe::ids_of_bytes(std::string_view bytes) const {
   return ids;
 }
 
-// Merges the leftmost pair of lowest rank until none is left. Quadratic, for few symbols. Ranks of pairs are kept, and only the
-// two that touch a merge are looked up again.
+// Merges the leftmost pair of lowest rank until none is left. Quadratic, for few symbols. Ranks of pairs are kept, and
+// only the two that touch a merge are looked up again.
 size_t Bpe::merge_short(std::vector<int32_t>& ids) const {
   constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
   if (ids.size() < 2) return 1;
@@ -197,9 +198,9 @@ size_t Bpe::merge_short(std::vector<int32_t>& ids) const {
   return work;
 }
 
-// The same with a heap. A merge puts at most two pairs on it, so it sees at most 3 n of them. An entry is out of date if its
-// left symbol has merged into another, or the pair there is no longer the one it was made for; the id it would give tells,
-// because no two pairs that begin at one place cover the same bytes.
+// The same with a heap. A merge puts at most two pairs on it, so it sees at most 3 n of them. An entry is out of date
+// if its left symbol has merged into another, or the pair there is no longer the one it was made for; the id it would
+// give tells, because no two pairs that begin at one place cover the same bytes.
 size_t Bpe::merge_long(std::vector<int32_t>& ids) const {
   struct Candidate {
     uint32_t rank;

@@ -43,12 +43,13 @@ class BpeMergeTable {
 // The model of tokenizer.json, of type BPE, over the byte alphabet. Immutable, safe to share between threads.
 class Bpe {
  public:
-  // kCorrupt or kIncompatible with the JSON path: another model type, byte_fallback, dropout, affixes, a merge of tokens that
-  // are not in the vocabulary, two tokens with one id.
+  // kCorrupt or kIncompatible with the JSON path: another model type, byte_fallback, dropout, affixes, a merge of
+  // tokens that are not in the vocabulary, two tokens with one id.
   [[nodiscard]] static Result<Bpe> from_json(const JsonNode& node);
 
-  // Appends the ids of one pre-tokenized piece, given as raw bytes. O(n log n) in its bytes. A byte that has no token becomes
-  // unk_token, or nothing if there is none. Returns the work done, in looks at a pair of tokens, for tests of growth.
+  // Appends the ids of one pre-tokenized piece, given as raw bytes. O(n log n) in its bytes. A byte that has no token
+  // becomes unk_token, or nothing if there is none. Returns the work done, in looks at a pair of tokens, for tests of
+  // growth.
   size_t encode(std::string_view bytes, std::vector<int32_t>& ids) const;
 
   // Token texts as written in the file (in the byte alphabet), to ids.
@@ -70,8 +71,8 @@ class Bpe {
   size_t merge_long(std::vector<int32_t>& ids) const;
 
   TokenIds vocabulary_;
-  TokenIds ids_by_bytes_;  // only filled for ignore_merges
-  std::array<int32_t, 256> byte_ids_{};                    // -1: the byte has no token
+  TokenIds ids_by_bytes_;                // only filled for ignore_merges
+  std::array<int32_t, 256> byte_ids_{};  // -1: the byte has no token
   BpeMergeTable merges_;
   int32_t unk_id_ = -1;  // -1: none
   bool fuse_unk_ = false;

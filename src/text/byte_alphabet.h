@@ -1,5 +1,5 @@
-// The 256 printable characters that stand for the 256 bytes in the vocabularies of byte-level BPE (GPT-2's bytes_to_unicode):
-// "Ġ" is the space, "Ċ" the newline, and printable Latin-1 stands for itself.
+// The 256 printable characters that stand for the 256 bytes in the vocabularies of byte-level BPE (GPT-2's
+// bytes_to_unicode): "Ġ" is the space, "Ċ" the newline, and printable Latin-1 stands for itself.
 #pragma once
 
 #include <optional>

@@ -1,10 +1,22 @@
 #include "text/json_node.h"
 
+#include <boost/json.hpp>
 #include <fstream>
 #include <limits>
 #include <system_error>
 
 namespace baton {
+namespace {
+
+// simdjson refuses integers beyond 64 bits, and transformers writes int(1e30) for "no limit". Boost reads them as
+// doubles.
+std::string with_big_integers_as_floats(std::string_view text) {
+  boost::json::error_code failure;
+  const boost::json::value value = boost::json::parse({text.data(), text.size()}, failure);
+  return failure ? std::string(text) : boost::json::serialize(value);
+}
+
+}  // namespace
 
 Error JsonNode::wrong_type(std::string_view wanted) const {
   std::string_view found = "a number";
@@ -94,8 +106,14 @@ Result<std::string_view> JsonNode::type() const {
 
 Result<JsonDocument> JsonDocument::parse(std::string_view text, std::string_view name) {
   JsonDocument document;
-  if (const auto failure = document.parser_->parse(text.data(), text.size()).get(document.root_)) {
-    return error(ErrorCode::kCorrupt, "{}: not JSON ({} bytes): {}", name, text.size(), simdjson::error_message(failure));
+  auto failure = document.parser_->parse(text.data(), text.size()).get(document.root_);
+  if (failure == simdjson::NUMBER_ERROR) {
+    const std::string rewritten = with_big_integers_as_floats(text);
+    failure = document.parser_->parse(rewritten).get(document.root_);
+  }
+  if (failure) {
+    return error(ErrorCode::kCorrupt, "{}: not JSON ({} bytes): {}", name, text.size(),
+                 simdjson::error_message(failure));
   }
   return document;
 }
@@ -110,7 +128,8 @@ Result<std::string> read_text_file(const std::filesystem::path& file) {
   std::error_code failure;
   const std::uintmax_t size = std::filesystem::file_size(file, failure);
   if (failure) return error(ErrorCode::kNotFound, "{}: {}", file.string(), failure.message());
-  if (size > kBytesMax) return error(ErrorCode::kInvalidArgument, "{}: {} bytes, at most {}", file.string(), size, kBytesMax);
+  if (size > kBytesMax)
+    return error(ErrorCode::kInvalidArgument, "{}: {} bytes, at most {}", file.string(), size, kBytesMax);
   std::string text(size, '\0');
   std::ifstream stream(file, std::ios::binary);
   if (!stream.read(text.data(), static_cast<std::streamsize>(size))) {

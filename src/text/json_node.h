@@ -1,5 +1,5 @@
-// A value inside a JSON file together with its path ("pre_tokenizer.pretokenizers[1].pattern"), so that every complaint says
-// where. A thin reading layer over simdjson's tree; the tree must outlive the node.
+// A value inside a JSON file together with its path ("pre_tokenizer.pretokenizers[1].pattern"), so that every complaint
+// says where. A thin reading layer over simdjson's tree; the tree must outlive the node.
 #pragma once
 
 #include <simdjson.h>

@@ -34,8 +34,8 @@ void append_form(std::string& out, std::string_view text, Normalizer::Form form)
   utf8proc_uint8_t* mapped = nullptr;
   const auto direction = form == Normalizer::Form::kNfc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   const utf8proc_ssize_t length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | direction));
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+                   &mapped, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | direction));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owned(mapped, &std::free);
   BATON_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
   out.append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
@@ -48,7 +48,7 @@ std::string to_form(std::string_view text, Normalizer::Form form) {
   size_t begin = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Unit unit = decode_utf8(text.substr(at));
-    if (unit.code_point >= 0x300 && is_unknown_to_normalizer(unit.code_point)) {
+    if (unit.length > 1 && is_unknown_to_normalizer(unit.code_point)) {
       append_form(out, text.substr(begin, at - begin), form);
       out += text.substr(at, unit.length);
       begin = at + unit.length;
@@ -69,7 +69,8 @@ Result<Normalizer> Normalizer::from_json(const JsonNode& node) {
 
 std::string Normalizer::normalize(std::string_view text) const {
   std::string current(text);
-  const bool is_ascii = std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  const bool is_ascii =
+      std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
   if (is_ascii) return current;  // ASCII is in every normal form
   for (Form form : forms_) current = to_form(current, form);
   return current;

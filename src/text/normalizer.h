@@ -20,7 +20,8 @@ class Normalizer {
 
   [[nodiscard]] bool is_identity() const { return forms_.empty(); }
 
-  // `text` must be valid UTF-8. Forms are of the reference's Unicode version: marks that it does not know stay where they are.
+  // `text` must be valid UTF-8. Forms are of the reference's Unicode version: marks that it does not know stay where
+  // they are.
   [[nodiscard]] std::string normalize(std::string_view text) const;
 
  private:

@@ -13,8 +13,8 @@ struct PostProcessor {
   std::vector<int32_t> prefix;
   std::vector<int32_t> suffix;
 
-  // null, ByteLevel (which only moves offsets), TemplateProcessing with one sequence, and Sequences of these. kIncompatible
-  // naming the path and type of anything else.
+  // null, ByteLevel (which only moves offsets), TemplateProcessing with one sequence, and Sequences of these.
+  // kIncompatible naming the path and type of anything else.
   [[nodiscard]] static Result<PostProcessor> from_json(const JsonNode& node);
 };
 

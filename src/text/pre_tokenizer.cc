@@ -9,7 +9,8 @@ namespace baton {
 namespace {
 
 // GPT-2's pattern, which ByteLevel uses unless told not to.
-constexpr std::string_view kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 std::vector<SplitPart> parts_between(const std::vector<TextRange>& matches, size_t length) {
   std::vector<SplitPart> parts;
@@ -106,7 +107,8 @@ Status PreTokenizer::append_steps(const JsonNode& node) {
     return {};
   }
   // What came after would see the byte alphabet instead of the text.
-  if (!steps_.empty() && steps_.back().is_byte_level) return node.refuse("\"{}\" after ByteLevel is not supported", type);
+  if (!steps_.empty() && steps_.back().is_byte_level)
+    return node.refuse("\"{}\" after ByteLevel is not supported", type);
   if (type == "Split") {
     BATON_ASSIGN(steps_.emplace_back(), read_split(node));
   } else if (type == "ByteLevel") {
@@ -159,7 +161,8 @@ void PreTokenizer::cut(std::string_view text, Pieces& pieces) const {
   pieces.views.insert(pieces.views.end(), current.begin(), current.end());
 }
 
-void PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out) {
+void PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage,
+                           std::vector<std::string_view>& out) {
   if (piece.empty()) return;
   if (step.add_prefix_space && piece.front() != ' ') {
     piece = storage.storage.emplace_back(" " + std::string(piece));

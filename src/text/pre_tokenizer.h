@@ -40,8 +40,8 @@ struct Pieces {
 // Immutable, safe to share between threads.
 class PreTokenizer {
  public:
-  // Split, Digits, and ByteLevel, alone or in Sequences; there must be one ByteLevel and it must come last, for the model works
-  // on bytes. kIncompatible naming the path and type of anything else.
+  // Split, Digits, and ByteLevel, alone or in Sequences; there must be one ByteLevel and it must come last, for the
+  // model works on bytes. kIncompatible naming the path and type of anything else.
   [[nodiscard]] static Result<PreTokenizer> from_json(const JsonNode& node);
 
   // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet).

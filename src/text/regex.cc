@@ -58,8 +58,8 @@ Result<Regex> Regex::from_literal(std::string_view text) { return compile(pcre2_
 Result<Regex> Regex::compile(std::string_view pattern) {
   int code_number = 0;
   PCRE2_SIZE offset = 0;
-  Owned<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
-                                       &code_number, &offset, nullptr));
+  Owned<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                       PCRE2_UTF | PCRE2_UCP, &code_number, &offset, nullptr));
   if (!code) {
     PCRE2_UCHAR text[256] = {};
     pcre2_get_error_message(code_number, text, sizeof text);

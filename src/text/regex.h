@@ -23,9 +23,9 @@ class Regex {
   // Matches the text itself.
   [[nodiscard]] static Result<Regex> from_literal(std::string_view text);
 
-  // The matches in `text`, which must be valid UTF-8, from left to right without overlap. An empty match is reported unless it
-  // touches the match before it, as Rust's onig crate does. Takes any length: stacks grow up to 64 MiB, and what needs more
-  // goes to the interpreter, which uses the heap.
+  // The matches in `text`, which must be valid UTF-8, from left to right without overlap. An empty match is reported
+  // unless it touches the match before it, as Rust's onig crate does. Takes any length: stacks grow up to 64 MiB, and
+  // what needs more goes to the interpreter, which uses the heap.
   [[nodiscard]] std::vector<TextRange> find_all(std::string_view text) const;
 
  private:

@@ -66,7 +66,8 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
   bool has_byte_level = false;
   BATON_TRY(check_decoder(root.optional_member("decoder"), has_byte_level));
   if (!has_byte_level) return root.optional_member("decoder").refuse("no ByteLevel in it");
-  BATON_ASSIGN(Vocabulary vocabulary, Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), normalizer));
+  BATON_ASSIGN(Vocabulary vocabulary,
+               Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), normalizer));
   return Tokenizer(std::make_unique<Parts>(Parts{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer),
                                                  std::move(post_processor), std::move(vocabulary)}));
 }
@@ -134,6 +135,7 @@ bool Tokenizer::is_special(int32_t id) const { return parts_->vocabulary.entry(i
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const { return parts_->vocabulary.find(token); }
 int32_t Tokenizer::vocab_size() const { return parts_->vocabulary.size(); }
 std::span<const int32_t> Tokenizer::prefix_ids() const { return parts_->post_processor.prefix; }
+std::span<const int32_t> Tokenizer::suffix_ids() const { return parts_->post_processor.suffix; }
 
 Tokenizer Tokenizer::with_special_tokens_around(std::span<const int32_t> prefix, std::span<const int32_t> suffix) && {
   PostProcessor& processor = parts_->post_processor;

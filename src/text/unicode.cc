@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <vector>
 
 #include "text/utf8.h"
 
@@ -13,11 +12,10 @@ namespace {
 
 #include "text/unicode_data.inc"
 
-constexpr std::string_view kNames[] = {"Cn", "Cc", "Cf", "Co", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No",
-                                       "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp"};
+constexpr std::string_view kNames[] = {"Cn", "Cc", "Cf", "Co", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn",
+                                       "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi",
+                                       "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp"};
 static_assert(kNames[static_cast<int>(kZp)] == "Zp");
-
-constexpr char32_t kCodePoints = 0x110000;
 
 std::string_view name_of(Category category) { return kNames[static_cast<int>(category)]; }
 
@@ -27,29 +25,8 @@ Category category_of(char32_t code_point) {
   return std::prev(next)->category;
 }
 
-unsigned char class_of(Category category) {
-  switch (name_of(category)[0]) {
-    case 'L': return kLetter;
-    case 'M': return kMark;
-    case 'N': return kNumber;
-    case 'P': return kPunctuation;
-    case 'S': return kSymbol;
-    default: return 0;
-  }
-}
-
-// One byte for every code point: a lookup is one load, and text of one script touches a few cache lines.
-std::vector<unsigned char> build_class_table() {
-  std::vector<unsigned char> table(kCodePoints);
-  for (const auto* entry = std::begin(kCategoryStarts); entry != std::end(kCategoryStarts); ++entry) {
-    const char32_t last = std::next(entry) == std::end(kCategoryStarts) ? kCodePoints : std::next(entry)->first;
-    std::fill(table.begin() + entry->first, table.begin() + last, class_of(entry->category));
-  }
-  for (char32_t c = 0; c < kCodePoints; ++c) {
-    if (is_white_space(c)) table[c] |= kSpace;
-  }
-  return table;
-}
+// The letter of a category's group: 'L' for Lu.
+char group_of(Category category) { return name_of(category)[0]; }
 
 }  // namespace
 
@@ -64,7 +41,8 @@ std::string newer_members_of(std::string_view category) {
   std::string items;
   for (const auto& range : kAfterUnicode14) {
     if (!name_of(range.category).starts_with(category)) continue;
-    items += fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", static_cast<uint32_t>(range.first), static_cast<uint32_t>(range.last));
+    items +=
+        fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", static_cast<uint32_t>(range.first), static_cast<uint32_t>(range.last));
   }
   return items;
 }
@@ -78,23 +56,23 @@ bool is_white_space(char32_t c) {
 
 bool is_word(char32_t c) {
   const Category category = category_of(c);
-  if (class_of(category) & (kLetter | kMark)) return true;
+  if (group_of(category) == 'L' || group_of(category) == 'M') return true;
   if (category == kNd || category == kNl || category == kPc) return true;
   // Join_Control, and the symbols that have Other_Alphabetic (circled and squared letters).
   return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
          (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
 }
 
-bool is_numeric(char32_t c) { return class_of(category_of(c)) == kNumber; }
-
-bool is_unknown_to_normalizer(char32_t c) {
-  return std::any_of(std::begin(kUnknownToNormalizer), std::end(kUnknownToNormalizer),
-                     [c](const auto& range) { return c >= range.first && c <= range.last; });
+bool is_numeric(char32_t c) {
+  // Rust's library is of Unicode 17, which added these.
+  if ((c >= 0x11DE0 && c <= 0x11DE9) || (c >= 0x16FF4 && c <= 0x16FF6)) return true;
+  return group_of(category_of(c)) == 'N';
 }
 
-unsigned char char_class(char32_t code_point) {
-  static const std::vector<unsigned char> table = build_class_table();
-  return table[code_point];
+bool is_unknown_to_normalizer(char32_t c) {
+  if (c < kUnknownToNormalizer[0].first) return false;
+  return std::any_of(std::begin(kUnknownToNormalizer), std::end(kUnknownToNormalizer),
+                     [c](const auto& range) { return c >= range.first && c <= range.last; });
 }
 
 }  // namespace baton

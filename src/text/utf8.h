@@ -1,6 +1,6 @@
-// UTF-8: one code point at a time, and the replacement of invalid bytes. Invalid bytes become U+FFFD, one for each maximal
-// subpart of an ill-formed sequence (Unicode 15, section 3.9, "U+FFFD Substitution of Maximal Subparts"), which is what
-// Rust's from_utf8_lossy, Python's errors="replace" and web browsers do.
+// UTF-8: one code point at a time, and the replacement of invalid bytes. Invalid bytes become U+FFFD, one for each
+// maximal subpart of an ill-formed sequence (Unicode 15, section 3.9, "U+FFFD Substitution of Maximal Subparts"), which
+// is what Rust's from_utf8_lossy, Python's errors="replace" and web browsers do.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +31,8 @@ void append_utf8(std::string& out, char32_t code_point);
 
 [[nodiscard]] bool is_valid_utf8(std::string_view text);
 
-// Appends `bytes` to `out`, invalid ones replaced, and returns how many of them were consumed: all of them, or all up to an
-// incomplete sequence at the end (at most 3 bytes remain).
+// Appends `bytes` to `out`, invalid ones replaced, and returns how many of them were consumed: all of them, or all up
+// to an incomplete sequence at the end (at most 3 bytes remain).
 size_t append_replacing_invalid(std::string& out, std::string_view bytes);
 
 // `bytes` as valid UTF-8; an incomplete end becomes one U+FFFD too.

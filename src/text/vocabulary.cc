@@ -37,7 +37,8 @@ Result<Vocabulary> Vocabulary::build(const TokenIds& model, const JsonNode& adde
     BATON_TRY(vocabulary.add(nodes, model.size()));
   }
   for (const auto& [text, id] : vocabulary.ids_) {
-    if (id > kIdMax) return error(ErrorCode::kCorrupt, "token \"{}\" has id {}, at most {} is supported", text, id, kIdMax);
+    if (id > kIdMax)
+      return error(ErrorCode::kCorrupt, "token \"{}\" has id {}, at most {} is supported", text, id, kIdMax);
   }
   vocabulary.fill_entries();
   BATON_TRY(vocabulary.build_matchers(added, normalizer));
@@ -53,8 +54,9 @@ Status Vocabulary::add(const std::vector<JsonNode>& nodes, size_t model_size) {
     const auto found = ids_.find(token.content);
     const int64_t id = found != ids_.end() ? found->second : next_id++;
     if (id != token.id) {
-      return node.refuse("\"{}\" has id {}, but the vocabulary gives it {}: make the ids of added tokens follow it without gaps",
-                         token.content, token.id, id);
+      return node.refuse(
+          "\"{}\" has id {}, but the vocabulary gives it {}: make the ids of added tokens follow it without gaps",
+          token.content, token.id, id);
     }
     ids_.insert_or_assign(token.content, token.id);
     added_.insert_or_assign(token.id, std::move(token));

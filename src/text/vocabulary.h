@@ -26,9 +26,10 @@ class Vocabulary {
     bool special = false;
   };
 
-  // `added` is the file's list. kIncompatible if an added token's id is not the one the reference would give it: there the
-  // reference only warns and goes on with its own.
-  [[nodiscard]] static Result<Vocabulary> build(const TokenIds& model, const JsonNode& added, const Normalizer& normalizer);
+  // `added` is the file's list. kIncompatible if an added token's id is not the one the reference would give it: there
+  // the reference only warns and goes on with its own.
+  [[nodiscard]] static Result<Vocabulary> build(const TokenIds& model, const JsonNode& added,
+                                                const Normalizer& normalizer);
 
   [[nodiscard]] int32_t size() const { return static_cast<int32_t>(entries_.size()); }
   // The token of an id; of one that names none, an entry that does not exist.

@@ -147,33 +147,40 @@ size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids) const {
       return 1;
     }
   }
-  std::vector<int32_t> symbols = ids_of_bytes(bytes);
-  const size_t work = symbols.size() <= kShortPiece ? merge_short(symbols) : merge_long(symbols);
+  if (bytes.size() <= kShortPiece) {
+    std::array<int32_t, kShortPiece> symbols;  // most pieces are short: no allocation for them
+    size_t count = ids_of_bytes(bytes, symbols);
+    const size_t work = merge_short(symbols, count);
+    ids.insert(ids.end(), symbols.begin(), symbols.begin() + count);
+    return work;
+  }
+  std::vector<int32_t> symbols(bytes.size());
+  symbols.resize(ids_of_bytes(bytes, symbols));
+  const size_t work = merge_long(symbols);
   ids.insert(ids.end(), symbols.begin(), symbols.end());
   return work;
 }
 
-std::vector<int32_t> Bpe::ids_of_bytes(std::string_view bytes) const {
-  std::vector<int32_t> ids;
-  ids.reserve(bytes.size());
+size_t Bpe::ids_of_bytes(std::string_view bytes, std::span<int32_t> ids) const {
+  size_t count = 0;
   bool after_unknown = false;
   for (char c : bytes) {
     const int32_t id = byte_ids_[static_cast<unsigned char>(c)];
     if (id >= 0) {
-      ids.push_back(id);
+      ids[count++] = id;
     } else if (unk_id_ >= 0 && !(fuse_unk_ && after_unknown)) {
-      ids.push_back(unk_id_);
+      ids[count++] = unk_id_;
     }
     after_unknown = id < 0;
   }
-  return ids;
+  return count;
 }
 
 // Merges the leftmost pair of lowest rank until none is left. Quadratic, for few symbols. Ranks of pairs are kept, and
 // only the two that touch a merge are looked up again.
-size_t Bpe::merge_short(std::vector<int32_t>& ids) const {
+size_t Bpe::merge_short(std::span<int32_t> ids, size_t& count) const {
   constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
-  if (ids.size() < 2) return 1;
+  if (count < 2) return 1;
   std::array<uint32_t, kShortPiece> ranks;  // ranks[i]: of the pair (i, i+1)
   size_t work = 0;
   auto rank_at = [&](size_t i) {
@@ -181,7 +188,6 @@ size_t Bpe::merge_short(std::vector<int32_t>& ids) const {
     const BpeMerge* merge = merges_.find(ids[i], ids[i + 1]);
     return merge == nullptr ? kNone : merge->rank;
   };
-  size_t count = ids.size();
   for (size_t i = 0; i + 1 < count; ++i) ranks[i] = rank_at(i);
   while (count > 1) {
     const auto* const lowest = std::min_element(ranks.begin(), ranks.begin() + (count - 1));
@@ -194,7 +200,6 @@ size_t Bpe::merge_short(std::vector<int32_t>& ids) const {
     if (i > 0) ranks[i - 1] = rank_at(i - 1);
     if (i + 1 < count) ranks[i] = rank_at(i);
   }
-  ids.resize(count);
   return work;
 }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,8 +67,10 @@ class Bpe {
   Status read_merges(const std::vector<JsonNode>& merges);
   Status read_merge(const JsonNode& node, uint32_t rank);
   void index_bytes();
-  [[nodiscard]] std::vector<int32_t> ids_of_bytes(std::string_view bytes) const;
-  size_t merge_short(std::vector<int32_t>& ids) const;
+  // Writes the ids of the bytes before any merge to `ids`, which has room for one each, and returns how many there are.
+  size_t ids_of_bytes(std::string_view bytes, std::span<int32_t> ids) const;
+  // Merge the ids in place, keep those that remain in front, and count the work.
+  size_t merge_short(std::span<int32_t> ids, size_t& count) const;
   size_t merge_long(std::vector<int32_t>& ids) const;
 
   TokenIds vocabulary_;

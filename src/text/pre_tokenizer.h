@@ -1,0 +1,67 @@
+// The pre-tokenizer of tokenizer.json: cuts text into the pieces that byte-pair encoding works on, one by one.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "text/json_node.h"
+#include "text/regex.h"
+
+namespace baton {
+
+// What becomes of the matches of a Split.
+enum class SplitBehavior {
+  kRemoved,             // dropped
+  kIsolated,            // pieces of their own
+  kMergedWithPrevious,  // joined to what is before
+  kMergedWithNext,      // joined to what is after
+  kContiguous,          // adjacent ones make one piece
+};
+
+// Text that is a match of a pattern, or lies between matches.
+struct SplitPart {
+  TextRange range;
+  bool is_match;
+};
+
+// The pieces of parts that cover the text in order. Formula: the reference's NormalizedString::split.
+[[nodiscard]] std::vector<TextRange> apply_behavior(const std::vector<SplitPart>& parts, SplitBehavior behavior);
+
+// The pieces of one text. They point into the text, or into storage held here.
+struct Pieces {
+  std::vector<std::string_view> views;
+  std::deque<std::string> storage;  // never moves its elements
+};
+
+// Immutable, safe to share between threads.
+class PreTokenizer {
+ public:
+  // Split, Digits, and ByteLevel, alone or in Sequences; there must be one ByteLevel and it must come last, for the
+  // model works on bytes. kIncompatible naming the path and type of anything else.
+  [[nodiscard]] static Result<PreTokenizer> from_json(const JsonNode& node);
+
+  // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet).
+  void cut(std::string_view text, Pieces& pieces) const;
+
+ private:
+  struct Step {
+    std::optional<Regex> regex;  // none: digits if is_digits, else no cut
+    bool is_digits = false;
+    SplitBehavior behavior = SplitBehavior::kIsolated;
+    bool invert = false;
+    bool is_byte_level = false;
+    bool add_prefix_space = false;
+  };
+  Status append_steps(const JsonNode& node);
+  static Result<Step> read_split(const JsonNode& node);
+  static Result<Step> read_byte_level(const JsonNode& node);
+  static void cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace baton

@@ -1,0 +1,39 @@
+// A compiled regular expression with the matching rules of the reference tokenizer.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace baton {
+
+struct TextRange {
+  size_t begin;  // byte offsets
+  size_t end;
+  bool operator==(const TextRange&) const = default;
+};
+
+// Immutable; any number of threads may match at once.
+class Regex {
+ public:
+  // From Oniguruma's dialect (regex_syntax.h). kInvalidArgument if it cannot be matched exactly.
+  [[nodiscard]] static Result<Regex> from_onig(std::string_view pattern);
+  // Matches the text itself.
+  [[nodiscard]] static Result<Regex> from_literal(std::string_view text);
+
+  // The matches in `text`, which must be valid UTF-8, from left to right without overlap. An empty match is reported
+  // unless it touches the match before it, as Rust's onig crate does. Takes any length: stacks grow up to 64 MiB, and
+  // what needs more goes to the interpreter, which uses the heap.
+  [[nodiscard]] std::vector<TextRange> find_all(std::string_view text) const;
+
+ private:
+  struct Code;
+  explicit Regex(std::shared_ptr<const Code> code) : code_(std::move(code)) {}
+  static Result<Regex> compile(std::string_view pattern);
+
+  std::shared_ptr<const Code> code_;  // shared by copies: it never changes
+};
+
+}  // namespace baton

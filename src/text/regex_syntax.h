@@ -1,0 +1,20 @@
+// Rewrites a regular expression from the dialect of tokenizer.json (Oniguruma, Ruby syntax, UTF-8) into PCRE2's.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace baton {
+
+// A PCRE2 pattern (for PCRE2_UTF | PCRE2_UCP) that matches exactly what Oniguruma matches with `pattern`. What the two
+// engines read alike passes; ^ $ \s \d \w \v \u \p{..} are respelled, because they differ (lines, U+180E, Unicode
+// versions, and what \v and \w mean); kInvalidArgument with the offset for all else (back references, nested classes,
+// scripts...), since an almost equal pattern would give wrong token ids without a word.
+[[nodiscard]] Result<std::string> pcre2_from_onig(std::string_view pattern);
+
+// A PCRE2 pattern for the literal text.
+[[nodiscard]] std::string pcre2_from_literal(std::string_view text);
+
+}  // namespace baton

@@ -1,0 +1,32 @@
+// Ids to text one at a time, for a stream: what push and finish return, put together, is what decode gives for all ids
+// at once.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "text/tokenizer.h"
+
+namespace baton {
+
+// One for each stream; used by one thread at a time. The tokenizer must outlive it.
+class StreamingDetokenizer {
+ public:
+  struct Options {
+    bool skip_special = true;
+  };
+  StreamingDetokenizer(const Tokenizer& tokenizer, Options options) : tokenizer_(&tokenizer), options_(options) {}
+
+  // The text that is certain now: always whole characters, perhaps none. At most 3 bytes are held back.
+  [[nodiscard]] std::string push(int32_t id);
+
+  // The end of the stream: U+FFFD if bytes of an unfinished character are held. Ready for a new stream after it.
+  [[nodiscard]] std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  Options options_;
+  std::string held_;  // the beginning of a character
+};
+
+}  // namespace baton

@@ -1,0 +1,147 @@
+#include "text/tokenizer.h"
+
+#include "text/bpe.h"
+#include "text/json_node.h"
+#include "text/normalizer.h"
+#include "text/post_processor.h"
+#include "text/pre_tokenizer.h"
+#include "text/utf8.h"
+#include "text/vocabulary.h"
+
+namespace baton {
+
+struct Tokenizer::Parts {
+  Bpe bpe;
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  PostProcessor post_processor;
+  Vocabulary vocabulary;
+};
+
+namespace {
+
+// ByteLevel, alone or with Fuse, which changes nothing after it.
+Status check_decoder(const JsonNode& node, bool& has_byte_level) {
+  if (node.is_null()) return {};
+  BATON_ASSIGN(const std::string_view type, node.type());
+  if (type == "ByteLevel") {
+    has_byte_level = true;
+    return {};
+  }
+  if (type == "Fuse" && has_byte_level) return {};
+  if (type != "Sequence") return node.refuse("decoder \"{}\" is not supported (ByteLevel is)", type);
+  BATON_ASSIGN(const JsonNode list, node.member("decoders"));
+  BATON_ASSIGN(const std::vector<JsonNode> items, list.array());
+  for (const JsonNode& item : items) BATON_TRY(check_decoder(item, has_byte_level));
+  return {};
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::~Tokenizer() = default;
+
+Result<Tokenizer> Tokenizer::load(const std::filesystem::path& tokenizer_json) {
+  BATON_ASSIGN(const std::string json, read_text_file(tokenizer_json));
+  auto tokenizer = from_json(json);
+  if (!tokenizer) return error(tokenizer.error().code, "{}: {}", tokenizer_json.string(), tokenizer.error().message);
+  return tokenizer;
+}
+
+Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
+  BATON_ASSIGN(const JsonDocument document, JsonDocument::parse(json, "tokenizer.json"));
+  const JsonNode root = document.root();
+  if (!root.is_object()) return root.wrong_type("an object");
+  const JsonNode version = root.optional_member("version");
+  if (!version.is_null() && (!version.is_string() || version.string().value() != "1.0")) {
+    return version.refuse("only \"1.0\" is supported");
+  }
+  BATON_ASSIGN(const JsonNode model, root.member("model"));
+  BATON_ASSIGN(Bpe bpe, Bpe::from_json(model));
+  BATON_ASSIGN(Normalizer normalizer, Normalizer::from_json(root.optional_member("normalizer")));
+  BATON_ASSIGN(PreTokenizer pre_tokenizer, PreTokenizer::from_json(root.optional_member("pre_tokenizer")));
+  BATON_ASSIGN(PostProcessor post_processor, PostProcessor::from_json(root.optional_member("post_processor")));
+  bool has_byte_level = false;
+  BATON_TRY(check_decoder(root.optional_member("decoder"), has_byte_level));
+  if (!has_byte_level) return root.optional_member("decoder").refuse("no ByteLevel in it");
+  BATON_ASSIGN(Vocabulary vocabulary,
+               Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), normalizer));
+  return Tokenizer(std::make_unique<Parts>(Parts{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer),
+                                                 std::move(post_processor), std::move(vocabulary)}));
+}
+
+size_t Tokenizer::append_ids(std::string_view text, std::vector<int32_t>& ids) const {
+  std::string replaced;
+  if (!is_valid_utf8(text)) {
+    replaced = replace_invalid_utf8(text);
+    text = replaced;
+  }
+  size_t work = 0;
+  Pieces pieces;
+  for (const AddedTokenSplit& raw : parts_->vocabulary.raw_matcher().split(text)) {
+    if (raw.id >= 0) {
+      ids.push_back(raw.id);
+      continue;
+    }
+    std::string normalized;
+    std::string_view between = raw.text;
+    if (!parts_->normalizer.is_identity()) {
+      normalized = parts_->normalizer.normalize(raw.text);
+      between = normalized;
+    }
+    for (const AddedTokenSplit& split : parts_->vocabulary.normalized_matcher().split(between)) {
+      if (split.id >= 0) {
+        ids.push_back(split.id);
+        continue;
+      }
+      pieces.views.clear();
+      pieces.storage.clear();
+      parts_->pre_tokenizer.cut(split.text, pieces);
+      for (std::string_view piece : pieces.views) work += parts_->bpe.encode(piece, ids);
+    }
+  }
+  return work;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  std::vector<int32_t> ids;
+  if (add_special_tokens) ids = parts_->post_processor.prefix;
+  append_ids(text, ids);
+  if (add_special_tokens) {
+    ids.insert(ids.end(), parts_->post_processor.suffix.begin(), parts_->post_processor.suffix.end());
+  }
+  return ids;
+}
+
+size_t Tokenizer::encode_work(std::string_view text) const {
+  std::vector<int32_t> ids;
+  return append_ids(text, ids);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+  std::string bytes;
+  for (int32_t id : ids) {
+    const Vocabulary::Entry& entry = parts_->vocabulary.entry(id);
+    if (!(skip_special && entry.special)) bytes += entry.bytes;
+  }
+  return replace_invalid_utf8(bytes);
+}
+
+std::string_view Tokenizer::token_bytes(int32_t id) const { return parts_->vocabulary.entry(id).bytes; }
+std::string_view Tokenizer::token_text(int32_t id) const { return parts_->vocabulary.entry(id).text; }
+bool Tokenizer::is_special(int32_t id) const { return parts_->vocabulary.entry(id).special; }
+std::optional<int32_t> Tokenizer::token_id(std::string_view token) const { return parts_->vocabulary.find(token); }
+int32_t Tokenizer::vocab_size() const { return parts_->vocabulary.size(); }
+std::span<const int32_t> Tokenizer::prefix_ids() const { return parts_->post_processor.prefix; }
+std::span<const int32_t> Tokenizer::suffix_ids() const { return parts_->post_processor.suffix; }
+
+Tokenizer Tokenizer::with_special_tokens_around(std::span<const int32_t> prefix, std::span<const int32_t> suffix) && {
+  PostProcessor& processor = parts_->post_processor;
+  processor.prefix.insert(processor.prefix.begin(), prefix.begin(), prefix.end());
+  processor.suffix.insert(processor.suffix.end(), suffix.begin(), suffix.end());
+  return std::move(*this);
+}
+
+}  // namespace baton

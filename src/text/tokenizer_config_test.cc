@@ -1,0 +1,98 @@
+#include "text/tokenizer_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+namespace baton {
+namespace {
+
+class ModelDir : public testing::Test {
+ protected:
+  ModelDir() {
+    std::filesystem::remove_all(dir_);
+    std::filesystem::create_directories(dir_);
+  }
+  ~ModelDir() override { std::filesystem::remove_all(dir_); }
+  void write(const std::string& name, std::string_view text) const {
+    std::ofstream(dir_ / name, std::ios::binary) << text;
+  }
+
+  const std::filesystem::path dir_ = std::filesystem::path(testing::TempDir()) / "baton_tokenizer_config_test";
+};
+
+TEST_F(ModelDir, ReadsEveryForm) {
+  write("tokenizer_config.json",
+        R"({"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "pad_token": null,
+    "add_bos_token": true, "add_eos_token": null, "model_max_length": 16384, "chat_template": "{{ x }}", "unknown": [1]})");
+  const auto config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->bos_token, "<s>");
+  EXPECT_EQ(config->eos_token, "</s>");
+  EXPECT_EQ(config->pad_token, std::nullopt);
+  EXPECT_TRUE(config->add_bos_token);
+  EXPECT_FALSE(config->add_eos_token);
+  EXPECT_EQ(config->model_max_length, 16384);
+  ASSERT_NE(config->chat_template(), nullptr);
+  EXPECT_EQ(*config->chat_template(), "{{ x }}");
+}
+
+TEST_F(ModelDir, NamedTemplatesAndTheJinjaFile) {
+  write("tokenizer_config.json", R"({"model_max_length": 1000000000000000019884624838656,
+    "chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]})");
+  auto config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->model_max_length, std::nullopt);
+  EXPECT_EQ(*config->chat_template(), "D");
+  EXPECT_EQ(*config->chat_template("tool_use"), "T");
+  EXPECT_EQ(config->chat_template("rag"), nullptr);
+  write("chat_template.jinja", "J\n");
+  config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(*config->chat_template(), "J\n");
+}
+
+TEST_F(ModelDir, WithoutTheFileAllIsEmpty) {
+  const auto config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok());
+  EXPECT_EQ(config->bos_token, std::nullopt);
+  EXPECT_TRUE(config->chat_templates.empty());
+}
+
+TEST_F(ModelDir, WrongTypesAreNamed) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"bos_token": 1})", "bos_token: a string expected, found a number"},
+      {R"({"eos_token": {"text": "x"}})", "eos_token.content: a value expected"},
+      {R"({"chat_template": [{"name": "x"}]})", "chat_template[0].template: a value expected"},
+      {R"({"model_max_length": -1})", "model_max_length: -1 is below 1"},
+      {R"({"add_bos_token": "yes"})", "add_bos_token: a boolean expected, found a string"},
+      {R"([])", "top level: an object expected, found an array"},
+      {R"({"bos_token": "x")", "not JSON"},
+  };
+  for (const auto& [json, message] : cases) {
+    write("tokenizer_config.json", json);
+    const auto config = load_tokenizer_config(dir_);
+    ASSERT_FALSE(config.ok()) << json;
+    EXPECT_THAT(config.error().message, testing::HasSubstr(message));
+  }
+}
+
+TEST_F(ModelDir, AddBosTokenIsApplied) {
+  std::filesystem::copy(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers/deepseek.json",
+                        dir_ / "tokenizer.json");
+  write("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<｜begin▁of▁sentence｜>"})");
+  const auto model = load_model_tokenizer(dir_);
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_EQ(model->tokenizer.encode("", true), (std::vector<int32_t>{0}));
+  EXPECT_EQ(model->tokenizer.encode("", false), (std::vector<int32_t>{}));
+  write("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<s>"})");
+  EXPECT_THAT(load_model_tokenizer(dir_).error().message, testing::HasSubstr("add_bos_token wants \"<s>\""));
+  // A file whose own template adds a token is left as it is.
+  std::filesystem::copy(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers/options.json",
+                        dir_ / "tokenizer.json", std::filesystem::copy_options::overwrite_existing);
+  EXPECT_EQ(load_model_tokenizer(dir_)->tokenizer.encode("", true).size(), 2u);
+}
+
+}  // namespace
+}  // namespace baton

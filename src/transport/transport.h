@@ -1,7 +1,9 @@
-// Moves bytes between the page pools of two processes. The smallest interface that shm, TCP, RDMA libraries and CUDA IPC all fit.
+// Moves bytes between the page pools of two processes. The smallest interface that shm, TCP, RDMA libraries and CUDA
+// IPC all fit.
 //
-// Memory is named by (region, offset), never by address; the owner of the memory checks region, bounds, its own incarnation and that
-// the token's window is open before a byte lands (S11). Done means applied at the destination. Every post ends in exactly one event.
+// Memory is named by (region, offset), never by address; the owner of the memory checks region, bounds, its own
+// incarnation and that the token's window is open before a byte lands (S11). Done means applied at the destination.
+// Every post ends in exactly one event.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +23,8 @@ using PeerId = Id<struct PeerTag, uint32_t>;
 using TransferId = Id<struct TransferTag, uint64_t>;
 
 struct TransportCaps {
-  std::string name;             // "loopback", "shm", "tcp"
-  bool owns_memory = false;     // regions must come from allocate()
+  std::string name;          // "loopback", "shm", "tcp"
+  bool owns_memory = false;  // regions must come from allocate()
   bool same_host_only = false;
   uint64_t scatter_min_bytes = 0;  // mean block below which staging would pay; 0: scatter costs nothing extra
 };
@@ -48,16 +50,19 @@ struct WindowRange {
   uint64_t length = 0;
 };
 
+// kDone: applied. kRejected: the owner refused it (window, bounds or incarnation). kPeerLost: the connection or the
+// process is gone. kTimeout: the deadline passed. A post that is not done may have written a part of its bytes inside
+// its window.
 enum class TransferOutcome : uint8_t { kDone, kRejected, kPeerLost, kTimeout, kCancelled, kFailed };
 [[nodiscard]] const char* transfer_outcome_name(TransferOutcome outcome);
 
 struct TransferEvent {
   TransferId transfer;
   TransferOutcome outcome = TransferOutcome::kFailed;
-  uint64_t bytes = 0;             // applied at the destination; all of the post's when kDone
-  bool local_quiesced = false;    // our memory is no longer read for this post
-  bool remote_quiesced = false;   // no byte of this post can land any more: evidence (E1)
-  std::string detail;             // why, unless kDone
+  uint64_t bytes = 0;            // applied at the destination; all of the post's when kDone
+  bool local_quiesced = false;   // our memory is no longer read for this post
+  bool remote_quiesced = false;  // no byte of this post can land any more: evidence (E1)
+  std::string detail;            // why, unless kDone
 };
 
 // All methods are thread safe. One object an instance; it has its own threads if it needs any.
@@ -67,7 +72,8 @@ class Transport {
 
   [[nodiscard]] virtual TransportCaps caps() const = 0;
 
-  // Page-aligned zeroed memory this transport can serve, registered for the life of the transport; few large slabs, at start-up.
+  // Page-aligned zeroed memory this transport can serve, registered for the life of the transport; few large slabs, at
+  // start-up.
   struct Region {
     RegionId id;
     std::span<std::byte> bytes;
@@ -76,19 +82,28 @@ class Transport {
   // Memory of the caller's; kIncompatible if caps().owns_memory.
   virtual Result<RegionId> register_memory(std::span<std::byte> bytes) = 0;
 
-  // What a peer needs to reach this object: opaque, versioned, bounded (64 KiB), with the incarnation; carried by the control connection.
+  // What a peer needs to reach this object: opaque, versioned, bounded (64 KiB), with the incarnation; carried by the
+  // control connection.
   [[nodiscard]] virtual std::string local_blob() const = 0;
+  // Never waits: a peer that cannot be reached shows in its posts. The same blob gives the same PeerId until forget().
   virtual Result<PeerId> connect(std::string_view blob) = 0;
 
   // The owner's side: writes and reads of `ranges` are accepted from whoever quotes `token` until the window is closed.
+  // kInvalidArgument: attempt 0, a token that is open or not quiet yet, ranges that are empty or leave their region.
   virtual Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) = 0;
-  // Closes the window to new writes. True: every writer is known to be quiet and the memory may be reused (our own fence, E2). False: a
-  // write is inside the window and cannot be stopped from here; ask again with window_quiet().
+  // Closes the window to new writes. True: every writer is known to be quiet and the memory may be reused (our own
+  // fence, E2). False: a write is inside the window and cannot be stopped from here; ask again with window_quiet(). A
+  // token that is not open: as window_quiet().
   virtual bool close_window(const WindowToken& token) = 0;
+  // False while the window is open or a writer is inside. True for a token that was never opened.
   [[nodiscard]] virtual bool window_quiet(const WindowToken& token) = 0;
 
-  // Writes local bytes into the peer's memory. kResourceExhausted: the bounded queue is full, post again after an event.
-  virtual Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token, TimePoint deadline) = 0;
+  // Writes local bytes into the peer's memory. Posts are not ordered against each other; the local bytes must stay as
+  // they are until the event. kResourceExhausted: the bounded queue is full, post again after an event.
+  // kInvalidArgument: a block outside its local region, or more than 2^20 blocks. kUnavailable: no such peer, or it was
+  // forgotten.
+  virtual Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
+                                        TimePoint deadline) = 0;
   // Best effort; the post still ends in its one event.
   virtual void cancel(TransferId transfer) = 0;
 
@@ -97,7 +112,8 @@ class Transport {
   // Readable while poll() has something to say; for poll(2) and epoll.
   [[nodiscard]] virtual int event_fd() const = 0;
 
-  // The caller has learnt that the peer's process is gone or fenced: posts to it end with kPeerLost, its connections are closed.
+  // The caller has learnt that the peer's process is gone or fenced: posts to it end with kPeerLost, its connections
+  // are closed.
   virtual void forget(PeerId peer) = 0;
 };
 

@@ -1,0 +1,32 @@
+// Chooses a transport by name.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "transport/transport.h"
+
+namespace baton {
+
+struct TransportOptions {
+  // tcp: "host", "host:port", "[v6]:port"; port 0 or none takes a free one; empty is 127.0.0.1. shm: name of the
+  // abstract unix socket; loopback: name in this process; for both empty is derived from the incarnation.
+  std::string bind_address;
+  // tcp: the host that peers are told; needed when bind_address is a wildcard, else the bound address.
+  std::string advertise_host;
+  // The instance's. Zero: one is drawn.
+  Incarnation incarnation;
+  // Bytes of posts not yet ended, for each peer.
+  uint64_t queue_bytes = uint64_t{256} << 20;
+  int connections_per_peer = 2;                        // tcp, 1..16
+  int copy_threads = 1;                                // shm, 1..8
+  Duration connect_timeout = std::chrono::seconds(5);  // to a peer's answer to the first message
+};
+
+// "loopback", "shm" or "tcp"; kInvalidArgument for any other name or a bad option, kUnavailable if the address cannot
+// be bound.
+Result<std::unique_ptr<Transport>> make_transport(std::string_view name, const TransportOptions& options);
+
+}  // namespace baton

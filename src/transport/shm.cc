@@ -1,0 +1,152 @@
+#include "transport/shm.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+
+#include <array>
+#include <atomic>
+#include <thread>
+
+#include "transport/event_queue.h"
+#include "transport/memory.h"
+#include "transport/shm_acceptor.h"
+#include "transport/shm_control.h"
+#include "transport/shm_socket.h"
+#include "transport/shm_writer.h"
+
+namespace baton {
+namespace {
+
+// One service thread for sockets and deadlines of both roles; the copy threads are the Writer's.
+class ShmTransport final : public Transport {
+ public:
+  ShmTransport(const TransportOptions& options, PeerBlob blob, UniqueFd listener, UniqueFd epoll,
+               std::unique_ptr<shm::WindowOwner> windows)
+      : blob_(std::move(blob)),
+        epoll_(std::move(epoll)),
+        windows_(std::move(windows)),
+        acceptor_(std::move(listener), blob_.incarnation, windows_.get(), epoll_.get()),
+        writer_({blob_.incarnation, options.queue_bytes, options.copy_threads, options.connect_timeout}, epoll_.get(),
+                &wake_, &events_) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = wake_.fd();
+    BATON_CHECK(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.fd(), &event) == 0, "epoll_ctl: {}", errno_text());
+    thread_ = std::thread([this] { serve(); });
+  }
+
+  ~ShmTransport() override {
+    stopping_ = true;
+    wake_.wake();
+    thread_.join();
+  }
+
+  TransportCaps caps() const override { return {.name = "shm", .owns_memory = true, .same_host_only = true}; }
+
+  Result<Region> allocate(uint64_t bytes) override {
+    BATON_ASSIGN(UniqueFd slab, shm::create_slab("baton-pool", bytes));
+    BATON_ASSIGN(Mapping mapping, Mapping::shared(slab.get(), bytes));
+    std::lock_guard lock(mutex_);  // ids and the order of announcement are the same
+    BATON_ASSIGN(const RegionId id, regions_.add(mapping.bytes()));
+    acceptor_.add_region(std::move(slab), bytes);
+    const Region region{id, mapping.bytes()};
+    slabs_.push_back(std::move(mapping));
+    wake_.wake();
+    return region;
+  }
+
+  Result<RegionId> register_memory(std::span<std::byte> bytes) override {
+    return error(ErrorCode::kIncompatible, "shm cannot serve {} bytes of foreign memory: take them from allocate()",
+                 bytes.size());
+  }
+
+  std::string local_blob() const override { return encode_blob(blob_); }
+
+  Result<PeerId> connect(std::string_view bytes) override {
+    BATON_ASSIGN(const PeerBlob blob, decode_blob(bytes, BlobKind::kShm));
+    return writer_.add_peer(blob);
+  }
+
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
+    return windows_->open(regions_, token, ranges);
+  }
+  bool close_window(const WindowToken& token) override { return windows_->close(token); }
+  bool window_quiet(const WindowToken& token) override { return windows_->quiet(token); }
+
+  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
+                                TimePoint deadline) override {
+    BATON_ASSIGN(PreparedBlocks prepared, prepare_blocks(regions_, blocks));
+    return writer_.post(peer, std::move(prepared), token, deadline);
+  }
+  void cancel(TransferId transfer) override { writer_.cancel(transfer); }
+  void poll(std::vector<TransferEvent>* events) override { events_.drain(events); }
+  int event_fd() const override { return events_.fd(); }
+
+  void forget(PeerId peer) override {
+    const auto incarnation = writer_.forget(peer);
+    if (!incarnation) return;
+    std::lock_guard lock(mutex_);
+    dismissed_.push_back(*incarnation);
+    wake_.wake();
+  }
+
+ private:
+  void serve() {
+    ::pthread_setname_np(::pthread_self(), "baton-shm");
+    std::array<epoll_event, 64> ready;
+    SteadyClock clock;
+    while (!stopping_) {
+      const int n = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), writer_.wait_ms(clock.now()));
+      for (int i = 0; i < n; ++i) {
+        const int fd = ready[static_cast<size_t>(i)].data.fd;
+        if (fd == wake_.fd()) {
+          wake_.clear();
+        } else if (!acceptor_.on_fd(fd)) {
+          writer_.on_fd(fd);
+        }
+      }
+      acceptor_.announce();
+      dismiss();
+      writer_.tick(clock.now());
+    }
+  }
+
+  void dismiss() {
+    std::vector<Incarnation> gone;
+    {
+      std::lock_guard lock(mutex_);
+      gone.swap(dismissed_);
+    }
+    for (const Incarnation& writer : gone) acceptor_.dismiss(writer);
+  }
+
+  const PeerBlob blob_;
+  EventQueue events_;
+  WakeFd wake_;
+  UniqueFd epoll_;
+  RegionTable regions_;
+  std::mutex mutex_;
+  std::vector<Mapping> slabs_;          // guarded by mutex_
+  std::vector<Incarnation> dismissed_;  // guarded by mutex_
+  std::unique_ptr<shm::WindowOwner> windows_;
+  shm::Acceptor acceptor_;
+  shm::Writer writer_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Transport>> make_shm_transport(const TransportOptions& options) {
+  PeerBlob blob{.kind = BlobKind::kShm, .incarnation = options.incarnation, .address = options.bind_address, .port = 0};
+  if (blob.address.empty()) blob.address = "baton-shm-" + options.incarnation.to_string();
+  BATON_ASSIGN(UniqueFd listener, shm::listen_on(blob.address));
+  BATON_ASSIGN(std::unique_ptr<shm::WindowOwner> windows, shm::WindowOwner::create(options.incarnation));
+  UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll.valid())
+    return error(ErrorCode::kResourceExhausted, "epoll_create1: {}; raise the limit of open files", errno_text());
+  return std::unique_ptr<Transport>(std::make_unique<ShmTransport>(options, std::move(blob), std::move(listener),
+                                                                   std::move(epoll), std::move(windows)));
+}
+
+}  // namespace baton

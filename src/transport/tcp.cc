@@ -1,0 +1,121 @@
+#include "transport/tcp.h"
+
+#include <atomic>
+#include <map>
+#include <mutex>
+
+#include "transport/blob.h"
+#include "transport/event_queue.h"
+#include "transport/memory.h"
+#include "transport/tcp_loop.h"
+#include "transport/tcp_socket.h"
+#include "transport/window_table.h"
+
+namespace baton {
+namespace {
+
+class TcpTransport final : public Transport {
+ public:
+  TcpTransport(const TransportOptions& options, UniqueFd listener, PeerBlob blob)
+      : queue_bytes_(options.queue_bytes),
+        blob_(std::move(blob)),
+        loop_(options, std::move(listener), tcp::OwnerState{regions_, windows_, blob_.incarnation}, &events_) {}
+
+  TransportCaps caps() const override { return {.name = "tcp"}; }
+
+  Result<Region> allocate(uint64_t bytes) override {
+    BATON_ASSIGN(Mapping slab, Mapping::anonymous(bytes));
+    BATON_ASSIGN(const RegionId id, regions_.add(slab.bytes()));
+    const Region region{id, slab.bytes()};
+    std::lock_guard lock(mutex_);
+    slabs_.push_back(std::move(slab));
+    return region;
+  }
+
+  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return regions_.add(bytes); }
+  std::string local_blob() const override { return encode_blob(blob_); }
+
+  Result<PeerId> connect(std::string_view bytes) override {
+    BATON_ASSIGN(PeerBlob blob, decode_blob(bytes, BlobKind::kTcp));
+    BATON_ASSIGN(const tcp::SocketAddress address, tcp::make_address(blob.address, blob.port, /*lookup=*/false));
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, peer] : peers_) {
+      if (peer.blob == blob) return id;
+    }
+    const PeerId id(++last_peer_);
+    auto budget = std::make_shared<PostBudget>(queue_bytes_);
+    loop_.submit(tcp::AddPeer{id, address, blob.incarnation, budget});
+    peers_.emplace(id, Peer{std::move(blob), std::move(budget)});
+    return id;
+  }
+
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
+    return windows_.open(regions_, token, ranges);
+  }
+  bool close_window(const WindowToken& token) override {
+    windows_.close(token);
+    return true;
+  }
+  bool window_quiet(const WindowToken& token) override { return windows_.find(token) == nullptr; }
+
+  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
+                                TimePoint deadline) override {
+    BATON_ASSIGN(PreparedBlocks prepared, prepare_blocks(regions_, blocks));
+    std::lock_guard lock(mutex_);
+    const auto it = peers_.find(peer);
+    if (it == peers_.end()) return error(ErrorCode::kUnavailable, "peer {} is not connected", peer);
+    BATON_TRY(it->second.budget->take(prepared.cost()));
+    const TransferId id(++last_transfer_);
+    loop_.submit(tcp::AddPost{peer, {id, std::move(prepared), token, deadline}});
+    return id;
+  }
+
+  void cancel(TransferId transfer) override { loop_.submit(tcp::CancelPost{transfer}); }
+  void poll(std::vector<TransferEvent>* events) override { events_.drain(events); }
+  int event_fd() const override { return events_.fd(); }
+
+  void forget(PeerId peer) override {
+    std::lock_guard lock(mutex_);
+    if (peers_.erase(peer) != 0) loop_.submit(tcp::ForgetPeer{peer});
+  }
+
+ private:
+  struct Peer {
+    PeerBlob blob;
+    std::shared_ptr<PostBudget> budget;
+  };
+
+  const uint64_t queue_bytes_;
+  const PeerBlob blob_;
+  EventQueue events_;
+  RegionTable regions_;
+  WindowTable windows_;
+  std::mutex mutex_;
+  std::vector<Mapping> slabs_;  // guarded by mutex_, as all below
+  std::map<PeerId, Peer> peers_;
+  uint32_t last_peer_ = 0;
+  uint64_t last_transfer_ = 0;
+  tcp::Loop loop_;  // last: its thread uses what stands above and ends first
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options) {
+  const std::string& wanted = options.bind_address;
+  BATON_ASSIGN(const tcp::SocketAddress address,
+               tcp::parse_address(wanted.empty() ? "127.0.0.1" : wanted, /*lookup=*/true));
+  if (address.wildcard() && options.advertise_host.empty()) {
+    return error(ErrorCode::kInvalidArgument,
+                 "tcp transport bound to every address ({}): say which one peers shall use", wanted);
+  }
+  BATON_ASSIGN(UniqueFd listener, tcp::listen_on(address));
+  BATON_ASSIGN(tcp::SocketAddress bound, tcp::bound_address(listener.get()));
+  const uint16_t port = bound.port();
+  if (!options.advertise_host.empty()) {
+    BATON_ASSIGN(bound, tcp::make_address(options.advertise_host, port, /*lookup=*/true));
+  }
+  PeerBlob blob{.kind = BlobKind::kTcp, .incarnation = options.incarnation, .address = bound.host(), .port = port};
+  return std::unique_ptr<Transport>(std::make_unique<TcpTransport>(options, std::move(listener), std::move(blob)));
+}
+
+}  // namespace baton

@@ -1,0 +1,102 @@
+// The owner's end of one connection: reads frames, checks them, receives payload straight into the granted pages.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "transport/fd.h"
+#include "transport/memory.h"
+#include "transport/tcp_frames.h"
+#include "transport/window_table.h"
+
+namespace baton::tcp {
+
+// What an owner checks frames against.
+struct OwnerState {
+  const RegionTable& regions;
+  const WindowTable& windows;
+  Incarnation incarnation;
+};
+
+// Used by the I/O thread only.
+class Inbound {
+ public:
+  Inbound(UniqueFd fd, const OwnerState& owner, TimePoint hello_deadline)
+      : fd_(std::move(fd)), owner_(owner), hello_deadline_(hello_deadline) {}
+
+  using Fenced = std::vector<Incarnation>;  // writers that are refused
+  // Reads and writes what it can, within a budget so that one connection does not keep the thread. An error: close the
+  // connection.
+  Status handle(const Fenced& fenced);
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] uint32_t interest() const;  // epoll events
+  [[nodiscard]] bool greeted() const { return greeted_; }
+  [[nodiscard]] TimePoint hello_deadline() const { return hello_deadline_; }
+  [[nodiscard]] const Incarnation& writer() const { return writer_; }
+
+ private:
+  // The place in the current frame's runs that the next payload byte goes to.
+  struct Cursor {
+    size_t run = 0;
+    uint32_t block = 0;
+    uint64_t done = 0;  // bytes of the block
+  };
+  struct Piece {
+    std::byte* to;
+    uint64_t length;
+  };
+
+  Status read_some(const Fenced& fenced);
+  Status consume_buffer(const Fenced& fenced);
+  Status on_frame(std::span<const std::byte> body, const Fenced& fenced);
+  Status on_hello(std::span<const std::byte> body, const Fenced& fenced);
+  Status start_write(WriteFrame frame);
+  Status on_cancel(uint64_t post);
+  Status admit(const WriteFrame& frame);
+  void finish_frame();
+  void refuse(std::string why);
+  void answer(TransferOutcome outcome, std::string detail);
+  ssize_t receive_payload();
+  ssize_t receive_discarded();
+  void apply(std::span<const std::byte> bytes);
+  [[nodiscard]] Piece piece(const Cursor& at) const;
+  void advance(Cursor* at, uint64_t bytes) const;
+  Status flush();
+
+  static constexpr size_t kBufferBytes = 8192;
+  UniqueFd fd_;
+  const OwnerState& owner_;
+  const TimePoint hello_deadline_;
+  Incarnation writer_;
+  bool greeted_ = false;
+  bool closing_ = false;  // answered with a refusal: flush and close
+
+  std::array<std::byte, kBufferBytes> buffer_;  // headers, small frames, and what came behind a payload
+  size_t begin_ = 0, end_ = 0;
+  bool in_body_ = false;
+  FrameHeader header_;
+  std::vector<std::byte> body_;  // a body larger than the buffer; never above kBodyMax, never before the hello
+  size_t body_have_ = 0;
+
+  struct PostState {
+    uint64_t id = 0;
+    bool open = false;      // frames of it may still come
+    bool answered = false;  // refused, cancelled or done: whatever comes is dropped
+    uint64_t applied = 0;
+  } post_;
+  WriteFrame frame_;
+  bool last_frame_ = false;
+  Cursor cursor_;
+  uint64_t payload_left_ = 0;
+  std::shared_ptr<Window> window_;
+  std::vector<std::span<std::byte>> run_memory_;  // of each run's region
+
+  std::string out_;
+  size_t out_sent_ = 0;
+};
+
+}  // namespace baton::tcp

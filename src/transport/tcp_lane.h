@@ -1,0 +1,96 @@
+// The writer's end of one connection: says hello, sends the frames of one post after another, gathers the answers.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "transport/fd.h"
+#include "transport/memory.h"
+#include "transport/tcp_frames.h"
+#include "transport/tcp_socket.h"
+
+namespace baton::tcp {
+
+struct Outgoing {
+  TransferId id;
+  PreparedBlocks what;
+  WindowToken token;
+  TimePoint deadline;
+};
+
+struct Ended {
+  Outgoing post;
+  TransferOutcome outcome;
+  uint64_t bytes = 0;
+  std::string detail;
+};
+
+// Used by the I/O thread only.
+class Lane {
+ public:
+  Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint handshake_deadline);
+
+  // Sends and receives what it can. Posts that ended are appended. An error: the connection is lost or the protocol
+  // broken.
+  Status handle(std::vector<Ended>* ended);
+
+  [[nodiscard]] bool ready() const { return state_ == State::kReady; }
+  [[nodiscard]] bool can_take() const { return ready() && !sending_; }
+  void give(Outgoing post);
+  // True if the post is here. Frames not yet begun will not be sent; the owner's answer ends the post.
+  bool cancel(TransferId id);
+  [[nodiscard]] bool holds(TransferId id) const;
+  // All posts, for the caller to end: the lane is to be destroyed.
+  [[nodiscard]] std::vector<Outgoing> take_all();
+
+  // Why the owner refused us, once it did; the connection has no further use.
+  [[nodiscard]] const std::optional<std::string>& refused() const { return refused_; }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] uint32_t interest() const;
+  [[nodiscard]] TimePoint handshake_deadline() const { return handshake_deadline_; }
+
+  uint32_t registered_interest = 0;  // what epoll was last told; the loop's
+
+ private:
+  enum class State { kConnecting, kGreeting, kReady };
+  struct Sending {
+    Outgoing post;
+    size_t block = 0;   // the next frame begins here
+    uint64_t done = 0;  // bytes of that block already framed
+    bool first = true;
+    bool cancelled = false;
+    std::optional<ResultFrame> early;  // the answer came before all frames were out
+    [[nodiscard]] bool all_framed() const { return block == post.what.blocks.size(); }
+  };
+
+  Status read_answers(std::vector<Ended>* ended);
+  Status on_frame(FrameType type, std::span<const std::byte> body, std::vector<Ended>* ended);
+  Status send_frames(std::vector<Ended>* ended);
+  void build_frame();
+  void conclude(std::vector<Ended>* ended);
+  bool next_frame(std::vector<Ended>* ended);
+  Result<bool> flush_frame();
+
+  UniqueFd fd_;
+  const Incarnation self_, peer_;
+  const TimePoint handshake_deadline_;
+  State state_ = State::kConnecting;
+  std::optional<std::string> refused_;
+
+  std::optional<Sending> sending_;
+  std::map<uint64_t, Outgoing> awaiting_;  // all frames sent, no answer yet
+
+  std::string head_;           // of the frame being sent
+  std::vector<iovec> pieces_;  // the head, then payload; from next_piece_ on unsent
+  size_t next_piece_ = 0;
+
+  std::string in_;  // less than one answer frame
+};
+
+}  // namespace baton::tcp

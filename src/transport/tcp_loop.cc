@@ -1,0 +1,321 @@
+#include "transport/tcp_loop.h"
+
+#include <pthread.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/log.h"
+
+namespace baton::tcp {
+namespace {
+
+constexpr size_t kInboundMax = 1024;
+constexpr size_t kFencedMax = 1024;
+constexpr auto kHandshakeSweep = std::chrono::milliseconds(100);
+
+}  // namespace
+
+Loop::Loop(const TransportOptions& options, UniqueFd listener, OwnerState owner, EventQueue* events)
+    : options_(options),
+      listener_(std::move(listener)),
+      owner_(owner),
+      events_(events),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+  BATON_CHECK(epoll_.valid(), "epoll_create1: {}; raise the limit of open files", errno_text());
+  watch(listener_.get(), EPOLLIN, true);
+  watch(wake_.fd(), EPOLLIN, true);
+  thread_ = std::thread([this] { run(); });
+}
+
+Loop::~Loop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.wake();
+  thread_.join();
+}
+
+void Loop::submit(Command command) {
+  bool first = false;
+  {
+    std::lock_guard lock(mutex_);
+    first = commands_.empty();
+    commands_.push_back(std::move(command));
+  }
+  if (first) wake_.wake();
+}
+
+void Loop::watch(int fd, uint32_t interest, bool add) const {
+  epoll_event event{};
+  event.events = interest;
+  event.data.fd = fd;
+  const int code = ::epoll_ctl(epoll_.get(), add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
+  BATON_CHECK(code == 0, "epoll_ctl of descriptor {}: {}", fd, errno_text());
+}
+
+void Loop::run() {
+  ::pthread_setname_np(::pthread_self(), "baton-tcp");
+  std::array<epoll_event, 64> ready;
+  SteadyClock clock;
+  for (;;) {
+    const int n = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), wait_ms(clock.now()));
+    if (accept_paused_) {
+      accept_paused_ = false;
+      watch(listener_.get(), EPOLLIN, false);
+    }
+    for (int i = 0; i < n; ++i) on_fd(ready[static_cast<size_t>(i)].data.fd);
+    // After the wake-up was cleared: a command that comes later wakes again.
+    std::vector<Command> commands;
+    {
+      std::lock_guard lock(mutex_);
+      if (stopping_) return;
+      commands.swap(commands_);
+    }
+    for (Command& command : commands) {
+      std::visit([this](auto& c) { carry_out(std::move(c)); }, command);
+    }
+    expire(clock.now());
+    expire_handshakes(clock.now());
+  }
+}
+
+int Loop::wait_ms(TimePoint now) const {
+  TimePoint next = TimePoint::max();
+  if (!deadlines_.empty()) next = deadlines_.begin()->first;
+  if (handshakes_ > 0 || accept_paused_) next = std::min(next, now + kHandshakeSweep);
+  if (next == TimePoint::max()) return -1;
+  if (next <= now) return 0;
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(next - now).count();
+  return static_cast<int>(std::min<int64_t>(ms, 60'000));
+}
+
+// Descriptors may be closed and reused while a batch is handled: what is done for one only depends on what its socket
+// says.
+void Loop::on_fd(int fd) {
+  if (fd == wake_.fd()) return wake_.clear();
+  if (fd == listener_.get()) return accept_all();
+  if (const auto it = lane_owner_.find(fd); it != lane_owner_.end()) {
+    Peer& peer = peers_.at(it->second);
+    const auto lane = std::find_if(peer.lanes.begin(), peer.lanes.end(), [fd](const auto& l) { return l->fd() == fd; });
+    drive(peer, **lane);
+    pump(peer);
+    return;
+  }
+  on_inbound(fd);
+}
+
+void Loop::accept_all() {
+  for (;;) {
+    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd.valid()) {
+      // Out of descriptors: the listener would be readable all the time. It is looked at again with the next sweep.
+      accept_paused_ = errno == EMFILE || errno == ENFILE;
+      if (accept_paused_) watch(listener_.get(), 0, false);
+      return;
+    }
+    if (inbound_.size() >= kInboundMax) {
+      log_warning("tcp transport: {} connections open, one more refused", inbound_.size());
+      continue;
+    }
+    tune(fd.get());
+    const int number = fd.get();
+    auto connection = std::make_unique<Inbound>(std::move(fd), owner_, SteadyClock().now() + options_.connect_timeout);
+    watch(number, connection->interest(), true);
+    inbound_[number] = std::move(connection);
+    ++handshakes_;
+  }
+}
+
+void Loop::on_inbound(int fd) {
+  const auto it = inbound_.find(fd);
+  if (it == inbound_.end()) return;
+  Inbound& connection = *it->second;
+  if (Status handled = connection.handle(fenced_); !handled) {
+    if (handled.error().code == ErrorCode::kCorrupt)
+      log_warning("tcp transport: connection closed: {}", handled.error().message);
+    inbound_.erase(it);
+    return;
+  }
+  watch(fd, connection.interest(), false);
+}
+
+void Loop::carry_out(AddPeer&& c) {
+  std::erase(fenced_, c.incarnation);
+  peers_.emplace(c.peer, Peer{c.peer, c.address, c.incarnation, std::move(c.budget), {}, {}, {}});
+}
+
+void Loop::carry_out(AddPost&& c) {
+  const auto it = peers_.find(c.peer);
+  if (it == peers_.end()) {  // forgotten between the caller's look and now
+    return events_->push({c.post.id, TransferOutcome::kPeerLost, 0, true, true, "the peer was forgotten"});
+  }
+  Peer& peer = it->second;
+  live_.emplace(c.post.id, peer.id);
+  deadlines_.emplace(c.post.deadline, c.post.id);
+  if (!peer.refused.empty()) {
+    return end(peer, c.post, TransferOutcome::kRejected, 0, true, peer.refused);
+  }
+  peer.queue.push_back(std::move(c.post));
+  pump(peer);
+}
+
+void Loop::carry_out(CancelPost&& c) {
+  const auto it = live_.find(c.id);
+  if (it == live_.end()) return;
+  Peer& peer = peers_.at(it->second);
+  const auto queued =
+      std::find_if(peer.queue.begin(), peer.queue.end(), [&](const Outgoing& p) { return p.id == c.id; });
+  if (queued != peer.queue.end()) {
+    const Outgoing post = std::move(*queued);
+    peer.queue.erase(queued);
+    return end(peer, post, TransferOutcome::kCancelled, 0, true, "cancelled by the caller");
+  }
+  for (const auto& lane : peer.lanes) {
+    if (lane->cancel(c.id)) return;
+  }
+}
+
+void Loop::carry_out(ForgetPeer&& c) {
+  const auto it = peers_.find(c.peer);
+  if (it == peers_.end()) return;
+  Peer& peer = it->second;
+  while (!peer.lanes.empty()) lose_lane(peer, *peer.lanes.back(), "the peer was forgotten");
+  fail_queue(peer, TransferOutcome::kPeerLost, "the peer was forgotten");
+  if (fenced_.size() >= kFencedMax) fenced_.erase(fenced_.begin());
+  fenced_.push_back(peer.incarnation);
+  std::erase_if(inbound_, [&](const auto& entry) { return entry.second->writer() == peer.incarnation; });
+  peers_.erase(it);
+}
+
+// Gives queued posts to idle connections; opens one more while there are fewer than wanted and none is about to be
+// ready.
+void Loop::pump(Peer& peer) {
+  while (!peer.queue.empty()) {
+    const auto idle = std::find_if(peer.lanes.begin(), peer.lanes.end(), [](const auto& l) { return l->can_take(); });
+    if (idle != peer.lanes.end()) {
+      (*idle)->give(std::move(peer.queue.front()));
+      peer.queue.pop_front();
+      drive(peer, **idle);
+      continue;
+    }
+    const bool underway = std::any_of(peer.lanes.begin(), peer.lanes.end(), [](const auto& l) { return !l->ready(); });
+    if (underway || peer.lanes.size() >= static_cast<size_t>(options_.connections_per_peer)) return;
+    if (Status opened = open_lane(peer); !opened) {
+      if (peer.lanes.empty()) fail_queue(peer, TransferOutcome::kPeerLost, opened.error().message);
+      return;
+    }
+  }
+}
+
+Status Loop::open_lane(Peer& peer) {
+  BATON_ASSIGN(UniqueFd fd, begin_connect(peer.address));
+  const int number = fd.get();
+  auto lane = std::make_unique<Lane>(std::move(fd), owner_.incarnation, peer.incarnation,
+                                     SteadyClock().now() + options_.connect_timeout);
+  lane->registered_interest = lane->interest();
+  watch(number, lane->registered_interest, true);
+  lane_owner_[number] = peer.id;
+  peer.lanes.push_back(std::move(lane));
+  ++handshakes_;
+  return {};
+}
+
+// May destroy the lane.
+void Loop::drive(Peer& peer, Lane& lane) {
+  std::vector<Ended> ended;
+  const bool was_ready = lane.ready();
+  const Status handled = lane.handle(&ended);
+  // An answer of the owner, and a cancel that sent nothing, are evidence: nothing of the post is on its way.
+  for (Ended& e : ended) end(peer, e.post, e.outcome, e.bytes, true, std::move(e.detail));
+  if (handled) {
+    if (lane.interest() == lane.registered_interest) return;
+    lane.registered_interest = lane.interest();
+    return watch(lane.fd(), lane.registered_interest, false);
+  }
+  const std::string why = handled.error().message;
+  if (lane.refused()) peer.refused = why;
+  lose_lane(peer, lane, why);
+  if (!peer.refused.empty()) return fail_queue(peer, TransferOutcome::kRejected, why);
+  // A connection that worked is opened again for what waits; one that never did is the answer to those that waited for
+  // it.
+  if (!was_ready && peer.lanes.empty()) fail_queue(peer, TransferOutcome::kPeerLost, why);
+}
+
+// Bytes of these posts may be on their way still, in the network or in a peer that does not read: no evidence.
+void Loop::lose_lane(Peer& peer, Lane& lane, const std::string& why) {
+  for (const Outgoing& post : lane.take_all()) end(peer, post, TransferOutcome::kPeerLost, 0, false, why);
+  lane_owner_.erase(lane.fd());
+  reset_on_close(lane.fd());
+  std::erase_if(peer.lanes, [&](const auto& l) { return l.get() == &lane; });
+}
+
+void Loop::fail_queue(Peer& peer, TransferOutcome outcome, const std::string& why) {
+  std::deque<Outgoing> queue = std::move(peer.queue);
+  peer.queue.clear();
+  for (const Outgoing& post : queue) end(peer, post, outcome, 0, true, why);
+}
+
+void Loop::end(Peer& peer, const Outgoing& post, TransferOutcome outcome, uint64_t bytes, bool remote_quiesced,
+               std::string detail) {
+  BATON_CHECK(live_.erase(post.id) == 1, "post {} ended twice", post.id);
+  deadlines_.erase({post.deadline, post.id});
+  peer.budget->give_back(post.what.cost());
+  events_->push({post.id, outcome, bytes, true, remote_quiesced, std::move(detail)});
+}
+
+void Loop::expire(TimePoint now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const TransferId id = deadlines_.begin()->second;
+    Peer& peer = peers_.at(live_.at(id));
+    expire_post(peer, id);
+    pump(peer);
+  }
+}
+
+// A post that was begun takes its connection along: TCP tells nobody about a peer that has stopped, and bytes of a post
+// that has ended must not follow later. Posts that were only waiting go on over another connection.
+void Loop::expire_post(Peer& peer, TransferId id) {
+  const auto queued = std::find_if(peer.queue.begin(), peer.queue.end(), [&](const Outgoing& p) { return p.id == id; });
+  if (queued != peer.queue.end()) {
+    const Outgoing post = std::move(*queued);
+    peer.queue.erase(queued);
+    return end(peer, post, TransferOutcome::kTimeout, 0, true, "the deadline passed before a byte was sent");
+  }
+  const auto lane = std::find_if(peer.lanes.begin(), peer.lanes.end(), [&](const auto& l) { return l->holds(id); });
+  BATON_CHECK(lane != peer.lanes.end(), "post {} is live and nowhere", id);
+  std::vector<Outgoing> posts = (*lane)->take_all();
+  for (const Outgoing& post : posts) {
+    if (post.id == id) {
+      end(peer, post, TransferOutcome::kTimeout, 0, false,
+          "the deadline passed without an answer; the connection was closed");
+    } else {
+      end(peer, post, TransferOutcome::kPeerLost, 0, false,
+          fmt::format("its connection was closed: post {} timed out on it", id));
+    }
+  }
+  lose_lane(peer, **lane, "");
+}
+
+void Loop::expire_handshakes(TimePoint now) {
+  if (handshakes_ == 0) return;
+  handshakes_ = 0;
+  std::erase_if(inbound_,
+                [&](const auto& entry) { return !entry.second->greeted() && entry.second->hello_deadline() <= now; });
+  for (const auto& [fd, connection] : inbound_) handshakes_ += connection->greeted() ? 0 : 1;
+  for (auto& [id, peer] : peers_) {
+    std::vector<Lane*> late;
+    for (const auto& lane : peer.lanes) {
+      if (!lane->ready() && lane->handshake_deadline() <= now) late.push_back(lane.get());
+      if (!lane->ready()) ++handshakes_;
+    }
+    const std::string why = fmt::format("no answer from {} port {} within {:.1f} s", peer.address.host(),
+                                        peer.address.port(), to_seconds(options_.connect_timeout));
+    for (Lane* lane : late) lose_lane(peer, *lane, why);
+    if (!late.empty() && peer.lanes.empty()) fail_queue(peer, TransferOutcome::kPeerLost, why);
+  }
+}
+
+}  // namespace baton::tcp

@@ -1,0 +1,41 @@
+// Addresses and sockets of the tcp transport: numeric, non-blocking, closed on exec.
+#pragma once
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "transport/fd.h"
+
+namespace baton::tcp {
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+  [[nodiscard]] const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  [[nodiscard]] std::string host() const;  // numeric
+  [[nodiscard]] uint16_t port() const;
+  [[nodiscard]] bool wildcard() const;
+};
+
+// "host", "host:port", "[v6]:port" or a bare v6 address. Names are looked up only if `lookup`: an address that a peer
+// sent must not reach a resolver.
+Result<SocketAddress> parse_address(std::string_view text, bool lookup);
+Result<SocketAddress> make_address(const std::string& host, uint16_t port, bool lookup);
+
+// kUnavailable: the address cannot be bound.
+Result<UniqueFd> listen_on(const SocketAddress& address);
+Result<SocketAddress> bound_address(int fd);
+// Begins to connect; writable when decided, see connect_error().
+Result<UniqueFd> begin_connect(const SocketAddress& address);
+// 0, or the errno that the connection attempt ended with.
+int connect_error(int fd);
+// What every connection of ours wants: no delay, and probes that find out a peer whose host is gone.
+void tune(int fd);
+// Makes close() drop what is unsent and tell the peer at once.
+void reset_on_close(int fd);
+
+}  // namespace baton::tcp

@@ -1,0 +1,158 @@
+// For the tests of this folder: waiting for events, and another process with a transport that is driven line by line.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "transport/fd.h"
+#include "transport/make_transport.h"
+
+namespace baton::testing {
+
+using namespace std::chrono_literals;
+
+inline TimePoint in(Duration d) { return SteadyClock().now() + d; }
+inline WindowToken token(uint64_t attempt, uint64_t secret = 77) { return {AttemptId(attempt), secret}; }
+
+inline std::unique_ptr<Transport> make(const std::string& name, const TransportOptions& options = {}) {
+  auto made = make_transport(name, options);
+  BATON_CHECK(made.ok(), "{}", made.error().message);
+  return std::move(made).value();
+}
+
+inline bool all_equal(std::span<const std::byte> bytes, uint8_t value) {
+  return std::all_of(bytes.begin(), bytes.end(), [value](std::byte b) { return b == std::byte{value}; });
+}
+inline void fill(std::span<std::byte> bytes, uint8_t value) { std::fill(bytes.begin(), bytes.end(), std::byte{value}); }
+
+inline size_t open_descriptors() {
+  size_t n = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++n;
+  return n;
+}
+
+// Polls a transport and keeps every event, so that none can come twice unnoticed.
+class Events {
+ public:
+  explicit Events(Transport& transport) : transport_(transport) {}
+
+  // The event of a post; a missing one after `limit` is a test failure and comes back as kFailed "no event".
+  TransferEvent wait(TransferId id, Duration limit = 20s) {
+    const TimePoint end = in(limit);
+    while (!seen_.contains(id)) {
+      if (SteadyClock().now() >= end) {
+        ADD_FAILURE() << "no event of post " << id.value();
+        TransferEvent none;
+        none.detail = "no event";
+        return none;
+      }
+      pollfd entry{.fd = transport_.event_fd(), .events = POLLIN, .revents = 0};
+      ::poll(&entry, 1, 100);
+      collect();
+    }
+    return seen_.at(id);
+  }
+
+  void collect() {
+    std::vector<TransferEvent> events;
+    transport_.poll(&events);
+    for (TransferEvent& e : events) {
+      EXPECT_TRUE(e.local_quiesced) << "an event whose source is still read";
+      const TransferId id = e.transfer;
+      EXPECT_TRUE(seen_.emplace(id, std::move(e)).second) << "a second event of post " << id.value();
+    }
+  }
+  [[nodiscard]] size_t count() const { return seen_.size(); }
+
+ private:
+  Transport& transport_;
+  std::map<TransferId, TransferEvent> seen_;
+};
+
+inline std::string to_hex(std::string_view bytes) {
+  std::string out;
+  for (const char c : bytes) out += fmt::format("{:02x}", static_cast<uint8_t>(c));
+  return out;
+}
+inline std::string from_hex(std::string_view hex) {
+  std::string out;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
+    out += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
+  }
+  return out;
+}
+
+// This test program again, as a process of its own (child_process_main in child_test.cc), with one transport and one
+// region. Dies with this object.
+class Child {
+ public:
+  Child(const std::string& transport, uint64_t region_bytes) {
+    int to[2], from[2];
+    BATON_CHECK(::pipe2(to, O_CLOEXEC) == 0 && ::pipe2(from, O_CLOEXEC) == 0);
+    const std::string bytes = std::to_string(region_bytes);
+    pid_ = ::fork();
+    BATON_CHECK(pid_ >= 0, "fork: {}", errno_text());
+    if (pid_ == 0) {
+      ::dup2(to[0], STDIN_FILENO);
+      ::dup2(from[1], STDOUT_FILENO);
+      ::execl("/proc/self/exe", "transport_test", "--child", transport.c_str(), bytes.c_str(), nullptr);
+      ::_exit(127);
+    }
+    ::close(to[0]);
+    ::close(from[1]);
+    to_ = UniqueFd(to[1]);
+    from_ = UniqueFd(from[0]);
+  }
+  ~Child() { kill(); }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+
+  // Says a line and returns the answer.
+  std::string ask(const std::string& line) {
+    const std::string out = line + "\n";
+    BATON_CHECK(::write(to_.get(), out.data(), out.size()) == static_cast<ssize_t>(out.size()), "the child is gone");
+    std::string answer;
+    for (char c = 0;;) {
+      pollfd entry{.fd = from_.get(), .events = POLLIN, .revents = 0};
+      BATON_CHECK(::poll(&entry, 1, 60'000) == 1, "the child does not answer \"{}\"", line);
+      BATON_CHECK(::read(from_.get(), &c, 1) == 1, "the child ended at \"{}\"", line);
+      if (c == '\n') return answer;
+      answer += c;
+    }
+  }
+  std::string blob() { return from_hex(ask("blob")); }
+
+  // Returns when every thread has stopped: a signal alone is only a wish.
+  void stop() {
+    ::kill(pid_, SIGSTOP);
+    int status = 0;
+    BATON_CHECK(::waitpid(pid_, &status, WUNTRACED) == pid_ && WIFSTOPPED(status));
+  }
+  void go_on() { ::kill(pid_, SIGCONT); }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  UniqueFd to_, from_;
+};
+
+}  // namespace baton::testing

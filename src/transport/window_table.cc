@@ -1,0 +1,49 @@
+#include "transport/window_table.h"
+
+namespace baton {
+
+Status admit_block(const RegionTable& regions, const Window& window, RegionId region, uint64_t offset,
+                   uint64_t length) {
+  const auto memory = regions.find(region);
+  if (!memory) return error(ErrorCode::kInvalidArgument, "region {} does not exist here", region);
+  if (!fits(offset, length, memory->size())) {
+    return error(ErrorCode::kInvalidArgument, "{} bytes at offset {} leave region {} of {} bytes", length, offset,
+                 region, memory->size());
+  }
+  if (!window.ranges.contains(region, offset, length)) {
+    return error(ErrorCode::kInvalidArgument, "{} bytes at offset {} of region {} leave the window", length, offset,
+                 region);
+  }
+  return {};
+}
+
+Status WindowTable::open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges) {
+  if (token.attempt.value() == 0) return error(ErrorCode::kInvalidArgument, "a window for attempt 0");
+  BATON_ASSIGN(RangeSet set, RangeSet::make(regions, ranges));
+  std::lock_guard lock(mutex_);
+  if (!windows_.try_emplace(token, std::make_shared<Window>(std::move(set))).second) {
+    return error(ErrorCode::kInvalidArgument, "the window of attempt {} is open already", token.attempt);
+  }
+  return {};
+}
+
+std::shared_ptr<Window> WindowTable::find(const WindowToken& token) const {
+  std::lock_guard lock(mutex_);
+  const auto it = windows_.find(token);
+  return it == windows_.end() ? nullptr : it->second;
+}
+
+void WindowTable::close(const WindowToken& token) {
+  std::shared_ptr<Window> window;
+  {
+    std::lock_guard lock(mutex_);
+    const auto it = windows_.find(token);
+    if (it == windows_.end()) return;
+    window = std::move(it->second);
+    windows_.erase(it);
+  }
+  std::lock_guard writing(window->mutex);
+  window->open = false;
+}
+
+}  // namespace baton

@@ -1,0 +1,44 @@
+// The windows of an owner whose own threads do the writing (loopback, tcp), so that closing one is a fence by itself.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "transport/memory.h"
+#include "transport/transport.h"
+
+namespace baton {
+
+struct WindowTokenHash {
+  size_t operator()(const WindowToken& t) const { return t.attempt.value() ^ (t.secret * 0x9e3779b97f4a7c15); }
+};
+
+// Whoever writes holds `mutex` and looks at `open` for each bounded piece; close() takes the same mutex. After close()
+// returned no byte of the window can land.
+struct Window {
+  explicit Window(RangeSet set) : ranges(std::move(set)) {}
+  std::mutex mutex;
+  bool open = true;
+  const RangeSet ranges;
+};
+
+// The check that the owner makes on a destination, before a byte of it is read off the wire.
+Status admit_block(const RegionTable& regions, const Window& window, RegionId region, uint64_t offset, uint64_t length);
+
+// Thread safe.
+class WindowTable {
+ public:
+  // kInvalidArgument: attempt 0, a token that is open already, or ranges outside the regions.
+  Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges);
+  // The open window of this token, or null. The caller still has to look at `open` under the window's mutex.
+  [[nodiscard]] std::shared_ptr<Window> find(const WindowToken& token) const;
+  // Waits for the piece that is being written, if one is (bounded: a copy inside this process).
+  void close(const WindowToken& token);
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_map<WindowToken, std::shared_ptr<Window>, WindowTokenHash> windows_;
+};
+
+}  // namespace baton

@@ -22,8 +22,8 @@ std::string check_detail(fmt::format_string<Args...> format, Args&&... args) {
 }  // namespace baton
 
 // BATON_CHECK(free + owned == total, "free {} owned {} total {}", free, owned, total);
-#define BATON_CHECK(condition, ...)                                                                          \
-  do {                                                                                                       \
-    if (!(condition)) [[unlikely]]                                                                           \
-      ::baton::check_failed(__FILE__, __LINE__, #condition, ::baton::internal::check_detail(__VA_ARGS__));   \
+#define BATON_CHECK(condition, ...)                                                                        \
+  do {                                                                                                     \
+    if (!(condition)) [[unlikely]]                                                                         \
+      ::baton::check_failed(__FILE__, __LINE__, #condition, ::baton::internal::check_detail(__VA_ARGS__)); \
   } while (false)

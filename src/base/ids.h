@@ -47,7 +47,9 @@ struct std::hash<baton::Id<Tag, Rep>> {
 
 template <>
 struct std::hash<baton::Incarnation> {
-  size_t operator()(const baton::Incarnation& i) const { return std::hash<uint64_t>()(i.high ^ (i.low * 0x9e3779b97f4a7c15)); }
+  size_t operator()(const baton::Incarnation& i) const {
+    return std::hash<uint64_t>()(i.high ^ (i.low * 0x9e3779b97f4a7c15));
+  }
 };
 
 template <typename Tag, typename Rep>

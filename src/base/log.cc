@@ -11,10 +11,14 @@ namespace {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -22,7 +26,8 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 }  // namespace
 
 void log_init(LogLevel level, std::string_view name) {
-  auto logger = std::make_shared<spdlog::logger>(std::string(name), std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>(std::string(name), std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   logger->set_level(to_spdlog(level));
   logger->set_pattern(name.empty() ? "%H:%M:%S.%e %^%-7l%$ %v" : "%H:%M:%S.%e %^%-7l%$ [%n] %v");
   logger->flush_on(spdlog::level::debug);
@@ -39,7 +44,9 @@ Result<LogLevel> parse_log_level(std::string_view text) {
   return error(ErrorCode::kInvalidArgument, "log level '{}' is none of debug, info, warning, error", text);
 }
 
-void log_write(LogLevel level, std::string_view message) { spdlog::default_logger_raw()->log(to_spdlog(level), message); }
+void log_write(LogLevel level, std::string_view message) {
+  spdlog::default_logger_raw()->log(to_spdlog(level), message);
+}
 
 bool log_enabled(LogLevel level) { return spdlog::default_logger_raw()->should_log(to_spdlog(level)); }
 

@@ -1,5 +1,5 @@
-// Errors that a caller is expected to handle. A bug is a BATON_CHECK (check.h); a bad configuration becomes one of these and stops
-// the program in apps/.
+// Errors that a caller is expected to handle. A bug is a BATON_CHECK (check.h); a bad configuration becomes one of
+// these and stops the program in apps/.
 #pragma once
 
 #include <fmt/format.h>
@@ -42,7 +42,7 @@ template <typename... Args>
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit on purpose
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}          // NOLINT: implicit on purpose
   Result(Error failure) : state_(std::in_place_index<1>, std::move(failure)) {}  // NOLINT
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
@@ -98,17 +98,16 @@ class [[nodiscard]] Result<void> {
 using Status = Result<void>;
 
 // Returns the error of an expression from the enclosing function, or goes on.
-#define BATON_TRY(expression)                                   \
-  do {                                                          \
-    if (auto baton_try_result = (expression); !baton_try_result) \
-      return baton_try_result.error();                          \
+#define BATON_TRY(expression)                                                                     \
+  do {                                                                                            \
+    if (auto baton_try_result = (expression); !baton_try_result) return baton_try_result.error(); \
   } while (false)
 
 #define BATON_CONCAT_INNER(a, b) a##b
 #define BATON_CONCAT(a, b) BATON_CONCAT_INNER(a, b)
 // BATON_ASSIGN(auto header, parse_header(bytes)): declares the value or returns the error.
-#define BATON_ASSIGN(declaration, expression)                                               \
-  auto BATON_CONCAT(baton_result_, __LINE__) = (expression);                                \
+#define BATON_ASSIGN(declaration, expression)                                                       \
+  auto BATON_CONCAT(baton_result_, __LINE__) = (expression);                                        \
   if (!BATON_CONCAT(baton_result_, __LINE__)) return BATON_CONCAT(baton_result_, __LINE__).error(); \
   declaration = std::move(BATON_CONCAT(baton_result_, __LINE__)).value()
 

@@ -1,9 +1,9 @@
 // What a model is computed with, on one rank, by the calling thread (and by the GEMM threads it was given).
 //
-// Activations between kernels are float32. Compute says what a matrix product multiplies: kF32 float32 by float32 (the path that
-// equals the reference), kBF16 bfloat16 by bfloat16 with float32 sums (x is rounded on the way in). Every function here has a plain
-// counterpart in reference.h that the tests hold it against. No function allocates on a path that runs once a token, except scratch
-// that grows to a high-water mark and stays.
+// Activations between kernels are float32. Compute says what a matrix product multiplies: kF32 float32 by float32 (the
+// path that equals the reference), kBF16 bfloat16 by bfloat16 with float32 sums (x is rounded on the way in). Every
+// function here has a plain counterpart in reference.h that the tests hold it against. No function allocates on a path
+// that runs once a token, except scratch that grows to a high-water mark and stays.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ enum class Compute : uint8_t { kF32, kBF16 };
 // How many threads matrix products called from this thread may use (1 for ranks that share cores).
 void set_gemm_threads(int threads);
 
-// The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may apply it.
+// The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may
+// apply it.
 class Linear {
  public:
   Linear();
@@ -43,14 +44,18 @@ class Linear {
   std::unique_ptr<Impl> impl_;
 };
 
-// y (m, n) = x (m, n) / rms(x) * weight (n); rms over each row with eps inside the root (Zhang and Sennrich 2019). In place is fine.
-void rms_norm(const float* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n, float* y, int64_t y_stride);
+// y (m, n) = x (m, n) / rms(x) * weight (n); rms over each row with eps inside the root (Zhang and Sennrich 2019). In
+// place is fine.
+void rms_norm(const float* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n, float* y,
+              int64_t y_stride);
 
-// Rotary embedding (Su et al. 2021) of x: m rows of `heads` vectors of `dim` floats, rows `row_stride` and heads `head_stride` floats
-// apart, in place. cos, sin: (m, dim/2), already gathered at each row's position.
-// interleaved: pairs (0,1),(2,3)...; half: pairs (i, i + dim/2).
-void rope_interleaved(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim, const float* cos, const float* sin);
-void rope_half(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim, const float* cos, const float* sin);
+// Rotary embedding (Su et al. 2021) of x: m rows of `heads` vectors of `dim` floats, rows `row_stride` and heads
+// `head_stride` floats apart, in place. cos, sin: (m, dim/2), already gathered at each row's position. interleaved:
+// pairs (0,1),(2,3)...; half: pairs (i, i + dim/2).
+void rope_interleaved(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
+                      const float* cos, const float* sin);
+void rope_half(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim, const float* cos,
+               const float* sin);
 
 // y (m, n) = silu(gate) * up with gate and up the two halves of each row of gate_up (m, 2n).
 void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y);
@@ -58,46 +63,54 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y);
 // y[i] += a * x[i]
 void axpy(int64_t n, float a, const float* x, float* y);
 
-// The KV of one sequence in one layer, as one rank holds it (layout of design section 4: page, kv head, layer, k|v, token, dim).
-// Page p of the sequence begins at pool + pages[p] * page_stride; K of (local kv head h, token t of the page) at
-// + layer_offset + h * head_stride + t * k_dim * size, V at + layer_offset + h * head_stride + v_offset + t * v_dim * size.
+// The KV of one sequence in one layer, as one rank holds it (layout of design section 4: page, kv head, layer, k|v,
+// token, dim). Page p of the sequence begins at pool + pages[p] * page_stride; K of (local kv head h, token t of the
+// page) at
+// + layer_offset + h * head_stride + t * k_dim * size, V at + layer_offset + h * head_stride + v_offset + t * v_dim *
+// size.
 struct PagedKv {
   std::byte* pool = nullptr;
-  size_t page_stride = 0;          // bytes
-  size_t head_stride = 0;          // bytes between local kv heads of a page
-  size_t layer_offset = 0;         // bytes from a head's start to this layer
-  size_t v_offset = 0;             // bytes from a (head, layer)'s K to its V: page_tokens * k_dim * size
-  const uint32_t* pages = nullptr; // page numbers of the sequence, in token order
+  size_t page_stride = 0;           // bytes
+  size_t head_stride = 0;           // bytes between local kv heads of a page
+  size_t layer_offset = 0;          // bytes from a head's start to this layer
+  size_t v_offset = 0;              // bytes from a (head, layer)'s K to its V: page_tokens * k_dim * size
+  const uint32_t* pages = nullptr;  // page numbers of the sequence, in token order
   int page_tokens = 0;
   int k_dim = 0;
-  int v_dim = 0;                   // 0 for MLA: V is the first kv_lora_rank values of K
-  DType dtype = DType::kBF16;      // kBF16 or kF32
+  int v_dim = 0;               // 0 for MLA: V is the first kv_lora_rank values of K
+  DType dtype = DType::kBF16;  // kBF16 or kF32
 };
 
-// Stores rows of K and V for tokens [begin, begin + m) of the sequence. k: (m, heads, k_dim), v: (m, heads, v_dim) or null when
-// v_dim is 0; row strides in floats. Values are rounded to kv.dtype.
-void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride, const float* v, int64_t v_row_stride);
+// Stores rows of K and V for tokens [begin, begin + m) of the sequence. k: (m, heads, k_dim), v: (m, heads, v_dim) or
+// null when v_dim is 0; row strides in floats. Values are rounded to kv.dtype.
+void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
+              const float* v, int64_t v_row_stride);
 
-// Reads K (and V if v_dim > 0) rows of tokens [begin, begin + m) of local kv head `head` as float32: k (m, k_dim), v (m, v_dim).
+// Reads K (and V if v_dim > 0) rows of tokens [begin, begin + m) of local kv head `head` as float32: k (m, k_dim), v
+// (m, v_dim).
 void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v);
 
-// Causal attention of m query tokens at positions [begin, begin + m) over the sequence's KV [0, begin + m), which is already stored.
-// q: (m, q_heads, k_dim), row stride in floats. Query head j reads local kv head kv_head_of[j]. out: (m, q_heads, v_dim) dense.
-// Softmax of scale * q.k in float32, single pass over pages (Dao et al. 2022). compute kBF16 may round q and the probabilities.
-void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of, const PagedKv& kv,
-                   float scale, Compute compute, float* out);
+// Causal attention of m query tokens at positions [begin, begin + m) over the sequence's KV [0, begin + m), which is
+// already stored. q: (m, q_heads, k_dim), row stride in floats. Query head j reads local kv head kv_head_of[j]. out:
+// (m, q_heads, v_dim) dense. Softmax of scale * q.k in float32, single pass over pages (Dao et al. 2022). compute kBF16
+// may round q and the probabilities.
+void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
+                   const PagedKv& kv, float scale, Compute compute, float* out);
 
-// MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K of kv.k_dim =
-// lora + rope values, and V is its first `lora` values. q: (m, heads, lora + rope) dense. out: (m, heads, lora) dense.
-void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale, Compute compute, float* out);
+// MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K of kv.k_dim
+// = lora + rope values, and V is its first `lora` values. q: (m, heads, lora + rope) dense. out: (m, heads, lora)
+// dense.
+void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
+                   Compute compute, float* out);
 
-// Causal attention over K and V that lie dense in float32 (used by MLA in prefill after expanding the latents of a block of the
-// context). Streams: call once per context block with the running state, then finish.
-// q: (m, heads, qk_dim) dense at positions [begin, begin + m); block: context tokens [block_begin, block_begin + n);
-// k: (n, heads, qk_dim), v: (n, heads, v_dim) dense. State: acc (m, heads, v_dim), row_max and row_sum (m, heads).
-// Start with acc = 0, row_max = -inf, row_sum = 0; the result is acc / row_sum after the last block.
-void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k, const float* v,
-                     int64_t block_begin, int64_t n, float scale, Compute compute, float* acc, float* row_max, float* row_sum);
+// Causal attention over K and V that lie dense in float32 (used by MLA in prefill after expanding the latents of a
+// block of the context). Streams: call once per context block with the running state, then finish. q: (m, heads,
+// qk_dim) dense at positions [begin, begin + m); block: context tokens [block_begin, block_begin + n); k: (n, heads,
+// qk_dim), v: (n, heads, v_dim) dense. State: acc (m, heads, v_dim), row_max and row_sum (m, heads). Start with acc =
+// 0, row_max = -inf, row_sum = 0; the result is acc / row_sum after the last block.
+void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
+                     const float* v, int64_t block_begin, int64_t n, float scale, Compute compute, float* acc,
+                     float* row_max, float* row_sum);
 void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* row_sum);
 
 }  // namespace baton

@@ -1,9 +1,10 @@
-// Who sends which slices of a request's KV to whom, between a prefill instance and a decode instance of any two layouts. Pure: both
-// sides compute it alone and compare its hash when they pair.
+// Who sends which slices of a request's KV to whom, between a prefill instance and a decode instance of any two
+// layouts. Pure: both sides compute it alone and compare its hash when they pair.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/ids.h"
@@ -24,15 +25,20 @@ enum class WriterPolicy : uint8_t {
   kRandom,    // drawn from the attempt id
   kFirst,     // always the lowest rank, as SGLang does
 };
-Result<WriterPolicy> parse_writer_policy(std::string_view text);
+Result<WriterPolicy> parse_writer_policy(std::string_view text);  // "balanced", "random", "first"
+[[nodiscard]] const char* writer_policy_name(WriterPolicy policy);
 
-// direct: every destination replica is written by a source. local: the replicas of one destination slice each receive a stripe of the
-// pages from a source and copy the rest from each other inside the instance, so unique bytes cross the fabric once.
+// direct: every destination replica is written by a source. local: the replicas of one destination slice each receive a
+// stripe of the tokens from a source and copy the rest from each other inside the instance, so unique bytes cross the
+// fabric once.
 enum class Fanout : uint8_t { kDirect, kLocal };
-Result<Fanout> parse_fanout(std::string_view text);
+Result<Fanout> parse_fanout(std::string_view text);  // "direct", "local"
+[[nodiscard]] const char* fanout_name(Fanout fanout);
 
-// Source rank and destination rank are ranks *within one DP group*: pp_stage * attn_tp + attn_tp_rank of its side, because one request
-// lives in one group of either side. Stripe: of every `stripes` consecutive pages of the coarser grid the piece carries number `stripe`.
+// Source rank and destination rank are ranks *within one DP group*: pp_stage * attn_tp + attn_tp_rank of its side,
+// because one request lives in one group of either side. A unit is `unit_tokens` consecutive tokens of the sequence,
+// counted from its token 0: a page of the coarser of the two page grids. The piece carries the units u with u % stripes
+// == stripe. The planner always sets unit_tokens, also when there is one stripe.
 struct Piece {
   int source = 0;
   int destination = 0;
@@ -40,10 +46,12 @@ struct Piece {
   Interval heads;
   int stripe = 0;
   int stripes = 1;
+  int unit_tokens = 0;
   constexpr bool operator==(const Piece&) const = default;
 };
 
-// A copy inside the destination instance (fanout local): `destination` takes the piece's stripe from `source`, also a destination rank.
+// A copy inside the destination instance (fanout local): `destination` takes the piece's stripe from `source`, also a
+// destination rank.
 struct LocalCopy {
   int source = 0;
   int destination = 0;
@@ -51,28 +59,37 @@ struct LocalCopy {
   Interval heads;
   int stripe = 0;
   int stripes = 1;
+  int unit_tokens = 0;
   constexpr bool operator==(const LocalCopy&) const = default;
 };
 
-// Which source ranks could serve a destination slice and which does: the planner's table before an attempt is known.
 // A plan for an attempt is deterministic in (sides, geometry, policy, fanout, attempt).
 struct Plan {
-  std::vector<Piece> pieces;       // sorted by (destination, layers.begin, heads.begin, stripe)
-  std::vector<LocalCopy> local_copies;
-  // dummy[i]: (source, destination) pairs that hold the same bytes as a piece and stay silent for this attempt.
+  std::vector<Piece> pieces;            // sorted by (destination, layers.begin, heads.begin)
+  std::vector<LocalCopy> local_copies;  // sorted by (destination, layers.begin, heads.begin, source)
+  // Every (source, destination) pair that holds common bytes, sorted; real: a piece crosses it, else dummy for this
+  // attempt.
   struct Link {
-    int source;
-    int destination;
-    bool real;
+    int source = 0;
+    int destination = 0;
+    bool real = false;
     constexpr bool operator==(const Link&) const = default;
   };
   std::vector<Link> links;
 };
 
-// Everything a pair agrees on, computed once. attempt only rotates the choice among replicas.
+// Bounds that make() enforces, so that no offset or sum of bytes overflows 64 bits.
+inline constexpr int kPageTokensMax = 128;
+inline constexpr uint64_t kPageBytesMax = uint64_t{1} << 30;   // of one page on one rank; page numbers have 32 bits
+inline constexpr uint64_t kTokenBytesMax = uint64_t{1} << 28;  // of one token over all layers and heads
+inline constexpr int64_t kPlanTokensMax = int64_t{1} << 24;    // of one sequence
+
+// Everything a pair agrees on, computed once. The attempt only rotates the choice among replicas, so that every replica
+// sends equally much over many attempts. Immutable after make(): any number of threads may call it.
 class Planner {
  public:
-  // Refuses, in words with both sides, geometries and layouts that cannot work together.
+  // Refuses, in one line with both sides, geometries and layouts that cannot work together: kInvalidArgument for what
+  // is wrong alone, kIncompatible for a layout that the model cannot be cut into.
   static Result<Planner> make(const KvGeometry& geometry, const PlanSide& prefill, const PlanSide& decode,
                               WriterPolicy policy = WriterPolicy::kBalanced, Fanout fanout = Fanout::kDirect);
 
@@ -82,6 +99,8 @@ class Planner {
   [[nodiscard]] const KvGeometry& geometry() const { return geometry_; }
   [[nodiscard]] const PlanSide& prefill() const { return prefill_; }
   [[nodiscard]] const PlanSide& decode() const { return decode_; }
+  [[nodiscard]] WriterPolicy policy() const { return policy_; }
+  [[nodiscard]] Fanout fanout() const { return fanout_; }
   // The pages of source / destination rank r of a group.
   [[nodiscard]] const PageShape& source_shape(int r) const { return source_shapes_[static_cast<size_t>(r)]; }
   [[nodiscard]] const PageShape& destination_shape(int r) const { return destination_shapes_[static_cast<size_t>(r)]; }
@@ -89,12 +108,38 @@ class Planner {
   [[nodiscard]] int destination_ranks() const { return static_cast<int>(destination_shapes_.size()); }
 
  private:
+  // Source ranks that hold the same slices: any of them can send any of them.
+  struct Group {
+    std::vector<int> sources;  // ascending
+  };
+  // A rectangle of one destination rank with the same possible writers throughout.
+  struct Slice {
+    int destination = 0;
+    Interval layers;
+    Interval heads;
+    int group = 0;
+    int seat = 0;     // balanced: sources[(seat + rotation of the group) % size] writes
+    int replica = 0;  // of the `replicas` destination ranks with this very slice
+    int replicas = 1;
+  };
+
   Planner() = default;
+  void cut_slices();
+  void seat_slices();
+  void link_ranks();
+  [[nodiscard]] int64_t check_work() const;
+  [[nodiscard]] uint64_t compute_hash() const;
+  [[nodiscard]] std::vector<int> choose_sources(AttemptId attempt) const;
+  [[nodiscard]] std::vector<LocalCopy> local_copies_of(const std::vector<Piece>& pieces) const;
+
   KvGeometry geometry_;
   PlanSide prefill_, decode_;
   WriterPolicy policy_ = WriterPolicy::kBalanced;
   Fanout fanout_ = Fanout::kDirect;
   std::vector<PageShape> source_shapes_, destination_shapes_;
+  std::vector<Group> groups_;
+  std::vector<Slice> slices_;      // in the order of Plan::pieces
+  std::vector<Plan::Link> links_;  // all dummy
   uint64_t hash_ = 0;
 };
 
@@ -107,24 +152,35 @@ struct Copy {
 };
 
 // The copies of one piece for sequence tokens [begin, end), merged where both sides are adjacent. source_pages and
-// destination_pages: the sequence's page numbers in token order on either side; page i holds tokens [i*page_tokens, ...).
-// With equal page sizes a page touched by the range is copied whole (the sender zeroes the tail of a last, partial page first), with
-// unequal ones exactly the tokens of the range are. Precondition, checked: with equal page sizes `begin` is at a page start.
+// destination_pages: the sequence's page numbers in token order on either side; page i holds tokens [i*page_tokens,
+// ...) and both lists reach `end`, checked. With equal page sizes a page touched by the range is copied whole (the
+// sender zeroes the tail of a last, partial page first): one copy per page and head, per page where the layers match on
+// both sides, per run of pages where the heads match too; `begin` must be at a page start, checked. With unequal sizes
+// exactly the tokens of the range are copied, cut at the finer of the two grids: one copy per cut, head, layer and k|v.
 [[nodiscard]] std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64_t begin, int64_t end,
-                                             const std::vector<PageId>& source_pages, const std::vector<PageId>& destination_pages);
+                                             const std::vector<PageId>& source_pages,
+                                             const std::vector<PageId>& destination_pages);
 
-// The bytes of a piece inside destination page number `index` of the sequence, tokens [begin, end) of it that the range covers, in
-// canonical order (head, layer, k|v, token, dim): what both sides hash for the commit. Offsets into the pool of that rank.
-// `shape` and `page` are of the side that hashes: the caller gives the runs of its own memory.
+// The same for a copy inside the destination instance, whose ranks all use the sequence's one page list. Any `begin`;
+// pages are copied whole where the stripes allow it and `begin` is at a page start.
+[[nodiscard]] std::vector<Copy> local_copies(const Planner& planner, const LocalCopy& copy, int64_t begin, int64_t end,
+                                             const std::vector<PageId>& pages);
+
+// The bytes of a piece for tokens [begin, end) in canonical order (unit, head, layer, k|v, token, dim), as runs in the
+// memory of the side that hashes: `shape` and `pages` are its own. Both sides get the same byte sequence whatever their
+// layouts and page sizes, and ranges that meet at a unit boundary concatenate: the runs of [a, b) then [b, c) are the
+// bytes of [a, c). Adjacent runs are merged, so a full page of a whole slice is one run.
 struct Run {
   uint64_t offset = 0;
   uint64_t length = 0;
   constexpr bool operator==(const Run&) const = default;
 };
-[[nodiscard]] std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t begin, int64_t end, const std::vector<PageId>& pages);
+[[nodiscard]] std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t begin, int64_t end,
+                                          const std::vector<PageId>& pages);
 
-// What `baton plan` prints: both sides, the matrix of real (R) and dummy (.) links over all ranks, bytes and copies per link for
-// `tokens` tokens, total bytes over unique bytes, and a warning when the mean copy is under 16 KiB.
+// What `baton plan` prints: both sides, the matrix of real (R) and dummy (.) links over all ranks, bytes and copies per
+// link for `tokens` tokens (1..kPlanTokensMax, checked), total bytes over unique bytes, and a warning when the mean
+// copy is under 16 KiB. Copies are counted for scattered pages: adjacent pages merge and give fewer.
 [[nodiscard]] std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt);
 
 }  // namespace baton

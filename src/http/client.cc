@@ -1,0 +1,212 @@
+#include "http/client.h"
+
+#include <atomic>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <charconv>
+#include <future>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+
+namespace baton {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+using asio::use_awaitable;
+using asio::ip::tcp;
+
+class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
+ public:
+  Call(asio::io_context& context, HttpCallRequest request, HttpCallHandlers handlers)
+      : strand_(asio::make_strand(context)),
+        stream_(strand_),
+        resolver_(strand_),
+        request_(std::move(request)),
+        handlers_(std::move(handlers)) {}
+
+  void cancel() override {
+    asio::post(strand_, [self = shared_from_this()] {
+      self->cancelled_ = true;
+      self->resolver_.cancel();
+      self->stream_.close();
+    });
+  }
+
+  void launch(std::function<void(std::shared_ptr<Call>)> ended) {
+    asio::co_spawn(strand_, run(),
+                   [self = shared_from_this(), ended = std::move(ended)](std::exception_ptr, Status status) {
+                     if (self->handlers_.on_end) self->handlers_.on_end(std::move(status));
+                     self->handlers_ = {};
+                     ended(self);
+                   });
+  }
+
+ private:
+  [[nodiscard]] Status failure(const char* doing, boost::system::error_code why) const {
+    if (cancelled_) return error(ErrorCode::kCancelled, "cancelled");
+    const auto code = why == beast::error::timeout ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
+    return error(code, "{} {}: {}", doing, request_.url.authority(), why.message());
+  }
+
+  asio::awaitable<Status> run() {
+    boost::system::error_code failed;
+    if (cancelled_) co_return failure("connecting to", failed);
+    stream_.expires_after(request_.connect_timeout);
+    const auto endpoints = co_await resolver_.async_resolve(request_.url.host, std::to_string(request_.url.port),
+                                                            asio::redirect_error(use_awaitable, failed));
+    if (failed || cancelled_) co_return failure("resolving", failed);
+    co_await stream_.async_connect(endpoints, asio::redirect_error(use_awaitable, failed));
+    if (failed || cancelled_) co_return failure("connecting to", failed);
+    stream_.socket().set_option(tcp::no_delay(true), failed);
+
+    std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n",
+                                   request_.method, request_.target, request_.url.authority(), request_.body.size());
+    for (const auto& [name, value] : request_.headers) head += fmt::format("{}: {}\r\n", name, value);
+    head += "\r\n";
+    stream_.expires_after(request_.idle_timeout);
+    const std::array<asio::const_buffer, 2> parts{asio::buffer(head), asio::buffer(request_.body)};
+    co_await asio::async_write(stream_, parts, asio::redirect_error(use_awaitable, failed));
+    if (failed || cancelled_) co_return failure("writing to", failed);
+    co_return co_await read_answer();
+  }
+
+  asio::awaitable<Status> read_answer() {
+    boost::system::error_code failed;
+    beast::flat_buffer buffer;
+    beast::http::response_parser<beast::http::buffer_body> parser;
+    parser.body_limit(boost::none);
+    parser.header_limit(64 << 10);
+    co_await beast::http::async_read_header(stream_, buffer, parser, asio::redirect_error(use_awaitable, failed));
+    if (failed || cancelled_) co_return failure("reading from", failed);
+    Headers headers;
+    for (const auto& field : parser.get())
+      headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
+    if (handlers_.on_head) handlers_.on_head(static_cast<int>(parser.get().result_int()), headers);
+
+    std::string piece(64 << 10, '\0');
+    while (!parser.is_done()) {
+      parser.get().body().data = piece.data();
+      parser.get().body().size = piece.size();
+      stream_.expires_after(request_.idle_timeout);
+      co_await beast::http::async_read_some(stream_, buffer, parser, asio::redirect_error(use_awaitable, failed));
+      if (failed == beast::http::error::need_buffer) failed = {};
+      const size_t got = piece.size() - parser.get().body().size;
+      if (got > 0 && handlers_.on_data && !cancelled_) handlers_.on_data(std::string_view(piece.data(), got));
+      if (failed || cancelled_) co_return failure("reading from", failed);
+    }
+    co_return Status();
+  }
+
+  asio::strand<asio::io_context::executor_type> strand_;
+  beast::tcp_stream stream_;
+  tcp::resolver resolver_;
+  const HttpCallRequest request_;
+  HttpCallHandlers handlers_;
+  bool cancelled_ = false;  // touched on the strand only
+};
+
+}  // namespace
+
+struct HttpClient::Impl {
+  asio::io_context context;
+  asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  std::unordered_set<std::shared_ptr<Call>> live;
+};
+
+HttpClient::HttpClient(int threads) : impl_(std::make_shared<Impl>()) {
+  for (int i = 0; i < std::max(1, threads); ++i) {
+    impl_->threads.emplace_back([context = &impl_->context] { context->run(); });
+  }
+}
+
+HttpClient::~HttpClient() {
+  {
+    std::lock_guard lock(impl_->mutex);
+    for (const auto& call : impl_->live) call->cancel();
+  }
+  impl_->work.reset();  // the threads end when the last call has
+  for (auto& thread : impl_->threads) thread.join();
+}
+
+std::shared_ptr<HttpCall> HttpClient::start(HttpCallRequest request, HttpCallHandlers handlers) {
+  auto call = std::make_shared<Call>(impl_->context, std::move(request), std::move(handlers));
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->live.insert(call);
+  }
+  call->launch([impl = impl_.get()](const std::shared_ptr<Call>& ended) {
+    std::lock_guard lock(impl->mutex);
+    impl->live.erase(ended);
+  });
+  return call;
+}
+
+Result<HttpReply> HttpClient::fetch(HttpCallRequest request) {
+  HttpReply reply;
+  std::promise<Status> ended;
+  HttpCallHandlers handlers;
+  handlers.on_head = [&](int status, const Headers& headers) {
+    reply.status = status;
+    reply.headers = headers;
+  };
+  handlers.on_data = [&](std::string_view bytes) { reply.body += bytes; };
+  handlers.on_end = [&](Status status) { ended.set_value(std::move(status)); };
+  start(std::move(request), std::move(handlers));
+  BATON_TRY(ended.get_future().get());
+  return reply;
+}
+
+std::string Url::authority() const {
+  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
+}
+
+Result<Url> parse_url(std::string_view text) {
+  const std::string_view whole = text;
+  Url url;
+  if (text.starts_with("https://"))
+    return error(ErrorCode::kInvalidArgument, "'{}': https is not supported; give an http:// address", whole);
+  if (text.starts_with("http://")) text.remove_prefix(7);
+  const size_t slash = std::min(text.find('/'), text.size());
+  url.path = std::string(text.substr(slash));
+  while (url.path.ends_with('/')) url.path.pop_back();
+  std::string_view authority = text.substr(0, slash);
+  if (authority.starts_with('[')) {
+    const size_t close = authority.find(']');
+    if (close == std::string_view::npos)
+      return error(ErrorCode::kInvalidArgument, "'{}': no ] after the IPv6 address", whole);
+    url.host = std::string(authority.substr(1, close - 1));
+    authority.remove_prefix(close + 1);
+  } else {
+    const size_t colon = std::min(authority.find(':'), authority.size());
+    url.host = std::string(authority.substr(0, colon));
+    authority.remove_prefix(colon);
+  }
+  if (!authority.empty()) {
+    const auto digits = authority.substr(1);
+    const auto [end, failed] = std::from_chars(digits.data(), digits.data() + digits.size(), url.port);
+    if (authority.front() != ':' || failed != std::errc() || end != digits.data() + digits.size() || url.port < 1 ||
+        url.port > 65535) {
+      return error(ErrorCode::kInvalidArgument, "'{}': the port is not a number from 1 to 65535", whole);
+    }
+  }
+  if (url.host.empty()) return error(ErrorCode::kInvalidArgument, "'{}': no host; write http://HOST:PORT", whole);
+  return url;
+}
+
+}  // namespace baton

@@ -1,0 +1,200 @@
+// The server and the client against each other, and raw bytes against the server.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "http/client.h"
+#include "http/server.h"
+
+namespace baton {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::unique_ptr<HttpServer> serve(HttpHandler handler, HttpServerOptions options = {}) {
+  auto server = HttpServer::start(options, std::move(handler));
+  EXPECT_TRUE(server.ok());
+  return std::move(server).value();
+}
+
+HttpCallRequest call_to(const HttpServer& server, std::string target, std::string body = {}) {
+  HttpCallRequest request;
+  request.url = Url{"127.0.0.1", server.port(), ""};
+  request.method = body.empty() ? "GET" : "POST";
+  request.target = std::move(target);
+  request.body = std::move(body);
+  return request;
+}
+
+// Sends bytes as they are and returns everything the server says until it closes.
+std::string raw(int port, const std::string& bytes) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_EQ(send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  shutdown(fd, SHUT_WR);
+  std::string all(1 << 16, '\0');
+  size_t got = 0;
+  for (ssize_t n; got < all.size() && (n = recv(fd, all.data() + got, all.size() - got, 0)) > 0;)
+    got += static_cast<size_t>(n);
+  close(fd);
+  all.resize(got);
+  return all;
+}
+
+void echo(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+  writer->send(200, {{"Content-Type", "text/plain"}},
+               request.method + " " + request.path + " " + request.query + " " + request.body);
+}
+
+TEST(Http, AnswersWholeRequests) {
+  auto server = serve(echo);
+  HttpClient client;
+  auto reply = client.fetch(call_to(*server, "//v1///models?x=a%20b", "body"));
+  ASSERT_TRUE(reply.ok()) << reply.error().message;
+  EXPECT_EQ(reply->status, 200);
+  EXPECT_EQ(reply->body, "POST /v1/models x=a%20b body");
+  EXPECT_EQ(find_header(reply->headers, "content-TYPE"), "text/plain");
+  EXPECT_EQ(query_value("a=1&x=a%20b+c", "x"), "a b c");
+}
+
+TEST(Http, KeepsAConnectionForPipelinedRequests) {
+  auto server = serve(echo);
+  const std::string said = raw(server->port(), "GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_NE(said.find("GET /a"), std::string::npos);
+  EXPECT_NE(said.find("GET /b"), std::string::npos);
+}
+
+TEST(Http, StreamsEachWrite) {
+  auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+    writer->start(200, {{"Content-Type", "text/event-stream"}});
+    std::thread([writer] {
+      for (int i = 0; i < 5; ++i) {
+        writer->write(fmt::format("data: {}\n\n", i));
+        std::this_thread::sleep_for(5ms);
+      }
+      writer->finish();
+    }).detach();
+  });
+  HttpClient client;
+  auto reply = client.fetch(call_to(*server, "/"));
+  ASSERT_TRUE(reply.ok());
+  EXPECT_EQ(reply->body, "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: 3\n\ndata: 4\n\n");
+}
+
+TEST(Http, RefusesAmbiguousAndOversizedMessages) {
+  HttpServerOptions options;
+  options.body_bytes_max = 1000;
+  auto server = serve(echo, options);
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
+      {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"},
+      {"GET / HTTP/1.1\nHost: h\n\n", "400"},
+      {"GET / HTTP/1.1\r\nHost h\r\n\r\n", "400"},
+      {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"},
+      {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", "413"},
+      {"GET / HTTP/1.1\r\nHost: h\r\nX: " + std::string(70000, 'x') + "\r\n\r\n", "431"},
+  };
+  for (const auto& [bytes, status] : cases) {
+    EXPECT_EQ(raw(server->port(), bytes).substr(0, 12), "HTTP/1.1 " + status) << bytes.substr(0, 60);
+  }
+}
+
+TEST(Http, TellsTheHandlerWhenTheClientLeaves) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::shared_ptr<ResponseWriter> held;
+  bool left = false;
+  auto server = serve([&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+    writer->on_disconnect([&] {
+      std::lock_guard lock(mutex);
+      left = true;
+      changed.notify_all();
+    });
+    writer->start(200, {{"Content-Type", "text/plain"}});
+    writer->write("first");
+    std::lock_guard lock(mutex);
+    held = writer;
+  });
+  HttpClient client;
+  std::shared_ptr<HttpCall> call;
+  HttpCallHandlers handlers;
+  handlers.on_data = [&](std::string_view) {
+    std::lock_guard lock(mutex);
+    changed.notify_all();
+  };
+  std::optional<ErrorCode> ended;
+  handlers.on_end = [&](Status status) {
+    std::lock_guard lock(mutex);
+    ended = status.ok() ? std::nullopt : std::optional(status.error().code);
+    changed.notify_all();
+  };
+  call = client.start(call_to(*server, "/"), std::move(handlers));
+  std::unique_lock lock(mutex);
+  ASSERT_TRUE(changed.wait_for(lock, 10s, [&] { return held != nullptr; }));
+  call->cancel();
+  EXPECT_TRUE(changed.wait_for(lock, 10s, [&] { return left && ended.has_value(); }));
+  EXPECT_EQ(ended, ErrorCode::kCancelled);
+  lock.unlock();
+  held->write("into the void");
+  server->stop();
+  held.reset();
+}
+
+TEST(Http, ADroppedWriterIsA500AndAPortInUseSaysSo) {
+  auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter>) {});
+  HttpClient client;
+  EXPECT_EQ(client.fetch(call_to(*server, "/"))->status, 500);
+  HttpServerOptions taken;
+  taken.port = server->port();
+  auto second = HttpServer::start(taken, echo);
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.error().message.find(std::to_string(server->port())), std::string::npos);
+}
+
+TEST(Http, ReportsAServerThatIsNotThere) {
+  HttpClient client;
+  HttpCallRequest request;
+  request.url = Url{"127.0.0.1", 1, ""};
+  auto reply = client.fetch(request);
+  ASSERT_FALSE(reply.ok());
+  EXPECT_EQ(reply.error().code, ErrorCode::kUnavailable);
+}
+
+TEST(Http, ManyConcurrentCalls) {
+  HttpServerOptions options;
+  options.threads = 2;
+  auto server = serve(echo, options);
+  HttpClient client(2);
+  std::atomic<int> good{0}, ended{0};
+  for (int i = 0; i < 300; ++i) {
+    HttpCallHandlers handlers;
+    handlers.on_head = [&](int status, const Headers&) { good += status == 200; };
+    handlers.on_end = [&](Status) { ++ended; };
+    client.start(call_to(*server, "/x", "y"), std::move(handlers));
+  }
+  for (int i = 0; i < 2000 && ended < 300; ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(good, 300);
+  EXPECT_EQ(ended, 300);
+}
+
+TEST(ParseUrl, Cases) {
+  EXPECT_EQ(parse_url("http://h:80/a/")->path, "/a");
+  EXPECT_EQ(parse_url("[::1]:9")->authority(), "[::1]:9");
+  EXPECT_EQ(parse_url("localhost:30000")->port, 30000);
+  for (const char* bad : {"https://h", "http://:80", "h:99999", "h:x", "[::1", ""})
+    EXPECT_FALSE(parse_url(bad).ok()) << bad;
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,184 @@
+#include "kernels/reference.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/paged_kv.h"
+
+namespace baton {
+namespace {
+
+float rounded(float v, Compute compute) { return compute == Compute::kBF16 ? to_float(to_bf16(v)) : v; }
+
+float load(const std::byte* row, int i, DType dtype) {
+  if (dtype == DType::kF32) {
+    float v;
+    std::memcpy(&v, row + 4 * i, 4);
+    return v;
+  }
+  BF16 v;
+  std::memcpy(&v, row + 2 * i, 2);
+  return to_float(v);
+}
+
+void store(std::byte* row, int i, DType dtype, float value) {
+  if (dtype == DType::kF32) {
+    std::memcpy(row + 4 * i, &value, 4);
+  } else {
+    const BF16 v = to_bf16(value);
+    std::memcpy(row + 2 * i, &v, 2);
+  }
+}
+
+// One query over `tokens` keys and values given by functions (token, i) -> float.
+template <typename Key, typename Value>
+void attend(const float* q, int k_dim, int v_dim, int64_t tokens, float scale, Key key, Value value, float* out) {
+  std::vector<double> score(static_cast<size_t>(tokens));
+  double top = -std::numeric_limits<double>::infinity();
+  for (int64_t t = 0; t < tokens; ++t) {
+    double dot = 0;
+    for (int i = 0; i < k_dim; ++i) dot += static_cast<double>(q[i]) * key(t, i);
+    score[t] = dot * scale;
+    top = std::max(top, score[t]);
+  }
+  double sum = 0;
+  for (double& s : score) sum += s = std::exp(s - top);
+  for (int i = 0; i < v_dim; ++i) {
+    double o = 0;
+    for (int64_t t = 0; t < tokens; ++t) o += score[t] * value(t, i);
+    out[i] = static_cast<float>(o / sum);
+  }
+}
+
+}  // namespace
+
+void linear_ref(const float* w, int64_t n, int64_t k, Compute compute, const float* x, int64_t x_stride, int64_t m,
+                float* y, int64_t y_stride) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int64_t c = 0; c < n; ++c) {
+      double sum = 0;
+      for (int64_t i = 0; i < k; ++i)
+        sum += static_cast<double>(rounded(x[r * x_stride + i], compute)) * rounded(w[c * k + i], compute);
+      y[r * y_stride + c] = static_cast<float>(sum);
+    }
+}
+
+void rms_norm_ref(const float* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n, float* y,
+                  int64_t y_stride) {
+  for (int64_t r = 0; r < m; ++r) {
+    double squares = 0;
+    for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[r * x_stride + i]) * x[r * x_stride + i];
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + eps);
+    for (int64_t i = 0; i < n; ++i) y[r * y_stride + i] = static_cast<float>(x[r * x_stride + i] * inverse * weight[i]);
+  }
+}
+
+void rope_interleaved_ref(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
+                          const float* cos, const float* sin) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h)
+      for (int i = 0; i < dim / 2; ++i) {
+        float* v = x + r * row_stride + h * head_stride;
+        const float c = cos[r * (dim / 2) + i], s = sin[r * (dim / 2) + i];
+        const float a = v[2 * i], b = v[2 * i + 1];
+        v[2 * i] = a * c - b * s;
+        v[2 * i + 1] = b * c + a * s;
+      }
+}
+
+void rope_half_ref(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim, const float* cos,
+                   const float* sin) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h)
+      for (int i = 0; i < dim / 2; ++i) {
+        float* v = x + r * row_stride + h * head_stride;
+        const float c = cos[r * (dim / 2) + i], s = sin[r * (dim / 2) + i];
+        const float a = v[i], b = v[i + dim / 2];
+        v[i] = a * c - b * s;
+        v[i + dim / 2] = b * c + a * s;
+      }
+}
+
+void silu_mul_ref(const float* gate_up, int64_t m, int64_t n, float* y) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int64_t i = 0; i < n; ++i) {
+      const double gate = gate_up[r * 2 * n + i], up = gate_up[r * 2 * n + n + i];
+      y[r * n + i] = static_cast<float>(gate / (1 + std::exp(-gate)) * up);
+    }
+}
+
+void axpy_ref(int64_t n, float a, const float* x, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+void write_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
+                  const float* v, int64_t v_row_stride) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h) {
+      for (int i = 0; i < kv.k_dim; ++i)
+        store(k_row(kv, begin + r, h), i, kv.dtype, k[r * k_row_stride + h * kv.k_dim + i]);
+      for (int i = 0; i < kv.v_dim; ++i)
+        store(v_row(kv, begin + r, h), i, kv.dtype, v[r * v_row_stride + h * kv.v_dim + i]);
+    }
+}
+
+void read_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v) {
+  for (int64_t r = 0; r < m; ++r) {
+    for (int i = 0; i < kv.k_dim; ++i) k[r * kv.k_dim + i] = load(k_row(kv, begin + r, head), i, kv.dtype);
+    for (int i = 0; i < kv.v_dim; ++i) v[r * kv.v_dim + i] = load(v_row(kv, begin + r, head), i, kv.dtype);
+  }
+}
+
+void gqa_attention_ref(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads,
+                       const int* kv_head_of, const PagedKv& kv, float scale, float* out) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < q_heads; ++h)
+      attend(
+          q + r * q_row_stride + h * kv.k_dim, kv.k_dim, kv.v_dim, begin + r + 1, scale,
+          [&](int64_t t, int i) { return load(k_row(kv, t, kv_head_of[h]), i, kv.dtype); },
+          [&](int64_t t, int i) { return load(v_row(kv, t, kv_head_of[h]), i, kv.dtype); },
+          out + (r * q_heads + h) * kv.v_dim);
+}
+
+void mla_attention_ref(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
+                       float* out) {
+  const auto latent = [&](int64_t t, int i) { return load(k_row(kv, t, 0), i, kv.dtype); };
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h)
+      attend(q + (r * heads + h) * kv.k_dim, kv.k_dim, lora, begin + r + 1, scale, latent, latent,
+             out + (r * heads + h) * lora);
+}
+
+void attention_block_ref(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
+                         const float* v, int64_t block_begin, int64_t n, float scale, float* acc, float* row_max,
+                         float* row_sum) {
+  for (int64_t r = 0; r < m; ++r)
+    for (int h = 0; h < heads; ++h) {
+      const int64_t row = r * heads + h;
+      // Token by token, the recurrence of Milakov and Gimelshein 2018.
+      for (int64_t t = 0; t < n && block_begin + t <= begin + r; ++t) {
+        double score = 0;
+        for (int i = 0; i < qk_dim; ++i)
+          score += static_cast<double>(q[row * qk_dim + i]) * k[(t * heads + h) * qk_dim + i];
+        score *= scale;
+        const float top = std::max(row_max[row], static_cast<float>(score));
+        const double decay = std::exp(static_cast<double>(row_max[row]) - top), weight = std::exp(score - top);
+        row_sum[row] = static_cast<float>(row_sum[row] * decay + weight);
+        for (int i = 0; i < v_dim; ++i) {
+          float& a = acc[row * v_dim + i];
+          a = static_cast<float>(a * decay + weight * v[(t * heads + h) * v_dim + i]);
+        }
+        row_max[row] = top;
+      }
+    }
+}
+
+void attention_finish_ref(int64_t m, int heads, int v_dim, float* acc, const float* row_sum) {
+  for (int64_t row = 0; row < m * heads; ++row)
+    for (int i = 0; i < v_dim; ++i) acc[row * v_dim + i] /= row_sum[row];
+}
+
+}  // namespace baton

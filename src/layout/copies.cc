@@ -1,0 +1,194 @@
+// A piece as byte ranges: copies between two pools, and runs of one pool in the canonical order.
+#include <algorithm>
+
+#include "layout/plan.h"
+
+namespace baton {
+
+namespace {
+
+int64_t pages_for(int64_t tokens, int page_tokens) { return (tokens + page_tokens - 1) / page_tokens; }
+
+uint64_t page_offset(const PageShape& shape, const std::vector<PageId>& pages, int64_t token) {
+  return pages[static_cast<size_t>(token / shape.page_tokens)].value() * shape.page_bytes();
+}
+
+void check_pages(const PageShape& shape, int64_t begin, int64_t end, const std::vector<PageId>& pages) {
+  BATON_CHECK(0 <= begin && begin <= end && end <= kPlanTokensMax, "tokens {}..{}", begin, end);
+  BATON_CHECK(pages_for(end, shape.page_tokens) <= static_cast<int64_t>(pages.size()), "{} tokens on {} pages of {}",
+              end, pages.size(), shape.page_tokens);
+}
+
+template <typename Slice>
+void check_slice(const PageShape& shape, const Slice& slice) {
+  BATON_CHECK(
+      intersect(slice.layers, shape.layers) == slice.layers && intersect(slice.heads, shape.heads) == slice.heads,
+      "layers {}..{} of heads {}..{} on a rank of layers {}..{} of heads {}..{}", slice.layers.begin, slice.layers.end,
+      slice.heads.begin, slice.heads.end, shape.layers.begin, shape.layers.end, shape.heads.begin, shape.heads.end);
+  BATON_CHECK(slice.unit_tokens > 0 && 0 <= slice.stripe && slice.stripe < slice.stripes,
+              "stripe {} of {}, units of {} tokens", slice.stripe, slice.stripes, slice.unit_tokens);
+}
+
+void append(std::vector<Copy>& copies, const Copy& copy) {
+  if (!copies.empty()) {
+    Copy& last = copies.back();
+    if (last.source_offset + last.length == copy.source_offset &&
+        last.destination_offset + last.length == copy.destination_offset) {
+      last.length += copy.length;
+      return;
+    }
+  }
+  copies.push_back(copy);
+}
+
+void append(std::vector<Run>& runs, const Run& run) {
+  if (!runs.empty() && runs.back().offset + runs.back().length == run.offset) {
+    runs.back().length += run.length;
+  } else {
+    runs.push_back(run);
+  }
+}
+
+// Calls action(first token, past the last) for the slice's part of every stretch of [begin, end) that no multiple of
+// `grids` cuts. unit_tokens must be one of the grids.
+template <typename Slice, typename Action>
+void for_each_stretch(const Slice& slice, int64_t begin, int64_t end, std::initializer_list<int> grids, Action action) {
+  for (int64_t token = begin; token < end;) {
+    const int64_t unit = token / slice.unit_tokens;
+    if (unit % slice.stripes != slice.stripe) {
+      token = (unit + 1) * slice.unit_tokens;
+      continue;
+    }
+    int64_t next = end;
+    for (const int grid : grids) next = std::min(next, (token / grid + 1) * grid);
+    action(token, next);
+    token = next;
+  }
+}
+
+// Equal page sizes: whole pages. All layers of a head are one run, so a page needs one copy a head, or fewer after
+// merging.
+template <typename Slice>
+std::vector<Copy> copy_pages(const PageShape& from, const PageShape& to, const Slice& slice, int64_t begin, int64_t end,
+                             const std::vector<PageId>& source_pages, const std::vector<PageId>& destination_pages) {
+  BATON_CHECK(begin % from.page_tokens == 0, "token {} is inside a page of {}", begin, from.page_tokens);
+  std::vector<Copy> copies;
+  const uint64_t length = static_cast<uint64_t>(slice.layers.size()) * from.layer_bytes();
+  for_each_stretch(slice, begin, end, {from.page_tokens}, [&](int64_t token, int64_t) {
+    const uint64_t source = page_offset(from, source_pages, token);
+    const uint64_t destination = page_offset(to, destination_pages, token);
+    for (int head = slice.heads.begin; head < slice.heads.end; ++head) {
+      append(copies, {.source_offset = source + from.k_offset(slice.layers.begin, head, 0),
+                      .destination_offset = destination + to.k_offset(slice.layers.begin, head, 0),
+                      .length = length});
+    }
+  });
+  return copies;
+}
+
+// Unequal page sizes: stretches of tokens that lie in one page on either side, per head, layer and k|v.
+template <typename Slice>
+std::vector<Copy> copy_tokens(const PageShape& from, const PageShape& to, const Slice& slice, int64_t begin,
+                              int64_t end, const std::vector<PageId>& source_pages,
+                              const std::vector<PageId>& destination_pages) {
+  std::vector<Copy> copies;
+  const KvGeometry& g = from.geometry;
+  for_each_stretch(
+      slice, begin, end, {from.page_tokens, to.page_tokens, slice.unit_tokens}, [&](int64_t token, int64_t next) {
+        const uint64_t source = page_offset(from, source_pages, token);
+        const uint64_t destination = page_offset(to, destination_pages, token);
+        const auto source_token = static_cast<int>(token % from.page_tokens);
+        const auto destination_token = static_cast<int>(token % to.page_tokens);
+        const auto length = [&](int dim) {
+          return static_cast<uint64_t>(next - token) * static_cast<uint64_t>(dim * g.element_size);
+        };
+        for (int head = slice.heads.begin; head < slice.heads.end; ++head) {
+          for (int layer = slice.layers.begin; layer < slice.layers.end; ++layer) {
+            append(copies, {.source_offset = source + from.k_offset(layer, head, source_token),
+                            .destination_offset = destination + to.k_offset(layer, head, destination_token),
+                            .length = length(g.k_dim)});
+            if (g.v_dim == 0) continue;
+            append(copies, {.source_offset = source + from.v_offset(layer, head, source_token),
+                            .destination_offset = destination + to.v_offset(layer, head, destination_token),
+                            .length = length(g.v_dim)});
+          }
+        }
+      });
+  return copies;
+}
+
+template <typename Slice>
+void check_copy(const PageShape& from, const PageShape& to, const Slice& slice, int64_t begin, int64_t end,
+                const std::vector<PageId>& source_pages, const std::vector<PageId>& destination_pages) {
+  check_slice(from, slice);
+  check_slice(to, slice);
+  check_pages(from, begin, end, source_pages);
+  check_pages(to, begin, end, destination_pages);
+}
+
+// One stretch of tokens within one unit: the bytes of a (head, layer, k or v) may lie on several pages.
+void append_runs(std::vector<Run>& runs, const PageShape& shape, int layer, int head, bool v, int64_t begin,
+                 int64_t end, const std::vector<PageId>& pages) {
+  const int dim = v ? shape.geometry.v_dim : shape.geometry.k_dim;
+  for (int64_t token = begin; token < end;) {
+    const int64_t next = std::min(end, (token / shape.page_tokens + 1) * shape.page_tokens);
+    const auto in_page = static_cast<int>(token % shape.page_tokens);
+    const uint64_t offset = v ? shape.v_offset(layer, head, in_page) : shape.k_offset(layer, head, in_page);
+    append(runs,
+           {.offset = page_offset(shape, pages, token) + offset,
+            .length = static_cast<uint64_t>(next - token) * static_cast<uint64_t>(dim * shape.geometry.element_size)});
+    token = next;
+  }
+}
+
+}  // namespace
+
+std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64_t begin, int64_t end,
+                               const std::vector<PageId>& source_pages, const std::vector<PageId>& destination_pages) {
+  BATON_CHECK(0 <= piece.source && piece.source < planner.source_ranks(), "source rank {}", piece.source);
+  BATON_CHECK(0 <= piece.destination && piece.destination < planner.destination_ranks(), "destination rank {}",
+              piece.destination);
+  const PageShape& from = planner.source_shape(piece.source);
+  const PageShape& to = planner.destination_shape(piece.destination);
+  check_copy(from, to, piece, begin, end, source_pages, destination_pages);
+  const auto copy = from.page_tokens == to.page_tokens ? copy_pages<Piece> : copy_tokens<Piece>;
+  return copy(from, to, piece, begin, end, source_pages, destination_pages);
+}
+
+std::vector<Copy> local_copies(const Planner& planner, const LocalCopy& slice, int64_t begin, int64_t end,
+                               const std::vector<PageId>& pages) {
+  for (const int rank : {slice.source, slice.destination}) {
+    BATON_CHECK(0 <= rank && rank < planner.destination_ranks(), "destination rank {}", rank);
+  }
+  const PageShape& from = planner.destination_shape(slice.source);
+  const PageShape& to = planner.destination_shape(slice.destination);
+  check_copy(from, to, slice, begin, end, pages, pages);
+  // Whole pages where no page lies in two units.
+  const bool whole = slice.unit_tokens % from.page_tokens == 0 && begin % from.page_tokens == 0;
+  const auto copy = whole ? copy_pages<LocalCopy> : copy_tokens<LocalCopy>;
+  return copy(from, to, slice, begin, end, pages, pages);
+}
+
+std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t begin, int64_t end,
+                            const std::vector<PageId>& pages) {
+  check_slice(shape, piece);
+  check_pages(shape, begin, end, pages);
+  std::vector<Run> runs;
+  for_each_stretch(piece, begin, end, {piece.unit_tokens}, [&](int64_t token, int64_t next) {
+    const bool whole_page = next - token == shape.page_tokens && token % shape.page_tokens == 0;
+    for (int head = piece.heads.begin; head < piece.heads.end; ++head) {
+      if (whole_page) {  // all layers of the head are one run
+        append(runs, {.offset = page_offset(shape, pages, token) + shape.k_offset(piece.layers.begin, head, 0),
+                      .length = static_cast<uint64_t>(piece.layers.size()) * shape.layer_bytes()});
+        continue;
+      }
+      for (int layer = piece.layers.begin; layer < piece.layers.end; ++layer) {
+        append_runs(runs, shape, layer, head, false, token, next, pages);
+        if (shape.geometry.v_dim > 0) append_runs(runs, shape, layer, head, true, token, next, pages);
+      }
+    }
+  });
+  return runs;
+}
+
+}  // namespace baton

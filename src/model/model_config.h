@@ -1,0 +1,71 @@
+// What a config.json of a supported architecture says, checked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "layout/layout.h"
+#include "tensor/dtype.h"
+
+namespace baton {
+
+enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
+
+struct RopeScaling {
+  enum class Kind : uint8_t { kNone, kLinear, kLlama3, kYarn } kind = Kind::kNone;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  double mscale = 1, mscale_all_dim = 0;             // yarn
+  std::optional<double> attention_factor;            // yarn, where a config states it
+  int64_t original_max_position = 0;
+};
+
+struct MoeConfig {
+  int experts = 0;  // routed; 0: a dense model
+  int experts_per_token = 0;
+  int shared_experts = 0;
+  int groups = 1, groups_kept = 1;
+  int expert_ffn = 0;
+  double routed_scale = 1;
+  bool normalize = false;  // norm_topk_prob
+  enum class Score : uint8_t { kSoftmax, kSigmoid } score = Score::kSoftmax;
+  enum class TopK : uint8_t { kGreedy, kGroupLimited, kNoauxTc } topk = TopK::kGreedy;
+};
+
+struct ModelConfig {
+  Architecture architecture = Architecture::kLlama;
+  std::string architecture_name;  // "DeepseekV3ForCausalLM"
+  std::string model_type;         // "deepseek_v3"
+  int vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0;
+  double rms_eps = 1e-6, rope_theta = 10000;
+  int64_t max_position = 0;
+  bool tie_embeddings = false, attention_bias = false, qk_norm = false;
+  RopeScaling rope;
+  bool rope_is_interleaved = false;
+  // MLA; kv_lora 0: not MLA. q_lora 0: a full q_proj.
+  int q_lora = 0, kv_lora = 0, qk_nope = 0, qk_rope = 0, v_head = 0;
+  MoeConfig moe;
+  std::vector<bool> layer_is_moe;
+  std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together
+  std::optional<int32_t> bos_id;
+  bool fp8_weights = false;      // quantization_config of the published DeepSeek checkpoints
+  int fp8_block = 128;
+  DType torch_dtype = DType::kBF16;
+
+  [[nodiscard]] bool is_mla() const { return kv_lora > 0; }
+  // KV of this model with entries of `kv_dtype`.
+  [[nodiscard]] KvGeometry kv_geometry(DType kv_dtype) const;
+};
+
+// Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a missing or absurd
+// field is named with its value.
+Result<ModelConfig> load_model_config(const std::string& directory);
+
+// Whether the model can run in this layout: attn_tp <= heads, pp <= layers, ep <= experts.
+Status check_model_layout(const ModelConfig& config, const Layout& layout);
+
+}  // namespace baton

@@ -198,19 +198,36 @@ Frame read_commit(ByteReader& in) {
 
 FrameType write_body(ByteWriter& out, const Release& release) {
   write(out, release.attempt);
+  out.number(release.grant_digest);
   return FrameType::kRelease;
 }
 
 FrameType write_body(ByteWriter& out, const Cancel& cancel) {
   write(out, cancel.attempt);
+  out.number(cancel.grant_digest);
   out.number(static_cast<uint8_t>(cancel.fault));
   out.text(cut(cancel.reason));
   return FrameType::kCancel;
 }
 
+Frame read_release(ByteReader& in) {
+  Release release;
+  release.attempt = read_attempt(in);
+  release.grant_digest = in.number<uint64_t>();
+  return release;
+}
+
+Frame read_drained(ByteReader& in) {
+  Drained drained;
+  drained.attempt = read_attempt(in);
+  drained.grant_digest = in.number<uint64_t>();
+  return drained;
+}
+
 Frame read_cancel(ByteReader& in) {
   Cancel cancel;
   cancel.attempt = read_attempt(in);
+  cancel.grant_digest = in.number<uint64_t>();
   cancel.fault = read_flag(in);
   cancel.reason = in.text(kTextBytesMax);
   return cancel;
@@ -218,6 +235,7 @@ Frame read_cancel(ByteReader& in) {
 
 FrameType write_body(ByteWriter& out, const Drained& drained) {
   write(out, drained.attempt);
+  out.number(drained.grant_digest);
   return FrameType::kDrained;
 }
 FrameType write_body(ByteWriter& out, const Ping& ping) {
@@ -242,11 +260,11 @@ Result<Frame> read_body(FrameType type, ByteReader& in) {
     case FrameType::kCommit:
       return read_commit(in);
     case FrameType::kRelease:
-      return Frame(Release{read_attempt(in)});
+      return read_release(in);
     case FrameType::kCancel:
       return read_cancel(in);
     case FrameType::kDrained:
-      return Frame(Drained{read_attempt(in)});
+      return read_drained(in);
     case FrameType::kPing:
       return Frame(Ping{in.number<uint64_t>()});
     case FrameType::kPong:

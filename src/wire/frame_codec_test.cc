@@ -64,9 +64,9 @@ std::vector<Frame> samples() {
           Refuse{"model digest 3f.. there 9a.."},
           sample_grant(),
           sample_commit(),
-          Release{AttemptId(1)},
-          Cancel{AttemptId(2), true, "deadline"},
-          Drained{AttemptId(3)},
+          Release{AttemptId(1), 11},
+          Cancel{AttemptId(2), 12, true, "deadline"},
+          Drained{AttemptId(3), 13},
           Ping{4},
           Pong{5}};
 }
@@ -91,8 +91,8 @@ TEST(FrameCodec, RoundTripOfEveryType) {
 }
 
 TEST(FrameCodec, BytesOfACancelAreFixed) {
-  const std::string expected("\x17\0\0\0BTNH\1\0\7\0\2\0\0\0\0\0\0\0\1\2\0\0\0hi", 27);
-  EXPECT_EQ(encoded(Cancel{AttemptId(2), true, "hi"}), expected);
+  const std::string expected("\x1f\0\0\0BTNH\1\0\7\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\1\2\0\0\0hi", 35);
+  EXPECT_EQ(encoded(Cancel{AttemptId(2), 3, true, "hi"}), expected);
 }
 
 TEST(FrameCodec, TruncationAtEveryByteIsAnError) {
@@ -134,7 +134,7 @@ TEST(FrameCodec, CountsAreBoundedByTheBytesThatAreThere) {
   const uint32_t claimed = kGrantPagesMax;
   std::memcpy(bytes.data() + bytes.size() - 4 * 8 - 4, &claimed, 4);
   EXPECT_FALSE(decode_frame(bytes).ok());
-  const std::string zero = encoded(Release{AttemptId(0)});
+  const std::string zero = encoded(Release{AttemptId(0), 1});
   EXPECT_FALSE(decode_frame(zero).ok()) << "attempt 0";
 }
 

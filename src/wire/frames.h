@@ -132,9 +132,12 @@ struct Commit {
   bool operator==(const Commit&) const = default;
 };
 
+// The frames below name the grant they are about by its digest: an attempt id may be used again, a digest is not.
+
 // Decode has committed: the attempt is over on both sides.
 struct Release {
   AttemptId attempt;
+  uint64_t grant_digest = 0;
   bool operator==(const Release&) const = default;
 };
 
@@ -142,14 +145,16 @@ struct Release {
 // Drained too.
 struct Cancel {
   AttemptId attempt;
+  uint64_t grant_digest = 0;
   bool fault = false;  // false: someone no longer wants it; true: something went wrong
   std::string reason;
   bool operator==(const Cancel&) const = default;
 };
 
-// The sender's incarnation will not write (prefill) or read on behalf of (decode) this attempt any more: evidence E1.
+// The sender's incarnation is done with the attempt. From prefill: no byte of it can land any more, evidence E1.
 struct Drained {
   AttemptId attempt;
+  uint64_t grant_digest = 0;
   bool operator==(const Drained&) const = default;
 };
 

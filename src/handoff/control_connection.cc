@@ -1,0 +1,160 @@
+#include "handoff/control_connection.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "base/check.h"
+
+namespace baton {
+namespace {
+constexpr size_t kReadBytes = 64u << 10;
+constexpr size_t kOutBytesMax = 2 * kFrameBytesMax;
+}  // namespace
+
+void ControlFd::reset() {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = -1;
+}
+
+ControlWake::ControlWake() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  BATON_CHECK(fd_.open(), "eventfd: {}", std::strerror(errno));
+}
+void ControlWake::wake() {
+  const uint64_t one = 1;
+  (void)!::write(fd_.get(), &one, sizeof(one));
+}
+void ControlWake::clear() {
+  uint64_t count = 0;
+  (void)!::read(fd_.get(), &count, sizeof(count));
+}
+
+std::string address_text(const std::string& host, uint16_t port) {
+  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
+}
+
+Result<ControlFd> listen_on(const std::string& host, uint16_t port) {
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const int rc = ::getaddrinfo(host.empty() ? nullptr : host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (rc != 0)
+    return error(ErrorCode::kInvalidArgument, "cannot listen on {}: {}; give a numeric address",
+                 address_text(host, port), ::gai_strerror(rc));
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
+  ControlFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (!fd.open() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0)
+    return error(ErrorCode::kUnavailable,
+                 "cannot listen on {} for handoffs: {}; choose another --disaggregation-bootstrap-port",
+                 address_text(host, port), std::strerror(errno));
+  return fd;
+}
+
+Result<uint16_t> bound_port(int fd) {
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0)
+    return error(ErrorCode::kUnavailable, "getsockname: {}", std::strerror(errno));
+  const in_port_t port = address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
+                                                       : reinterpret_cast<const sockaddr_in*>(&address)->sin_port;
+  return ntohs(port);
+}
+
+ControlConnection::ControlConnection(ControlFd fd, TimePoint now) : fd_(std::move(fd)), heard_(now), pinged_(now) {
+  const int on = 1;
+  ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+void ControlConnection::break_off(std::string why) {
+  if (why_.empty()) why_ = std::move(why);
+}
+
+void ControlConnection::send(const Frame& frame) {
+  if (broken()) return;
+  encode_frame(frame, &out_);
+  if (out_.size() - sent_ > kOutBytesMax) {
+    break_off(fmt::format("{} bytes of control frames are waiting and the peer does not read", out_.size() - sent_));
+    return;
+  }
+  flush();
+}
+
+void ControlConnection::flush() {
+  while (!broken() && sent_ < out_.size()) {
+    const ssize_t n = ::send(fd_.get(), out_.data() + sent_, out_.size() - sent_, MSG_NOSIGNAL);
+    if (n > 0) {
+      sent_ += static_cast<size_t>(n);
+    } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      return;
+    } else if (n < 0 && errno != EINTR) {
+      break_off(fmt::format("writing to the control connection: {}", std::strerror(errno)));
+    }
+  }
+  if (sent_ == out_.size()) {
+    out_.clear();
+    sent_ = 0;
+  }
+}
+
+void ControlConnection::receive(TimePoint now) {
+  if (broken()) return;
+  if (taken_ > 0) {
+    in_.erase(0, taken_);
+    taken_ = 0;
+  }
+  // Bounded: one read a turn, and never more than one frame beyond the limit is kept.
+  if (in_.size() > limit_ + kReadBytes) return;
+  const size_t before = in_.size();
+  in_.resize(before + kReadBytes);
+  const ssize_t n = ::recv(fd_.get(), in_.data() + before, kReadBytes, 0);
+  const int saved = errno;
+  in_.resize(before + (n > 0 ? static_cast<size_t>(n) : 0));
+  if (n > 0) {
+    heard_ = now;
+  } else if (n == 0) {
+    break_off("the peer closed the control connection");
+  } else if (saved != EAGAIN && saved != EWOULDBLOCK && saved != EINTR) {
+    break_off(fmt::format("reading from the control connection: {}", std::strerror(saved)));
+  }
+}
+
+Result<std::optional<Frame>> ControlConnection::next() {
+  const std::string_view rest = std::string_view(in_).substr(taken_);
+  const Result<size_t> length = frame_length(rest, limit_);
+  if (!length) {
+    break_off(length.error().message);
+    return length.error();
+  }
+  if (*length == 0 || *length > rest.size()) return std::optional<Frame>();
+  Result<Frame> frame = decode_frame(rest.substr(0, *length));
+  if (!frame) {
+    break_off(frame.error().message);
+    return frame.error();
+  }
+  taken_ += *length;
+  return std::optional<Frame>(std::move(*frame));
+}
+
+void ControlConnection::beat(TimePoint now, Duration interval, int misses) {
+  if (broken()) return;
+  if (now - heard_ > interval * misses) {
+    break_off(fmt::format("nothing heard for {:.1f} s", to_seconds(now - heard_)));
+  } else if (now - pinged_ >= interval) {
+    pinged_ = now;
+    send(Ping{++serial_});
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,256 @@
+// The part of the decode service that concerns one attempt: commands, grants, verification and what the machine wants
+// done.
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "handoff/decode_service.h"
+
+namespace baton {
+
+// ---- the engine's calls ----
+
+void DecodeHandoff::Service::pair(const std::string& host, uint16_t port) {
+  commands_.push_always(PairCommand{host, port});
+  wake_.wake();
+}
+
+Status DecodeHandoff::Service::receive(DecodeRequest request) {
+  const AttemptId attempt = request.attempt;
+  if (attempt.value() == 0 || attempt.value() > INT64_MAX)
+    return error(ErrorCode::kInvalidArgument, "attempt {} is not between 1 and 2^63-1", attempt);
+  if (request.host.empty() || request.host.size() > 255 || request.port == 0)
+    return error(ErrorCode::kInvalidArgument, "no prefill at {}:{}", request.host.substr(0, 255), request.port);
+  if (request.dp_rank < 0 || request.dp_rank >= self_.layout.dp)
+    return error(ErrorCode::kInvalidArgument, "DP rank {} of {}", request.dp_rank, self_.layout.dp);
+  if (request.prompt_tokens < 1 || request.prompt_tokens > kPlanTokensMax)
+    return error(ErrorCode::kInvalidArgument, "a prompt of {} tokens, between 1 and {} expected", request.prompt_tokens,
+                 kPlanTokensMax);
+  const int64_t pages = (request.prompt_tokens + self_.page_tokens - 1) / self_.page_tokens;
+  const int64_t cached = request.cached_tokens;
+  if (static_cast<int64_t>(request.pages.size()) != pages || cached < 0 || cached >= request.prompt_tokens ||
+      cached % self_.page_tokens != 0)
+    return error(ErrorCode::kInvalidArgument, "{} pages of {} tokens for {} tokens, {} cached", request.pages.size(),
+                 self_.page_tokens, request.prompt_tokens, cached);
+  if (pages * self_.layout.attn_tp() * self_.layout.pp > kChecksumsMax)
+    return error(ErrorCode::kInvalidArgument, "{} pages on {} ranks are more than one commit can account for ({})",
+                 pages, self_.layout.attn_tp() * self_.layout.pp, kChecksumsMax);
+  for (const GrantedPage& page : request.pages) {
+    if (page.page.value() >= static_cast<uint32_t>(self_.pages_per_group))
+      return error(ErrorCode::kInvalidArgument, "page {} of {}", page.page, self_.pages_per_group);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (!live_.insert(attempt).second)
+      return error(ErrorCode::kInvalidArgument, "bootstrap_room {} is in use by another request: draw a new one",
+                   attempt);
+    ++stats_.attempts_live;
+  }
+  commands_.push_always(std::move(request));
+  wake_.wake();
+  return {};
+}
+
+void DecodeHandoff::Service::cancel(AttemptId attempt, std::string reason) {
+  commands_.push_always(CancelCommand{attempt, std::move(reason)});
+  wake_.wake();
+}
+
+HandoffStats DecodeHandoff::Service::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+// ---- commands on the thread ----
+
+void DecodeHandoff::Service::take_commands() {
+  for (Command& queued : commands_.drain()) {
+    std::visit([&](auto& what) { command(what); }, queued);
+  }
+}
+
+void DecodeHandoff::Service::command(PairCommand& pair) { pair_with(pair.host, pair.port); }
+
+void DecodeHandoff::Service::command(DecodeRequest& request) {
+  const AttemptId attempt = request.attempt;
+  Pair& pair = pair_with(request.host, request.port);
+  Entry& entry =
+      *attempts_.emplace(attempt, std::make_unique<Entry>(std::move(request), self_.incarnation)).first->second;
+  entry.pair = &pair;
+  entry.received = now_;
+  if (pair.state == Pair::State::kPaired) {
+    offer(attempt, entry);
+  } else if (pair.state == Pair::State::kBackoff) {
+    // Someone waits: try sooner, but no sooner than the shortest pause after the last try.
+    pair.next_try = std::min(pair.next_try, std::max(now_, pair.since + options_.reconnect_min));
+  }
+}
+
+void DecodeHandoff::Service::command(CancelCommand& cancel) {
+  step(cancel.attempt, DecodeAttempt::CancelHere{cancel.reason, false});
+}
+
+// ---- grant and commit ----
+
+void DecodeHandoff::Service::offer(AttemptId attempt, Entry& entry) {
+  if (now_ >= entry.request.deadline) return;  // the next tick ends it
+  entry.window_secret = entropy();
+  Grant grant;
+  grant.attempt = attempt;
+  grant.window_secret = entry.window_secret;
+  grant.pages = entry.request.pages;
+  entry.digest = grant_digest(grant);
+  step(attempt, DecodeAttempt::PairReady{entry.pair->peer.incarnation, entry.digest});
+}
+
+void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
+  Grant grant;
+  grant.attempt = attempt;
+  grant.decode = self_.incarnation;
+  grant.prefill = entry.pair->peer.incarnation;
+  grant.dp_rank = entry.request.dp_rank;
+  grant.prompt_tokens = entry.request.prompt_tokens;
+  grant.cached_tokens = entry.request.cached_tokens;
+  grant.window_secret = entry.window_secret;
+  const int64_t budget_ms = (entry.request.deadline - now_) / std::chrono::milliseconds(1);
+  grant.budget_ms = static_cast<uint32_t>(std::clamp<int64_t>(budget_ms, 1, UINT32_MAX));
+  grant.pages = entry.request.pages;
+  entry.plan = std::make_unique<ReceivePlan>(entry.pair->planner, self_, entry.pair->peer, grant, pools_);
+  entry.granted = now_;
+  if (const Status opened = transport_.open_window({attempt, entry.window_secret}, entry.plan->window()); !opened) {
+    step(attempt, DecodeAttempt::CancelHere{"no window for the grant: " + opened.error().message, true});
+    return;
+  }
+  entry.pair->connection->send(grant);
+}
+
+void DecodeHandoff::Service::on_commit(Commit& commit) {
+  const auto found = attempts_.find(commit.attempt);
+  if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted)
+    return count([](HandoffStats& s) { ++s.stale_frames; });
+  Entry& entry = *found->second;
+  const AttemptId attempt = commit.attempt;
+  const DecodeAttempt::CommitCame input{commit.decode, commit.prefill, commit.grant_digest,
+                                        entry.plan->check_counts(commit)};
+  entry.commit = std::move(commit);
+  entry.committed = now_;
+  step(attempt, input);
+}
+
+void DecodeHandoff::Service::verify_slices() {
+  std::vector<AttemptId> busy;
+  for (const auto& [attempt, entry] : attempts_) {
+    if (entry->verify) busy.push_back(attempt);
+  }
+  for (const AttemptId attempt : busy) {
+    VerifyJob& job = *attempts_.at(attempt)->verify;
+    if (!job.step(options_.verify_slice_bytes / busy.size() + 1)) continue;
+    now_ = clock_.now();
+    count([&](HandoffStats& s) {
+      s.checksums += job.checksums();
+      s.checksum_mismatches += job.status() ? 0 : 1;
+      s.local_bytes += job.local_bytes();
+      s.local_copies += job.local_copies();
+    });
+    step(attempt, DecodeAttempt::Verified{job.status()});
+  }
+}
+
+// ---- the machine ----
+
+void DecodeHandoff::Service::tick() {
+  std::vector<AttemptId> due, fencing;
+  for (const auto& [attempt, entry] : attempts_) {
+    if (now_ >= entry->machine.deadline()) due.push_back(attempt);
+    if (entry->machine.fencing()) fencing.push_back(attempt);
+  }
+  for (const AttemptId attempt : fencing) {
+    const WindowToken token{attempt, attempts_.at(attempt)->window_secret};
+    if (!transport_.window_quiet(token)) continue;
+    step(attempt, DecodeAttempt::Fence{true});
+  }
+  for (const AttemptId attempt : due) step(attempt, DecodeAttempt::Tick{});
+}
+
+void DecodeHandoff::Service::step(AttemptId attempt, const DecodeAttempt::Input& input) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  DecodeAttempt::Actions actions = found->second->machine.step(input, now_);
+  apply(attempt, *found->second, actions);
+}
+
+void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttempt::Actions& actions) {
+  const auto tell = [&](const Frame& frame) {
+    if (entry.pair->state == Pair::State::kPaired && entry.machine.writer() == entry.pair->peer.incarnation)
+      entry.pair->connection->send(frame);
+  };
+  if (actions.stale) count([](HandoffStats& s) { ++s.stale_frames; });
+  if (actions.send_grant) return send_grant(attempt, entry);
+  if (actions.emit_first_token) sink_(DecodeFirstToken{attempt, entry.commit.first});
+  if (actions.stop_verify) entry.verify.reset();
+  const bool quiet = actions.close_window && transport_.close_window({attempt, entry.window_secret});
+  if (actions.start_verify) {
+    if (options_.before_verify) options_.before_verify(attempt);
+    entry.verify = std::make_unique<VerifyJob>(*entry.plan, std::move(entry.commit));
+  }
+  if (actions.send_release) tell(Release{attempt, entry.digest});
+  if (actions.send_cancel)
+    tell(Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
+                actions.send_cancel->message});
+  if (actions.send_drained) tell(Drained{attempt, entry.digest});
+  if (actions.emit_committed) committed(attempt, entry);
+  if (actions.end) ended(attempt, actions);
+  if (actions.emit_quiet) {
+    forget(attempt);
+    count([](HandoffStats& s) { --s.attempts_quarantined; });
+    sink_(DecodeQuiet{attempt});
+  }
+  if (actions.close_window) step(attempt, DecodeAttempt::Fence{quiet});
+}
+
+void DecodeHandoff::Service::committed(AttemptId attempt, const Entry& entry) {
+  const VerifyJob& job = *entry.verify;
+  DecodeCommitted event{.attempt = attempt,
+                        .bytes = job.commit().bytes,
+                        .copies = job.commit().copies,
+                        .local_bytes = job.local_bytes(),
+                        .checksums = job.checksums(),
+                        .durations = job.commit().durations,
+                        .pairing = entry.granted - entry.received,
+                        .waited = entry.committed - entry.granted,
+                        .verify = now_ - entry.committed};
+  count([&](HandoffStats& s) {
+    ++s.committed;
+    s.bytes += event.bytes;
+    s.copies += event.copies;
+  });
+  forget(attempt);  // `entry` is gone
+  sink_(std::move(event));
+}
+
+void DecodeHandoff::Service::ended(AttemptId attempt, const DecodeAttempt::Actions& actions) {
+  const EndCause& cause = *actions.end;
+  count([&](HandoffStats& s) {
+    if (cause.outcome == AttemptOutcome::kFailed) {
+      ++s.failed;
+      ++s.failures[cause.reason];
+    } else {
+      ++s.cancelled;
+    }
+    s.attempts_quarantined += actions.end_quiet ? 0 : 1;
+  });
+  DecodeEnded event{attempt, cause.outcome, cause.message, actions.end_quiet, actions.end_corrupt};
+  if (actions.end_quiet) forget(attempt);
+  sink_(std::move(event));
+}
+
+void DecodeHandoff::Service::forget(AttemptId attempt) {
+  attempts_.erase(attempt);
+  std::lock_guard lock(mutex_);
+  live_.erase(attempt);
+  --stats_.attempts_live;
+}
+
+}  // namespace baton

@@ -1,0 +1,59 @@
+// The receiving side: pairs with prefill instances, grants them pages, and says when a prompt's KV is there and good.
+//
+// One thread of its own runs the attempt machines, the control connections, the local copies and the checksums. The
+// engine's calls only queue a command and never block. Events of an attempt: FirstToken at most once, then exactly one
+// of Committed and Ended; after an Ended that was not quiet, Quiet when evidence came (it may never come).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "handoff/events.h"
+
+namespace baton {
+
+struct DecodeHandoffOptions {
+  Duration heartbeat = std::chrono::seconds(1);
+  int heartbeat_misses = 3;                            // a peer silent for that many is lost
+  Duration connect_timeout = std::chrono::seconds(5);  // TCP connection and manifests together
+  Duration reconnect_min = std::chrono::milliseconds(50);
+  Duration reconnect_max = std::chrono::seconds(2);
+  // Bytes copied and hashed between two looks at the sockets.
+  uint64_t verify_slice_bytes = 16u << 20;
+  // For tests of the checksums: called on the service's thread after the window of a committed attempt closed and
+  // before anything is copied or verified.
+  std::function<void(AttemptId)> before_verify;
+};
+
+class DecodeHandoff {
+ public:
+  // `self`, `pools`: as for PrefillHandoff::start.
+  static Result<std::unique_ptr<DecodeHandoff>> start(DecodeHandoffOptions options, Manifest self, Transport& transport,
+                                                      std::vector<Pool> pools, DecodeSink sink);
+  // Stops: every live attempt is cancelled and ended, its window closed. Attempts that are not quiet by then end with
+  // quiet false.
+  ~DecodeHandoff();
+  DecodeHandoff(const DecodeHandoff&) = delete;
+  DecodeHandoff& operator=(const DecodeHandoff&) = delete;
+
+  // Meets the prefill instance behind a control port and stays connected. Asking again is free. Paired follows.
+  void pair(const std::string& host, uint16_t port);
+
+  // Pairs if needed, opens the window, sends the grant. kInvalidArgument, and no event: the attempt is live or
+  // quarantined already or zero, or ranks, tokens or pages are out of range or do not fit each other.
+  Status receive(DecodeRequest request);
+  // Ended follows, unless the attempt was committed first.
+  void cancel(AttemptId attempt, std::string reason);
+
+  [[nodiscard]] HandoffStats stats() const;
+
+ private:
+  class Service;
+  explicit DecodeHandoff(std::unique_ptr<Service> service);
+  std::unique_ptr<Service> service_;
+};
+
+}  // namespace baton

@@ -1,0 +1,130 @@
+// Inside of DecodeHandoff: the thread that runs pairs, attempt machines, local copies and checksums.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "base/queue.h"
+#include "handoff/control_connection.h"
+#include "handoff/decode_attempt.h"
+#include "handoff/decode_handoff.h"
+#include "handoff/resolver.h"
+#include "handoff/verify_job.h"
+
+namespace baton {
+
+class DecodeHandoff::Service {
+ public:
+  Service(DecodeHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, DecodeSink sink);
+  ~Service();
+
+  void pair(const std::string& host, uint16_t port);
+  Status receive(DecodeRequest request);
+  void cancel(AttemptId attempt, std::string reason);
+  [[nodiscard]] HandoffStats stats() const;
+
+ private:
+  struct PairCommand {
+    std::string host;
+    uint16_t port;
+  };
+  struct CancelCommand {
+    AttemptId attempt;
+    std::string reason;
+  };
+  using Command = std::variant<PairCommand, DecodeRequest, CancelCommand>;
+
+  // A prefill instance's address; lives as long as the service.
+  struct Pair {
+    enum class State { kBackoff, kResolving, kConnecting, kManifest, kAccept, kPaired };
+    std::string host;
+    uint16_t port = 0;
+    std::string address;
+    State state = State::kBackoff;
+    TimePoint since;     // of the try
+    TimePoint next_try;  // in kBackoff
+    Duration backoff{};
+    ControlFd connecting;
+    std::unique_ptr<ControlConnection> connection;
+    Manifest peer;
+    std::shared_ptr<const Planner> planner;
+    std::string last_failure;  // said already
+  };
+
+  struct Entry {
+    Entry(DecodeRequest r, Incarnation self) : request(std::move(r)), machine(self, request.deadline) {}
+    DecodeRequest request;
+    DecodeAttempt machine;
+    Pair* pair = nullptr;
+    uint64_t window_secret = 0;
+    uint64_t digest = 0;
+    std::unique_ptr<ReceivePlan> plan;
+    Commit commit;
+    std::unique_ptr<VerifyJob> verify;
+    TimePoint received, granted, committed;
+  };
+
+  void run();
+  void wait_for_work();
+  void take_commands();
+  void command(PairCommand& pair);
+  void command(DecodeRequest& request);
+  void command(CancelCommand& cancel);
+  Pair& pair_with(const std::string& host, uint16_t port);
+  void take_addresses();
+  void serve_pairs();
+  void serve_connecting(Pair& pair);
+  void serve(Pair& pair);
+  void frame(Pair& pair, Frame& frame);
+  void meet(Pair& pair, Manifest& manifest);
+  void paired(Pair& pair);
+  void pair_failed(Pair& pair, const Status& status);
+  void pair_lost(Pair& pair);
+  void back_off(Pair& pair);
+  [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
+  void on_commit(Commit& commit);
+  void tick();
+  void verify_slices();
+  void step(AttemptId attempt, const DecodeAttempt::Input& input);
+  void apply(AttemptId attempt, Entry& entry, DecodeAttempt::Actions& actions);
+  void offer(AttemptId attempt, Entry& entry);
+  void send_grant(AttemptId attempt, Entry& entry);
+  void committed(AttemptId attempt, const Entry& entry);
+  void ended(AttemptId attempt, const DecodeAttempt::Actions& actions);
+  void forget(AttemptId attempt);
+  void shut_down();
+  template <typename Change>
+  void count(Change change) {
+    std::lock_guard lock(mutex_);
+    change(stats_);
+  }
+
+  const DecodeHandoffOptions options_;
+  const Manifest self_;
+  Transport& transport_;
+  const std::vector<Pool> pools_;
+  const DecodeSink sink_;
+  SteadyClock clock_;
+  ControlWake wake_;
+  BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it
+  std::atomic<bool> stopping_{false};
+
+  mutable std::mutex mutex_;  // guards the two below
+  std::unordered_set<AttemptId> live_;
+  HandoffStats stats_;
+
+  // The thread's own.
+  TimePoint now_;
+  std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Pair>> pairs_;
+  std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
+  HostResolver resolver_;
+  std::thread thread_;
+};
+
+}  // namespace baton

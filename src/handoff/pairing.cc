@@ -1,0 +1,104 @@
+#include "handoff/pairing.h"
+
+#include <utility>
+
+namespace baton {
+namespace {
+
+// Reads: "model digest decode 3f.., prefill 9a.."
+template <typename T>
+void compare(const char* what, const T& decode, const T& prefill, std::string* differences) {
+  if (decode == prefill) return;
+  if (!differences->empty()) *differences += "; ";
+  *differences += fmt::format("{} {} here, {} there", what, decode, prefill);
+}
+
+std::string geometry_text(const KvGeometry& g) {
+  return fmt::format("{} layers x {} heads x ({}+{}) x {} bytes", g.layers, g.kv_heads, g.k_dim, g.v_dim,
+                     g.element_size);
+}
+
+Status check_regions(const Manifest& m, const char* who) {
+  if (m.regions.size() != static_cast<size_t>(m.layout.world()))
+    return error(ErrorCode::kIncompatible, "the {} manifest names {} regions for {} ranks", who, m.regions.size(),
+                 m.layout.world());
+  for (int rank = 0; rank < m.layout.world(); ++rank) {
+    const uint64_t page = rank_page_shape(m.layout, rank, m.geometry, m.page_tokens).page_bytes();
+    const uint64_t bytes = m.regions[static_cast<size_t>(rank)].bytes;
+    if (page != 0 && bytes / page < static_cast<uint64_t>(m.pages_per_group))
+      return error(ErrorCode::kIncompatible, "the {} manifest gives rank {} {} bytes, {} pages of {} bytes need more",
+                   who, rank, bytes, m.pages_per_group, page);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
+  const std::string sides =
+      fmt::format("decode {} cannot take from prefill {}", decode.layout.to_string(), prefill.layout.to_string());
+  if (prefill.role != InstanceRole::kPrefill || decode.role != InstanceRole::kDecode)
+    return error(ErrorCode::kIncompatible,
+                 "{}: both are {} instances; start one with --disaggregation-mode prefill and one with decode", sides,
+                 prefill.role == InstanceRole::kPrefill ? "prefill" : "decode");
+  std::string remedy;
+  const auto advise = [&remedy](bool differs, const char* what) {
+    if (differs && remedy.find(what) == std::string::npos)
+      remedy += (remedy.empty() ? "start both with the same " : " and ") + std::string(what);
+  };
+  std::string differences;
+  compare("protocol", decode.protocol, prefill.protocol, &differences);
+  advise(decode.protocol != prefill.protocol, "version");
+  compare("model digest", decode.model_digest.to_string(), prefill.model_digest.to_string(), &differences);
+  advise(decode.model_digest != prefill.model_digest, "--model-path");
+  compare("KV dtype", decode.kv_dtype, prefill.kv_dtype, &differences);
+  advise(decode.kv_dtype != prefill.kv_dtype, "--kv-cache-dtype");
+  compare("KV", geometry_text(decode.geometry), geometry_text(prefill.geometry), &differences);
+  advise(decode.geometry != prefill.geometry, "--model-path");
+  compare("transport", decode.transport, prefill.transport, &differences);
+  advise(decode.transport != prefill.transport, "--disaggregation-transfer-backend");
+  if (!differences.empty())
+    return error(ErrorCode::kIncompatible, "{} (model {} here, {} there, page_tokens {} here, {} there): {}; {}", sides,
+                 decode.model_name, prefill.model_name, decode.page_tokens, prefill.page_tokens, differences, remedy);
+
+  Result<Planner> planner = Planner::make(prefill.geometry, {prefill.layout, prefill.page_tokens},
+                                          {decode.layout, decode.page_tokens}, prefill.writer_policy, decode.fanout);
+  if (!planner) return error(ErrorCode::kIncompatible, "{}: {}", sides, planner.error().message);
+  BATON_TRY(check_regions(prefill, "prefill"));
+  BATON_TRY(check_regions(decode, "decode"));
+  return planner;
+}
+
+Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,
+                                   const std::vector<Pool>& pools) {
+  BATON_TRY(check_layout(self.layout));
+  if (self.page_tokens < 1 || self.pages_per_group < 1)
+    return error(ErrorCode::kInvalidArgument, "{} pages of {} tokens: both must be at least 1", self.pages_per_group,
+                 self.page_tokens);
+  if (pools.size() != static_cast<size_t>(self.layout.world()))
+    return error(ErrorCode::kInvalidArgument, "{} pools for the {} ranks of {}", pools.size(), self.layout.world(),
+                 self.layout.to_string());
+  self.protocol = kProtocolVersion;
+  self.role = role;
+  self.transport = transport.caps().name;
+  self.transport_blob = transport.local_blob();
+  self.regions.clear();
+  for (int rank = 0; rank < self.layout.world(); ++rank) {
+    const Pool& pool = pools[static_cast<size_t>(rank)];
+    if (pool.shape != rank_page_shape(self.layout, rank, self.geometry, self.page_tokens))
+      return error(ErrorCode::kInvalidArgument, "the pool of rank {} has not the page shape of {}", rank,
+                   self.layout.to_string());
+    const uint64_t page = pool.shape.page_bytes();
+    if (page != 0 && pool.bytes.size() / page < static_cast<uint64_t>(self.pages_per_group))
+      return error(ErrorCode::kInvalidArgument, "the pool of rank {} has {} bytes, {} pages of {} bytes need more",
+                   rank, pool.bytes.size(), self.pages_per_group, page);
+    self.regions.push_back({pool.region.value(), pool.bytes.size()});
+  }
+  return self;
+}
+
+int world_rank(const Layout& layout, int dp_rank, int r) {
+  return layout.rank_of({r / layout.attn_tp(), dp_rank, r % layout.attn_tp()});
+}
+
+}  // namespace baton

@@ -1,0 +1,27 @@
+// Whether two instances can hand KV over, decided once when they meet (S9). Pure.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "handoff/events.h"
+#include "layout/plan.h"
+#include "transport/transport.h"
+#include "wire/frames.h"
+
+namespace baton {
+
+// The plan of the pair, computed from both manifests: writer policy of prefill, fanout of decode. kIncompatible says in
+// one line what differs, with both sides and the remedy.
+Result<Planner> agree(const Manifest& prefill, const Manifest& decode);
+
+// Fills role, transport, blob and regions, and checks that pools and manifest agree: one pool per world rank, the
+// shapes that the layout gives, pages_per_group pages in each.
+Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,
+                                   const std::vector<Pool>& pools);
+
+// World rank of rank `r` of DP group `dp_rank`, r = pp_stage * attn_tp + attn_tp_rank as in Piece.
+[[nodiscard]] int world_rank(const Layout& layout, int dp_rank, int r);
+
+}  // namespace baton

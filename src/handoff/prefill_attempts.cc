@@ -1,0 +1,400 @@
+// The part of the prefill service that concerns one attempt: commands, grants, posts and what the machine wants done.
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "handoff/pairing.h"
+#include "handoff/prefill_service.h"
+
+namespace baton {
+namespace {
+constexpr size_t kTombstonesMax = 8192;
+constexpr Duration kTombstoneLife = std::chrono::seconds(120);
+
+bool in_range(AttemptId attempt) { return attempt.value() != 0 && attempt.value() <= INT64_MAX; }
+}  // namespace
+
+// ---- the engine's calls ----
+
+Status PrefillHandoff::Service::begin(AttemptId attempt, int dp_rank, int64_t prompt_tokens, TimePoint deadline) {
+  if (!in_range(attempt)) return error(ErrorCode::kInvalidArgument, "attempt {} is not between 1 and 2^63-1", attempt);
+  if (dp_rank < 0 || dp_rank >= self_.layout.dp)
+    return error(ErrorCode::kInvalidArgument, "DP rank {} of {}", dp_rank, self_.layout.dp);
+  if (prompt_tokens < 1 || prompt_tokens > kPlanTokensMax)
+    return error(ErrorCode::kInvalidArgument, "a prompt of {} tokens, between 1 and {} expected", prompt_tokens,
+                 kPlanTokensMax);
+  {
+    std::lock_guard lock(mutex_);
+    if (!live_.insert(attempt).second)
+      return error(ErrorCode::kInvalidArgument, "bootstrap_room {} is in use by another request: draw a new one",
+                   attempt);
+    ++stats_.attempts_live;
+  }
+  commands_.push_always({attempt, BeginCommand{dp_rank, prompt_tokens, deadline}});
+  wake_.wake();
+  return {};
+}
+
+void PrefillHandoff::Service::computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages) {
+  for (const PageId page : new_pages)
+    BATON_CHECK(page.value() < static_cast<uint32_t>(self_.pages_per_group), "page {} of {}", page,
+                self_.pages_per_group);
+  commands_.push_always({attempt, ComputedCommand{end, std::move(new_pages)}});
+  wake_.wake();
+}
+
+void PrefillHandoff::Service::finish(AttemptId attempt, FirstToken first, HandoffDurations durations) {
+  commands_.push_always({attempt, FinishCommand{std::move(first), durations}});
+  wake_.wake();
+}
+
+void PrefillHandoff::Service::cancel(AttemptId attempt, std::string reason, bool fault) {
+  commands_.push_always({attempt, CancelCommand{std::move(reason), fault}});
+  wake_.wake();
+}
+
+HandoffStats PrefillHandoff::Service::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+// ---- commands on the thread ----
+
+void PrefillHandoff::Service::take_commands() {
+  for (Command& queued : commands_.drain()) {
+    std::visit([&](auto& what) { command(queued.attempt, what); }, queued.what);
+  }
+}
+
+void PrefillHandoff::Service::command(AttemptId attempt, BeginCommand& begin) {
+  if (const std::optional<EndCause> cause = dig_up(attempt, true)) {
+    emit_ended({.attempt = attempt, .outcome = cause->outcome, .message = cause->message}, cause->reason);
+    return;
+  }
+  const PrefillAttempt::Begin input{begin.prompt_tokens, begin.deadline};
+  auto found = attempts_.find(attempt);
+  const bool early = found != attempts_.end();
+  if (!early)
+    found = attempts_.emplace(attempt, std::make_unique<Entry>(PrefillAttempt(self_.incarnation, input))).first;
+  found->second->dp_rank = begin.dp_rank;
+  found->second->begun = now_;
+  if (early) step(attempt, input);
+}
+
+void PrefillHandoff::Service::command(AttemptId attempt, ComputedCommand& computed) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  Entry& entry = *found->second;
+  entry.pages.insert(entry.pages.end(), computed.new_pages.begin(), computed.new_pages.end());
+  const int64_t reach = static_cast<int64_t>(entry.pages.size()) * self_.page_tokens;
+  BATON_CHECK(computed.end <= reach, "computed {} tokens in pages for {}", computed.end, reach);
+  step(attempt, PrefillAttempt::Computed{computed.end});
+}
+
+void PrefillHandoff::Service::command(AttemptId attempt, FinishCommand& finish) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  found->second->first = std::move(finish.first);
+  found->second->durations = finish.durations;
+  found->second->finished = now_;
+  step(attempt, PrefillAttempt::Finish{});
+}
+
+void PrefillHandoff::Service::command(AttemptId attempt, CancelCommand& cancel) {
+  step(attempt, PrefillAttempt::CancelHere{cancel.reason, cancel.fault});
+}
+
+// ---- frames ----
+
+Status PrefillHandoff::Service::check_grant(const Peer& peer, const Grant& grant) const {
+  const Manifest& m = peer.manifest;
+  const auto pages = static_cast<int64_t>(grant.pages.size());
+  const int64_t needed = (grant.prompt_tokens + m.page_tokens - 1) / m.page_tokens;
+  if (grant.dp_rank >= m.layout.dp)
+    return error(ErrorCode::kInvalidArgument, "grant for DP rank {} of {}", grant.dp_rank, m.layout.dp);
+  if (grant.prompt_tokens > kPlanTokensMax || pages != needed || grant.cached_tokens % m.page_tokens != 0)
+    return error(ErrorCode::kInvalidArgument, "grant of {} pages of {} tokens for {} tokens, {} cached", pages,
+                 m.page_tokens, grant.prompt_tokens, grant.cached_tokens);
+  for (const GrantedPage& page : grant.pages) {
+    if (page.page.value() >= static_cast<uint32_t>(m.pages_per_group))
+      return error(ErrorCode::kInvalidArgument, "grant of page {}, decode has {}", page.page, m.pages_per_group);
+  }
+  return {};
+}
+
+void PrefillHandoff::Service::turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault) {
+  const uint64_t digest = grant_digest(grant);
+  peer.connection.send(Cancel{grant.attempt, digest, fault, reason});
+  peer.connection.send(Drained{grant.attempt, digest});  // nothing was posted for it
+}
+
+void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
+  if (grant.prefill != self_.incarnation || grant.decode != peer.manifest.incarnation)
+    return count([](HandoffStats& s) { ++s.stale_frames; });
+  if (const Status checked = check_grant(peer, grant); !checked)
+    return turn_down(peer, grant, checked.error().message, true);
+  if (const std::optional<EndCause> cause = dig_up(grant.attempt, false)) {
+    turn_down(peer, grant, cause->message, cause->outcome == AttemptOutcome::kFailed);
+    return;
+  }
+  const auto found = attempts_.find(grant.attempt);
+  PrefillAttempt::Granted input{.digest = grant_digest(grant),
+                                .decode = grant.decode,
+                                .prefill = grant.prefill,
+                                .prompt_tokens = grant.prompt_tokens,
+                                .cached_tokens = grant.cached_tokens,
+                                .grain = send_grain(*peer.planner),
+                                .deadline = now_ + std::chrono::milliseconds(grant.budget_ms),
+                                .early_deadline = now_ + options_.early_grant_timeout};
+  if (found != attempts_.end() && found->second->machine.granted()) {
+    if (found->second->peer != id)
+      turn_down(peer, grant, "the attempt is granted by another decode instance: draw a new bootstrap_room", true);
+    return step(grant.attempt, input);  // a repeat, or stale
+  }
+  if (found == attempts_.end() && early_ >= options_.early_grants_max) {
+    turn_down(peer, grant, fmt::format("{} grants already wait for their requests on prefill", early_), true);
+    return;
+  }
+  const AttemptId attempt = grant.attempt;
+  const bool early = found == attempts_.end();
+  Entry& entry =
+      early
+          ? *attempts_.emplace(attempt, std::make_unique<Entry>(PrefillAttempt(self_.incarnation, input))).first->second
+          : *found->second;
+  early_ += early ? 1 : 0;
+  entry.peer = id;
+  entry.transport_peer = peer.transport_peer;
+  entry.digest = input.digest;
+  entry.grant = std::move(grant);
+  if (!early) step(attempt, input);
+}
+
+void PrefillHandoff::Service::on_cancel(Peer& peer, const Cancel& cancel) {
+  const auto found = attempts_.find(cancel.attempt);
+  if (found != attempts_.end() && (!found->second->machine.granted() || found->second->digest == cancel.grant_digest)) {
+    const bool unseen = !found->second->machine.granted();
+    step(cancel.attempt, PrefillAttempt::CancelThere{cancel.reason, cancel.fault});
+    if (!unseen) return;  // the machine answers when its posts are quiet
+  } else if (found == attempts_.end()) {
+    bury(cancel.attempt,
+         {cancel.fault ? AttemptOutcome::kFailed : AttemptOutcome::kCancelled, cancel.fault ? "peer" : "",
+          "decode: " + cancel.reason},
+         true);
+  }
+  // A grant that is not in the table has no post out, unless the transport could not say so.
+  if (!never_drained_.contains(cancel.grant_digest)) peer.connection.send(Drained{cancel.attempt, cancel.grant_digest});
+}
+
+// ---- posts ----
+
+void PrefillHandoff::Service::take_transfer_events() {
+  events_.clear();
+  transport_.poll(&events_);
+  for (const TransferEvent& event : events_) {
+    const auto found = posts_.find(event.transfer);
+    BATON_CHECK(found != posts_.end(), "transfer {} ended twice or was never posted", event.transfer);
+    const OutPost post = std::move(found->second);
+    posts_.erase(found);
+    Entry& entry = *attempts_.at(post.attempt);
+    entry.out.erase(event.transfer);
+    entry.last_done = now_;
+    PrefillAttempt::PostEnded ended{event.outcome, event.local_quiesced, event.remote_quiesced, event.detail};
+    if (event.outcome == TransferOutcome::kDone && event.bytes != post.bytes) {
+      ended.outcome = TransferOutcome::kFailed;
+      ended.detail = fmt::format("{} of {} bytes applied at decode", event.bytes, post.bytes);
+    }
+    if (ended.outcome == TransferOutcome::kDone) {
+      entry.bytes += post.bytes;
+      count([&](HandoffStats& s) {
+        for (const auto& [link, moved] : post.links) {
+          s.links[link].bytes += moved.bytes;
+          s.links[link].copies += moved.copies;
+          s.bytes += moved.bytes;
+          s.copies += moved.copies;
+          entry.copies += moved.copies;
+        }
+      });
+    }
+    step(post.attempt, ended);
+  }
+}
+
+// One post of each attempt in turn, so that a long prompt does not hold up a short one; a peer whose queue is full is
+// left for later.
+void PrefillHandoff::Service::pump() {
+  std::set<uint64_t> full;
+  std::deque<AttemptId> later;
+  while (!pump_order_.empty()) {
+    const AttemptId attempt = pump_order_.front();
+    pump_order_.pop_front();
+    const auto found = attempts_.find(attempt);
+    if (found == attempts_.end() || found->second->queued.empty()) continue;
+    if (full.contains(found->second->peer) || !post_one(attempt, *found->second)) {
+      full.insert(found->second->peer);
+      later.push_back(attempt);
+      continue;
+    }
+    const auto again = attempts_.find(attempt);  // a failed post may have ended it
+    if (again != attempts_.end() && !again->second->queued.empty()) pump_order_.push_back(attempt);
+  }
+  pump_order_ = std::move(later);
+}
+
+bool PrefillHandoff::Service::post_one(AttemptId attempt, Entry& entry) {
+  HandoffPost& post = entry.queued.front();
+  const Result<TransferId> posted = transport_.post_write(
+      entry.transport_peer, post.blocks, {attempt, entry.grant.window_secret}, entry.machine.deadline());
+  if (!posted && posted.error().code == ErrorCode::kResourceExhausted) return false;
+  if (posted) {
+    if (entry.first_post == TimePoint{}) entry.first_post = now_;
+    posts_.emplace(*posted, OutPost{attempt, post.bytes, std::move(post.links)});
+    entry.out.insert(*posted);
+    entry.queued.pop_front();
+    return true;
+  }
+  entry.queued.pop_front();
+  const auto outcome =
+      posted.error().code == ErrorCode::kUnavailable ? TransferOutcome::kPeerLost : TransferOutcome::kFailed;
+  step(attempt, PrefillAttempt::PostEnded{outcome, true, true, posted.error().message});
+  return true;
+}
+
+void PrefillHandoff::Service::cancel_posts(AttemptId attempt) {
+  Entry& entry = *attempts_.at(attempt);
+  for (const TransferId transfer : entry.out) transport_.cancel(transfer);
+  const size_t unposted = entry.queued.size();
+  entry.queued.clear();
+  // Never posted, so quiet. The last of them may end the attempt.
+  for (size_t i = 0; i < unposted; ++i)
+    step(attempt, PrefillAttempt::PostEnded{TransferOutcome::kCancelled, true, true, "not posted"});
+}
+
+// ---- the machine ----
+
+void PrefillHandoff::Service::tick() {
+  std::vector<AttemptId> due;
+  for (const auto& [attempt, entry] : attempts_) {
+    const bool early = entry->machine.state() == PrefillAttempt::State::kEarly;
+    if (early || now_ >= entry->machine.deadline()) due.push_back(attempt);
+  }
+  for (const AttemptId attempt : due) step(attempt, PrefillAttempt::Tick{});
+  while (!tombstone_order_.empty()) {
+    const auto oldest = tombstones_.find(tombstone_order_.front());
+    if (oldest != tombstones_.end() && tombstones_.size() <= kTombstonesMax && oldest->second.expires > now_) break;
+    if (oldest != tombstones_.end()) tombstones_.erase(oldest);
+    tombstone_order_.pop_front();
+  }
+}
+
+void PrefillHandoff::Service::step(AttemptId attempt, const PrefillAttempt::Input& input) {
+  const auto found = attempts_.find(attempt);
+  if (found == attempts_.end()) return;
+  Entry& entry = *found->second;
+  const bool was_early = entry.machine.state() == PrefillAttempt::State::kEarly;
+  PrefillAttempt::Actions actions = entry.machine.step(input, now_);
+  if (was_early && entry.machine.state() != PrefillAttempt::State::kEarly) --early_;
+  apply(attempt, entry, std::move(actions));
+}
+
+void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAttempt::Actions actions) {
+  if (actions.stale) count([](HandoffStats& s) { ++s.stale_frames; });
+  const auto peer = peers_.find(entry.peer);
+  const auto tell = [&](const Frame& frame) {
+    if (peer != peers_.end()) peer->second->connection.send(frame);
+  };
+  if (actions.emit_granted) {
+    entry.job = std::make_unique<SendJob>(peer->second->planner, self_, entry.dp_rank, peer->second->manifest,
+                                          entry.grant, pools_, options_.post_bytes_max, options_.post_blocks_max);
+    sink_(PrefillGranted{attempt, entry.grant.cached_tokens, now_ - entry.begun});
+  }
+  if (actions.send) send_range(entry, *actions.send, attempt);
+  if (actions.send_commit) send_commit(attempt, entry);
+  if (actions.send_cancel)
+    tell(Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
+                actions.send_cancel->message});
+  if (actions.cancel_posts) return cancel_posts(attempt);  // `entry` may be gone after it
+  if (actions.send_drained) tell(Drained{attempt, entry.digest});
+  if (actions.end) end(attempt, *actions.end);
+}
+
+void PrefillHandoff::Service::send_range(Entry& entry, PrefillAttempt::Actions::Range range, AttemptId attempt) {
+  std::vector<HandoffPost> posts = entry.job->send(range.begin, range.end, entry.pages);
+  BATON_CHECK(!posts.empty(), "tokens {} to {} made no post", range.begin, range.end);
+  entry.machine.posts_made(static_cast<int>(posts.size()));
+  if (entry.queued.empty()) pump_order_.push_back(attempt);
+  for (HandoffPost& post : posts) entry.queued.push_back(std::move(post));
+}
+
+void PrefillHandoff::Service::send_commit(AttemptId attempt, Entry& entry) {
+  Commit commit;
+  commit.attempt = attempt;
+  commit.decode = entry.grant.decode;
+  commit.prefill = self_.incarnation;
+  commit.grant_digest = entry.digest;
+  commit.first = entry.first;
+  commit.bytes = entry.bytes;
+  commit.copies = entry.copies;
+  commit.durations = entry.durations;
+  commit.durations.transfer_tail = std::max(Duration{}, entry.last_done - entry.finished);
+  commit.checksum_pages = entry.job->checksum_pages();
+  commit.checksums = entry.job->checksums();
+  peers_.at(entry.peer)->connection.send(commit);
+}
+
+void PrefillHandoff::Service::end(AttemptId attempt, const EndCause& cause) {
+  const auto found = attempts_.find(attempt);
+  const std::unique_ptr<Entry> entry = std::move(found->second);
+  attempts_.erase(found);
+  if (entry->machine.granted() && !entry->machine.writers_quiet()) never_drained_.insert(entry->digest);
+  const bool met = entry->machine.begun() && entry->machine.granted();
+  if (!met) bury(attempt, cause, !entry->machine.begun());
+  if (!entry->machine.begun()) return;
+  const bool sent = entry->first_post != TimePoint{} && entry->last_done > entry->first_post;
+  emit_ended({.attempt = attempt,
+              .outcome = cause.outcome,
+              .message = cause.message,
+              .quiet = entry->machine.sources_quiet(),
+              .bytes = entry->bytes,
+              .copies = entry->copies,
+              .seconds = sent ? to_seconds(entry->last_done - entry->first_post) : 0},
+             cause.reason);
+}
+
+void PrefillHandoff::Service::emit_ended(PrefillEnded ended, const char* reason) {
+  {
+    std::lock_guard lock(mutex_);
+    live_.erase(ended.attempt);
+    --stats_.attempts_live;
+    if (!ended.quiet) ++stats_.attempts_quarantined;
+    switch (ended.outcome) {
+      case AttemptOutcome::kCommitted:
+        ++stats_.committed;
+        break;
+      case AttemptOutcome::kCancelled:
+        ++stats_.cancelled;
+        break;
+      case AttemptOutcome::kFailed:
+        ++stats_.failed;
+        ++stats_.failures[reason];
+        break;
+    }
+  }
+  sink_(std::move(ended));
+}
+
+void PrefillHandoff::Service::bury(AttemptId attempt, EndCause cause, bool awaits_request) {
+  const Tombstone stone{std::move(cause), awaits_request, now_ + kTombstoneLife};
+  if (tombstones_.insert_or_assign(attempt, stone).second) tombstone_order_.push_back(attempt);
+}
+
+std::optional<EndCause> PrefillHandoff::Service::dig_up(AttemptId attempt, bool is_request) {
+  const auto found = tombstones_.find(attempt);
+  if (found == tombstones_.end()) return std::nullopt;
+  const Tombstone stone = std::move(found->second);
+  tombstones_.erase(found);
+  if (stone.awaits_request != is_request) return std::nullopt;  // the id is used again
+  return stone.cause;
+}
+
+}  // namespace baton

@@ -1,0 +1,69 @@
+// The sending side: listens for decode instances, and writes the KV of granted attempts into their pages while it is
+// being computed.
+//
+// One thread of its own runs the attempt machines, the control connections and the transport's events. The engine's
+// calls only queue a command and never block. Order of an attempt: begin, Granted, computed..., finish, Ended; exactly
+// one Ended for each begin that returned ok, whatever happens in between. Calls about an attempt that has ended are
+// dropped.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "handoff/events.h"
+
+namespace baton {
+
+struct PrefillHandoffOptions {
+  std::string host = "0.0.0.0";  // numeric, IPv4 or IPv6; "" is every address
+  uint16_t port = 0;             // 0: any free one, see port()
+  Duration heartbeat = std::chrono::seconds(1);
+  int heartbeat_misses = 3;  // a peer silent for that many is lost
+  // Grants whose request has not come yet: held for this long or the grant's own budget, whichever ends first.
+  Duration early_grant_timeout = std::chrono::seconds(60);
+  size_t early_grants_max = 4096;
+  // One post carries at most this much, so that a cancel stops soon and attempts share a link.
+  uint64_t post_bytes_max = 4u << 20;
+  size_t post_blocks_max = 512;
+};
+
+class PrefillHandoff {
+ public:
+  // `self`: the caller fills incarnation, model, geometry, dtype, layout, pages and policy; role, transport and regions
+  // are filled here. `pools`: one per world rank, in order. `transport` and the pools' memory must outlive the service.
+  // kUnavailable when the port is taken, kInvalidArgument when self and pools do not agree.
+  static Result<std::unique_ptr<PrefillHandoff>> start(PrefillHandoffOptions options, Manifest self,
+                                                       Transport& transport, std::vector<Pool> pools, PrefillSink sink);
+  // Stops: every live attempt is cancelled and ended first, waiting at most two seconds for the transport.
+  ~PrefillHandoff();
+  PrefillHandoff(const PrefillHandoff&) = delete;
+  PrefillHandoff& operator=(const PrefillHandoff&) = delete;
+
+  [[nodiscard]] uint16_t port() const;
+
+  // The request of an attempt is here. kInvalidArgument: the attempt is live already, is zero, or dp_rank or
+  // prompt_tokens (> 0) are out of range. Then no event follows.
+  Status begin(AttemptId attempt, int dp_rank, int64_t prompt_tokens, TimePoint deadline);
+  // KV of tokens [0, end) is in place. `new_pages` are appended to the attempt's pages (token order, page i holds
+  // tokens [i * page_tokens, ...)); a prefix found in prefill's own tree comes with the first call. end grows up to
+  // prompt_tokens. The pages must stay pinned and unmodified until Ended, but for the page that holds token `end`,
+  // whose tail the engine still fills.
+  void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
+  // The last chunk is done (computed() has reached prompt_tokens) and this was sampled. transfer_tail of `durations` is
+  // filled here.
+  void finish(AttemptId attempt, FirstToken first, HandoffDurations durations);
+  // Someone no longer wants it (fault false) or the engine failed (fault true). Ended follows when the sources are
+  // quiet.
+  void cancel(AttemptId attempt, std::string reason, bool fault = false);
+
+  [[nodiscard]] HandoffStats stats() const;
+
+ private:
+  class Service;
+  explicit PrefillHandoff(std::unique_ptr<Service> service);
+  std::unique_ptr<Service> service_;
+};
+
+}  // namespace baton

@@ -1,0 +1,176 @@
+// Inside of PrefillHandoff: the thread that runs attempt machines, control connections and the transport's events.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "base/queue.h"
+#include "handoff/control_connection.h"
+#include "handoff/prefill_attempt.h"
+#include "handoff/prefill_handoff.h"
+#include "handoff/send_job.h"
+
+namespace baton {
+
+class PrefillHandoff::Service {
+ public:
+  Service(PrefillHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, PrefillSink sink,
+          ControlFd listener);
+  ~Service();
+
+  [[nodiscard]] uint16_t port() const { return port_; }
+  Status begin(AttemptId attempt, int dp_rank, int64_t prompt_tokens, TimePoint deadline);
+  void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
+  void finish(AttemptId attempt, FirstToken first, HandoffDurations durations);
+  void cancel(AttemptId attempt, std::string reason, bool fault);
+  [[nodiscard]] HandoffStats stats() const;
+
+ private:
+  struct BeginCommand {
+    int dp_rank;
+    int64_t prompt_tokens;
+    TimePoint deadline;
+  };
+  struct ComputedCommand {
+    int64_t end;
+    std::vector<PageId> new_pages;
+  };
+  struct FinishCommand {
+    FirstToken first;
+    HandoffDurations durations;
+  };
+  struct CancelCommand {
+    std::string reason;
+    bool fault;
+  };
+  struct Command {
+    AttemptId attempt;
+    std::variant<BeginCommand, ComputedCommand, FinishCommand, CancelCommand> what;
+  };
+
+  // A decode instance's connection; numbers are never reused.
+  struct Peer {
+    enum class State { kManifest, kAccept, kPaired, kRefused };
+    Peer(ControlFd fd, TimePoint now) : connection(std::move(fd), now), since(now) {}
+    ControlConnection connection;
+    TimePoint since;
+    State state = State::kManifest;
+    Manifest manifest;
+    std::shared_ptr<const Planner> planner;
+    PeerId transport_peer;
+    bool connected = false;  // transport_peer is valid
+  };
+
+  struct Entry {
+    explicit Entry(PrefillAttempt m) : machine(std::move(m)) {}
+    PrefillAttempt machine;
+    uint64_t peer = 0;
+    Grant grant;
+    uint64_t digest = 0;
+    int dp_rank = 0;
+    std::unique_ptr<SendJob> job;
+    PeerId transport_peer;
+    std::vector<PageId> pages;
+    std::deque<HandoffPost> queued;
+    std::unordered_set<TransferId> out;
+    FirstToken first;
+    HandoffDurations durations;
+    uint64_t bytes = 0, copies = 0;
+    TimePoint begun, first_post, last_done, finished;
+  };
+
+  struct OutPost {
+    AttemptId attempt;
+    uint64_t bytes = 0;
+    std::map<std::pair<int, int>, HandoffStats::Link> links;
+  };
+
+  // An attempt that ended on this side when only its grant or only its request had come: the other half is told when it
+  // comes.
+  struct Tombstone {
+    EndCause cause;
+    bool awaits_request = false;
+    TimePoint expires;
+  };
+
+  void run();
+  void wait_for_work();
+  [[nodiscard]] int poll_timeout_ms() const;
+  void take_commands();
+  void command(AttemptId attempt, BeginCommand& begin);
+  void command(AttemptId attempt, ComputedCommand& computed);
+  void command(AttemptId attempt, FinishCommand& finish);
+  void command(AttemptId attempt, CancelCommand& cancel);
+  void accept_peers();
+  void serve_peers();
+  void serve(uint64_t id, Peer& peer);
+  void drop_peer(uint64_t id);
+  void frame(uint64_t id, Peer& peer, Frame& frame);
+  void meet(uint64_t id, Peer& peer, Manifest& manifest);
+  void refuse(Peer& peer, const std::string& text);
+  void on_grant(uint64_t id, Peer& peer, Grant& grant);
+  void on_cancel(Peer& peer, const Cancel& cancel);
+  [[nodiscard]] Status check_grant(const Peer& peer, const Grant& grant) const;
+  void turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault);
+  void take_transfer_events();
+  void pump();
+  // False: the transport's queue is full.
+  bool post_one(AttemptId attempt, Entry& entry);
+  void tick();
+  void step(AttemptId attempt, const PrefillAttempt::Input& input);
+  void apply(AttemptId attempt, Entry& entry, PrefillAttempt::Actions actions);
+  void send_range(Entry& entry, PrefillAttempt::Actions::Range range, AttemptId attempt);
+  void send_commit(AttemptId attempt, Entry& entry);
+  void cancel_posts(AttemptId attempt);
+  void end(AttemptId attempt, const EndCause& cause);
+  void emit_ended(PrefillEnded ended, const char* reason);
+  void bury(AttemptId attempt, EndCause cause, bool awaits_request);
+  // The cause, when the half that has come was awaited; any stone of the attempt is gone after it.
+  [[nodiscard]] std::optional<EndCause> dig_up(AttemptId attempt, bool is_request);
+  void shut_down();
+  template <typename Change>
+  void count(Change change) {
+    std::lock_guard lock(mutex_);
+    change(stats_);
+  }
+
+  const PrefillHandoffOptions options_;
+  const Manifest self_;
+  Transport& transport_;
+  const std::vector<Pool> pools_;
+  const PrefillSink sink_;
+  SteadyClock clock_;
+  ControlFd listener_;
+  uint16_t port_ = 0;
+  ControlWake wake_;
+  BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it
+  std::atomic<bool> stopping_{false};
+
+  mutable std::mutex mutex_;  // guards the two below
+  std::unordered_set<AttemptId> live_;
+  HandoffStats stats_;
+
+  // The thread's own.
+  TimePoint now_;
+  uint64_t next_peer_ = 1;
+  std::map<uint64_t, std::unique_ptr<Peer>> peers_;
+  std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
+  size_t early_ = 0;
+  std::unordered_map<TransferId, OutPost> posts_;
+  std::deque<AttemptId> pump_order_;  // attempts with queued posts; each once
+  std::unordered_map<AttemptId, Tombstone> tombstones_;
+  std::deque<AttemptId> tombstone_order_;
+  std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet
+  std::vector<TransferEvent> events_;
+  std::thread thread_;
+};
+
+}  // namespace baton

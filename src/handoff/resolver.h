@@ -1,0 +1,56 @@
+// Host names to addresses without stopping the thread that asks: names other than numeric ones are looked up on a
+// thread of their own, because getaddrinfo(3) may block for many seconds.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/queue.h"
+#include "base/result.h"
+#include "handoff/control_connection.h"
+
+namespace baton {
+
+struct ControlAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+};
+
+class HostResolver {
+ public:
+  struct Answer {
+    std::string host;
+    uint16_t port = 0;
+    Result<ControlAddress> address;
+  };
+
+  // `wake` is called from the resolver's thread when an answer is there.
+  explicit HostResolver(std::function<void()> wake);
+  ~HostResolver();
+
+  // The answer is in a later answers(); numeric addresses are answered at once.
+  void ask(const std::string& host, uint16_t port);
+  [[nodiscard]] std::vector<Answer> answers() { return answers_.drain(); }
+
+ private:
+  struct Question {
+    std::string host;
+    uint16_t port;
+  };
+  std::function<void()> wake_;
+  BoundedQueue<Question> questions_{256};
+  BoundedQueue<Answer> answers_{256};
+  std::thread thread_;
+};
+
+// A non-blocking socket on its way to `address`; writable when connected or failed.
+Result<ControlFd> start_connect(const ControlAddress& address);
+// After it became writable.
+Status finish_connect(int fd);
+
+}  // namespace baton

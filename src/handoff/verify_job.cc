@@ -1,0 +1,111 @@
+#include "handoff/verify_job.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "handoff/coverage.h"
+#include "handoff/pairing.h"
+
+namespace baton {
+
+ReceivePlan::ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Manifest& peer,
+                         const Grant& grant, std::span<const Pool> pools)
+    : planner_(std::move(planner)),
+      pools_(pools),
+      plan_(planner_->plan_for(grant.attempt)),
+      prompt_tokens_(grant.prompt_tokens),
+      cached_tokens_(grant.cached_tokens) {
+  for (int r = 0; r < planner_->destination_ranks(); ++r) world_.push_back(world_rank(self.layout, grant.dp_rank, r));
+  for (const GrantedPage& page : grant.pages) pages_.push_back(page.page);
+  // The length of the copies does not depend on which pages prefill uses.
+  std::vector<PageId> any(static_cast<size_t>((prompt_tokens_ + peer.page_tokens - 1) / peer.page_tokens));
+  for (size_t i = 0; i < any.size(); ++i) any[i] = PageId(static_cast<uint32_t>(i));
+  for (const Piece& piece : plan_.pieces) {
+    for (const Copy& copy : piece_copies(*planner_, piece, cached_tokens_, prompt_tokens_, any, pages_))
+      bytes_ += copy.length;
+  }
+}
+
+std::vector<WindowRange> ReceivePlan::window() const {
+  std::vector<WindowRange> ranges;
+  const auto first = static_cast<size_t>(cached_tokens_ / planner_->decode().page_tokens);
+  for (size_t r = 0; r < world_.size(); ++r) {
+    const Pool& own = pool(static_cast<int>(r));
+    const uint64_t page_bytes = own.shape.page_bytes();
+    if (page_bytes == 0) continue;
+    for (size_t i = first; i < pages_.size(); ++i) {
+      const uint64_t offset = pages_[i].value() * page_bytes;
+      if (i > first && ranges.back().offset + ranges.back().length == offset) {
+        ranges.back().length += page_bytes;
+      } else {
+        ranges.push_back({own.region, offset, page_bytes});
+      }
+    }
+  }
+  return ranges;
+}
+
+Status ReceivePlan::check_counts(const Commit& commit) const {
+  const auto pages = static_cast<int64_t>(pages_.size()) - cached_tokens_ / planner_->decode().page_tokens;
+  const auto ranks = static_cast<int64_t>(world_.size());
+  if (commit.bytes != bytes_)
+    return error(ErrorCode::kCorrupt, "prefill committed {} bytes, the plan has {}", commit.bytes, bytes_);
+  if (commit.checksum_pages != static_cast<uint64_t>(pages) ||
+      commit.checksums.size() != static_cast<uint64_t>(pages * ranks))
+    return error(ErrorCode::kCorrupt, "prefill committed {} checksums of {} pages, {} of {} expected",
+                 commit.checksums.size(), commit.checksum_pages, pages * ranks, pages);
+  return {};
+}
+
+VerifyJob::VerifyJob(const ReceivePlan& plan, Commit commit) : plan_(plan), commit_(std::move(commit)) {
+  for (const LocalCopy& local : plan_.plan_.local_copies) {
+    for (const Copy& copy :
+         baton::local_copies(*plan_.planner_, local, plan_.cached_tokens_, plan_.prompt_tokens_, plan_.pages_))
+      moves_.push_back({local.source, local.destination, copy});
+  }
+  for (size_t r = 0; r < plan_.world_.size(); ++r) coverage_.push_back(pieces_of(plan_.plan_, static_cast<int>(r)));
+}
+
+bool VerifyJob::step(uint64_t bytes) {
+  for (uint64_t worked = 0; worked < bytes;) {
+    if (moved_ < moves_.size()) {
+      worked += copy_one();
+    } else if (status_ && checked_ < commit_.checksums.size()) {
+      worked += check_one();
+    } else {
+      return true;
+    }
+  }
+  return false;
+}
+
+uint64_t VerifyJob::copy_one() {
+  const Move& move = moves_[moved_++];
+  const std::span<const std::byte> from =
+      plan_.pool(move.source).bytes.subspan(move.copy.source_offset, move.copy.length);
+  const std::span<std::byte> to =
+      plan_.pool(move.destination).bytes.subspan(move.copy.destination_offset, move.copy.length);
+  std::memcpy(to.data(), from.data(), from.size());
+  local_bytes_ += from.size();
+  ++local_copies_;
+  return from.size();
+}
+
+uint64_t VerifyJob::check_one() {
+  const uint64_t rank = checked_ / commit_.checksum_pages;
+  const int64_t page_tokens = plan_.planner_->decode().page_tokens;
+  const int64_t from = plan_.cached_tokens_ + static_cast<int64_t>(checked_ % commit_.checksum_pages) * page_tokens;
+  const int64_t to = std::min(from + page_tokens, plan_.prompt_tokens_);
+  const Pool& pool = plan_.pool(static_cast<int>(rank));
+  const auto pool_of = [&](const Piece&) { return PoolView{pool.bytes, &pool.shape}; };
+  const uint64_t sum = checksum(coverage_[rank], pool_of, from, to, plan_.pages_);
+  const uint64_t expected = commit_.checksums[checked_++];
+  if (sum != expected)
+    status_ = error(ErrorCode::kCorrupt,
+                    "the KV of tokens {} to {} on decode rank {} hashes to {:016x}, prefill sent {:016x}", from, to,
+                    rank, sum, expected);
+  return std::max<uint64_t>(pool.shape.page_bytes(), 1);
+}
+
+}  // namespace baton

@@ -1,0 +1,77 @@
+// What decode does with a committed attempt's bytes: the copies between its own ranks, then the checksums of every
+// page, a slice at a time so that the thread stays responsive. No I/O.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "handoff/events.h"
+#include "layout/plan.h"
+#include "wire/frames.h"
+
+namespace baton {
+
+// What decode knows of a grant's transfer before it happens.
+class ReceivePlan {
+ public:
+  // `pools` must outlive the object.
+  ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Manifest& peer, const Grant& grant,
+              std::span<const Pool> pools);
+
+  // The byte ranges of the pages that may be written, on every rank of the DP group.
+  [[nodiscard]] std::vector<WindowRange> window() const;
+  // Bytes that cross the fabric.
+  [[nodiscard]] uint64_t bytes() const { return bytes_; }
+  // Whether a Commit accounts for all of them.
+  [[nodiscard]] Status check_counts(const Commit& commit) const;
+
+ private:
+  friend class VerifyJob;
+  [[nodiscard]] const Pool& pool(int r) const { return pools_[static_cast<size_t>(world_[static_cast<size_t>(r)])]; }
+
+  std::shared_ptr<const Planner> planner_;
+  std::span<const Pool> pools_;
+  Plan plan_;
+  std::vector<int> world_;
+  std::vector<PageId> pages_;
+  int64_t prompt_tokens_ = 0;
+  int64_t cached_tokens_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+class VerifyJob {
+ public:
+  VerifyJob(const ReceivePlan& plan, Commit commit);
+
+  // Works on about `bytes` bytes. True when finished; status() holds then.
+  bool step(uint64_t bytes);
+  // kCorrupt names rank, page and both sums of the first page that differs.
+  [[nodiscard]] const Status& status() const { return status_; }
+  [[nodiscard]] const Commit& commit() const { return commit_; }
+  [[nodiscard]] uint64_t local_bytes() const { return local_bytes_; }
+  [[nodiscard]] uint64_t local_copies() const { return local_copies_; }
+  [[nodiscard]] uint64_t checksums() const { return checked_; }
+
+ private:
+  struct Move {
+    int source = 0, destination = 0;
+    Copy copy;
+  };
+  uint64_t copy_one();
+  uint64_t check_one();
+
+  const ReceivePlan& plan_;
+  Commit commit_;
+  std::vector<Move> moves_;
+  size_t moved_ = 0;
+  std::vector<std::vector<Piece>> coverage_;
+  uint64_t checked_ = 0;  // of checksums
+  uint64_t local_bytes_ = 0, local_copies_ = 0;
+  Status status_;
+};
+
+}  // namespace baton

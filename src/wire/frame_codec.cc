@@ -1,0 +1,345 @@
+#include "wire/frame_codec.h"
+
+#include <algorithm>
+
+#include "wire/byte_io.h"
+
+namespace baton {
+namespace {
+
+constexpr uint32_t kMagic = 0x484e5442;  // "BTNH" in the order of the bytes
+constexpr int kDimMax = 1 << 20;
+
+enum class FrameType : uint16_t {
+  kManifest = 1,
+  kAccept = 2,
+  kRefuse = 3,
+  kGrant = 4,
+  kCommit = 5,
+  kRelease = 6,
+  kCancel = 7,
+  kDrained = 8,
+  kPing = 9,
+  kPong = 10,
+};
+
+std::string_view cut(std::string_view text, size_t max = kTextBytesMax) {
+  return text.substr(0, std::min(text.size(), max));
+}
+
+void write(ByteWriter& out, AttemptId attempt) { out.number(attempt.value()); }
+AttemptId read_attempt(ByteReader& in) { return AttemptId(in.bounded<uint64_t>(1, INT64_MAX)); }
+
+void write(ByteWriter& out, const Incarnation& incarnation) {
+  out.number(incarnation.high);
+  out.number(incarnation.low);
+}
+Incarnation read_incarnation(ByteReader& in) {
+  Incarnation incarnation;
+  incarnation.high = in.number<uint64_t>();
+  incarnation.low = in.number<uint64_t>();
+  return incarnation;
+}
+
+bool read_flag(ByteReader& in) { return in.bounded<uint8_t>(0, 1) == 1; }
+
+FrameType write_body(ByteWriter& out, const Manifest& m) {
+  BATON_CHECK(m.regions.size() <= static_cast<size_t>(kWorldMax), "{} regions", m.regions.size());
+  BATON_CHECK(m.transport_blob.size() <= kBlobBytesMax, "transport blob of {} bytes", m.transport_blob.size());
+  out.number(m.protocol);
+  write(out, m.incarnation);
+  out.number(static_cast<uint8_t>(m.role));
+  out.number(m.model_digest.high);
+  out.number(m.model_digest.low);
+  for (const int value :
+       {m.geometry.layers, m.geometry.kv_heads, m.geometry.k_dim, m.geometry.v_dim, m.geometry.element_size})
+    out.number(static_cast<int32_t>(value));
+  out.text(cut(m.kv_dtype));
+  for (const int value : {m.layout.tp, m.layout.dp, m.layout.pp, m.layout.ep, m.page_tokens, m.pages_per_group})
+    out.number(static_cast<int32_t>(value));
+  out.text(cut(m.model_name));
+  out.number(static_cast<uint8_t>(m.writer_policy));
+  out.number(static_cast<uint8_t>(m.fanout));
+  out.text(cut(m.transport));
+  out.text(m.transport_blob);
+  out.number(static_cast<uint32_t>(m.regions.size()));
+  for (const Manifest::Region& region : m.regions) {
+    out.number(region.id);
+    out.number(region.bytes);
+  }
+  return FrameType::kManifest;
+}
+
+Frame read_manifest(ByteReader& in) {
+  Manifest m;
+  m.protocol = in.number<uint16_t>();
+  m.incarnation = read_incarnation(in);
+  m.role = static_cast<InstanceRole>(in.bounded<uint8_t>(1, 2));
+  m.model_digest.high = in.number<uint64_t>();
+  m.model_digest.low = in.number<uint64_t>();
+  m.geometry.layers = in.bounded<int32_t>(1, kDimMax);
+  m.geometry.kv_heads = in.bounded<int32_t>(1, kDimMax);
+  m.geometry.k_dim = in.bounded<int32_t>(1, kDimMax);
+  m.geometry.v_dim = in.bounded<int32_t>(0, kDimMax);
+  m.geometry.element_size = in.bounded<int32_t>(1, 16);
+  m.kv_dtype = in.text(kTextBytesMax);
+  for (int* value : {&m.layout.tp, &m.layout.dp, &m.layout.pp, &m.layout.ep})
+    *value = in.bounded<int32_t>(1, kWorldMax);
+  m.page_tokens = in.bounded<int32_t>(1, kDimMax);
+  m.pages_per_group = in.bounded<int32_t>(1, INT32_MAX);
+  m.model_name = in.text(kTextBytesMax);
+  m.writer_policy = static_cast<WriterPolicy>(in.bounded<uint8_t>(0, 2));
+  m.fanout = static_cast<Fanout>(in.bounded<uint8_t>(0, 1));
+  m.transport = in.text(kTextBytesMax);
+  m.transport_blob = in.text(kBlobBytesMax);
+  const size_t regions = in.count(kWorldMax, 12);
+  m.regions.resize(regions);
+  for (Manifest::Region& region : m.regions) {
+    region.id = in.number<uint32_t>();
+    region.bytes = in.number<uint64_t>();
+  }
+  return m;
+}
+
+FrameType write_body(ByteWriter& out, const Accept& accept) {
+  out.number(accept.plan_hash);
+  return FrameType::kAccept;
+}
+
+FrameType write_body(ByteWriter& out, const Refuse& refuse) {
+  out.text(cut(refuse.text));
+  return FrameType::kRefuse;
+}
+
+FrameType write_body(ByteWriter& out, const Grant& grant) {
+  BATON_CHECK(grant.pages.size() <= kGrantPagesMax, "grant of {} pages", grant.pages.size());
+  write(out, grant.attempt);
+  write(out, grant.decode);
+  write(out, grant.prefill);
+  out.number(static_cast<int32_t>(grant.dp_rank));
+  out.number(grant.prompt_tokens);
+  out.number(grant.cached_tokens);
+  out.number(grant.window_secret);
+  out.number(grant.budget_ms);
+  out.number(static_cast<uint32_t>(grant.pages.size()));
+  for (const GrantedPage& page : grant.pages) {
+    out.number(page.page.value());
+    out.number(page.generation);
+  }
+  return FrameType::kGrant;
+}
+
+Frame read_grant(ByteReader& in) {
+  Grant grant;
+  grant.attempt = read_attempt(in);
+  grant.decode = read_incarnation(in);
+  grant.prefill = read_incarnation(in);
+  grant.dp_rank = in.bounded<int32_t>(0, kWorldMax - 1);
+  grant.prompt_tokens = in.bounded<int64_t>(1, kPromptTokensMax);
+  grant.cached_tokens = in.bounded<int64_t>(0, grant.prompt_tokens - 1);
+  grant.window_secret = in.number<uint64_t>();
+  grant.budget_ms = in.number<uint32_t>();
+  grant.pages.resize(in.count(kGrantPagesMax, 8));
+  for (GrantedPage& page : grant.pages) {
+    page.page = PageId(in.number<uint32_t>());
+    page.generation = in.number<uint32_t>();
+  }
+  return grant;
+}
+
+FrameType write_body(ByteWriter& out, const Commit& commit) {
+  BATON_CHECK(commit.checksums.size() <= kChecksumsMax, "commit of {} checksums", commit.checksums.size());
+  write(out, commit.attempt);
+  write(out, commit.decode);
+  write(out, commit.prefill);
+  out.number(commit.grant_digest);
+  out.number(commit.first.token);
+  out.number(commit.first.logprob);
+  out.number(static_cast<uint8_t>(commit.first.finished));
+  const size_t tops = std::min<size_t>(commit.first.top_logprobs.size(), kTopLogprobsMax);
+  out.number(static_cast<uint32_t>(tops));
+  for (size_t i = 0; i < tops; ++i) {
+    out.number(commit.first.top_logprobs[i].token);
+    out.number(commit.first.top_logprobs[i].logprob);
+  }
+  out.number(commit.bytes);
+  out.number(commit.copies);
+  for (const Duration d : {commit.durations.prefill_queue, commit.durations.prefill, commit.durations.transfer_tail})
+    out.number(static_cast<int64_t>(d.count()));
+  out.number(commit.checksum_pages);
+  out.number(static_cast<uint32_t>(commit.checksums.size()));
+  for (const uint64_t checksum : commit.checksums) out.number(checksum);
+  return FrameType::kCommit;
+}
+
+Frame read_commit(ByteReader& in) {
+  Commit commit;
+  commit.attempt = read_attempt(in);
+  commit.decode = read_incarnation(in);
+  commit.prefill = read_incarnation(in);
+  commit.grant_digest = in.number<uint64_t>();
+  commit.first.token = in.number<int32_t>();
+  commit.first.logprob = in.number<float>();
+  commit.first.finished = read_flag(in);
+  commit.first.top_logprobs.resize(in.count(kTopLogprobsMax, 8));
+  for (TopLogprob& top : commit.first.top_logprobs) {
+    top.token = in.number<int32_t>();
+    top.logprob = in.number<float>();
+  }
+  commit.bytes = in.number<uint64_t>();
+  commit.copies = in.number<uint64_t>();
+  for (Duration* d : {&commit.durations.prefill_queue, &commit.durations.prefill, &commit.durations.transfer_tail})
+    *d = Duration(in.bounded<int64_t>(0, INT64_MAX));
+  commit.checksum_pages = in.bounded<uint32_t>(0, kGrantPagesMax);
+  commit.checksums.resize(in.count(kChecksumsMax, 8));
+  for (uint64_t& checksum : commit.checksums) checksum = in.number<uint64_t>();
+  return commit;
+}
+
+FrameType write_body(ByteWriter& out, const Release& release) {
+  write(out, release.attempt);
+  out.number(release.grant_digest);
+  return FrameType::kRelease;
+}
+
+FrameType write_body(ByteWriter& out, const Cancel& cancel) {
+  write(out, cancel.attempt);
+  out.number(cancel.grant_digest);
+  out.number(static_cast<uint8_t>(cancel.fault));
+  out.text(cut(cancel.reason));
+  return FrameType::kCancel;
+}
+
+Frame read_release(ByteReader& in) {
+  Release release;
+  release.attempt = read_attempt(in);
+  release.grant_digest = in.number<uint64_t>();
+  return release;
+}
+
+Frame read_drained(ByteReader& in) {
+  Drained drained;
+  drained.attempt = read_attempt(in);
+  drained.grant_digest = in.number<uint64_t>();
+  return drained;
+}
+
+Frame read_cancel(ByteReader& in) {
+  Cancel cancel;
+  cancel.attempt = read_attempt(in);
+  cancel.grant_digest = in.number<uint64_t>();
+  cancel.fault = read_flag(in);
+  cancel.reason = in.text(kTextBytesMax);
+  return cancel;
+}
+
+FrameType write_body(ByteWriter& out, const Drained& drained) {
+  write(out, drained.attempt);
+  out.number(drained.grant_digest);
+  return FrameType::kDrained;
+}
+FrameType write_body(ByteWriter& out, const Ping& ping) {
+  out.number(ping.serial);
+  return FrameType::kPing;
+}
+FrameType write_body(ByteWriter& out, const Pong& pong) {
+  out.number(pong.serial);
+  return FrameType::kPong;
+}
+
+Result<Frame> read_body(FrameType type, ByteReader& in) {
+  switch (type) {
+    case FrameType::kManifest:
+      return read_manifest(in);
+    case FrameType::kAccept:
+      return Frame(Accept{in.number<uint64_t>()});
+    case FrameType::kRefuse:
+      return Frame(Refuse{in.text(kTextBytesMax)});
+    case FrameType::kGrant:
+      return read_grant(in);
+    case FrameType::kCommit:
+      return read_commit(in);
+    case FrameType::kRelease:
+      return read_release(in);
+    case FrameType::kCancel:
+      return read_cancel(in);
+    case FrameType::kDrained:
+      return read_drained(in);
+    case FrameType::kPing:
+      return Frame(Ping{in.number<uint64_t>()});
+    case FrameType::kPong:
+      return Frame(Pong{in.number<uint64_t>()});
+  }
+  return error(ErrorCode::kCorrupt, "control frame of unknown type {}", static_cast<int>(type));
+}
+
+}  // namespace
+
+const char* frame_name(const Frame& frame) {
+  static constexpr const char* kNames[] = {"Manifest", "Accept", "Refuse",  "Grant", "Commit",
+                                           "Release",  "Cancel", "Drained", "Ping",  "Pong"};
+  static_assert(std::size(kNames) == std::variant_size_v<Frame>);
+  return kNames[frame.index()];
+}
+
+void encode_frame(const Frame& frame, std::string* out) {
+  const size_t start = out->size();
+  ByteWriter writer(out);
+  writer.number(uint32_t{0});
+  writer.number(kMagic);
+  writer.number(kProtocolVersion);
+  writer.number(uint16_t{0});
+  const FrameType type = std::visit([&](const auto& body) { return write_body(writer, body); }, frame);
+  const auto length = static_cast<uint32_t>(out->size() - start - sizeof(uint32_t));
+  BATON_CHECK(out->size() - start <= kFrameBytesMax, "{} frame of {} bytes", frame_name(frame), out->size() - start);
+  std::memcpy(out->data() + start, &length, sizeof(length));
+  std::memcpy(out->data() + start + 10, &type, sizeof(type));
+}
+
+Result<size_t> frame_length(std::string_view buffer, size_t limit) {
+  ByteReader in(buffer);
+  const auto length = in.number<uint32_t>();
+  if (in.failed()) return size_t{0};
+  const size_t whole = size_t{length} + sizeof(uint32_t);
+  if (whole < kFrameHeaderBytes || whole > limit)
+    return error(ErrorCode::kCorrupt,
+                 "control frame of {} bytes, between {} and {} expected: not a Baton control connection?", whole,
+                 kFrameHeaderBytes, limit);
+  const auto magic = in.number<uint32_t>();
+  if (!in.failed() && magic != kMagic)
+    return error(ErrorCode::kCorrupt, "control frame with magic {:#x}, {:#x} expected: not a Baton control connection?",
+                 magic, kMagic);
+  return whole;
+}
+
+Result<Frame> decode_frame(std::string_view bytes) {
+  BATON_ASSIGN(const size_t whole, frame_length(bytes, kFrameBytesMax));
+  if (whole != bytes.size())
+    return error(ErrorCode::kCorrupt, "control frame of {} bytes in a buffer of {}", whole, bytes.size());
+  ByteReader in(bytes);
+  in.number<uint64_t>();  // length and magic
+  const auto version = in.number<uint16_t>();
+  const auto type = in.number<uint16_t>();
+  if (version != kProtocolVersion)
+    return error(ErrorCode::kIncompatible,
+                 "the peer speaks handoff protocol {}, this instance {}: run the same version on both", version,
+                 kProtocolVersion);
+  BATON_ASSIGN(Frame frame, read_body(static_cast<FrameType>(type), in));
+  if (in.failed() || in.left() != 0)
+    return error(ErrorCode::kCorrupt, "{} frame of {} bytes is malformed at byte {}", frame_name(frame), bytes.size(),
+                 in.at());
+  return frame;
+}
+
+uint64_t grant_digest(const Grant& grant) {
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto mix = [&hash](uint64_t value) {
+    for (int i = 0; i < 8; ++i) hash = (hash ^ ((value >> (8 * i)) & 0xff)) * 0x100000001b3;
+  };
+  mix(grant.attempt.value());
+  mix(grant.window_secret);
+  for (const GrantedPage& page : grant.pages) mix(uint64_t{page.page.value()} << 32 | page.generation);
+  return hash;
+}
+
+}  // namespace baton

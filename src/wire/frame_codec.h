@@ -1,0 +1,45 @@
+// Frames to bytes and back. Little endian:
+//   u32 length of what follows | u32 magic "BTNH" | u16 protocol version | u16 type | body
+// Every count is bounded before anything is allocated, a frame must be used up to its last byte, and what cannot be is
+// an error.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "wire/frames.h"
+
+namespace baton {
+
+inline constexpr size_t kFrameHeaderBytes = 12;
+// Of a whole frame; the longest are grants (8 bytes a page) and commits (8 bytes a page and destination rank).
+inline constexpr size_t kFrameBytesMax = 36u << 20;
+// Until the other side has shown a manifest that fits.
+inline constexpr size_t kFrameBytesMaxUnpaired = 256u << 10;
+
+inline constexpr uint32_t kBlobBytesMax = 64u << 10;
+inline constexpr uint32_t kTextBytesMax = 4096;
+inline constexpr uint32_t kGrantPagesMax = 1u << 20;
+inline constexpr uint32_t kChecksumsMax = 1u << 22;
+inline constexpr uint32_t kTopLogprobsMax = 1024;
+inline constexpr int64_t kPromptTokensMax = int64_t{1} << 40;
+
+[[nodiscard]] const char* frame_name(const Frame& frame);
+
+// Appends the frame. Texts that are too long are cut; more pages, checksums or regions than the bounds are a bug of the
+// caller.
+void encode_frame(const Frame& frame, std::string* out);
+
+// The length of the frame that begins `buffer`, 0 while its length field is not complete. kCorrupt when it is below a
+// header or above `limit`, or the magic is already seen to be wrong.
+Result<size_t> frame_length(std::string_view buffer, size_t limit);
+
+// Exactly one frame. kIncompatible: another protocol version; kCorrupt: anything else that is wrong.
+Result<Frame> decode_frame(std::string_view bytes);
+
+// What a Commit must quote of the Grant it answers: FNV-1a over attempt, secret, pages and generations.
+[[nodiscard]] uint64_t grant_digest(const Grant& grant);
+
+}  // namespace baton

@@ -1,0 +1,172 @@
+// The control frames of the handoff protocol as plain structs. docs/PROTOCOL.md gives the bytes; frame_codec.h reads
+// and writes them.
+//
+// One control connection a pair of instances: decode connects to prefill. Manifest both ways, Accept both ways (or
+// Refuse), then Grant, Cancel, Release and Ping from decode, Commit, Cancel, Drained and Pong from prefill (Ping, Pong
+// and Drained go either way).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "layout/layout.h"
+#include "layout/plan.h"
+
+namespace baton {
+
+// Raised whenever a frame changes its bytes or its meaning; two instances that differ refuse each other.
+inline constexpr uint16_t kProtocolVersion = 1;
+
+enum class InstanceRole : uint8_t { kPrefill = 1, kDecode = 2 };
+
+// 128 bits over what must be equal on both sides for KV of one to mean anything to the other: weights and
+// configuration.
+struct ModelDigest {
+  uint64_t high = 0;
+  uint64_t low = 0;
+  constexpr auto operator<=>(const ModelDigest&) const = default;
+  [[nodiscard]] std::string to_string() const { return fmt::format("{:016x}{:016x}", high, low); }
+};
+
+// What an instance says of itself when two meet. The order of `regions` is the world rank.
+struct Manifest {
+  struct Region {
+    uint32_t id = 0;     // RegionId of the transport
+    uint64_t bytes = 0;  // of the rank's pool, which begins at offset 0
+    bool operator==(const Region&) const = default;
+  };
+  uint16_t protocol = kProtocolVersion;
+  Incarnation incarnation;
+  InstanceRole role = InstanceRole::kPrefill;
+  ModelDigest model_digest;
+  KvGeometry geometry;
+  std::string kv_dtype;  // "bfloat16", "float32"
+  Layout layout;
+  int page_tokens = 0;
+  int pages_per_group = 0;                               // pages of each DP group's pool
+  std::string model_name;                                // for people; not compared
+  WriterPolicy writer_policy = WriterPolicy::kBalanced;  // the prefill side's counts for the pair
+  Fanout fanout = Fanout::kDirect;                       // the decode side's counts for the pair
+  std::string transport;                                 // "shm"; must be equal
+  std::string transport_blob;                            // Transport::local_blob()
+  std::vector<Region> regions;
+  bool operator==(const Manifest&) const = default;
+};
+
+// "I computed this plan from the two manifests": both sides send it, both compare.
+struct Accept {
+  uint64_t plan_hash = 0;
+  bool operator==(const Accept&) const = default;
+};
+
+// The pair cannot work; one line for people. The sender closes the connection.
+struct Refuse {
+  std::string text;
+  bool operator==(const Refuse&) const = default;
+};
+
+struct GrantedPage {
+  PageId page;
+  uint32_t generation = 0;
+  bool operator==(const GrantedPage&) const = default;
+};
+
+// Decode's permission to write stated pages of one of its DP groups, in token order: pages[i] holds tokens
+// [i*page_tokens, ...) of the prompt. The first cached_tokens / page_tokens of them are already filled and must not be
+// written.
+struct Grant {
+  AttemptId attempt;
+  Incarnation decode;
+  Incarnation prefill;
+  int dp_rank = 0;
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  // a multiple of decode's page_tokens, below prompt_tokens
+  uint64_t window_secret = 0;
+  uint32_t budget_ms = 0;  // from receipt on the receiver's own clock
+  std::vector<GrantedPage> pages;
+  bool operator==(const Grant&) const = default;
+};
+
+struct TopLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+  bool operator==(const TopLogprob&) const = default;
+};
+
+// What prefill sampled after the last chunk.
+struct FirstToken {
+  int32_t token = 0;
+  float logprob = 0;                     // natural log; meaningful only when the request asked for it
+  std::vector<TopLogprob> top_logprobs;  // best first
+  bool finished = false;                 // the token ends the sequence (end of text, or one token asked for)
+  bool operator==(const FirstToken&) const = default;
+};
+
+// Where the time of a request went on the prefill side; durations, because clocks of two processes are never
+// subtracted.
+struct HandoffDurations {
+  Duration prefill_queue{};  // from the request's arrival to its first chunk
+  Duration prefill{};        // from the first chunk to the first token
+  Duration transfer_tail{};  // from the first token to the last write done
+  bool operator==(const HandoffDurations&) const = default;
+};
+
+// Every byte of the attempt is applied at decode, and this is what they hash to.
+struct Commit {
+  AttemptId attempt;
+  Incarnation decode;
+  Incarnation prefill;
+  uint64_t grant_digest = 0;  // grant_digest(the Grant this answers)
+  FirstToken first;
+  uint64_t bytes = 0;   // over the fabric
+  uint64_t copies = 0;  // contiguous blocks over the fabric
+  HandoffDurations durations;
+  // XXH3-64 of page p (of those after the cached ones) of destination rank r of the group: checksums[r * checksum_pages
+  // + p].
+  uint32_t checksum_pages = 0;
+  std::vector<uint64_t> checksums;
+  bool operator==(const Commit&) const = default;
+};
+
+// The frames below name the grant they are about by its digest: an attempt id may be used again, a digest is not.
+
+// Decode has committed: the attempt is over on both sides.
+struct Release {
+  AttemptId attempt;
+  uint64_t grant_digest = 0;
+  bool operator==(const Release&) const = default;
+};
+
+// The attempt is over for the sender, which asks for Drained. May be repeated; an unknown attempt is answered with
+// Drained too.
+struct Cancel {
+  AttemptId attempt;
+  uint64_t grant_digest = 0;
+  bool fault = false;  // false: someone no longer wants it; true: something went wrong
+  std::string reason;
+  bool operator==(const Cancel&) const = default;
+};
+
+// The sender's incarnation is done with the attempt. From prefill: no byte of it can land any more, evidence E1.
+struct Drained {
+  AttemptId attempt;
+  uint64_t grant_digest = 0;
+  bool operator==(const Drained&) const = default;
+};
+
+struct Ping {
+  uint64_t serial = 0;
+  bool operator==(const Ping&) const = default;
+};
+struct Pong {
+  uint64_t serial = 0;
+  bool operator==(const Pong&) const = default;
+};
+
+using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong>;
+
+}  // namespace baton

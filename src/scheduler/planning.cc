@@ -1,0 +1,139 @@
+// What the next step computes.
+#include <algorithm>
+
+#include "base/check.h"
+#include "scheduler/chunk_cut.h"
+#include "scheduler/scheduler.h"
+
+namespace baton {
+
+bool Scheduler::any_in(SequenceState state) const {
+  for (const Group& group : groups_) {
+    for (const auto& [id, s] : group.active) {
+      if (s->state == state) return true;
+    }
+  }
+  return false;
+}
+
+Turn Scheduler::next_turn() {
+  BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
+  Turn turn;
+  admit(&turn);
+  const bool running = any_in(SequenceState::kRunning);
+  const bool prompts = any_in(SequenceState::kComputing);
+  const bool running_first = running && prompt_steps_in_row_ >= options_.prompt_steps_in_row_max;
+  if (running && (options_.mixed_chunk || !prompts || running_first)) {
+    plan_running(&turn);
+    prompt_steps_in_row_ = 0;
+  }
+  const auto used = static_cast<int64_t>(turn.plan.segments.size());
+  if (used == 0 || options_.mixed_chunk) {
+    plan_prompts(std::max<int64_t>(1, options_.chunked_prefill_size - used), &turn);
+    if (running && used == 0) ++prompt_steps_in_row_;
+  }
+  return turn;
+}
+
+// One token of every running sequence that has, or gets, a page for it. Older ones are served first.
+void Scheduler::plan_running(Turn* turn) {
+  for (Group& group : groups_) {
+    std::vector<SequenceId> order;
+    for (const auto& [id, s] : group.active) {
+      if (s->state == SequenceState::kRunning) order.push_back(id);
+    }
+    std::vector<const Sequence*> ready;
+    for (const SequenceId id : order) {
+      Sequence& s = at(id);
+      if (s.state == SequenceState::kRunning && grow(s, turn)) ready.push_back(&s);
+    }
+    for (const Sequence* s : ready) {
+      if (s->state == SequenceState::kRunning) add_segment(*s, 1, &turn->plan);
+    }
+  }
+}
+
+// Makes room for the KV of all tokens of `s`. False: `s` sits this step out, or was itself retracted.
+bool Scheduler::grow(Sequence& s, Turn* turn) {
+  Group& group = group_of(s);
+  const int64_t missing = pages_for(s.size()) - static_cast<int64_t>(s.pages.size());
+  if (missing <= 0) return true;
+  for (;;) {
+    auto fresh = group.memory.reserve(static_cast<int>(missing));
+    if (fresh) {
+      std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
+      return true;
+    }
+    Sequence* victim = nullptr;  // the youngest that holds pages nobody else writes
+    int candidates = 0;
+    for (const auto& [id, other] : group.active) {
+      if (other->state != SequenceState::kRunning && other->state != SequenceState::kComputing) continue;
+      victim = other;
+      ++candidates;
+    }
+    // Alone, it waits for pages that transfers hold or that are quarantined; giving up its own would help no one.
+    if (candidates == 1) return false;
+    retract(*victim, turn);
+    if (victim == &s) return false;
+  }
+}
+
+void Scheduler::retract(Sequence& s, Turn* turn) {
+  remember(s);
+  group_of(s).active.erase(s.id);
+  s.pages.clear();
+  s.computed = s.cached = 0;
+  s.entry = Entry::kCompute;
+  s.state = SequenceState::kWaiting;
+  waiting_.push_front(s.id);
+  turn->retracted.push_back(s.id);
+  ++retractions_;
+}
+
+void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
+  std::vector<std::vector<const Sequence*>> prompts(groups_.size());
+  std::vector<std::vector<ChunkWork>> work(groups_.size());
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (const auto& [id, s] : groups_[g].active) {
+      if (s->state != SequenceState::kComputing) continue;
+      prompts[g].push_back(s);
+      work[g].push_back({s->computed, s->left()});
+    }
+  }
+  const auto counts = cut_chunks(work, budget, options_.cost);
+  int64_t rows_left = options_.logits_rows_max;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (size_t i = 0; i < prompts[g].size(); ++i) {
+      const Sequence& s = *prompts[g][i];
+      int64_t count = counts[g][i];
+      if (s.logits_from >= 0) {
+        count = std::min(count, std::max<int64_t>(0, s.logits_from - s.computed) + rows_left);
+      }
+      // A chunk that does not end its prompt ends at a page, so that whole pages can be handed over.
+      const int64_t page_end = (s.computed + count) / options_.page_tokens * options_.page_tokens;
+      if (count < s.left() && page_end > s.computed) count = page_end - s.computed;
+      if (count == 0) continue;
+      if (s.logits_from >= 0)
+        rows_left -= std::max<int64_t>(0, s.computed + count - std::max(s.computed, s.logits_from));
+      add_segment(s, count, &turn->plan);
+    }
+  }
+}
+
+void Scheduler::add_segment(const Sequence& s, int64_t count, StepPlan* plan) const {
+  Segment segment;
+  segment.sequence = s.id;
+  segment.dp_rank = s.group;
+  segment.begin = s.computed;
+  const int64_t end = s.computed + count;
+  segment.tokens.assign(s.tokens.begin() + s.computed, s.tokens.begin() + end);
+  segment.pages.reserve(s.pages.size());
+  for (const PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
+  segment.logits_rows = end == s.size() ? 1 : 0;
+  if (s.logits_from >= 0) {
+    segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.computed, s.logits_from)));
+  }
+  plan->segments.push_back(std::move(segment));
+}
+
+}  // namespace baton

@@ -1,0 +1,164 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace baton {
+
+Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
+  BATON_CHECK(options.dp >= 1 && options.pages_per_group >= 1 && options.page_tokens >= 1);
+  BATON_CHECK(options.max_running_requests >= 1 && options.chunked_prefill_size >= 1 && options.logits_rows_max >= 1);
+  for (int g = 0; g < options.dp; ++g) {
+    groups_.push_back(Group{GroupMemory(options.pages_per_group, options.page_tokens, options.prefix_cache), {}, 0});
+  }
+}
+
+int64_t Scheduler::sequence_tokens_max() const { return int64_t{options_.pages_per_group} * options_.page_tokens; }
+
+Sequence& Scheduler::at(SequenceId id) {
+  const auto found = sequences_.find(id);
+  BATON_CHECK(found != sequences_.end(), "sequence {} is unknown", id);
+  return found->second;
+}
+
+const Sequence& Scheduler::sequence(SequenceId id) const {
+  const auto found = sequences_.find(id);
+  BATON_CHECK(found != sequences_.end(), "sequence {} is unknown", id);
+  return found->second;
+}
+
+int64_t Scheduler::pages_for(int64_t tokens) const {
+  return (tokens + options_.page_tokens - 1) / options_.page_tokens;
+}
+
+void Scheduler::add(NewSequence fresh) {
+  BATON_CHECK(fresh.id > last_id_, "sequence {} after {}", fresh.id, last_id_);
+  const auto prompt_tokens = static_cast<int64_t>(fresh.prompt.size());
+  BATON_CHECK(
+      prompt_tokens >= 1 && fresh.max_new_tokens >= 0 && prompt_tokens + fresh.max_new_tokens <= sequence_tokens_max(),
+      "{} + {} tokens in a pool of {}", prompt_tokens, fresh.max_new_tokens, sequence_tokens_max());
+  BATON_CHECK(!fresh.dp_rank || (*fresh.dp_rank >= 0 && *fresh.dp_rank < options_.dp), "group of {}", options_.dp);
+  last_id_ = fresh.id;
+  Sequence& s = sequences_[fresh.id];
+  s.id = fresh.id;
+  s.entry = fresh.entry;
+  s.wanted_group = fresh.dp_rank;
+  s.tokens = std::move(fresh.prompt);
+  s.prompt_tokens = prompt_tokens;
+  s.logits_from = fresh.logits_from;
+  s.max_new_tokens = fresh.max_new_tokens;
+  s.cache_salt = std::move(fresh.cache_salt);
+  if (s.entry == Entry::kHeld && !s.wanted_group) s.wanted_group = groups_by_load(s).front();
+  if (s.wanted_group) {
+    s.group = *s.wanted_group;
+    s.promised_work = options_.cost.chunk(0, s.size());
+    group_of(s).promised_work += s.promised_work;
+  }
+  if (s.entry == Entry::kHeld) {
+    s.state = SequenceState::kHeld;
+  } else {
+    s.state = SequenceState::kWaiting;
+    waiting_.push_back(s.id);
+  }
+  prebuilt_seen_ |= s.entry == Entry::kPrebuilt;
+}
+
+void Scheduler::release(SequenceId id) {
+  Sequence& s = at(id);
+  BATON_CHECK(s.state == SequenceState::kHeld, "sequence {} is not held", id);
+  s.state = SequenceState::kWaiting;
+  waiting_.push_back(id);
+}
+
+void Scheduler::join(SequenceId id, int32_t first_token) {
+  Sequence& s = at(id);
+  BATON_CHECK(s.state == SequenceState::kReserved, "sequence {} has no reserved pages", id);
+  for (const PageLease& lease : s.pages) {
+    BATON_CHECK(group_of(s).memory.ledger().state(lease.page()) == PageState::kOwned, "page {} can still be written",
+                lease.page());
+  }
+  s.computed = s.size();
+  share(s);
+  s.tokens.push_back(first_token);
+  s.state = SequenceState::kRunning;
+}
+
+void Scheduler::complete(const StepPlan& plan) {
+  for (const Segment& segment : plan.segments) {
+    Sequence& s = at(segment.sequence);
+    BATON_CHECK(s.computed == segment.begin, "sequence {} is at {}, the segment at {}", s.id, s.computed,
+                segment.begin);
+    s.computed += static_cast<int64_t>(segment.tokens.size());
+    if (s.left() > 0) continue;
+    if (s.state == SequenceState::kComputing) share(s);
+    s.state = SequenceState::kDone;
+  }
+}
+
+void Scheduler::append(SequenceId id, int32_t token) {
+  Sequence& s = at(id);
+  BATON_CHECK(s.state == SequenceState::kDone, "sequence {} has tokens left to compute", id);
+  s.tokens.push_back(token);
+  s.logits_from = -1;
+  s.state = SequenceState::kRunning;
+}
+
+std::vector<PageLease> Scheduler::finish(SequenceId id) {
+  Sequence& s = at(id);
+  if (s.state == SequenceState::kWaiting) std::erase(waiting_, id);
+  withdraw_promise(s);
+  if (s.group >= 0) group_of(s).active.erase(id);
+  // A reserved sequence's pages hold nothing yet, or something half written.
+  if (s.state != SequenceState::kReserved) remember(s);
+  std::vector<PageLease> pages = std::move(s.pages);
+  sequences_.erase(id);
+  return pages;
+}
+
+void Scheduler::remember(const Sequence& s) {
+  if (s.pages.empty()) return;
+  groups_[static_cast<size_t>(s.group)].memory.remember(std::span(s.tokens).first(static_cast<size_t>(s.computed)),
+                                                        s.cache_salt, s.pages);
+}
+
+// A prompt is complete. A sequence of one token ends now, perhaps with peers reading its pages: it keeps its own.
+void Scheduler::share(Sequence& s) {
+  remember(s);
+  if (s.new_tokens_left() <= 1) return;
+  group_of(s).memory.adopt(std::span(s.tokens).first(static_cast<size_t>(s.computed)), s.cache_salt, &s.pages);
+}
+
+void Scheduler::flush_cache() {
+  for (Group& group : groups_) group.memory.flush();
+}
+
+SchedulerCounts Scheduler::counts() const {
+  SchedulerCounts counts;
+  for (const auto& [id, s] : sequences_) {
+    switch (s.state) {
+      case SequenceState::kHeld:
+        ++counts.held;
+        break;
+      case SequenceState::kWaiting:
+        ++counts.waiting;
+        break;
+      case SequenceState::kReserved:
+        ++counts.reserved;
+        break;
+      case SequenceState::kComputing:
+        ++counts.computing;
+        break;
+      case SequenceState::kRunning:
+      case SequenceState::kDone:
+        ++counts.running;
+        break;
+    }
+  }
+  counts.prompt_tokens = prompt_tokens_;
+  counts.cached_tokens = cached_tokens_;
+  counts.retractions = retractions_;
+  return counts;
+}
+
+}  // namespace baton

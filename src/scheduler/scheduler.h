@@ -1,0 +1,143 @@
+// The policy of one instance: which sequences get pages, and what the next step computes. Pure: no sockets, threads or
+// clocks, so that the simulator runs the same object. One thread.
+//
+// It owns every sequence and the page ledger and prefix tree of all DP groups. Because one scheduler sees all groups, a
+// request goes to the group with the least outstanding work, and chunks are cut so that the groups' shares of a step
+// take equally long.
+//
+// Admission (S15). A sequence is admitted to a group when the group's free and evictable pages hold its prompt and, on
+// top, what it and every sequence already there may still grow by: min(tokens it may still generate,
+// reserved_decode_tokens) each. Growth beyond that is possible, so a running sequence may find no page: then the
+// youngest sequence of the group is retracted. Its KV stays in the prefix tree as long as no one needs the pages, and
+// it goes to the front of the queue with what it generated as part of its prompt.
+//
+// Order is first come, first served within a group: a request that does not fit holds up those behind it that want the
+// same group, so none starves; a request for another group passes.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kv/step_plan.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/group.h"
+#include "scheduler/sequence.h"
+
+namespace baton {
+
+struct SchedulerOptions {
+  int dp = 1;
+  int pages_per_group = 0;
+  int page_tokens = 64;
+  int max_running_requests = 256;       // sequences with pages, all groups together
+  int64_t chunked_prefill_size = 8192;  // prompt tokens in one step, all groups together
+  bool mixed_chunk = false;             // prompts and running sequences share steps
+  bool prefix_cache = true;
+  int reserved_decode_tokens = 512;
+  int64_t logits_rows_max = 4096;  // rows of prompt logits in one step, at least 1
+  // Without mixed_chunk prompts go first, but after so many steps of prompts in a row the running sequences get one.
+  int prompt_steps_in_row_max = 8;
+  CostModel cost;
+};
+
+// What one call of next_turn() decided. The plan may be empty: then nothing can be computed until something is added,
+// joined, released or finished.
+struct Turn {
+  StepPlan plan;
+  std::vector<SequenceId> admitted;   // got the pages of their prompt now; prebuilt ones may be granted
+  std::vector<SequenceId> retracted;  // lost their pages
+};
+
+struct SchedulerCounts {
+  int held = 0, waiting = 0, reserved = 0, computing = 0, running = 0;
+  uint64_t prompt_tokens = 0, cached_tokens = 0;  // of first admissions since the start
+  uint64_t retractions = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerOptions& options);
+
+  // Prompt and generated tokens that one sequence can ever have: the pool of one group.
+  [[nodiscard]] int64_t sequence_tokens_max() const;
+
+  // To the end of the queue, or held. Breaking a range of NewSequence is a bug.
+  void add(NewSequence sequence);
+  // A held sequence enters the queue.
+  void release(SequenceId id);
+  // A reserved sequence whose prompt is in its pages, none of them granted any more, and whose first token is known.
+  void join(SequenceId id, int32_t first_token);
+
+  // Admits and plans. Call complete() with the plan once it was computed, before the next turn.
+  Turn next_turn();
+  // The plan was computed. Sequences computed to their end wait for append() or finish() now; both must come before the
+  // next turn.
+  void complete(const StepPlan& plan);
+  // The next token of a sequence that has been computed to its end.
+  void append(SequenceId id, int32_t token);
+  // Forgets a sequence in any state. What was computed stays in the prefix tree. Returns its leases: drop them to free
+  // the pages, or keep them while a peer still reads or writes.
+  std::vector<PageLease> finish(SequenceId id);
+
+  // The sequence must live.
+  [[nodiscard]] const Sequence& sequence(SequenceId id) const;
+  [[nodiscard]] PageLedger& ledger(int group) { return groups_[static_cast<size_t>(group)].memory.ledger(); }
+  [[nodiscard]] const PageLedger& ledger(int group) const {
+    return groups_[static_cast<size_t>(group)].memory.ledger();
+  }
+  [[nodiscard]] bool empty() const { return sequences_.empty(); }
+  [[nodiscard]] SchedulerCounts counts() const;
+  [[nodiscard]] const SchedulerOptions& options() const { return options_; }
+  // Drops every cached prefix that no sequence holds.
+  void flush_cache();
+
+ private:
+  struct Group {
+    GroupMemory memory;
+    std::map<SequenceId, Sequence*> active;  // those with pages, oldest first
+    double promised_work = 0;                // of sequences bound to this group that have no pages yet
+  };
+  struct Round;
+
+  Sequence& at(SequenceId id);
+  [[nodiscard]] Group& group_of(const Sequence& s) { return groups_[static_cast<size_t>(s.group)]; }
+  [[nodiscard]] int64_t pages_for(int64_t tokens) const;
+  void remember(const Sequence& s);
+  void share(Sequence& s);
+
+  // admission.cc
+  [[nodiscard]] int64_t growth_pages(const Sequence& s) const;
+  [[nodiscard]] double work_of(const Sequence& s) const;
+  [[nodiscard]] double work_of(const Group& group) const;
+  [[nodiscard]] int active_count() const;
+  [[nodiscard]] int64_t match_limit(const Sequence& s) const;
+  [[nodiscard]] std::vector<int> groups_by_load(const Sequence& s) const;
+  void withdraw_promise(Sequence& s);
+  bool take_pages(Sequence& s, int group_index);
+  [[nodiscard]] bool step_is_full(const Round& round, const std::optional<int>& group) const;
+  bool try_admit(Sequence& s, Round* round);
+  void admit(Turn* turn);
+
+  // planning.cc
+  [[nodiscard]] bool any_in(SequenceState state) const;
+  void plan_running(Turn* turn);
+  bool grow(Sequence& s, Turn* turn);
+  void retract(Sequence& s, Turn* turn);
+  void plan_prompts(int64_t budget, Turn* turn);
+  void add_segment(const Sequence& s, int64_t count, StepPlan* plan) const;
+
+  const SchedulerOptions options_;
+  std::vector<Group> groups_;
+  std::map<SequenceId, Sequence> sequences_;
+  std::deque<SequenceId> waiting_;
+  SequenceId last_id_{};
+  bool prebuilt_seen_ = false;
+  int prompt_steps_in_row_ = 0;
+  uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, retractions_ = 0;
+};
+
+}  // namespace baton

@@ -1,0 +1,67 @@
+// What the scheduler knows of one token stream.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "kv/page_ledger.h"
+
+namespace baton {
+
+// How a sequence enters the scheduler.
+enum class Entry : uint8_t {
+  kCompute,  // its prompt is computed here as soon as there is room
+  kHeld,  // the same, but only after release(): the DP group is chosen now, no page is taken yet (prefill, waiting for
+          // a grant)
+  kPrebuilt,  // its prompt's KV is written by someone else into pages reserved here; it runs after join() (decode)
+};
+
+struct NewSequence {
+  SequenceId id;  // larger than every id before it
+  std::vector<int32_t> prompt;
+  int max_new_tokens = 1;      // prompt + max_new_tokens <= Scheduler::sequence_tokens_max()
+  std::optional<int> dp_rank;  // wanted DP group
+  std::string cache_salt;
+  int64_t logits_from = -1;  // the first prompt position whose logits row is wanted; -1: of the last one only
+  Entry entry = Entry::kCompute;
+};
+
+enum class SequenceState : uint8_t {
+  kHeld,       // waits for release(); no pages
+  kWaiting,    // in the queue; no pages
+  kReserved,   // prebuilt: has the pages of its prompt, waits for join()
+  kComputing,  // has the pages of its prompt, part of it is not computed
+  kRunning,    // one token a step
+  kDone,       // computed to the end, waits for append() or finish()
+};
+
+struct Sequence {
+  SequenceId id;
+  SequenceState state = SequenceState::kWaiting;
+  Entry entry = Entry::kCompute;
+  std::optional<int> wanted_group;
+  int group = -1;               // valid once placed
+  std::vector<int32_t> tokens;  // prompt and what was generated
+  int64_t prompt_tokens = 0;    // of them the client's
+  int64_t computed = 0;         // the KV of tokens [0, computed) is in `pages`
+  int64_t cached = 0;           // of them found in the prefix tree when last admitted
+  int64_t first_cached = 0;     // ... when first admitted: what the client is told
+  int64_t logits_from = -1;
+  int max_new_tokens = 1;
+  std::string cache_salt;
+  std::vector<PageLease> pages;  // in token order
+  bool ever_admitted = false;
+  double promised_work = 0;  // its share of its group's promised work
+
+  [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  [[nodiscard]] int64_t left() const { return size() - computed; }
+  [[nodiscard]] int64_t new_tokens_left() const {
+    return std::max<int64_t>(0, prompt_tokens + max_new_tokens - size());
+  }
+};
+
+}  // namespace baton

@@ -1,0 +1,72 @@
+// From a row of logits to a token, and when a sequence ends. Pure: no clock, no state but scratch.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/engine.h"
+
+namespace baton {
+
+// How often each token was generated so far; what the penalties read. The prompt does not count, as in SGLang.
+class TokenCounts {
+ public:
+  void add(int32_t token) { ++counts_[token]; }
+  [[nodiscard]] const std::unordered_map<int32_t, int>& counts() const { return counts_; }
+
+ private:
+  std::unordered_map<int32_t, int> counts_;
+};
+
+// One thread; holds scratch of the vocabulary's size.
+//
+// Order of operations on the raw logits x: logit_bias is added; repetition_penalty r divides x > 0 and multiplies x <=
+// 0 of generated tokens (Keskar et al. 2019); frequency * count + presence is subtracted (the OpenAI formula); while
+// fewer than min_new_tokens are generated the tokens that would end the sequence are barred. Then softmax(x /
+// temperature), from which are kept the tokens that pass all of: the top_k most probable; the fewest most probable ones
+// whose sum reaches top_p; probability >= min_p * that of the best. All three look at the same probabilities; what is
+// kept is renormalised. Ties go to the lower id.
+//
+// Logprobs are log-softmax of the raw logits: before bias, penalties, temperature and truncation, in prompt and
+// completion alike.
+class Sampler {
+ public:
+  Sampler(int vocab, std::vector<int32_t> eos_ids);
+
+  struct Draw {
+    const SamplingParams& params;
+    uint64_t seed = 0;  // the draw depends on (seed, index) alone
+    int index = 0;      // number of tokens generated before this one
+    const TokenCounts& generated;
+    int logprobs = -1;  // as Request::logprobs
+  };
+  // `logits`: vocab floats. kCorrupt: a logit is NaN or +inf (never text from a broken machine); kInvalidArgument:
+  // every token is barred.
+  Result<GeneratedToken> sample(const float* logits, const Draw& draw);
+
+  // The logprob of prompt token `token` given the logits of the position before it, and the `top` best (top <= 0:
+  // none).
+  Result<PromptLogprob> score(const float* logits, int32_t token, int top);
+
+  // Whether a sequence ends with `token`, its `completion_tokens`th (from 1). A stop token wins over the length.
+  // stop_token_ids are the client's own words and hold with ignore_eos too.
+  [[nodiscard]] std::optional<Output::Finish> finish_after(int32_t token, int completion_tokens,
+                                                           const SamplingParams& params) const;
+
+ private:
+  void adjust(const float* logits, const Draw& draw);
+  void bar_endings(const SamplingParams& params);
+  int32_t draw_from_adjusted(const SamplingParams& params, float best, double uniform);
+  std::vector<TokenLogprob> top_logprobs(const float* logits, int count, float log_total);
+
+  const int vocab_;
+  const std::vector<int32_t> eos_ids_;
+  std::vector<float> adjusted_;  // (vocab)
+  std::vector<float> weights_;   // (vocab), exp((x - best) / temperature)
+  std::vector<int32_t> candidates_;
+};
+
+}  // namespace baton

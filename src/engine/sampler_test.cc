@@ -1,0 +1,312 @@
+#include "engine/sampler.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/random.h"
+
+namespace baton {
+namespace {
+
+constexpr int kVocab = 200;
+
+std::vector<float> random_logits(uint64_t seed, int vocab = kVocab, double scale = 4) {
+  Random random(seed);
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  for (float& x : logits)
+    x = static_cast<float>((random.uniform() + random.uniform() + random.uniform() - 1.5) * scale);
+  return logits;
+}
+
+// The distribution of the header, written down the slow way: sort everything, keep, renormalise.
+std::vector<double> reference_distribution(std::vector<double> x, const SamplingParams& p,
+                                           const TokenCounts& generated) {
+  for (const auto& [token, bias] : p.logit_bias) x[static_cast<size_t>(token)] += bias;
+  for (const auto& [token, count] : generated.counts()) {
+    double& v = x[static_cast<size_t>(token)];
+    v = v > 0 ? v / p.repetition_penalty : v * p.repetition_penalty;
+    v -= p.frequency_penalty * count + p.presence_penalty;
+  }
+  const double best = *std::max_element(x.begin(), x.end());
+  std::vector<double> probability;
+  for (const double v : x) probability.push_back(std::exp((v - best) / p.temperature));
+  const double total = std::accumulate(probability.begin(), probability.end(), 0.0);
+  for (double& v : probability) v /= total;
+  std::vector<size_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return x[a] > x[b]; });
+  std::vector<double> kept(x.size(), 0);
+  double before = 0, mass = 0;
+  for (size_t rank = 0; rank < order.size(); ++rank) {
+    const double v = probability[order[rank]];
+    const bool keep = (p.top_k == -1 || rank < static_cast<size_t>(p.top_k)) && (p.top_p >= 1 || before < p.top_p) &&
+                      v >= p.min_p * probability[order[0]];
+    before += v;
+    if (keep) mass += kept[order[rank]] = v;
+  }
+  for (double& v : kept) v /= mass;
+  return kept;
+}
+
+struct Case {
+  const char* name;
+  SamplingParams params;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  const auto add = [&all](const char* name, auto set) {
+    Case c{name, {}};
+    set(c.params);
+    all.push_back(c);
+  };
+  add("plain", [](SamplingParams&) {});
+  add("cool", [](SamplingParams& p) { p.temperature = 0.3; });
+  add("hot", [](SamplingParams& p) { p.temperature = 2.5; });
+  add("top_k", [](SamplingParams& p) { p.top_k = 7; });
+  add("top_k beyond the first run", [](SamplingParams& p) {
+    p.top_k = 150;
+    p.temperature = 5;
+  });
+  add("top_p", [](SamplingParams& p) { p.top_p = 0.6; });
+  add("top_p beyond the first run", [](SamplingParams& p) {
+    p.top_p = 0.97;
+    p.temperature = 20;
+  });
+  add("min_p", [](SamplingParams& p) { p.min_p = 0.1; });
+  add("all three", [](SamplingParams& p) {
+    p.top_k = 30;
+    p.top_p = 0.8;
+    p.min_p = 0.05;
+    p.temperature = 1.7;
+  });
+  add("penalties", [](SamplingParams& p) {
+    p.repetition_penalty = 1.5;
+    p.frequency_penalty = 0.4;
+    p.presence_penalty = -0.7;
+  });
+  add("bias", [](SamplingParams& p) { p.logit_bias = {{3, 4.0}, {4, -100.0}}; });
+  return all;
+}
+
+TokenCounts some_history() {
+  TokenCounts history;
+  for (const int32_t token : {1, 5, 5, 5, 9, 130}) history.add(token);
+  return history;
+}
+
+// Draws follow the reference distribution: Pearson's chi squared over cells of at least 10 expected draws stays under
+// mean + 6 sigma, and what the reference excludes is never drawn.
+TEST(Sampler, DrawsFollowTheReferenceDistribution) {
+  Sampler sampler(kVocab, {});
+  const TokenCounts history = some_history();
+  for (const Case& c : cases()) {
+    const std::vector<float> logits = random_logits(11);
+    const auto expected = reference_distribution({logits.begin(), logits.end()}, c.params, history);
+    constexpr int kDraws = 40000;
+    std::vector<int> seen(kVocab, 0);
+    for (int i = 0; i < kDraws; ++i) {
+      const auto token = sampler.sample(logits.data(), {c.params, 77, i, history, -1});
+      ASSERT_TRUE(token.ok());
+      ++seen[static_cast<size_t>(token->id)];
+    }
+    double chi = 0;
+    int cells = 0;
+    for (size_t i = 0; i < kVocab; ++i) {
+      EXPECT_TRUE(expected[i] > 0 || seen[i] == 0) << c.name << " token " << i;
+      const double count = expected[i] * kDraws;
+      if (count < 10) continue;
+      chi += (seen[i] - count) * (seen[i] - count) / count;
+      ++cells;
+    }
+    ASSERT_GT(cells, 1) << c.name;
+    EXPECT_LT(chi, cells + 6 * std::sqrt(2.0 * cells)) << c.name;
+  }
+}
+
+TEST(Sampler, GreedyIsTheFirstOfTheBest) {
+  Sampler sampler(5, {});
+  const float logits[] = {1, 3, 2, 3, -1};
+  for (const bool by_top_k : {false, true}) {
+    SamplingParams params;
+    if (by_top_k) {
+      params.top_k = 1;
+    } else {
+      params.temperature = 0;
+    }
+    EXPECT_EQ(sampler.sample(logits, {params, 1, 0, TokenCounts(), -1})->id, 1);
+  }
+}
+
+TEST(Sampler, PenaltiesMoveTheGreedyChoice) {
+  Sampler sampler(3, {});
+  const float logits[] = {2.0f, 1.9f, -1.0f};
+  TokenCounts history;
+  history.add(0);
+  SamplingParams params;
+  params.temperature = 0;
+  const auto choice = [&] { return sampler.sample(logits, {params, 1, 1, history, -1})->id; };
+  EXPECT_EQ(choice(), 0);
+  params.presence_penalty = 0.2;
+  EXPECT_EQ(choice(), 1);
+  params.presence_penalty = 0;
+  params.frequency_penalty = 0.06;
+  EXPECT_EQ(choice(), 0);
+  history.add(0);
+  EXPECT_EQ(choice(), 1);
+  params.frequency_penalty = 0;
+  params.repetition_penalty = 1.1;
+  EXPECT_EQ(choice(), 1);
+  params.repetition_penalty = 1;
+  params.logit_bias = {{2, 5.0}};
+  EXPECT_EQ(choice(), 2);
+}
+
+RC_GTEST_PROP(Sampler, ADrawDependsOnSeedAndIndexAlone, (uint64_t seed)) {
+  const int index = *rc::gen::inRange(0, 100000);
+  const std::vector<float> logits = random_logits(3);
+  SamplingParams params;
+  Sampler first(kVocab, {}), second(kVocab, {});
+  const TokenCounts none;
+  // What a sampler drew before makes no difference.
+  for (int i = 0; i < 3; ++i) RC_ASSERT(second.sample(logits.data(), {params, seed + 1, i, none, -1}).ok());
+  RC_ASSERT(first.sample(logits.data(), {params, seed, index, none, -1})->id ==
+            second.sample(logits.data(), {params, seed, index, none, -1})->id);
+}
+
+TEST(Sampler, SeedsAndIndexesDiffer) {
+  Sampler sampler(kVocab, {});
+  const std::vector<float> logits(kVocab, 0.0f);
+  const TokenCounts none;
+  int same_index = 0, same_seed = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const auto u = static_cast<uint64_t>(i);
+    same_index += sampler.sample(logits.data(), {{}, u, i, none, -1})->id ==
+                  sampler.sample(logits.data(), {{}, u, i + 1, none, -1})->id;
+    same_seed += sampler.sample(logits.data(), {{}, u, i, none, -1})->id ==
+                 sampler.sample(logits.data(), {{}, u + 1, i, none, -1})->id;
+  }
+  // Each is binomial(1000, 1/200): mean 5.
+  EXPECT_LT(same_index, 25);
+  EXPECT_LT(same_seed, 25);
+}
+
+TEST(Sampler, MinNewTokensBarsEveryEnding) {
+  Sampler sampler(4, {3});
+  const float logits[] = {0, 1, 2, 3};
+  SamplingParams params;
+  params.temperature = 0;
+  params.min_new_tokens = 2;
+  params.stop_token_ids = {2};
+  const TokenCounts none;
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 0, none, -1})->id, 1);
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 1, none, -1})->id, 1);
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 2, none, -1})->id, 3);
+  params.ignore_eos = true;  // then eos is no ending
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 0, none, -1})->id, 3);
+  params.ignore_eos = false;
+  params.stop_token_ids = {0, 1, 2};
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 0, none, -1}).error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(Sampler, LogprobsAreOfTheRawLogits) {
+  Sampler sampler(kVocab, {});
+  const std::vector<float> logits = random_logits(5);
+  double total = 0;
+  for (const float x : logits) total += std::exp(static_cast<double>(x));
+  SamplingParams params;
+  params.temperature = 0.5;
+  params.logit_bias = {{17, 50.0}};  // forces the token and must not show in its logprob
+  const auto token = sampler.sample(logits.data(), {params, 1, 0, TokenCounts(), 3});
+  ASSERT_TRUE(token.ok());
+  EXPECT_EQ(token->id, 17);
+  EXPECT_NEAR(token->logprob, logits[17] - std::log(total), 1e-5);
+  ASSERT_EQ(token->top.size(), 3u);
+  std::vector<float> sorted = logits;
+  std::sort(sorted.rbegin(), sorted.rend());
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(token->top[i].logprob, sorted[i] - std::log(total), 1e-5);
+    EXPECT_EQ(logits[static_cast<size_t>(token->top[i].token)], sorted[i]);
+  }
+  const auto scored = sampler.score(logits.data(), 40, 0);
+  EXPECT_NEAR(*scored->logprob, logits[40] - std::log(total), 1e-5);
+  EXPECT_TRUE(scored->top.empty());
+  EXPECT_EQ(sampler.score(logits.data(), 40, 1000)->top.size(), static_cast<size_t>(kVocab));
+}
+
+TEST(Sampler, UnsoundLogitsAreAnErrorAndNotText) {
+  Sampler sampler(4, {});
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), infinity}) {
+    const float logits[] = {0, 1, bad, 2};
+    EXPECT_EQ(sampler.sample(logits, {{}, 1, 0, TokenCounts(), -1}).error().code, ErrorCode::kCorrupt);
+    EXPECT_EQ(sampler.score(logits, 0, 0).error().code, ErrorCode::kCorrupt);
+  }
+  const float none[] = {-infinity, -infinity, -infinity, -infinity};
+  EXPECT_EQ(sampler.sample(none, {{}, 1, 0, TokenCounts(), -1}).error().code, ErrorCode::kCorrupt);
+  const float one[] = {-infinity, 0, -infinity, -infinity};
+  EXPECT_EQ(sampler.sample(one, {{}, 1, 0, TokenCounts(), -1})->id, 1);
+}
+
+TEST(Sampler, Endings) {
+  const Sampler sampler(10, {9});
+  SamplingParams params;
+  params.max_new_tokens = 3;
+  params.stop_token_ids = {4};
+  EXPECT_FALSE(sampler.finish_after(1, 2, params));
+  EXPECT_EQ(sampler.finish_after(1, 3, params)->reason, FinishReason::kLength);
+  EXPECT_EQ(sampler.finish_after(9, 1, params)->reason, FinishReason::kStop);
+  EXPECT_EQ(sampler.finish_after(9, 3, params)->matched_token, 9);
+  EXPECT_EQ(sampler.finish_after(4, 1, params)->matched_token, 4);
+  params.ignore_eos = true;
+  EXPECT_FALSE(sampler.finish_after(9, 1, params));
+  EXPECT_TRUE(sampler.finish_after(4, 1, params));
+}
+
+TEST(SamplingParams, RangesAreNamed) {
+  struct Bad {
+    const char* names;
+    void (*set)(SamplingParams&);
+  };
+  const Bad table[] = {
+      {"temperature", [](SamplingParams& p) { p.temperature = -0.1; }},
+      {"temperature", [](SamplingParams& p) { p.temperature = std::nan(""); }},
+      {"temperature", [](SamplingParams& p) { p.temperature = HUGE_VAL; }},
+      {"top_p", [](SamplingParams& p) { p.top_p = 0; }},
+      {"top_p", [](SamplingParams& p) { p.top_p = 1.01; }},
+      {"top_k", [](SamplingParams& p) { p.top_k = 0; }},
+      {"top_k", [](SamplingParams& p) { p.top_k = -2; }},
+      {"min_p", [](SamplingParams& p) { p.min_p = 1.5; }},
+      {"frequency_penalty", [](SamplingParams& p) { p.frequency_penalty = 2.1; }},
+      {"presence_penalty", [](SamplingParams& p) { p.presence_penalty = -2.1; }},
+      {"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 0; }},
+      {"max_new_tokens", [](SamplingParams& p) { p.max_new_tokens = -1; }},
+      {"min_new_tokens", [](SamplingParams& p) { p.min_new_tokens = 129; }},
+      {"stop_token_ids", [](SamplingParams& p) { p.stop_token_ids = {10}; }},
+      {"logit_bias",
+       [](SamplingParams& p) {
+         p.logit_bias = {{1, 101.0}};
+       }},
+      {"logit_bias",
+       [](SamplingParams& p) {
+         p.logit_bias = {{-1, 1.0}};
+       }},
+  };
+  EXPECT_TRUE(validate({}, 10).ok());
+  for (const Bad& bad : table) {
+    SamplingParams params;
+    bad.set(params);
+    const Status status = validate(params, 10);
+    ASSERT_FALSE(status.ok()) << bad.names;
+    EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_NE(status.error().message.find(bad.names), std::string::npos) << status.error().message;
+  }
+}
+
+}  // namespace
+}  // namespace baton

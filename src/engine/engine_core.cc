@@ -1,0 +1,144 @@
+#include "engine/engine_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "engine/role_part.h"
+
+namespace baton {
+
+EngineCore::EngineCore(CoreOptions options)
+    : options_(std::move(options)), scheduler_(options_.scheduler), sampler_(options_.info.vocab, options_.eos_ids) {}
+
+void EngineCore::open(Request request, OutputSink sink) {
+  auto owned = std::make_unique<LiveRequest>();
+  LiveRequest& live = *owned;
+  live.sequence = SequenceId(next_sequence_++);
+  live.request = std::move(request);
+  live.sink = std::move(sink);
+  live.submitted = live.computable = now();
+  live.seed = live.sampling().seed ? *live.sampling().seed : entropy();
+  by_rid_[live.request.rid] = live.sequence;
+  live_[live.sequence] = std::move(owned);
+  ++requests_;
+  prompt_tokens_ += static_cast<uint64_t>(live.prompt_tokens());
+  if (Status accepted = role_->accept(live); !accepted) {
+    close(live, {FinishReason::kAbort, std::nullopt, accepted.error()});
+  }
+}
+
+LiveRequest* EngineCore::find(SequenceId sequence) {
+  const auto found = live_.find(sequence);
+  return found == live_.end() ? nullptr : found->second.get();
+}
+
+LiveRequest* EngineCore::find(const std::string& rid) {
+  const auto found = by_rid_.find(rid);
+  return found == by_rid_.end() ? nullptr : find(found->second);
+}
+
+std::vector<SequenceId> EngineCore::live() const {
+  std::vector<SequenceId> ids;
+  ids.reserve(live_.size());
+  for (const auto& [id, live] : live_) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+void EngineCore::add_sequence(const LiveRequest& live, Entry entry, int max_new_tokens) {
+  NewSequence fresh;
+  fresh.id = live.sequence;
+  fresh.prompt = live.request.prompt;
+  fresh.max_new_tokens = max_new_tokens;
+  fresh.dp_rank = live.request.dp_rank;
+  fresh.cache_salt = live.request.cache_salt;
+  fresh.entry = entry;
+  // The logits of position i - 1 say how probable prompt token i was. Position 0 has none.
+  const int start = live.request.prompt_logprob_start;
+  if (start >= 0 && entry != Entry::kPrebuilt) fresh.logits_from = std::max(0, start - 1);
+  scheduler_.add(std::move(fresh));
+}
+
+Output EngineCore::output_of(LiveRequest& live) {
+  Output output;
+  output.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
+  output.prompt_tokens = live.prompt_tokens();
+  output.completion_tokens = live.completion_tokens;
+  output.cached_tokens = live.cached_tokens;
+  output.dp_rank = live.dp_rank;
+  return output;
+}
+
+std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken token, bool with_finish) {
+  live.generated.add(token.id);
+  ++live.completion_tokens;
+  ++generation_tokens_;
+  auto finish = sampler_.finish_after(token.id, live.completion_tokens, live.sampling());
+  Output output = output_of(live);
+  if (live.completion_tokens == 1) {
+    output.ttft = live.ttft;
+    if (options_.observer != nullptr) options_.observer->on_ttft(live.ttft);
+  }
+  output.tokens.push_back(std::move(token));
+  if (finish && with_finish) {
+    output.finish = finish;
+    options_.on_closed(live.request.rid);
+  }
+  live.sink(std::move(output));
+  return finish;
+}
+
+bool EngineCore::emit(LiveRequest& live, GeneratedToken token) {
+  const int32_t id = token.id;
+  if (!show(live, std::move(token), true)) {
+    scheduler_.append(live.sequence, id);
+    return false;
+  }
+  role_->release(live, "");
+  by_rid_.erase(live.request.rid);
+  live_.erase(live.sequence);
+  return true;
+}
+
+void EngineCore::close(LiveRequest& live, Output::Finish finish, bool handed_over) {
+  Output output = output_of(live);
+  if (handed_over) output.ttft = live.ttft;
+  output.handed_over = handed_over;
+  if (finish.reason == FinishReason::kAbort) ++aborted_;
+  output.finish = std::move(finish);
+  OutputSink sink = std::move(live.sink);
+  options_.on_closed(live.request.rid);
+  by_rid_.erase(live.request.rid);
+  live_.erase(live.sequence);
+  sink(std::move(output));
+}
+
+void EngineCore::fail(LiveRequest& live, Error failure) {
+  log_debug("request {} ends: {}", live.request.rid, failure.message);
+  role_->release(live, failure.message);
+  close(live, {FinishReason::kAbort, std::nullopt, std::move(failure)});
+}
+
+void EngineCore::fill(EngineStats* stats) const {
+  const SchedulerCounts counts = scheduler_.counts();
+  stats->running = counts.running + counts.computing;
+  stats->waiting = counts.waiting + counts.held + counts.reserved;
+  stats->cache_hit_rate = counts.prompt_tokens == 0
+                              ? 0
+                              : static_cast<double>(counts.cached_tokens) / static_cast<double>(counts.prompt_tokens);
+  for (int g = 0; g < scheduler_.options().dp; ++g) {
+    const PageCounts pages = scheduler_.ledger(g).counts();
+    stats->pages.push_back({pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached});
+  }
+  stats->requests_total = requests_;
+  stats->aborted_total = aborted_;
+  stats->prompt_tokens_total = prompt_tokens_;
+  stats->generation_tokens_total = generation_tokens_;
+  stats->cached_tokens_total = counts.cached_tokens;
+  stats->preemptions_total = counts.retractions;
+}
+
+}  // namespace baton

@@ -1,0 +1,80 @@
+// What the loop and the roles share: the scheduler, the sampler and the requests that live. The engine's thread only.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "engine/live_request.h"
+#include "engine/sampler.h"
+#include "scheduler/scheduler.h"
+
+namespace baton {
+
+class RolePart;
+
+struct CoreOptions {
+  InstanceInfo info;
+  SchedulerOptions scheduler;
+  std::vector<int32_t> eos_ids;
+  std::shared_ptr<const Clock> clock;                     // shared: the caller of make_engine may keep it too
+  EngineObserver* observer = nullptr;                     // outlives the engine; may be null
+  std::function<void(const std::string& rid)> on_closed;  // the rid may be used again
+};
+
+class EngineCore {
+ public:
+  explicit EngineCore(CoreOptions options);
+
+  // Set once, before the first request.
+  void set_role(RolePart* role) { role_ = role; }
+  [[nodiscard]] Scheduler& scheduler() { return scheduler_; }
+  [[nodiscard]] const Scheduler& scheduler() const { return scheduler_; }
+  [[nodiscard]] Sampler& sampler() { return sampler_; }
+  [[nodiscard]] const InstanceInfo& info() const { return options_.info; }
+  [[nodiscard]] EngineObserver* observer() const { return options_.observer; }
+  [[nodiscard]] TimePoint now() const { return options_.clock->now(); }
+
+  // ---- requests ----
+  // Takes a request and hands it to the role; a refused one gets its abort.
+  void open(Request request, OutputSink sink);
+  // A live request; null when it has ended.
+  [[nodiscard]] LiveRequest* find(SequenceId sequence);
+  [[nodiscard]] LiveRequest* find(const std::string& rid);
+  [[nodiscard]] std::vector<SequenceId> live() const;
+  [[nodiscard]] size_t live_count() const { return live_.size(); }
+
+  // Puts the request's sequence into the scheduler.
+  void add_sequence(const LiveRequest& live, Entry entry, int max_new_tokens);
+
+  // ---- answers ----
+  // The next token: to the client, and into the scheduler, or the end of the request. Returns whether it ended.
+  bool emit(LiveRequest& live, GeneratedToken token);
+  // To the client only; the sequence is not touched. Returns how the request ends with this token, if it does.
+  std::optional<Output::Finish> show(LiveRequest& live, GeneratedToken token, bool with_finish);
+  // The last Output, then the request is gone. `live` dangles after.
+  void close(LiveRequest& live, Output::Finish finish, bool handed_over = false);
+  void fail(LiveRequest& live, Error error);
+
+  [[nodiscard]] uint64_t generated_total() const { return generation_tokens_; }
+  // The counters and what the scheduler knows.
+  void fill(EngineStats* stats) const;
+
+ private:
+  [[nodiscard]] Output output_of(LiveRequest& live);
+
+  CoreOptions options_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  RolePart* role_ = nullptr;
+  std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
+  std::unordered_map<std::string, SequenceId> by_rid_;
+  uint64_t next_sequence_ = 1;
+  uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0, cached_tokens_ = 0;
+};
+
+}  // namespace baton

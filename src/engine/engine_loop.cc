@@ -1,0 +1,298 @@
+#include "engine/engine_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace baton {
+namespace {
+
+// How long the loop sleeps when nothing can be computed; deadlines of roles are checked as often.
+constexpr Duration kIdleWait = std::chrono::milliseconds(100);
+
+Error shutting_down() { return error(ErrorCode::kUnavailable, "the instance is shutting down"); }
+
+}  // namespace
+
+EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor)
+    : options_(std::move(options)),
+      executor_(std::move(executor)),
+      inbound_(4 * options_.requests_max + 64) {  // requests, and an abort or two of each
+  CoreOptions core{options_.info, options_.scheduler, options_.eos_ids, options_.clock, options_.observer, {}};
+  core.on_closed = [this](const std::string& rid) {
+    std::lock_guard lock(mutex_);
+    rids_.erase(rid);
+  };
+  core_ = std::make_unique<EngineCore>(std::move(core));
+}
+
+Result<std::unique_ptr<EngineLoop>> EngineLoop::start(EngineLoopOptions options, std::unique_ptr<Executor> executor,
+                                                      const RoleFactory& role) {
+  std::unique_ptr<EngineLoop> loop(new EngineLoop(std::move(options), std::move(executor)));
+  BATON_ASSIGN(loop->role_, role(*loop->core_, [queue = &loop->inbound_] { queue->wake(); }));
+  loop->core_->set_role(loop->role_.get());
+  loop->note_progress();
+  loop->publish();
+  loop->thread_ = std::thread([raw = loop.get()] { raw->run(); });
+  return loop;
+}
+
+EngineLoop::~EngineLoop() {
+  stopping_ = true;
+  inbound_.close();
+  if (thread_.joinable()) thread_.join();
+  role_.reset();
+}
+
+// ---- any thread ----
+
+Status EngineLoop::check(Request* request) const {
+  const InstanceInfo& info = options_.info;
+  const auto prompt = static_cast<int64_t>(request->prompt.size());
+  if (prompt == 0) return error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  if (prompt >= info.max_model_len) {
+    const int64_t pool = int64_t{info.pages_per_group} * info.page_tokens;
+    if (info.max_model_len >= pool) {
+      return error(
+          ErrorCode::kInvalidArgument,
+          "the prompt needs KV for {} tokens and one more; {} are available in a DP group: raise --max-total-tokens or "
+          "--mem-fraction-static",
+          prompt, pool);
+    }
+    return error(
+        ErrorCode::kInvalidArgument,
+        "the prompt has {} tokens; the context holds {}, one of them new: shorten it, or raise --context-length",
+        prompt, info.max_model_len);
+  }
+  for (const int32_t token : request->prompt) {
+    if (token < 0 || token >= info.vocab) {
+      return error(ErrorCode::kInvalidArgument, "the prompt has token {}; the vocabulary has {} tokens", token,
+                   info.vocab);
+    }
+  }
+  BATON_TRY(validate(request->sampling, info.vocab));
+  if (request->dp_rank && (*request->dp_rank < 0 || *request->dp_rank >= info.layout.dp)) {
+    return error(ErrorCode::kInvalidArgument, "routed_dp_rank is {}; this instance has DP ranks 0 to {}",
+                 *request->dp_rank, info.layout.dp - 1);
+  }
+  if (request->logprobs > info.vocab || request->prompt_logprob_start >= prompt) {
+    return error(ErrorCode::kInvalidArgument,
+                 "logprobs {} or logprob_start_len {} is out of range for {} tokens and a prompt of {}",
+                 request->logprobs, request->prompt_logprob_start, info.vocab, prompt);
+  }
+  if (info.role != Role::kUnified && (!request->disaggregation || request->disaggregation->room.value() == 0)) {
+    return error(
+        ErrorCode::kInvalidArgument,
+        "Disaggregated request received without bootstrap room id: this is a {} instance, send it through a router",
+        role_name(info.role));
+  }
+  const int64_t room = info.max_model_len - prompt;
+  request->sampling.max_new_tokens = static_cast<int>(std::min<int64_t>(request->sampling.max_new_tokens, room));
+  return {};
+}
+
+Status EngineLoop::submit(Request request, OutputSink sink) {
+  BATON_TRY(check(&request));
+  if (stopping_) return shutting_down();
+  if (failed_) return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it");
+  const std::string rid = request.rid;
+  {
+    std::lock_guard lock(mutex_);
+    if (rids_.size() >= options_.requests_max) {
+      return error(ErrorCode::kResourceExhausted,
+                   "{} requests are waiting or running, the most this instance takes; retry later", rids_.size());
+    }
+    if (!rids_.insert(rid).second) return error(ErrorCode::kInvalidArgument, "rid {} is in use by a live request", rid);
+  }
+  busy_ = true;
+  if (inbound_.try_push(Submit{std::move(request), std::move(sink)})) return {};
+  std::lock_guard lock(mutex_);
+  rids_.erase(rid);
+  if (stopping_) return shutting_down();
+  return error(ErrorCode::kResourceExhausted, "the instance's queue is full; retry later");
+}
+
+void EngineLoop::abort(const std::string& rid) { inbound_.push_always(Abort{rid}); }
+void EngineLoop::abort_all() { inbound_.push_always(AbortAll{}); }
+
+Status EngineLoop::flush_cache() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!rids_.empty())
+      return error(ErrorCode::kUnavailable, "{} requests are waiting or running; flush when there are none",
+                   rids_.size());
+  }
+  if (!inbound_.push_always(Flush{})) return shutting_down();
+  return {};
+}
+
+void EngineLoop::pair(const std::string& host, int port, std::function<void(Status)> done) {
+  if (inbound_.push_always(Pair{host, port, done})) return;
+  done(shutting_down());
+}
+
+EngineStats EngineLoop::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+std::string EngineLoop::describe_pairs() const {
+  std::lock_guard lock(mutex_);
+  return pairs_;
+}
+
+bool EngineLoop::healthy() const {
+  if (failed_) return false;
+  const int64_t now = options_.clock->now().time_since_epoch().count();
+  return !busy_ || now - progress_ns_ < options_.watchdog_timeout.count();
+}
+
+// ---- the engine's thread ----
+
+void EngineLoop::run() {
+  bool worked = false;
+  while (!stopping_) {
+    auto commands = worked ? inbound_.drain() : inbound_.wait_drain(kIdleWait);
+    for (Command& command : commands) handle(std::move(command));
+    role_->poll(core_->now());
+    worked = !failed_ && step();
+    if (worked || !commands.empty()) note_progress();
+    publish();
+  }
+  for (Command& command : inbound_.drain()) handle(std::move(command));
+  fail_all(shutting_down());
+}
+
+void EngineLoop::handle(Command command) {
+  if (auto* submit = std::get_if<Submit>(&command)) {
+    core_->open(std::move(submit->request), std::move(submit->sink));
+  } else if (auto* abort = std::get_if<Abort>(&command)) {
+    LiveRequest* live = core_->find(abort->rid);
+    if (live != nullptr) core_->fail(*live, error(ErrorCode::kCancelled, "request {} was aborted", abort->rid));
+  } else if (std::holds_alternative<AbortAll>(command)) {
+    fail_all(error(ErrorCode::kCancelled, "all requests were aborted"));
+  } else if (std::holds_alternative<Flush>(command)) {
+    core_->scheduler().flush_cache();
+  } else if (auto* pair = std::get_if<Pair>(&command)) {
+    role_->pair(pair->host, pair->port, std::move(pair->done));
+  }
+}
+
+void EngineLoop::fail_all(const Error& failure) {
+  for (const SequenceId id : core_->live()) {
+    if (LiveRequest* live = core_->find(id)) core_->fail(*live, failure);
+  }
+}
+
+bool EngineLoop::step() {
+  const Turn turn = core_->scheduler().next_turn();
+  begin_steps(turn);
+  if (turn.plan.segments.empty()) return !turn.admitted.empty();
+  Result<StepResult> result = executor_->run(turn.plan);
+  if (!result) {
+    log_error("a step failed, the instance ends its requests: {}", result.error().message);
+    failed_ = true;
+    role_->machine_failed(result.error().message);
+    fail_all(error(ErrorCode::kUnavailable, "the model could not be run: {}", result.error().message));
+    return false;
+  }
+  ++steps_;
+  core_->scheduler().complete(turn.plan);
+  take_result(turn.plan, *result);
+  return true;
+}
+
+void EngineLoop::begin_steps(const Turn& turn) {
+  const TimePoint now = core_->now();
+  for (const SequenceId id : turn.admitted) {
+    LiveRequest& live = *core_->find(id);
+    const Sequence& sequence = core_->scheduler().sequence(id);
+    live.dp_rank = sequence.group;
+    live.cached_tokens = static_cast<int>(sequence.first_cached);
+    if (!live.admitted && options_.observer != nullptr)
+      options_.observer->on_queue_time(to_seconds(now - live.computable));
+    live.admitted = true;
+    role_->admitted(live);
+  }
+  for (const Segment& segment : turn.plan.segments) {
+    LiveRequest& live = *core_->find(segment.sequence);
+    if (live.stepped) continue;
+    live.stepped = true;
+    live.first_step = now;
+    if (live.ttft.prefill_queue_ms < 0 && live.completion_tokens == 0)
+      live.ttft.prefill_queue_ms = to_ms(now - live.computable);
+  }
+}
+
+void EngineLoop::take_result(const StepPlan& plan, const StepResult& result) {
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const Segment& segment = plan.segments[i];
+    LiveRequest& live = *core_->find(segment.sequence);
+    const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+    role_->computed(live, end);
+    if (!take_prompt_logprobs(live, segment, result, i)) continue;
+    if (end == core_->scheduler().sequence(segment.sequence).size())
+      sample(live, result.row(i, segment.logits_rows - 1));
+  }
+}
+
+// False: the logits were unsound and the request has ended.
+bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const Segment& segment, const StepResult& result,
+                                      size_t index) {
+  const int start = live.request.prompt_logprob_start;
+  if (start < 0 || live.completion_tokens > 0 || segment.logits_rows == 0 || options_.info.role == Role::kDecode)
+    return true;
+  const int64_t prompt = live.prompt_tokens();
+  live.prompt_logprobs.resize(static_cast<size_t>(prompt - start));
+  if (start == 0) live.prompt_logprobs[0].token = live.request.prompt[0];
+  const int64_t end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+  for (int r = 0; r < segment.logits_rows; ++r) {
+    const int64_t position = end - segment.logits_rows + r + 1;
+    if (position < start || position >= prompt) continue;
+    auto scored = core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
+                                         live.request.logprobs);
+    if (!scored) {
+      core_->fail(live, scored.error());
+      return false;
+    }
+    live.prompt_logprobs[static_cast<size_t>(position - start)] = std::move(scored).value();
+  }
+  return true;
+}
+
+void EngineLoop::sample(LiveRequest& live, const float* logits) {
+  if (live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified) {
+    role_->release(live, "");
+    core_->close(live, {FinishReason::kLength, std::nullopt, std::nullopt});
+    return;
+  }
+  const Sampler::Draw draw{live.sampling(), live.seed, live.completion_tokens, live.generated, live.request.logprobs};
+  auto token = core_->sampler().sample(logits, draw);
+  if (!token) {
+    core_->fail(live, token.error());
+    return;
+  }
+  if (live.completion_tokens == 0) live.ttft.prefill_ms = to_ms(core_->now() - live.first_step);
+  role_->sampled(live, std::move(token).value());
+}
+
+void EngineLoop::note_progress() { progress_ns_ = options_.clock->now().time_since_epoch().count(); }
+
+void EngineLoop::publish() {
+  EngineStats stats;
+  core_->fill(&stats);
+  stats.steps_total = steps_;
+  const TimePoint now = core_->now();
+  rate_.note(now, stats.generation_tokens_total);
+  stats.generation_tokens_per_s = rate_.per_second(now, stats.generation_tokens_total);
+  role_->fill(&stats);
+  std::string pairs = role_->describe_pairs();
+  std::lock_guard lock(mutex_);
+  busy_ = !rids_.empty();
+  stats_ = std::move(stats);
+  pairs_ = std::move(pairs);
+}
+
+}  // namespace baton

@@ -1,0 +1,105 @@
+// The engine's one thread: takes requests, plans and runs steps, answers. The only implementation of Engine.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <variant>
+#include <vector>
+
+#include "base/queue.h"
+#include "engine/engine.h"
+#include "engine/engine_core.h"
+#include "engine/role_part.h"
+#include "engine/token_rate.h"
+#include "model/executor.h"
+
+namespace baton {
+
+struct EngineLoopOptions {
+  InstanceInfo info;
+  SchedulerOptions scheduler;
+  std::vector<int32_t> eos_ids;
+  size_t requests_max = 8192;  // live at once; more are refused
+  Duration watchdog_timeout =
+      std::chrono::seconds(300);  // healthy() is false after so long without progress while requests wait
+  std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>();
+  EngineObserver* observer = nullptr;
+};
+
+// Makes the role over the core; `wake` may be called by any thread and makes the loop poll() soon. Called once, before
+// the thread starts.
+using RoleFactory = std::function<Result<std::unique_ptr<RolePart>>(EngineCore& core, std::function<void()> wake)>;
+
+class EngineLoop final : public Engine {
+ public:
+  static Result<std::unique_ptr<EngineLoop>> start(EngineLoopOptions options, std::unique_ptr<Executor> executor,
+                                                   const RoleFactory& role);
+  // Ends every live request (kAbort, kUnavailable), then the role, then the executor.
+  ~EngineLoop() override;
+
+  Status submit(Request request, OutputSink sink) override;
+  void abort(const std::string& rid) override;
+  void abort_all() override;
+  Status flush_cache() override;
+  [[nodiscard]] const InstanceInfo& info() const override { return options_.info; }
+  [[nodiscard]] EngineStats stats() const override;
+  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  [[nodiscard]] std::string describe_pairs() const override;
+  [[nodiscard]] bool healthy() const override;
+
+ private:
+  struct Submit {
+    Request request;
+    OutputSink sink;
+  };
+  struct Abort {
+    std::string rid;
+  };
+  struct AbortAll {};
+  struct Flush {};
+  struct Pair {
+    std::string host;
+    int port;
+    std::function<void(Status)> done;
+  };
+  using Command = std::variant<Submit, Abort, AbortAll, Flush, Pair>;
+
+  EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor);
+  [[nodiscard]] Status check(Request* request) const;
+  void run();
+  void handle(Command command);
+  // One turn; false: nothing could be computed.
+  bool step();
+  void begin_steps(const Turn& turn);
+  void take_result(const StepPlan& plan, const StepResult& result);
+  bool take_prompt_logprobs(LiveRequest& live, const Segment& segment, const StepResult& result, size_t index);
+  void sample(LiveRequest& live, const float* logits);
+  void fail_all(const Error& failure);
+  void publish();
+  void note_progress();
+
+  const EngineLoopOptions options_;
+  std::unique_ptr<Executor> executor_;
+  BoundedQueue<Command> inbound_;
+  std::unique_ptr<EngineCore> core_;
+  std::unique_ptr<RolePart> role_;  // after the core, whose pages it may hold
+  TokenRate rate_;
+  uint64_t steps_ = 0;
+
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> failed_{false};
+  std::atomic<int64_t> progress_ns_{0};   // of the clock, when work moved last
+  std::atomic<bool> busy_{false};         // something waits or runs
+  mutable std::mutex mutex_;              // of the three below
+  std::unordered_set<std::string> rids_;  // submitted and not ended
+  EngineStats stats_;
+  std::string pairs_;
+  std::thread thread_;
+};
+
+}  // namespace baton

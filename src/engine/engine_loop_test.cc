@@ -1,0 +1,399 @@
+#include "engine/engine_loop.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <future>
+
+#include "base/random.h"
+#include "engine/test_rig.h"
+
+namespace baton {
+namespace {
+
+// A unified engine over a fake executor and pools of its own.
+struct Rig {
+  explicit Rig(RigOptions rig = {}, const std::function<void(EngineLoopOptions&, FakeExecutorOptions&)>& adjust = {})
+      : options(rig) {
+    std::vector<std::span<std::byte>> spans;
+    for (int r = 0; r < rig.layout.world(); ++r) {
+      pools.push_back(std::make_unique<std::vector<std::byte>>(pool_bytes(rig, r)));
+      spans.push_back(*pools.back());
+    }
+    EngineLoopOptions loop = loop_options(rig);
+    FakeExecutorOptions fake = fake_options(rig);
+    if (adjust) adjust(loop, fake);
+    auto started = EngineLoop::start(std::move(loop), std::make_unique<FakeExecutor>(fake, spans),
+                                     [](EngineCore& core, std::function<void()>) -> Result<std::unique_ptr<RolePart>> {
+                                       return std::unique_ptr<RolePart>(std::make_unique<UnifiedRole>(core));
+                                     });
+    engine = std::move(started).value();
+  }
+  Status submit(Request request, Client& client) { return engine->submit(std::move(request), client.sink()); }
+
+  RigOptions options;
+  std::vector<std::unique_ptr<std::vector<std::byte>>> pools;
+  std::unique_ptr<EngineLoop> engine;
+};
+
+void expect_all_pages_back(Rig& rig) {
+  ASSERT_TRUE(eventually(*rig.engine, is_idle));
+  ASSERT_TRUE(rig.engine->flush_cache().ok());
+  EXPECT_TRUE(eventually(*rig.engine, [&](const EngineStats& stats) {
+    for (const auto& pages : stats.pages) {
+      if (pages.free != rig.options.pages_per_group) return false;
+    }
+    return true;
+  }));
+}
+
+TEST(EngineLoop, GeneratesTheTextOfTheModel) {
+  Rig rig;
+  Client client;
+  const auto prompt = random_prompt(1, 50, 100);
+  ASSERT_TRUE(rig.submit(request_of("a", prompt, 20), client).ok());
+  ASSERT_TRUE(client.wait());
+  EXPECT_EQ(client.text(), FakeExecutor::greedy_text(prompt, 20, 100));
+  EXPECT_EQ(client.finish().reason, FinishReason::kLength);
+  EXPECT_EQ(client.last().prompt_tokens, 50);
+  expect_all_pages_back(rig);
+}
+
+struct Mix {
+  const char* name;
+  Layout layout;
+  int pages;
+  bool mixed, cache;
+  int reserved;
+};
+
+class EngineMix : public testing::TestWithParam<Mix> {};
+
+// Many requests at once, with shared prefixes, on pools so small that sequences are retracted; some are aborted half
+// way. Each text is what the model says (or a beginning of it), each client hears one end, every page comes back.
+TEST_P(EngineMix, TextsAreRightWhateverHappensAround) {
+  const Mix mix = GetParam();
+  RigOptions options;
+  options.layout = mix.layout;
+  options.pages_per_group = mix.pages;
+  Rig rig(options, [&](EngineLoopOptions& loop, FakeExecutorOptions&) {
+    loop.scheduler.mixed_chunk = mix.mixed;
+    loop.scheduler.prefix_cache = mix.cache;
+    loop.scheduler.reserved_decode_tokens = mix.reserved;
+  });
+  constexpr int kRequests = 60;
+  Random random(5);
+  std::vector<Client> clients(kRequests);
+  std::vector<Request> requests;
+  for (int i = 0; i < kRequests; ++i) {
+    // A third of the prompts begin alike.
+    auto prompt = random_prompt(random.below(3) == 0 ? 1 : 100 + static_cast<uint64_t>(i),
+                                static_cast<int>(1 + random.below(40)), 100);
+    for (int32_t extra : random_prompt(static_cast<uint64_t>(i), static_cast<int>(random.below(6)), 100))
+      prompt.push_back(extra);
+    requests.push_back(request_of("r" + std::to_string(i), prompt, static_cast<int>(1 + random.below(40))));
+    if (random.below(4) == 0)
+      requests.back().dp_rank = static_cast<int>(random.below(static_cast<uint64_t>(mix.layout.dp)));
+    ASSERT_TRUE(rig.submit(requests.back(), clients[static_cast<size_t>(i)]).ok());
+    if (random.below(5) == 0) rig.engine->abort("r" + std::to_string(random.below(static_cast<uint64_t>(i) + 1)));
+  }
+  int whole = 0;
+  for (size_t i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(clients[i].wait()) << "request " << i;
+    const auto expected = FakeExecutor::greedy_text(requests[i].prompt, requests[i].sampling.max_new_tokens, 100);
+    const auto text = clients[i].text();
+    ASSERT_LE(text.size(), expected.size());
+    EXPECT_TRUE(std::equal(text.begin(), text.end(), expected.begin())) << "request " << i;
+    const bool aborted = clients[i].finish().reason == FinishReason::kAbort;
+    if (aborted) {
+      EXPECT_EQ(clients[i].finish().error->code, ErrorCode::kCancelled);
+    }
+    EXPECT_TRUE(aborted || text.size() == expected.size());
+    whole += !aborted;
+  }
+  EXPECT_GT(whole, kRequests / 2);
+  const EngineStats stats = rig.engine->stats();
+  EXPECT_EQ(stats.preemptions_total > 0, mix.reserved == 0);
+  EXPECT_EQ(stats.cached_tokens_total > 0, mix.cache);
+  expect_all_pages_back(rig);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EngineMix,
+    testing::Values(Mix{"plain", {1, 1, 1, 1}, 256, false, true, 40}, Mix{"mixed", {1, 1, 1, 1}, 256, true, true, 40},
+                    Mix{"tiny", {1, 1, 1, 1}, 30, false, true, 0}, Mix{"tiny_mixed", {2, 1, 1, 1}, 30, true, false, 0},
+                    Mix{"dp2", {4, 2, 1, 1}, 64, false, true, 40}, Mix{"dp2_tiny", {2, 2, 1, 1}, 30, true, true, 0},
+                    Mix{"pp2_dp3", {3, 3, 2, 1}, 64, false, true, 40}),
+    [](const auto& mix) { return mix.param.name; });
+
+TEST(EngineLoop, SeededTextDoesNotDependOnTheBatch) {
+  std::vector<std::vector<int32_t>> texts;
+  for (const int neighbours : {0, 7}) {
+    Rig rig;
+    Client client;
+    std::vector<Client> others(static_cast<size_t>(neighbours));
+    for (int i = 0; i < neighbours; ++i) {
+      ASSERT_TRUE(
+          rig.submit(request_of("n" + std::to_string(i), random_prompt(50 + static_cast<uint64_t>(i), 20, 100), 20),
+                     others[static_cast<size_t>(i)])
+              .ok());
+    }
+    Request request = request_of("a", random_prompt(2, 30, 100), 20);
+    request.sampling.temperature = 8;
+    request.sampling.seed = 1234;
+    ASSERT_TRUE(rig.submit(request, client).ok());
+    ASSERT_TRUE(client.wait());
+    texts.push_back(client.text());
+  }
+  EXPECT_EQ(texts[0], texts[1]);
+  EXPECT_NE(texts[0], FakeExecutor::greedy_text(random_prompt(2, 30, 100), 20, 100));
+}
+
+float logprob_after(std::span<const int32_t> tokens, int32_t token) {
+  const auto logits = FakeExecutor::logits_after(tokens, 100);
+  double total = 0;
+  for (const float x : logits) total += std::exp(static_cast<double>(x));
+  return static_cast<float>(logits[static_cast<size_t>(token)] - std::log(total));
+}
+
+TEST(EngineLoop, LogprobsOfPromptAndText) {
+  Rig rig;
+  const auto prompt = random_prompt(3, 70, 100);  // three chunks
+  // The second round finds a cached prefix, which must not swallow wanted positions.
+  for (const int start : {0, 0, 1, 33, 69}) {
+    Client client;
+    Request request = request_of("a", prompt, 4);
+    request.logprobs = 2;
+    request.prompt_logprob_start = start;
+    ASSERT_TRUE(rig.submit(request, client).ok());
+    ASSERT_TRUE(client.wait());
+    const auto& scored = client.prompt_logprobs();
+    ASSERT_EQ(scored.size(), prompt.size() - static_cast<size_t>(start));
+    for (size_t i = 0; i < scored.size(); ++i) {
+      const size_t position = static_cast<size_t>(start) + i;
+      EXPECT_EQ(scored[i].token, prompt[position]);
+      EXPECT_EQ(scored[i].logprob.has_value(), position > 0);
+      if (position > 0) {
+        EXPECT_NEAR(*scored[i].logprob, logprob_after(std::span(prompt).first(position), prompt[position]), 1e-4);
+      }
+      EXPECT_EQ(scored[i].top.size(), position > 0 ? 2u : 0u);
+    }
+    auto tokens = prompt;
+    for (const GeneratedToken& token : client.tokens()) {
+      EXPECT_NEAR(token.logprob, logprob_after(tokens, token.id), 1e-4);
+      EXPECT_EQ(token.top.at(0).token, token.id);  // greedy
+      tokens.push_back(token.id);
+    }
+  }
+}
+
+TEST(EngineLoop, Endings) {
+  const auto prompt = random_prompt(4, 10, 100);
+  const auto text = FakeExecutor::greedy_text(prompt, 12, 100);
+  const auto first = [&](int32_t id) { return std::find(text.begin(), text.end(), id) - text.begin() + 1; };
+  RigOptions options;
+  options.eos_ids = {text[7]};
+  options.context = 20;
+  Rig rig(options);
+  struct Case {
+    const char* name;
+    std::function<void(SamplingParams&)> set;
+    size_t length;
+    FinishReason reason;
+    std::optional<int32_t> matched;
+  };
+  const Case cases[] = {
+      {"eos", [](SamplingParams&) {}, static_cast<size_t>(first(text[7])), FinishReason::kStop, text[7]},
+      {"stop token", [&](SamplingParams& p) { p.stop_token_ids = {text[3]}; }, static_cast<size_t>(first(text[3])),
+       FinishReason::kStop, text[3]},
+      {"length", [](SamplingParams& p) { p.max_new_tokens = 2; }, 2, FinishReason::kLength, {}},
+      {"none wanted", [](SamplingParams& p) { p.max_new_tokens = 0; }, 0, FinishReason::kLength, {}},
+      {"context", [](SamplingParams& p) { p.ignore_eos = true; }, 10, FinishReason::kLength, {}},
+  };
+  for (const Case& c : cases) {
+    Client client;
+    Request request = request_of("a", prompt, 1000);
+    c.set(request.sampling);
+    ASSERT_TRUE(rig.submit(request, client).ok());
+    ASSERT_TRUE(client.wait()) << c.name;
+    EXPECT_EQ(client.text(), std::vector(text.begin(), text.begin() + static_cast<ptrdiff_t>(c.length))) << c.name;
+    EXPECT_EQ(client.finish().reason, c.reason) << c.name;
+    EXPECT_EQ(client.finish().matched_token, c.matched) << c.name;
+  }
+}
+
+TEST(EngineLoop, RefusalsNameTheNumbersAndTheRemedy) {
+  RigOptions options;
+  options.context = 30;
+  Rig narrow(options);
+  options.context = 1000;
+  options.pages_per_group = 10;
+  Rig shallow(options);
+  struct Case {
+    Rig& rig;
+    std::function<void(Request&)> set;
+    std::vector<const char*> says;
+  };
+  const Case cases[] = {
+      {narrow, [](Request& r) { r.prompt.assign(30, 1); }, {"30", "--context-length"}},
+      {shallow, [](Request& r) { r.prompt.assign(40, 1); }, {"40", "--max-total-tokens", "--mem-fraction-static"}},
+      {narrow, [](Request& r) { r.prompt.clear(); }, {"no tokens"}},
+      {narrow, [](Request& r) { r.prompt = {100}; }, {"100"}},
+      {narrow, [](Request& r) { r.dp_rank = 1; }, {"routed_dp_rank"}},
+      {narrow, [](Request& r) { r.prompt_logprob_start = 3; }, {"logprob_start_len"}},
+      {narrow, [](Request& r) { r.sampling.top_p = 2; }, {"top_p"}},
+  };
+  for (const Case& c : cases) {
+    Request request = request_of("a", {1, 2, 3}, 4);
+    c.set(request);
+    Client client;
+    const Status status = c.rig.submit(request, client);
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument);
+    for (const char* word : c.says)
+      EXPECT_NE(status.error().message.find(word), std::string::npos) << status.error().message;
+    EXPECT_FALSE(client.finished());
+  }
+}
+
+// Holds the executor until opened.
+struct Gate {
+  std::promise<void> open;
+  std::shared_future<void> opened = open.get_future().share();
+  [[nodiscard]] std::function<void(const StepPlan&)> hook() const {
+    return [opened = opened](const StepPlan&) { opened.wait(); };
+  }
+};
+
+TEST(EngineLoop, RidsAreUniqueAndTheNumberOfRequestsIsBounded) {
+  Gate gate;
+  Rig rig({}, [&](EngineLoopOptions& loop, FakeExecutorOptions& fake) {
+    loop.requests_max = 3;
+    fake.before_run = gate.hook();
+  });
+  std::vector<Client> clients(3);
+  for (size_t i = 0; i < 3; ++i) ASSERT_TRUE(rig.submit(request_of(std::to_string(i), {1, 2, 3}, 2), clients[i]).ok());
+  Client extra;
+  EXPECT_EQ(rig.submit(request_of("more", {1}, 1), extra).error().code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(rig.engine->flush_cache().error().code, ErrorCode::kUnavailable);
+  gate.open.set_value();
+  for (Client& client : clients) ASSERT_TRUE(client.wait());
+  Client again;
+  EXPECT_TRUE(rig.submit(request_of("0", {1, 2, 3}, 2), again).ok());
+  EXPECT_TRUE(again.wait());
+}
+
+TEST(EngineLoop, ADuplicateRidHarmsNoOne) {
+  Gate gate;
+  Rig rig({}, [&](EngineLoopOptions&, FakeExecutorOptions& fake) { fake.before_run = gate.hook(); });
+  Client client, other;
+  ASSERT_TRUE(rig.submit(request_of("a", {1, 2, 3}, 5), client).ok());
+  EXPECT_EQ(rig.submit(request_of("a", {4}, 5), other).error().code, ErrorCode::kInvalidArgument);
+  gate.open.set_value();
+  ASSERT_TRUE(client.wait());
+  EXPECT_EQ(client.text(), FakeExecutor::greedy_text({1, 2, 3}, 5, 100));
+}
+
+TEST(EngineLoop, AFailedRankEndsAllRequestsWithAnError) {
+  std::atomic<bool> broken{false};
+  Rig rig({}, [&](EngineLoopOptions&, FakeExecutorOptions& fake) {
+    fake.fault = [&]() -> Status {
+      if (broken) return error(ErrorCode::kUnavailable, "rank 0 is gone");
+      return {};
+    };
+  });
+  std::vector<Client> clients(3);
+  for (size_t i = 0; i < 3; ++i)
+    ASSERT_TRUE(rig.submit(request_of(std::to_string(i), {1, 2, 3}, 200), clients[i]).ok());
+  ASSERT_TRUE(clients[0].wait_tokens(2));
+  broken = true;
+  for (Client& client : clients) {
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.finish().reason, FinishReason::kAbort);
+    EXPECT_EQ(client.finish().error->code, ErrorCode::kUnavailable);
+  }
+  EXPECT_FALSE(rig.engine->healthy());
+  Client late;
+  EXPECT_EQ(rig.submit(request_of("late", {1}, 1), late).error().code, ErrorCode::kUnavailable);
+}
+
+TEST(EngineLoop, AbortEndsARequestAtOnceAndAbortAllEveryOne) {
+  Rig rig;
+  std::vector<Client> clients(4);
+  for (size_t i = 0; i < 4; ++i)
+    ASSERT_TRUE(rig.submit(request_of(std::to_string(i), {1, 2, static_cast<int32_t>(i)}, 200), clients[i]).ok());
+  rig.engine->abort("unknown");
+  ASSERT_TRUE(clients[2].wait_tokens(1));
+  rig.engine->abort("2");
+  ASSERT_TRUE(clients[2].wait());
+  EXPECT_EQ(clients[2].finish().error->code, ErrorCode::kCancelled);
+  rig.engine->abort_all();
+  for (Client& client : clients) ASSERT_TRUE(client.wait());
+  expect_all_pages_back(rig);
+}
+
+TEST(EngineLoop, ShutdownEndsEveryRequest) {
+  Client running, waiting;
+  {
+    Rig rig;
+    ASSERT_TRUE(rig.submit(request_of("a", random_prompt(1, 200, 100), 50), running).ok());
+    ASSERT_TRUE(rig.submit(request_of("b", random_prompt(2, 200, 100), 50), waiting).ok());
+    ASSERT_TRUE(running.wait_tokens(1));
+  }
+  EXPECT_TRUE(running.finished());
+  EXPECT_TRUE(waiting.finished());
+  EXPECT_EQ(waiting.finish().error->code, ErrorCode::kUnavailable);
+}
+
+class SettableClock final : public Clock {
+ public:
+  [[nodiscard]] TimePoint now() const override { return TimePoint(Duration(ns_.load())); }
+  void advance(Duration by) { ns_ += by.count(); }
+
+ private:
+  std::atomic<int64_t> ns_{0};
+};
+
+TEST(EngineLoop, IsHealthyWhileWorkMovesOrNoneWaits) {
+  Gate gate;
+  auto clock = std::make_shared<SettableClock>();
+  Rig rig({}, [&](EngineLoopOptions& loop, FakeExecutorOptions& fake) {
+    loop.clock = clock;
+    loop.watchdog_timeout = std::chrono::seconds(10);
+    fake.before_run = gate.hook();
+  });
+  clock->advance(std::chrono::hours(1));
+  EXPECT_TRUE(rig.engine->healthy()) << "nothing waits";
+  Client client;
+  ASSERT_TRUE(rig.submit(request_of("a", {1, 2, 3}, 3), client).ok());
+  ASSERT_TRUE(eventually(*rig.engine, [](const EngineStats&) { return true; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the step has begun and hangs
+  clock->advance(std::chrono::seconds(11));
+  EXPECT_FALSE(rig.engine->healthy());
+  gate.open.set_value();
+  ASSERT_TRUE(client.wait());
+  ASSERT_TRUE(eventually(*rig.engine, is_idle));
+  EXPECT_TRUE(rig.engine->healthy());
+}
+
+TEST(EngineLoop, StatsCountWhatWasDone) {
+  Rig rig;
+  for (int i = 0; i < 2; ++i) {
+    Client client;
+    ASSERT_TRUE(rig.submit(request_of("a", random_prompt(9, 40, 100), 5), client).ok());
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.last().cached_tokens, i == 0 ? 0 : 36);
+  }
+  ASSERT_TRUE(eventually(*rig.engine, is_idle));
+  const EngineStats stats = rig.engine->stats();
+  EXPECT_EQ(stats.requests_total, 2u);
+  EXPECT_EQ(stats.prompt_tokens_total, 80u);
+  EXPECT_EQ(stats.generation_tokens_total, 10u);
+  EXPECT_EQ(stats.cached_tokens_total, 36u);
+  EXPECT_DOUBLE_EQ(stats.cache_hit_rate, 36.0 / 80);
+  EXPECT_EQ(stats.steps_total, 2u + 4u + 1u + 4u);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,137 @@
+#include "engine/fake_executor.h"
+
+#include <cstring>
+
+#include "base/check.h"
+#include "base/random.h"
+
+namespace baton {
+namespace {
+
+constexpr uint64_t kStart = 0x5eed;
+constexpr float kPeak = 12;
+
+uint64_t mix(uint64_t a, uint64_t b) { return Random(a * 0x9e3779b97f4a7c15 ^ b).next(); }
+
+// What the next token depends on: all h so far, in order.
+uint64_t fold(uint64_t summary, uint64_t h) { return mix(summary, h ^ 0xf01d); }
+
+void fill_logits(uint64_t summary, int vocab, float* logits) {
+  Random noise(summary);
+  const auto peak = noise.below(static_cast<uint64_t>(vocab));
+  for (int i = 0; i < vocab; ++i) logits[i] = static_cast<float>(noise.uniform());
+  logits[peak] += kPeak;
+}
+
+}  // namespace
+
+FakeExecutor::FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools)
+    : options_(std::move(options)), pools_(std::move(pools)) {
+  BATON_CHECK(static_cast<int>(pools_.size()) == options_.layout.world());
+  BATON_CHECK(options_.geometry.k_dim * options_.geometry.element_size >= 8);
+  for (int r = 0; r < options_.layout.world(); ++r) {
+    shapes_.push_back(rank_page_shape(options_.layout, r, options_.geometry, options_.page_tokens));
+  }
+}
+
+template <typename Visit>
+void FakeExecutor::for_each_slot(const Segment& segment, int64_t position, Visit visit) const {
+  const uint32_t page = segment.pages.at(static_cast<size_t>(position / options_.page_tokens));
+  const int token = static_cast<int>(position % options_.page_tokens);
+  for (int r = 0; r < options_.layout.world(); ++r) {
+    if (options_.layout.coordinates_of(r).dp_rank != segment.dp_rank) continue;
+    const PageShape& shape = shapes_[static_cast<size_t>(r)];
+    const std::span<std::byte> pool = pools_[static_cast<size_t>(r)];
+    const uint64_t base = uint64_t{page} * shape.page_bytes();
+    BATON_CHECK(base + shape.page_bytes() <= pool.size(), "page {} is outside a pool of {} bytes", page, pool.size());
+    const KvGeometry& g = shape.geometry;
+    const auto k_bytes = static_cast<uint64_t>(g.k_dim * g.element_size),
+               v_bytes = static_cast<uint64_t>(g.v_dim * g.element_size);
+    for (int layer = shape.layers.begin; layer < shape.layers.end; ++layer) {
+      for (int head = shape.heads.begin; head < shape.heads.end; ++head) {
+        std::byte* k = pool.data() + base + shape.k_offset(layer, head, token);
+        std::byte* v = pool.data() + base + shape.k_offset(layer, head, 0) + shape.v_offset() +
+                       static_cast<uint64_t>(token) * v_bytes;
+        visit(Slot{k, k_bytes, v_bytes, v, mix(static_cast<uint64_t>(layer), static_cast<uint64_t>(head))});
+      }
+    }
+  }
+}
+
+void FakeExecutor::write(const Segment& segment, int64_t position, uint64_t h) const {
+  for_each_slot(segment, position, [h](const Slot& slot) {
+    const uint64_t word = h ^ slot.disguise;
+    for (uint64_t i = 0; i < slot.k_bytes; ++i) slot.k[i] = static_cast<std::byte>(word >> (i % 8 * 8));
+    for (uint64_t i = 0; i < slot.v_bytes; ++i) slot.v[i] = static_cast<std::byte>(~word >> (i % 8 * 8));
+  });
+}
+
+// h of the position if every holder agrees in every byte, else a number that it is not.
+uint64_t FakeExecutor::read(const Segment& segment, int64_t position) const {
+  bool first = true, sound = true;
+  uint64_t h = 0;
+  for_each_slot(segment, position, [&](const Slot& slot) {
+    uint64_t word;
+    std::memcpy(&word, slot.k, sizeof(word));
+    if (first) h = word ^ slot.disguise;
+    first = false;
+    sound &= h == (word ^ slot.disguise);
+    for (uint64_t i = 0; i < slot.k_bytes; ++i) sound &= slot.k[i] == static_cast<std::byte>(word >> (i % 8 * 8));
+    for (uint64_t i = 0; i < slot.v_bytes; ++i) sound &= slot.v[i] == static_cast<std::byte>(~word >> (i % 8 * 8));
+  });
+  return sound ? h : ~h;
+}
+
+Result<StepResult> FakeExecutor::run(const StepPlan& plan) {
+  if (options_.before_run) options_.before_run(plan);
+  if (options_.fault) BATON_TRY(options_.fault());
+  StepResult result;
+  result.vocab = options_.vocab;
+  for (const Segment& segment : plan.segments) {
+    const auto count = static_cast<int64_t>(segment.tokens.size());
+    const int64_t end = segment.begin + count;
+    BATON_CHECK(count > 0 && segment.begin >= 0 && segment.logits_rows >= 0 && segment.logits_rows <= count);
+    BATON_CHECK(static_cast<int64_t>(segment.pages.size()) * options_.page_tokens >= end, "{} pages for {} tokens",
+                segment.pages.size(), end);
+    uint64_t h = segment.begin == 0 ? kStart : read(segment, segment.begin - 1);
+    for (int64_t i = 0; i < count; ++i) {
+      h = mix(h, static_cast<uint64_t>(segment.tokens[static_cast<size_t>(i)]));
+      write(segment, segment.begin + i, h);
+    }
+    result.rows.push_back(static_cast<int64_t>(result.logits.size()) / options_.vocab);
+    uint64_t summary = kStart;
+    for (int64_t p = 0; p < end; ++p) {
+      summary = fold(summary, read(segment, p));
+      if (p < end - segment.logits_rows) continue;
+      result.logits.resize(result.logits.size() + static_cast<size_t>(options_.vocab));
+      fill_logits(summary, options_.vocab, result.logits.data() + result.logits.size() - options_.vocab);
+    }
+  }
+  return result;
+}
+
+std::vector<float> FakeExecutor::logits_after(std::span<const int32_t> tokens, int vocab) {
+  uint64_t h = kStart, summary = kStart;
+  for (const int32_t token : tokens) {
+    h = mix(h, static_cast<uint64_t>(token));
+    summary = fold(summary, h);
+  }
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  fill_logits(summary, vocab, logits.data());
+  return logits;
+}
+
+std::vector<int32_t> FakeExecutor::greedy_text(const std::vector<int32_t>& prompt, int count, int vocab) {
+  std::vector<int32_t> tokens = prompt;
+  for (int i = 0; i < count; ++i) {
+    const std::vector<float> logits = logits_after(tokens, vocab);
+    int best = 0;
+    for (int t = 1; t < vocab; ++t) {
+      if (logits[static_cast<size_t>(t)] > logits[static_cast<size_t>(best)]) best = t;
+    }
+    tokens.push_back(best);
+  }
+  return {tokens.begin() + static_cast<ptrdiff_t>(prompt.size()), tokens.end()};
+}
+
+}  // namespace baton

@@ -1,0 +1,35 @@
+// A request between submit() and its last Output. The engine's thread owns it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "engine/engine.h"
+#include "engine/sampler.h"
+
+namespace baton {
+
+struct LiveRequest {
+  Request request;  // max_new_tokens already cut to what the context allows
+  OutputSink sink;
+  SequenceId sequence;
+  int dp_rank = 0;  // once admitted
+  uint64_t seed = 0;
+  TokenCounts generated;
+  int completion_tokens = 0;
+  int cached_tokens = 0;
+  std::vector<PromptLogprob> prompt_logprobs;  // wanted ones; filled chunk by chunk, delivered with the first Output
+  TtftParts ttft;
+
+  TimePoint submitted{};   // this engine took it
+  TimePoint computable{};  // nothing but room is missing: submitted, or the grant's arrival
+  TimePoint first_step{};  // its first chunk began
+  bool admitted = false, stepped = false;
+
+  [[nodiscard]] int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }
+  [[nodiscard]] const SamplingParams& sampling() const { return request.sampling; }
+};
+
+}  // namespace baton

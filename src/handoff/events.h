@@ -90,6 +90,7 @@ struct DecodePairLost {
 struct DecodeFirstToken {
   AttemptId attempt;
   FirstToken first;
+  HandoffDurations durations;  // prefill's side
 };
 
 // The KV of the whole prompt is in the pages and verified; nobody writes them any more. The last event of a committed

@@ -109,7 +109,7 @@ struct FirstToken {
 // Where the time of a request went on the prefill side; durations, because clocks of two processes are never
 // subtracted.
 struct HandoffDurations {
-  Duration prefill_queue{};  // from the request's arrival to its first chunk
+  Duration prefill_queue{};  // from the grant to the first chunk
   Duration prefill{};        // from the first chunk to the first token
   Duration transfer_tail{};  // from the first token to the last write done
   bool operator==(const HandoffDurations&) const = default;

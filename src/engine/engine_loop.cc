@@ -18,6 +18,7 @@ Error shutting_down() { return error(ErrorCode::kUnavailable, "the instance is s
 
 EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor)
     : options_(std::move(options)),
+      info_(options_.info),
       executor_(std::move(executor)),
       inbound_(4 * options_.requests_max + 64) {  // requests, and an abort or two of each
   CoreOptions core{options_.info, options_.scheduler, options_.eos_ids, options_.clock, options_.observer, {}};
@@ -33,6 +34,7 @@ Result<std::unique_ptr<EngineLoop>> EngineLoop::start(EngineLoopOptions options,
   std::unique_ptr<EngineLoop> loop(new EngineLoop(std::move(options), std::move(executor)));
   BATON_ASSIGN(loop->role_, role(*loop->core_, [queue = &loop->inbound_] { queue->wake(); }));
   loop->core_->set_role(loop->role_.get());
+  loop->info_.bootstrap_port = loop->role_->listening_port();
   loop->note_progress();
   loop->publish();
   loop->thread_ = std::thread([raw = loop.get()] { raw->run(); });

@@ -29,6 +29,7 @@ struct EngineLoopOptions {
       std::chrono::seconds(300);  // healthy() is false after so long without progress while requests wait
   std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>();
   EngineObserver* observer = nullptr;
+  std::shared_ptr<void> foundations;  // what the executor and the role stand on; let go last
 };
 
 // Makes the role over the core; `wake` may be called by any thread and makes the loop poll() soon. Called once, before
@@ -46,7 +47,7 @@ class EngineLoop final : public Engine {
   void abort(const std::string& rid) override;
   void abort_all() override;
   Status flush_cache() override;
-  [[nodiscard]] const InstanceInfo& info() const override { return options_.info; }
+  [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override;
   void pair(const std::string& host, int port, std::function<void(Status)> done) override;
   [[nodiscard]] std::string describe_pairs() const override;
@@ -84,6 +85,7 @@ class EngineLoop final : public Engine {
   void note_progress();
 
   const EngineLoopOptions options_;
+  InstanceInfo info_;
   std::unique_ptr<Executor> executor_;
   BoundedQueue<Command> inbound_;
   std::unique_ptr<EngineCore> core_;

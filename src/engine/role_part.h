@@ -34,8 +34,8 @@ class RolePart {
   // Adds what only the role knows.
   virtual void fill(EngineStats* stats) const = 0;
   [[nodiscard]] virtual std::string describe_pairs() const = 0;
-  // No page is held for a peer and nothing is awaited from one.
-  [[nodiscard]] virtual bool idle() const = 0;
+  // Where peers find it; 0 when they do not.
+  [[nodiscard]] virtual int listening_port() const = 0;
 };
 
 }  // namespace baton

@@ -22,7 +22,7 @@ class UnifiedRole final : public RolePart {
   void pair(const std::string& host, int port, std::function<void(Status)> done) override;
   void fill(EngineStats*) const override {}
   [[nodiscard]] std::string describe_pairs() const override { return {}; }
-  [[nodiscard]] bool idle() const override { return true; }
+  [[nodiscard]] int listening_port() const override { return 0; }
 
  private:
   EngineCore& core_;

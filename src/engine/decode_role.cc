@@ -1,0 +1,285 @@
+#include "engine/decode_role.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "engine/handoff_stats.h"
+
+namespace baton {
+namespace {
+
+// The prompt that describe_pairs() shows bytes and copies for.
+constexpr int64_t kDescribedTokens = 4096;
+constexpr Duration kExpiryInterval = std::chrono::milliseconds(100);
+
+// As the handoff service names pairs.
+std::string address_of(const std::string& host, int port) { return fmt::format("{}:{}", host, port); }
+
+Status check_address(const std::string& host, int port) {
+  if (!host.empty() && port >= 1 && port <= 65535) return {};
+  return error(ErrorCode::kInvalidArgument,
+               "bootstrap_host \"{}\" or bootstrap_port {} does not name a prefill instance", host, port);
+}
+
+}  // namespace
+
+DecodeRole::DecodeRole(EngineCore& core, std::function<void()> wake, Manifest self, Duration attempt_timeout)
+    : core_(core),
+      self_(std::move(self)),
+      attempt_timeout_(attempt_timeout),
+      inbox_(std::make_shared<EventInbox<DecodeEvent>>(std::move(wake))) {}
+
+Result<std::unique_ptr<RolePart>> DecodeRole::start(EngineCore& core, std::function<void()> wake,
+                                                    DecodeHandoffOptions options, Manifest self, Transport& transport,
+                                                    std::vector<Pool> pools, Duration attempt_timeout) {
+  std::unique_ptr<DecodeRole> role(new DecodeRole(core, std::move(wake), self, attempt_timeout));
+  BATON_ASSIGN(role->handoff_,
+               DecodeHandoff::start(std::move(options), std::move(self), transport, std::move(pools),
+                                    [inbox = role->inbox_](DecodeEvent event) { inbox->put(std::move(event)); }));
+  return std::unique_ptr<RolePart>(std::move(role));
+}
+
+// The service first: until it has gone, peers may write the pages that attempts_ holds.
+DecodeRole::~DecodeRole() {
+  handoff_.reset();
+  for (auto& [address, waiters] : awaited_) {
+    for (const auto& done : waiters) done(error(ErrorCode::kUnavailable, "the instance is shutting down"));
+  }
+}
+
+DecodeRole::Attempt* DecodeRole::find(AttemptId room) {
+  const auto found = attempts_.find(room);
+  return found == attempts_.end() ? nullptr : &found->second;
+}
+
+Status DecodeRole::accept(LiveRequest& live) {
+  const Disaggregation& peer = *live.request.disaggregation;
+  // A warm-up has no peer: the prompt is computed here, so that no token is made up.
+  if (peer.fake) {
+    core_.add_sequence(live, Entry::kCompute, live.sampling().max_new_tokens);
+    return {};
+  }
+  BATON_TRY(check_address(peer.bootstrap_host, peer.bootstrap_port));
+  if (attempts_.contains(peer.room))
+    return error(ErrorCode::kInvalidArgument, "bootstrap_room {} is in use by a live request", peer.room);
+  core_.add_sequence(live, Entry::kPrebuilt, live.sampling().max_new_tokens);
+  Attempt& attempt = attempts_[peer.room];
+  attempt.sequence = live.sequence;
+  attempt.address = address_of(peer.bootstrap_host, peer.bootstrap_port);
+  attempt.accepted = core_.now();
+  // Pairing overlaps with the wait for pages.
+  handoff_->pair(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
+  return {};
+}
+
+void DecodeRole::admitted(LiveRequest& live) {
+  const Disaggregation& peer = *live.request.disaggregation;
+  Attempt* attempt = find(peer.room);
+  if (attempt == nullptr || attempt->sequence != live.sequence) return;  // a warm-up, or back after a retraction
+  const Sequence& sequence = core_.scheduler().sequence(live.sequence);
+  PageLedger& ledger = core_.scheduler().ledger(sequence.group);
+  attempt->group = sequence.group;
+  attempt->cached_pages = static_cast<size_t>(sequence.cached / core_.info().page_tokens);
+  attempt->granted = core_.now();
+  DecodeRequest request{peer.room,
+                        peer.bootstrap_host,
+                        static_cast<uint16_t>(peer.bootstrap_port),
+                        sequence.group,
+                        live.prompt_tokens(),
+                        sequence.cached,
+                        {},
+                        attempt->granted + attempt_timeout_};
+  for (size_t i = 0; i < sequence.pages.size(); ++i) {
+    const PageId page = sequence.pages[i].page();
+    if (i >= attempt->cached_pages) ledger.grant(sequence.pages[i]);
+    request.pages.push_back({page, ledger.generation(page)});
+  }
+  attempt->state = State::kGranted;
+  if (Status received = handoff_->receive(std::move(request)); !received) {
+    settle(*attempt, sequence.pages);
+    attempt->state = State::kQueued;  // nobody was told of the pages
+    core_.fail(live, received.error());
+  }
+}
+
+void DecodeRole::settle(const Attempt& attempt, const std::vector<PageLease>& pages) {
+  PageLedger& ledger = core_.scheduler().ledger(attempt.group);
+  for (size_t i = attempt.cached_pages; i < pages.size(); ++i) ledger.settle(pages[i]);
+}
+
+void DecodeRole::sampled(LiveRequest& live, GeneratedToken token) { core_.emit(live, std::move(token)); }
+
+void DecodeRole::release(LiveRequest& live, const std::string& why) {
+  const AttemptId room = live.request.disaggregation->room;
+  Attempt* attempt = find(room);
+  std::vector<PageLease> pages = core_.scheduler().finish(live.sequence);
+  if (attempt == nullptr || attempt->sequence != live.sequence) return;
+  if (attempt->state == State::kQueued) {
+    attempts_.erase(room);
+    return;
+  }
+  attempt->in_scheduler = false;
+  attempt->pages = std::move(pages);
+  handoff_->cancel(room, why);
+}
+
+void DecodeRole::poll(TimePoint now) {
+  for (const DecodeEvent& event : inbox_->take()) {
+    std::visit([this](const auto& e) { on(e); }, event);
+  }
+  if (now >= next_expiry_) {
+    next_expiry_ = now + kExpiryInterval;
+    expire(now);
+  }
+}
+
+// Attempts that waited too long for pages. Those that have them are the handoff's to end.
+void DecodeRole::expire(TimePoint now) {
+  std::vector<SequenceId> late;
+  for (const auto& [room, attempt] : attempts_) {
+    if (attempt.state == State::kQueued && now - attempt.accepted > attempt_timeout_) late.push_back(attempt.sequence);
+  }
+  for (const SequenceId sequence : late) {
+    core_.fail(
+        *core_.find(sequence),
+        error(
+            ErrorCode::kDeadlineExceeded,
+            "no KV pages became free within {:.1f} s: raise --max-total-tokens or --mem-fraction-static, or send less",
+            to_seconds(attempt_timeout_)));
+  }
+}
+
+void DecodeRole::on(const DecodePaired& event) {
+  if (event.status) {
+    auto planner = Planner::make(self_.geometry, {event.peer.layout, event.peer.page_tokens},
+                                 {self_.layout, self_.page_tokens}, event.peer.writer_policy, self_.fanout);
+    BATON_CHECK(planner.ok(), "a pair was accepted whose plan cannot be made: {}",
+                planner.ok() ? "" : planner.error().message);
+    pairs_[event.address] =
+        fmt::format("prefill {}\n{}", event.address, describe_plan(*planner, kDescribedTokens, AttemptId(1)));
+  } else {
+    pairs_.erase(event.address);
+  }
+  for (const auto& done : std::exchange(awaited_[event.address], {})) done(event.status);
+  awaited_.erase(event.address);
+}
+
+void DecodeRole::on(const DecodePairLost& event) { pairs_.erase(event.address); }
+
+void DecodeRole::on(const DecodeFirstToken& event) {
+  Attempt* attempt = find(event.attempt);
+  if (attempt == nullptr || !attempt->in_scheduler) return;  // the client left
+  LiveRequest& live = *core_.find(attempt->sequence);
+  if (event.first.token < 0 || event.first.token >= core_.info().vocab) {
+    core_.fail(live, error(ErrorCode::kCorrupt, "prefill's first token is {}; the vocabulary has {} tokens",
+                           event.first.token, core_.info().vocab));
+    return;
+  }
+  attempt->first_token = event.first.token;
+  if (live.sampling().max_new_tokens == 0) {
+    attempt->finish = Output::Finish{FinishReason::kLength, std::nullopt, std::nullopt};
+    return;
+  }
+  GeneratedToken token{event.first.token, event.first.logprob, {}};
+  for (const TopLogprob& top : event.first.top_logprobs) token.top.push_back({top.token, top.logprob});
+  live.ttft.grant_ms = to_ms(attempt->granted - live.submitted);
+  live.ttft.prefill_queue_ms = to_ms(event.durations.prefill_queue);
+  live.ttft.prefill_ms = to_ms(event.durations.prefill);
+  // The rest of the wait, so that the parts add up; every term is a duration on one process's clock.
+  live.ttft.transfer_ms =
+      std::max(0.0, to_ms(core_.now() - attempt->granted) - live.ttft.prefill_queue_ms - live.ttft.prefill_ms);
+  // Even a token that ends the request is not the last word before its KV is known to be good (S7).
+  attempt->finish = core_.show(live, std::move(token), false);
+}
+
+void DecodeRole::on(const DecodeCommitted& event) {
+  const auto found = attempts_.find(event.attempt);
+  if (found == attempts_.end()) return;
+  const Attempt attempt = std::move(found->second);
+  attempts_.erase(found);
+  if (core_.observer() != nullptr)
+    core_.observer()->on_transfer(to_seconds(event.waited + event.verify), event.bytes, event.copies);
+  if (!attempt.in_scheduler) {
+    settle(attempt, attempt.pages);
+    return;
+  }
+  BATON_CHECK(attempt.first_token.has_value(), "attempt {} was committed without a first token", event.attempt);
+  settle(attempt, core_.scheduler().sequence(attempt.sequence).pages);
+  core_.scheduler().join(attempt.sequence, *attempt.first_token);
+  if (!attempt.finish) return;
+  core_.scheduler().finish(attempt.sequence);
+  core_.close(*core_.find(attempt.sequence), *attempt.finish);
+}
+
+void DecodeRole::on(const DecodeEnded& event) {
+  Attempt* attempt = find(event.attempt);
+  if (attempt == nullptr || attempt->state != State::kGranted) return;
+  if (event.outcome == AttemptOutcome::kFailed)
+    ++(pairs_.contains(attempt->address) ? transfer_failed_ : bootstrap_failed_);
+  if (attempt->in_scheduler) attempt->pages = core_.scheduler().finish(attempt->sequence);
+  attempt->in_scheduler = false;
+  LiveRequest* live = core_.find(attempt->sequence);
+  const ErrorCode code = code_of(event, *attempt);
+  if (event.quiet) {
+    settle(*attempt, attempt->pages);
+    attempts_.erase(event.attempt);
+  } else {
+    for (size_t i = attempt->cached_pages; i < attempt->pages.size(); ++i)
+      attempt->quarantined.push_back(attempt->pages[i].page());
+    attempt->pages.clear();  // granted pages without a lease are quarantined
+    attempt->state = State::kQuarantined;
+  }
+  if (live != nullptr) {
+    core_.close(*live, {FinishReason::kAbort, std::nullopt, error(code, "the KV did not arrive: {}", event.message)});
+  }
+}
+
+ErrorCode DecodeRole::code_of(const DecodeEnded& event, const Attempt& attempt) const {
+  if (event.corrupt) return ErrorCode::kCorrupt;
+  if (event.outcome == AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
+  return core_.now() - attempt.granted >= attempt_timeout_ ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
+}
+
+void DecodeRole::on(const DecodeQuiet& event) {
+  Attempt* attempt = find(event.attempt);
+  if (attempt == nullptr || attempt->state != State::kQuarantined) return;
+  PageLedger& ledger = core_.scheduler().ledger(attempt->group);
+  for (const PageId page : attempt->quarantined) ledger.release_quarantined(page);
+  attempts_.erase(event.attempt);
+}
+
+void DecodeRole::pair(const std::string& host, int port, std::function<void(Status)> done) {
+  if (Status valid = check_address(host, port); !valid) {
+    done(valid);
+    return;
+  }
+  const std::string address = address_of(host, port);
+  if (pairs_.contains(address)) {
+    done({});
+    return;
+  }
+  awaited_[address].push_back(std::move(done));
+  handoff_->pair(host, static_cast<uint16_t>(port));
+}
+
+void DecodeRole::fill(EngineStats* stats) const {
+  stats->waiting_grant = 0;
+  stats->transferring = 0;
+  for (const auto& [room, attempt] : attempts_) {
+    stats->waiting_grant += attempt.state == State::kQueued;
+    stats->transferring += attempt.state == State::kGranted && attempt.in_scheduler;
+  }
+  stats->waiting -= stats->waiting_grant + stats->transferring;  // counted by the scheduler as waiting and reserved
+  stats->bootstrap_failed_total = bootstrap_failed_;
+  stats->transfer_failed_total = transfer_failed_;
+  fill_from_handoff(handoff_->stats(), stats);
+}
+
+std::string DecodeRole::describe_pairs() const {
+  std::string text;
+  for (const auto& [address, plan] : pairs_) text += plan;
+  return text;
+}
+
+}  // namespace baton

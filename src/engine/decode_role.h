@@ -1,0 +1,90 @@
+// Takes prompts' KV from prefill instances and generates the rest.
+//
+// Of an attempt: accept() queues its sequence as prebuilt; when the scheduler has reserved its pages, those that did
+// not come from the prefix tree are granted and the grant is sent; the first token is shown when it arrives; after
+// Committed the pages are owned again and the sequence joins the running batch. Pages of an attempt that ended
+// otherwise are reused only with evidence that its writers are quiet; until then the ledger quarantines them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "engine/event_inbox.h"
+#include "engine/role_part.h"
+#include "handoff/decode_handoff.h"
+
+namespace baton {
+
+class DecodeRole final : public RolePart {
+ public:
+  // Starts the handoff service; the arguments are DecodeHandoff::start's. `attempt_timeout`: from accept() to the
+  // grant, and from the grant to the commit.
+  static Result<std::unique_ptr<RolePart>> start(EngineCore& core, std::function<void()> wake,
+                                                 DecodeHandoffOptions options, Manifest self, Transport& transport,
+                                                 std::vector<Pool> pools, Duration attempt_timeout);
+  ~DecodeRole() override;
+
+  Status accept(LiveRequest& live) override;
+  void poll(TimePoint now) override;
+  void admitted(LiveRequest& live) override;
+  void computed(LiveRequest&, int64_t) override {}
+  void sampled(LiveRequest& live, GeneratedToken token) override;
+  void release(LiveRequest& live, const std::string& why) override;
+  void machine_failed(const std::string&) override {}
+  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  void fill(EngineStats* stats) const override;
+  [[nodiscard]] std::string describe_pairs() const override;
+  [[nodiscard]] int listening_port() const override { return 0; }
+
+ private:
+  enum class State : uint8_t {
+    kQueued,       // no pages yet
+    kGranted,      // a peer may write
+    kQuarantined,  // over, but its writers are not known to be quiet
+  };
+  struct Attempt {
+    State state = State::kQueued;
+    SequenceId sequence;
+    bool in_scheduler = true;
+    std::string address;  // of the prefill instance
+    int group = 0;
+    size_t cached_pages = 0;       // the first ones; they are shared and were never granted
+    std::vector<PageLease> pages;  // its pages once it has left the scheduler
+    std::vector<PageId> quarantined;
+    std::optional<int32_t> first_token;
+    std::optional<Output::Finish> finish;  // the first token ends the request
+    TimePoint accepted{}, granted{};
+  };
+
+  DecodeRole(EngineCore& core, std::function<void()> wake, Manifest self, Duration attempt_timeout);
+  void on(const DecodePaired& event);
+  void on(const DecodePairLost& event);
+  void on(const DecodeFirstToken& event);
+  void on(const DecodeCommitted& event);
+  void on(const DecodeEnded& event);
+  void on(const DecodeQuiet& event);
+  [[nodiscard]] Attempt* find(AttemptId room);
+  void settle(const Attempt& attempt, const std::vector<PageLease>& pages);
+  void expire(TimePoint now);
+  [[nodiscard]] ErrorCode code_of(const DecodeEnded& event, const Attempt& attempt) const;
+
+  EngineCore& core_;
+  const Manifest self_;
+  const Duration attempt_timeout_;
+  // The service calls it until its destructor returns; shared with the sink so that neither order of destruction
+  // matters.
+  std::shared_ptr<EventInbox<DecodeEvent>> inbox_;
+  std::unordered_map<AttemptId, Attempt> attempts_;
+  std::map<std::string, std::string> pairs_;  // address -> the plan in words
+  std::map<std::string, std::vector<std::function<void(Status)>>> awaited_;
+  TimePoint next_expiry_{};
+  uint64_t bootstrap_failed_ = 0, transfer_failed_ = 0;
+  std::unique_ptr<DecodeHandoff> handoff_;
+};
+
+}  // namespace baton

@@ -1,0 +1,364 @@
+// A prefill and a decode engine in one process over real handoff services and transports, with the fake executor: the
+// text must be that of one instance.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <map>
+#include <memory>
+
+#include "base/random.h"
+#include "engine/make_engine.h"
+#include "engine/test_rig.h"
+
+namespace baton {
+namespace {
+
+constexpr int kVocab = 100;
+
+struct SideOptions {
+  Layout layout;
+  int page_tokens = 4;
+  int pages_per_group = 64;
+};
+
+struct PairOptions {
+  const char* name = "";
+  SideOptions prefill, decode;
+  std::string backend = "loopback";
+  Fanout fanout = Fanout::kDirect;
+};
+
+class Pair {
+ public:
+  explicit Pair(PairOptions options, const std::function<void(EngineOptions&)>& adjust = {})
+      : options_(std::move(options)), adjust_(adjust) {
+    prefill = make(Role::kPrefill, options_.prefill);
+    decode = make(Role::kDecode, options_.decode);
+  }
+
+  std::unique_ptr<Engine> make(Role role, const SideOptions& side) {
+    EngineOptions options;
+    options.role = role;
+    options.executor.layout = side.layout;
+    options.executor.page_tokens = side.page_tokens;
+    options.pool.max_total_tokens = int64_t{side.pages_per_group} * side.page_tokens * side.layout.dp;
+    options.chunked_prefill_size = 24;
+    options.reserved_decode_tokens = 16;
+    options.transfer.backend = options_.backend;
+    options.transfer.bootstrap_port = 0;
+    options.transfer.fanout = options_.fanout;
+    options.transfer.attempt_timeout = std::chrono::seconds(15);
+    if (adjust_) adjust_(options);
+    ModelFacts facts;
+    facts.geometry = small_geometry();
+    facts.vocab = kVocab;
+    facts.context = 4096;
+    facts.digest = {1, 2};
+    auto made = make_engine_over(
+        options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<Executor>> {
+          RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, kVocab, 4096, {}};
+          FakeExecutorOptions fake = fake_options(rig);
+          if (role == Role::kPrefill) fake.before_run = before_prefill;
+          return std::unique_ptr<Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
+        });
+    EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
+    return std::move(made).value();
+  }
+
+  // What a router does.
+  void submit(Request request, Client& prefill_client, Client& decode_client) {
+    request.disaggregation = address();
+    Status to_prefill = prefill->submit(request, prefill_client.sink());
+    ASSERT_TRUE(to_prefill.ok()) << to_prefill.error().message;
+    Status to_decode = decode->submit(std::move(request), decode_client.sink());
+    ASSERT_TRUE(to_decode.ok()) << to_decode.error().message;
+  }
+  Disaggregation address() { return {"127.0.0.1", prefill->info().bootstrap_port, draw_attempt(), false}; }
+
+  void expect_idle() {
+    EXPECT_TRUE(eventually(*prefill, is_idle));
+    EXPECT_TRUE(eventually(*decode, is_idle));
+  }
+
+  // Set before the constructor makes engines: a static of the test process, reset by each test.
+  static inline std::function<void(const StepPlan&)> before_prefill;
+
+  std::unique_ptr<Engine> prefill, decode;
+
+ private:
+  PairOptions options_;
+  std::function<void(EngineOptions&)> adjust_;
+};
+
+class DisaggregationTest : public testing::Test {
+ protected:
+  void SetUp() override { Pair::before_prefill = {}; }
+};
+class DisaggregationPairs : public DisaggregationTest, public testing::WithParamInterface<PairOptions> {};
+
+PairOptions simple() { return PairOptions{"simple", {{1, 1, 1, 1}}, {{1, 1, 1, 1}}}; }
+
+// Requests with shared prefixes, several at once.
+TEST_P(DisaggregationPairs, TextEqualsThatOfOneInstance) {
+  Pair pair(GetParam());
+  constexpr size_t kRequests = 24;
+  Random random(3);
+  std::vector<Client> prefill(kRequests), decode(kRequests);
+  std::vector<Request> requests;
+  for (size_t i = 0; i < kRequests; ++i) {
+    auto prompt = random_prompt(i % 3 == 0 ? 1 : i, static_cast<int>(1 + random.below(60)), kVocab);
+    requests.push_back(request_of("r" + std::to_string(i), prompt, static_cast<int>(1 + random.below(20))));
+    pair.submit(requests.back(), prefill[i], decode[i]);
+  }
+  for (size_t i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(decode[i].wait()) << i;
+    ASSERT_TRUE(prefill[i].wait()) << i;
+    ASSERT_EQ(decode[i].finish().reason, FinishReason::kLength) << decode[i].finish().error->message;
+    EXPECT_EQ(decode[i].text(),
+              FakeExecutor::greedy_text(requests[i].prompt, requests[i].sampling.max_new_tokens, kVocab))
+        << i;
+    EXPECT_TRUE(prefill[i].last().handed_over);
+    EXPECT_EQ(prefill[i].finish().reason, FinishReason::kLength);
+    EXPECT_TRUE(prefill[i].text().empty()) << "a token is delivered once, by decode";
+  }
+  pair.expect_idle();
+  EXPECT_FALSE(pair.decode->describe_pairs().empty());
+  EXPECT_FALSE(pair.prefill->stats().links.empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, DisaggregationPairs,
+    testing::Values(PairOptions{"same", {{1, 1, 1, 1}}, {{1, 1, 1, 1}}},
+                    PairOptions{"tp2_to_tp4dp2", {{2, 1, 1, 1}}, {{4, 2, 1, 1}}},
+                    PairOptions{"tp4_to_tp2", {{4, 1, 1, 1}}, {{2, 1, 1, 1}}},
+                    PairOptions{"pp2_to_tp2", {{1, 1, 2, 1}}, {{2, 1, 1, 1}}},
+                    PairOptions{"dp2_to_tp2", {{2, 2, 1, 1}}, {{2, 1, 1, 1}}},
+                    PairOptions{"pages_4_to_8", {{2, 1, 1, 1}, 4, 64}, {{2, 1, 1, 1}, 8, 32}},
+                    PairOptions{"pages_8_to_4", {{1, 1, 1, 1}, 8, 32}, {{2, 2, 1, 1}, 4, 64}},
+                    PairOptions{"tiny_decode", {{1, 1, 1, 1}, 4, 64}, {{1, 1, 1, 1}, 4, 24}},
+                    PairOptions{"tiny_prefill", {{1, 1, 1, 1}, 4, 17}, {{2, 1, 1, 1}, 4, 64}},
+                    PairOptions{"shm", {{2, 1, 1, 1}}, {{4, 2, 1, 1}}, "shm"},
+                    PairOptions{"tcp", {{2, 1, 1, 1}}, {{4, 2, 1, 1}}, "tcp"},
+                    PairOptions{"fanout_local", {{1, 1, 1, 1}}, {{4, 1, 1, 1}}, "loopback", Fanout::kLocal}),
+    [](const auto& pair) { return pair.param.name; });
+
+TEST_F(DisaggregationTest, ADecodePrefixIsNotSentAgain) {
+  Pair pair(simple());
+  const auto prompt = random_prompt(1, 40, kVocab);
+  uint64_t bytes = 0;
+  for (int round = 0; round < 2; ++round) {
+    Client prefill, decode;
+    pair.submit(request_of("a", prompt, 6), prefill, decode);
+    ASSERT_TRUE(decode.wait());
+    EXPECT_EQ(decode.text(), FakeExecutor::greedy_text(prompt, 6, kVocab));
+    EXPECT_EQ(decode.last().cached_tokens, round == 0 ? 0 : 36);
+    ASSERT_TRUE(prefill.wait());
+    ASSERT_TRUE(eventually(*pair.prefill, is_idle));
+    const uint64_t total = pair.prefill->stats().links.at(0).bytes;
+    if (round == 0) bytes = total;
+    EXPECT_EQ(total, round == 0 ? bytes : bytes + bytes / 10) << "ten pages, then one";
+  }
+}
+
+TEST_F(DisaggregationTest, TheFirstTokenMayBeTheLast) {
+  const auto prompt = random_prompt(7, 20, kVocab);
+  const auto text = FakeExecutor::greedy_text(prompt, 2, kVocab);
+  struct Case {
+    const char* name;
+    std::function<void(Request&)> set;
+    size_t length;
+    FinishReason reason;
+  };
+  const Case cases[] = {
+      {"length 1", [](Request& r) { r.sampling.max_new_tokens = 1; }, 1, FinishReason::kLength},
+      {"stop token", [&](Request& r) { r.sampling.stop_token_ids = {text[0]}; }, 1, FinishReason::kStop},
+      {"nothing wanted", [](Request& r) { r.sampling.max_new_tokens = 0; }, 0, FinishReason::kLength},
+  };
+  Pair pair(simple());
+  for (const Case& c : cases) {
+    Client prefill, decode;
+    Request request = request_of("a", prompt, 9);
+    c.set(request);
+    pair.submit(request, prefill, decode);
+    ASSERT_TRUE(decode.wait()) << c.name;
+    ASSERT_TRUE(prefill.wait()) << c.name;
+    EXPECT_EQ(decode.text().size(), c.length) << c.name;
+    EXPECT_EQ(decode.finish().reason, c.reason) << c.name;
+  }
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, LogprobsOfThePromptComeFromPrefillAndOfTheTextFromDecode) {
+  Pair pair(simple());
+  Request request = request_of("a", random_prompt(8, 30, kVocab), 5);
+  request.logprobs = 3;
+  request.prompt_logprob_start = 0;
+  Client prefill, decode;
+  pair.submit(request, prefill, decode);
+  ASSERT_TRUE(decode.wait());
+  ASSERT_TRUE(prefill.wait());
+  EXPECT_EQ(prefill.prompt_logprobs().size(), 30u);
+  EXPECT_TRUE(decode.prompt_logprobs().empty());
+  ASSERT_EQ(decode.tokens().size(), 5u);
+  for (const GeneratedToken& token : decode.tokens()) {
+    EXPECT_EQ(token.top.size(), 3u);
+    EXPECT_LT(token.logprob, 0);
+  }
+}
+
+// Aborts on either side at any moment, and legs that come late or never.
+TEST_F(DisaggregationTest, CancelledRequestsLeaveNothingBehind) {
+  // A leg whose other leg never announced itself ends by its deadline.
+  Pair pair({"", {{2, 1, 1, 1}, 4, 48}, {{2, 2, 1, 1}, 4, 32}},
+            [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::seconds(3); });
+  constexpr size_t kRequests = 80;
+  Random random(11);
+  std::vector<Client> prefill(kRequests), decode(kRequests);
+  std::vector<Request> requests;
+  for (size_t i = 0; i < kRequests; ++i) {
+    requests.push_back(request_of("r" + std::to_string(i),
+                                  random_prompt(i, static_cast<int>(1 + random.below(60)), kVocab),
+                                  static_cast<int>(1 + random.below(20))));
+    pair.submit(requests.back(), prefill[i], decode[i]);
+    const std::string victim = "r" + std::to_string(random.below(i + 1));
+    if (random.below(4) == 0) pair.prefill->abort(victim);
+    if (random.below(4) == 0) pair.decode->abort(victim);
+    if (random.below(4) == 0) std::this_thread::sleep_for(std::chrono::microseconds(random.below(3000)));
+  }
+  int whole = 0;
+  for (size_t i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(decode[i].wait()) << i;
+    ASSERT_TRUE(prefill[i].wait()) << i;
+    const auto expected = FakeExecutor::greedy_text(requests[i].prompt, requests[i].sampling.max_new_tokens, kVocab);
+    const auto text = decode[i].text();
+    ASSERT_LE(text.size(), expected.size());
+    EXPECT_TRUE(std::equal(text.begin(), text.end(), expected.begin())) << i;
+    if (decode[i].finish().reason == FinishReason::kAbort) continue;
+    EXPECT_EQ(text.size(), expected.size());
+    ++whole;
+  }
+  EXPECT_GT(whole, 10);
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, OneLegAloneEndsWithAnErrorWhenItsTimeIsUp) {
+  Pair pair(simple(),
+            [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::milliseconds(300); });
+  Client prefill, decode;
+  Request request = request_of("a", random_prompt(1, 10, kVocab), 5);
+  request.disaggregation = pair.address();
+  ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
+  request.disaggregation = pair.address();
+  ASSERT_TRUE(pair.decode->submit(request, decode.sink()).ok());
+  for (Client* client : {&prefill, &decode}) {
+    ASSERT_TRUE(client->wait());
+    EXPECT_EQ(client->finish().reason, FinishReason::kAbort);
+    EXPECT_TRUE(client->text().empty());
+  }
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, ADecodeInstanceWithoutRoomWaitsInOrderAndGivesUpInTime) {
+  std::atomic<bool> hold{true};
+  Pair::before_prefill = [&](const StepPlan&) {
+    while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  Pair pair({"", {{1, 1, 1, 1}}, {{1, 1, 1, 1}, 4, 16}}, [](EngineOptions& options) {
+    if (options.role == Role::kDecode) options.transfer.attempt_timeout = std::chrono::milliseconds(600);
+  });
+  // The first takes nearly all pages and its prefill hangs, so the second never gets any.
+  Client prefill[2], decode[2];
+  for (int i = 0; i < 2; ++i)
+    pair.submit(request_of(std::to_string(i), random_prompt(static_cast<uint64_t>(i), 50, kVocab), 5), prefill[i],
+                decode[i]);
+  EXPECT_TRUE(
+      eventually(*pair.decode, [](const EngineStats& s) { return s.waiting_grant == 1 && s.transferring == 1; }));
+  for (Client& client : decode) {
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.finish().reason, FinishReason::kAbort);
+  }
+  EXPECT_EQ(decode[1].finish().error->code, ErrorCode::kDeadlineExceeded);
+  hold = false;
+  for (Client& client : prefill) ASSERT_TRUE(client.wait());
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, WhenPrefillGoesAwayDecodeSaysSoAndGetsItsPagesBack) {
+  Pair pair(simple());
+  constexpr size_t kRequests = 12;
+  std::vector<Client> prefill(kRequests), decode(kRequests);
+  for (size_t i = 0; i < kRequests; ++i) {
+    pair.submit(request_of("r" + std::to_string(i), random_prompt(i, 60, kVocab), 10), prefill[i], decode[i]);
+  }
+  pair.prefill.reset();
+  for (size_t i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(prefill[i].wait());
+    ASSERT_TRUE(decode[i].wait());
+    EXPECT_TRUE(decode[i].finish().reason == FinishReason::kAbort || decode[i].text().size() == 10u);
+  }
+  EXPECT_TRUE(eventually(*pair.decode, is_idle));
+  // A new instance serves without a restart of decode.
+  pair.prefill = pair.make(Role::kPrefill, simple().prefill);
+  Client again_prefill, again_decode;
+  pair.submit(request_of("again", random_prompt(1, 20, kVocab), 5), again_prefill, again_decode);
+  ASSERT_TRUE(again_decode.wait());
+  EXPECT_EQ(again_decode.text(), FakeExecutor::greedy_text(random_prompt(1, 20, kVocab), 5, kVocab));
+}
+
+TEST_F(DisaggregationTest, AWarmUpNeedsNoPeerAndLeavesNoPages) {
+  Pair pair(simple());
+  for (Engine* engine : {pair.prefill.get(), pair.decode.get()}) {
+    Client client;
+    Request request = request_of("warm", random_prompt(1, 30, kVocab), 4);
+    request.disaggregation = Disaggregation{"2.2.2.2", 0, AttemptId(1), true};
+    ASSERT_TRUE(engine->submit(request, client.sink()).ok());
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.finish().reason, FinishReason::kLength);
+  }
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, RefusalsAreClear) {
+  Pair pair(simple());
+  Request request = request_of("a", {1, 2, 3}, 4);
+  Client nobody;
+  EXPECT_NE(pair.decode->submit(request, nobody.sink()).error().message.find("bootstrap room"), std::string::npos);
+  Client first, second, bad;
+  request.disaggregation = pair.address();
+  ASSERT_TRUE(pair.prefill->submit(request, first.sink()).ok());
+  request.rid = "b";
+  ASSERT_TRUE(pair.prefill->submit(request, second.sink()).ok());
+  ASSERT_TRUE(second.wait());
+  EXPECT_EQ(second.finish().error->code, ErrorCode::kInvalidArgument) << "the room is in use";
+  request.disaggregation->bootstrap_port = 0;
+  ASSERT_TRUE(pair.decode->submit(request, bad.sink()).ok());
+  ASSERT_TRUE(bad.wait());
+  EXPECT_EQ(bad.finish().error->code, ErrorCode::kInvalidArgument);
+  pair.prefill->abort("a");
+  ASSERT_TRUE(first.wait());
+  pair.expect_idle();
+}
+
+TEST_F(DisaggregationTest, PairingAheadOfRequests) {
+  Pair pair(simple());
+  const auto ask = [](Engine& engine, const std::string& host, int port) {
+    auto answer = std::make_shared<std::promise<Status>>();
+    engine.pair(host, port, [answer](Status status) { answer->set_value(std::move(status)); });
+    auto future = answer->get_future();
+    EXPECT_EQ(future.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+    return future.get();
+  };
+  const int port = pair.prefill->info().bootstrap_port;
+  EXPECT_GT(port, 0);
+  EXPECT_TRUE(ask(*pair.decode, "127.0.0.1", port).ok());
+  EXPECT_TRUE(ask(*pair.decode, "127.0.0.1", port).ok());
+  EXPECT_FALSE(ask(*pair.decode, "127.0.0.1", 1).ok());
+  EXPECT_FALSE(ask(*pair.prefill, "127.0.0.1", port).ok());
+  EXPECT_TRUE(eventually(*pair.decode, [&](const EngineStats&) {
+    return pair.decode->describe_pairs().find("TP1") != std::string::npos;
+  }));
+}
+
+}  // namespace
+}  // namespace baton

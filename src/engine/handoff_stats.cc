@@ -1,0 +1,12 @@
+#include "engine/handoff_stats.h"
+
+namespace baton {
+
+void fill_from_handoff(const HandoffStats& handoff, EngineStats* stats) {
+  for (const auto& [ranks, link] : handoff.links) {
+    stats->links.push_back({ranks.first, ranks.second, link.bytes, link.copies, true});
+  }
+  for (const auto& [reason, count] : handoff.failures) stats->transfer_failures[reason] = count;
+}
+
+}  // namespace baton

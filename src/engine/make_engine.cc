@@ -1,0 +1,196 @@
+#include "engine/make_engine.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/log.h"
+#include "base/random.h"
+#include "engine/cost_of_model.h"
+#include "engine/decode_role.h"
+#include "engine/model_digest.h"
+#include "engine/prefill_role.h"
+#include "engine/unified_role.h"
+#include "model/model_config.h"
+#include "tensor/aligned_buffer.h"
+#include "transport/make_transport.h"
+
+namespace baton {
+namespace {
+
+// Logits of prompt positions held at once, in floats: 256 MiB.
+constexpr int64_t kLogitsMax = int64_t{64} << 20;
+
+// What an engine stands on. Outlives its loop.
+struct Foundations {
+  std::unique_ptr<Transport> transport;  // null for unified
+  std::vector<AlignedBuffer> memory;     // of unified
+  std::vector<Pool> pools;               // one a world rank
+};
+
+Status check_options(const EngineOptions& options) {
+  BATON_TRY(check_layout(options.executor.layout));
+  if (options.max_running_requests < 1) {
+    return error(ErrorCode::kInvalidArgument, "--max-running-requests is {}; it must be at least 1",
+                 options.max_running_requests);
+  }
+  if (options.chunked_prefill_size < 1 && options.chunked_prefill_size != -1) {
+    return error(ErrorCode::kInvalidArgument,
+                 "--chunked-prefill-size is {}; it must be at least 1, or -1 for whole prompts",
+                 options.chunked_prefill_size);
+  }
+  if (options.reserved_decode_tokens < 0) {
+    return error(ErrorCode::kInvalidArgument, "--num-reserved-decode-tokens is {}; it must be at least 0",
+                 options.reserved_decode_tokens);
+  }
+  if (options.context_length && *options.context_length < 2) {
+    return error(ErrorCode::kInvalidArgument, "--context-length is {}; it must be at least 2", *options.context_length);
+  }
+  return {};
+}
+
+Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& options, const ModelFacts& facts, int pages,
+                                                     Incarnation incarnation) {
+  auto foundations = std::make_shared<Foundations>();
+  const Layout& layout = options.executor.layout;
+  if (options.role != Role::kUnified) {
+    const TransferOptions& transfer = options.transfer;
+    TransportOptions transport;
+    transport.bind_address = transfer.bind_address;
+    if (transport.bind_address.empty() && transfer.backend == "tcp") transport.bind_address = transfer.bootstrap_host;
+    transport.advertise_host = transfer.advertise_host;
+    transport.incarnation = incarnation;
+    BATON_ASSIGN(foundations->transport, make_transport(transfer.backend, transport));
+  }
+  for (int r = 0; r < layout.world(); ++r) {
+    const PageShape shape = rank_page_shape(layout, r, facts.geometry, options.executor.page_tokens);
+    const uint64_t bytes = shape.page_bytes() * static_cast<uint64_t>(pages);
+    if (foundations->transport != nullptr) {
+      BATON_ASSIGN(const Transport::Region region, foundations->transport->allocate(bytes));
+      foundations->pools.push_back({region.id, region.bytes, shape});
+    } else {
+      foundations->memory.emplace_back(bytes, 4096);
+      foundations->pools.push_back({RegionId(), foundations->memory.back().as<std::byte>(), shape});
+    }
+  }
+  return foundations;
+}
+
+Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int pages, Incarnation incarnation) {
+  Manifest self;
+  self.incarnation = incarnation;
+  self.model_digest = {facts.digest[0], facts.digest[1]};
+  self.geometry = facts.geometry;
+  self.kv_dtype = dtype_name(options.executor.kv_dtype);
+  self.layout = options.executor.layout;
+  self.page_tokens = options.executor.page_tokens;
+  self.pages_per_group = pages;
+  self.model_name = options.executor.model_path;
+  self.writer_policy = options.transfer.writer_policy;
+  self.fanout = options.transfer.fanout;
+  return self;
+}
+
+EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& facts, int pages) {
+  const Layout& layout = options.executor.layout;
+  EngineLoopOptions loop;
+  loop.info.role = options.role;
+  loop.info.layout = layout;
+  loop.info.page_tokens = options.executor.page_tokens;
+  loop.info.pages_per_group = pages;
+  const int64_t group_tokens = int64_t{pages} * options.executor.page_tokens;
+  loop.info.max_model_len = std::min(options.context_length.value_or(facts.context), group_tokens);
+  loop.info.max_total_tokens = group_tokens * layout.dp;
+  loop.info.max_running_requests = options.max_running_requests;
+  loop.info.vocab = facts.vocab;
+  loop.info.kv_dtype = dtype_name(options.executor.kv_dtype);
+  if (options.role != Role::kUnified) loop.info.transfer_backend = options.transfer.backend;
+  loop.scheduler.dp = layout.dp;
+  loop.scheduler.pages_per_group = pages;
+  loop.scheduler.page_tokens = options.executor.page_tokens;
+  loop.scheduler.max_running_requests = options.max_running_requests;
+  loop.scheduler.chunked_prefill_size = options.chunked_prefill_size == -1
+                                            ? std::max<int64_t>(16384, loop.info.max_model_len)
+                                            : options.chunked_prefill_size;
+  loop.scheduler.mixed_chunk = options.mixed_chunk;
+  loop.scheduler.prefix_cache = options.prefix_cache && (options.role != Role::kDecode || options.decode_prefix_cache);
+  loop.scheduler.reserved_decode_tokens = options.reserved_decode_tokens;
+  loop.scheduler.logits_rows_max = std::max<int64_t>(1, kLogitsMax / facts.vocab);
+  loop.scheduler.cost = facts.cost;
+  loop.eos_ids = facts.eos_ids;
+  loop.requests_max = options.requests_max;
+  loop.watchdog_timeout = options.watchdog_timeout;
+  loop.clock = options.clock;
+  loop.observer = options.observer;
+  return loop;
+}
+
+RoleFactory role_factory(const EngineOptions& options, const Manifest& self, Foundations& foundations) {
+  return [&](EngineCore& core, std::function<void()> wake) -> Result<std::unique_ptr<RolePart>> {
+    const TransferOptions& transfer = options.transfer;
+    switch (options.role) {
+      case Role::kUnified:
+        return std::unique_ptr<RolePart>(std::make_unique<UnifiedRole>(core));
+      case Role::kPrefill: {
+        PrefillHandoffOptions handoff;
+        handoff.host = transfer.bootstrap_host;
+        handoff.port = static_cast<uint16_t>(transfer.bootstrap_port);
+        return PrefillRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
+                                  foundations.pools, transfer.attempt_timeout);
+      }
+      case Role::kDecode:
+        return DecodeRole::start(core, std::move(wake), {}, self, *foundations.transport, foundations.pools,
+                                 transfer.attempt_timeout);
+    }
+    return error(ErrorCode::kInvalidArgument, "role {} is unknown", static_cast<int>(options.role));
+  };
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,
+                                                 const ExecutorFactory& make_executor) {
+  BATON_TRY(check_options(options));
+  if (options.transfer.bootstrap_port < 0 || options.transfer.bootstrap_port > 65535) {
+    return error(ErrorCode::kInvalidArgument, "--disaggregation-bootstrap-port is {}; it must be in [0, 65535]",
+                 options.transfer.bootstrap_port);
+  }
+  BATON_ASSIGN(const int pages, pages_per_group(options.executor.layout, facts.geometry, options.executor.page_tokens,
+                                                options.pool, available_memory()));
+  const Incarnation incarnation = draw_incarnation();
+  BATON_ASSIGN(const std::shared_ptr<Foundations> foundations, lay_foundations(options, facts, pages, incarnation));
+  std::vector<std::span<std::byte>> spans;
+  for (const Pool& pool : foundations->pools) spans.push_back(pool.bytes);
+  BATON_ASSIGN(std::unique_ptr<Executor> executor, make_executor(std::move(spans)));
+  EngineLoopOptions loop = loop_options(options, facts, pages);
+  loop.foundations = foundations;
+  const Manifest self = manifest_of(options, facts, pages, incarnation);
+  BATON_ASSIGN(std::unique_ptr<EngineLoop> engine,
+               EngineLoop::start(std::move(loop), std::move(executor), role_factory(options, self, *foundations)));
+  return std::unique_ptr<Engine>(std::move(engine));
+}
+
+Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
+  BATON_ASSIGN(const ModelConfig config, load_model_config(options.executor.model_path));
+  BATON_TRY(check_layout(options.executor.layout));
+  BATON_TRY(check_model_layout(config, options.executor.layout));
+  if (options.context_length && *options.context_length > config.max_position) {
+    log_warning(
+        "--context-length {} is beyond the {} positions that the model was made for; its answers may be poor there",
+        *options.context_length, config.max_position);
+  }
+  ModelFacts facts{config.kv_geometry(options.executor.kv_dtype),
+                   config.vocab,
+                   config.max_position,
+                   config.eos_ids,
+                   cost_of_model(config),
+                   {}};
+  if (options.role != Role::kUnified) {
+    BATON_ASSIGN(facts.digest, digest_of_model(options.executor));
+  }
+  return make_engine_over(options, facts, [&](std::vector<std::span<std::byte>> pools) {
+    return make_thread_executor(options.executor, config, std::move(pools));
+  });
+}
+
+}  // namespace baton

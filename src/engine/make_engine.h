@@ -1,0 +1,64 @@
+// Builds an instance from its options: pools, model, transport, handoff service, loop.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "engine/engine_loop.h"
+#include "engine/pool_size.h"
+#include "layout/plan.h"
+#include "model/executor.h"
+
+namespace baton {
+
+struct TransferOptions {
+  std::string backend = "tcp";               // as make_transport()
+  std::string bind_address;                  // of the transport; empty: bootstrap_host for tcp
+  std::string advertise_host;                // tcp: what peers are told, needed when the bound address is a wildcard
+  std::string bootstrap_host = "127.0.0.1";  // prefill: where the control port listens; numeric
+  int bootstrap_port = 8998;                 // prefill; 0: any free one, see Engine::info()
+  Duration attempt_timeout = std::chrono::seconds(300);
+  WriterPolicy writer_policy = WriterPolicy::kBalanced;
+  Fanout fanout = Fanout::kDirect;
+};
+
+struct EngineOptions {
+  Role role = Role::kUnified;
+  ExecutorOptions executor;  // model, layout, page size, KV type
+  PoolWish pool;
+  std::optional<int64_t> context_length;  // --context-length; without it what config.json says
+  int max_running_requests = 256;
+  int64_t chunked_prefill_size = 8192;  // -1: whole prompts
+  bool mixed_chunk = false;
+  bool prefix_cache = true;          // not --disable-radix-cache
+  bool decode_prefix_cache = true;   // --disaggregation-decode-enable-radix-cache
+  int reserved_decode_tokens = 512;  // --num-reserved-decode-tokens
+  size_t requests_max = 8192;
+  TransferOptions transfer;  // not for unified
+  Duration watchdog_timeout = std::chrono::seconds(300);
+  EngineObserver* observer = nullptr;  // outlives the engine
+  std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>();
+};
+
+// Errors: of the model (kNotFound, kCorrupt), of flags that do not fit each other or the machine (kInvalidArgument,
+// kIncompatible, kResourceExhausted), of the network (kUnavailable). Returns when requests can be taken.
+Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
+
+// The same over a given executor, for tests and tools: `make_executor` gets the pools of all world ranks.
+struct ModelFacts {
+  KvGeometry geometry;
+  int vocab = 0;
+  int64_t context = 0;
+  std::vector<int32_t> eos_ids;
+  CostModel cost;
+  std::array<uint64_t, 2> digest{};
+};
+using ExecutorFactory = std::function<Result<std::unique_ptr<Executor>>(std::vector<std::span<std::byte>> pools)>;
+Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,
+                                                 const ExecutorFactory& make_executor);
+
+}  // namespace baton

@@ -1,0 +1,82 @@
+#include "engine/pool_size.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+
+namespace baton {
+namespace {
+
+constexpr int64_t kDefaultTokens = 65536;
+constexpr double kDefaultFraction = 0.25;
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+std::optional<uint64_t> read_number(const char* path) {
+  std::ifstream file(path);
+  uint64_t value = 0;
+  if (file >> value) return value;
+  return std::nullopt;
+}
+
+}  // namespace
+
+uint64_t available_memory() {
+  uint64_t available = std::numeric_limits<uint64_t>::max();
+  std::ifstream meminfo("/proc/meminfo");
+  std::string word;
+  while (meminfo >> word) {
+    uint64_t kib = 0;
+    if (word == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
+  }
+  const auto limit = read_number("/sys/fs/cgroup/memory.max");
+  const auto used = read_number("/sys/fs/cgroup/memory.current");
+  if (limit && used) available = std::min(available, *limit > *used ? *limit - *used : 0);
+  return available;
+}
+
+Result<int> pages_per_group(const Layout& layout, const KvGeometry& geometry, int page_tokens, const PoolWish& wish,
+                            uint64_t available) {
+  if (page_tokens < 1)
+    return error(ErrorCode::kInvalidArgument, "--page-size is {}; it must be at least 1", page_tokens);
+  uint64_t step = 0;  // bytes of one page in every group, on all its ranks
+  for (int r = 0; r < layout.world(); ++r) step += rank_page_shape(layout, r, geometry, page_tokens).page_bytes();
+  const uint64_t fit = available / std::max<uint64_t>(step, 1);
+  const int64_t step_tokens = int64_t{page_tokens} * layout.dp;
+  const auto gib = [](uint64_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  uint64_t pages = 0;
+  if (wish.max_total_tokens) {
+    if (*wish.max_total_tokens < step_tokens) {
+      return error(ErrorCode::kInvalidArgument,
+                   "--max-total-tokens is {}; one page of {} tokens in each of {} DP groups needs {}",
+                   *wish.max_total_tokens, page_tokens, layout.dp, step_tokens);
+    }
+    pages = static_cast<uint64_t>(*wish.max_total_tokens / step_tokens);
+    if (pages > fit) {
+      return error(ErrorCode::kInvalidArgument,
+                   "KV of {} tokens needs {:.2f} GiB; {:.2f} GiB are available: lower --max-total-tokens, or leave it "
+                   "out and use "
+                   "--mem-fraction-static",
+                   *wish.max_total_tokens, gib(step) * static_cast<double>(pages), gib(available));
+    }
+  } else if (wish.mem_fraction_static) {
+    const double fraction = *wish.mem_fraction_static;
+    if (!(fraction > 0 && fraction < 1))
+      return error(ErrorCode::kInvalidArgument, "--mem-fraction-static is {}; it must be in (0, 1)", fraction);
+    pages = static_cast<uint64_t>(static_cast<double>(fit) * fraction);
+  } else {
+    const auto wanted = static_cast<uint64_t>((kDefaultTokens + step_tokens - 1) / step_tokens);
+    pages = std::min(wanted, static_cast<uint64_t>(static_cast<double>(fit) * kDefaultFraction));
+  }
+  if (pages == 0) {
+    return error(
+        ErrorCode::kResourceExhausted,
+        "one KV page in each DP group needs {:.2f} GiB; {:.2f} GiB are available: raise --mem-fraction-static, set "
+        "--max-total-tokens, or lower --page-size",
+        gib(step), gib(available));
+  }
+  return static_cast<int>(
+      std::min<uint64_t>(pages, static_cast<uint64_t>(std::numeric_limits<int>::max() / page_tokens)));
+}
+
+}  // namespace baton

@@ -1,0 +1,26 @@
+// How many KV pages an instance gets.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "base/result.h"
+#include "layout/layout.h"
+
+namespace baton {
+
+// Bytes that this process may still take: what the system has available, or less where a control group limits it.
+[[nodiscard]] uint64_t available_memory();
+
+struct PoolWish {
+  std::optional<int64_t> max_total_tokens;    // --max-total-tokens, of all DP groups together
+  std::optional<double> mem_fraction_static;  // --mem-fraction-static, of available memory, (0, 1)
+};
+
+// Pages of each DP group. Without a wish: as many as hold 65536 tokens, but at most a quarter of the memory.
+// kInvalidArgument: a wish that is out of range, or more than is available; kResourceExhausted: not one page fits.
+// Messages say needed, available and the flags.
+Result<int> pages_per_group(const Layout& layout, const KvGeometry& geometry, int page_tokens, const PoolWish& wish,
+                            uint64_t available);
+
+}  // namespace baton

@@ -115,7 +115,7 @@ Result<std::string> ChatTemplate::render(const boost::json::object& context, con
   }
 }
 
-const MessageForm& ChatTemplate::message_form() const { return state_->form; }
+MessageForm ChatTemplate::message_form() const { return state_->form; }
 const std::string& ChatTemplate::source() const { return state_->source; }
 
 MessageForm ChatTemplate::detect_form(const ChatTemplate& parsed) {

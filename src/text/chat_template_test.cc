@@ -154,7 +154,7 @@ TEST(ChatTemplate, FindsTheFormOfMessages) {
       {"qwen3", false, false, true, true},        {"qwen3_macros", true, false, true, true},
   };
   for (const Case& expected : cases) {
-    const MessageForm& form = load(expected.name).message_form();
+    const MessageForm form = load(expected.name).message_form();
     EXPECT_EQ(form.content_parts, expected.content_parts) << expected.name;
     EXPECT_EQ(form.arguments_text, expected.arguments_text) << expected.name;
     EXPECT_EQ(form.null_content, expected.null_content) << expected.name;

@@ -57,6 +57,7 @@ bool walks_content(const Body& body, std::set<std::string>& holders) {
   return false;
 }
 
+constexpr std::string_view kProbeName = "probe_argument";
 constexpr std::string_view kProbeText = R"({"probe_argument": 7})";
 
 // A conversation with one tool call, to see what a template makes of it.
@@ -114,24 +115,28 @@ Result<std::string> ChatTemplate::render(const boost::json::object& context, con
   }
 }
 
-const MessageForm& ChatTemplate::message_form() const { return state_->form; }
+MessageForm ChatTemplate::message_form() const { return state_->form; }
 const std::string& ChatTemplate::source() const { return state_->source; }
 
 MessageForm ChatTemplate::detect_form(const ChatTemplate& parsed) {
   MessageForm form;
   std::set<std::string> holders = {"content"};
   form.content_parts = walks_content(parsed.state_->parsed.body, holders);
-  const auto shows = [&](const boost::json::value& arguments, const boost::json::value& content,
-                         std::string_view what) {
-    const auto prompt = parsed.render(probe_context(arguments, content));
-    return prompt.ok() && prompt->find(what) != std::string::npos;
+  RenderLimits limits;
+  limits.output_bytes_max = 1 << 20;
+  limits.steps_max = 50'000;
+  const auto shows = [&](bool as_text, const boost::json::value& content) {
+    const boost::json::value arguments = as_text ? boost::json::value(kProbeText) : boost::json::value{{kProbeName, 7}};
+    const auto prompt = parsed.render(probe_context(arguments, content), limits);
+    if (!prompt.ok()) return false;
+    if (as_text) return prompt->find(kProbeText) != std::string::npos;
+    // An object printed as Python writes it, in single quotes, is not what the model was trained on.
+    return prompt->find(kProbeName) != std::string::npos &&
+           prompt->find(fmt::format("'{}'", kProbeName)) == std::string::npos;
   };
-  const boost::json::value object = {{"probe_argument", 7}};
   for (const bool as_text : {false, true}) {
-    const boost::json::value& arguments = as_text ? boost::json::value(kProbeText) : object;
-    const std::string_view expected = as_text ? kProbeText : R"("probe_argument")";
-    const bool null_content = shows(arguments, nullptr, expected);
-    const bool empty_content = shows(arguments, "", expected);
+    const bool null_content = shows(as_text, nullptr);
+    const bool empty_content = shows(as_text, "");
     if (!null_content && !empty_content) continue;
     form.arguments_text = as_text;
     form.null_content = null_content;

@@ -38,7 +38,7 @@ class ChatTemplate {
   // undefined, or by passing one of the limits. See chat_context() for what templates expect.
   [[nodiscard]] Result<std::string> render(const boost::json::object& context, const RenderLimits& limits = {}) const;
 
-  [[nodiscard]] const MessageForm& message_form() const;
+  [[nodiscard]] MessageForm message_form() const;
   [[nodiscard]] const std::string& source() const;
 
  private:

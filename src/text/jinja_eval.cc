@@ -9,6 +9,11 @@
 #include "text/jinja_predicates.h"
 
 namespace baton::jinja {
+namespace {
+
+constexpr std::size_t kKeywordsMax = 1000;  // they are searched one by one
+
+}  // namespace
 
 Value Interpreter::lookup(const Value& name_value) const {
   const std::string& name = *name_value.text();
@@ -125,7 +130,14 @@ Value Interpreter::eval_slice(const Expr& expr) {
 
 Value Interpreter::eval_concat(const Expr& expr) {
   std::string joined;
-  for (const ExprPtr& child : expr.children) joined += to_string(eval(*child));
+  for (const ExprPtr& child : expr.children) {
+    const Value value = eval(*child);
+    if (const std::string* text = value.text()) {
+      joined += *text;
+    } else {
+      joined += to_string(value);
+    }
+  }
   return text(std::move(joined));
 }
 
@@ -139,11 +151,13 @@ Value Interpreter::eval_filters(const Expr& expr, const Value& input) {
 
 Value Interpreter::apply_filter(const Expr& expr, const Value& input) {
   if (expr.filter == nullptr) fail("No filter named '{}' found.", *expr.value.text());
+  if (input.is_text()) charge_read(input);
   return expr.filter->run(*this, input, eval_arguments(expr.arguments));
 }
 
 Value Interpreter::eval_test(const Expr& expr) {
   const Value input = eval(*expr.children.front());
+  if (input.is_text()) charge_read(input);
   if (expr.predicate == nullptr) fail("No test named '{}' found.", *expr.value.text());
   return Value(expr.predicate->run(*this, input, eval_arguments(expr.arguments)));
 }
@@ -167,6 +181,7 @@ Arguments Interpreter::eval_arguments(const ArgumentExprs& exprs) {
   if (extra.dict() == nullptr) fail("argument after ** must be a mapping, not {}", extra.type_name());
   for (const auto& [key, value] : extra.dict()->entries()) {
     if (!key.is_text()) fail("keywords must be strings, not {}", key.type_name());
+    if (out.keyword.size() >= kKeywordsMax) fail("more than {} keyword arguments", kKeywordsMax);
     for (const auto& [name, other] : out.keyword) {
       if (name == *key.text()) fail("got multiple values for keyword argument '{}'", name);
     }

@@ -112,8 +112,10 @@ ExprPtr ExprParser::binary(Sign sign, ExprPtr left, ExprPtr right, int line) con
 ExprPtr ExprParser::parse_expression(bool with_condition) {
   const Nest nest(*this);
   if (!with_condition) return parse_or();
+  const std::size_t unknown = unknown_.size();
   ExprPtr value = parse_or();
   while (current().is_name("if")) {
+    unknown_.resize(unknown);
     const int line = next().line;
     const bool lenient = std::exchange(lenient_, true);
     ExprPtr node = make(ExprKind::kConditional, line);
@@ -448,6 +450,10 @@ void ExprParser::add_arguments(Expr& node, ArgumentExprs arguments) const {
   node.arguments = std::move(arguments);
 }
 
+void ExprParser::note_unknown(int line, std::string message) {
+  if (!lenient_) unknown_.emplace_back(line, std::move(message));
+}
+
 ExprPtr ExprParser::parse_call(ExprPtr callee) {
   ExprPtr node = make(ExprKind::kCall, current().line);
   add(*node, std::move(callee));
@@ -462,7 +468,7 @@ ExprPtr ExprParser::parse_filters(ExprPtr input, bool first) {
     std::string name = expect_name();
     while (skip_operator(".")) name += "." + expect_name();
     node->filter = find_filter(name);
-    if (node->filter == nullptr && !lenient_) fail_at(node->line, fmt::format("No filter named '{}'.", name));
+    if (node->filter == nullptr) note_unknown(node->line, fmt::format("No filter named '{}'.", name));
     node->value = Value(std::move(name));
     add(*node, std::move(input));
     if (current().is_operator("(")) add_arguments(*node, parse_arguments());
@@ -478,7 +484,7 @@ ExprPtr ExprParser::parse_test(ExprPtr input) {
   std::string name = expect_name();
   while (skip_operator(".")) name += "." + expect_name();
   node->predicate = find_predicate(name);
-  if (node->predicate == nullptr && !lenient_) fail_at(line, fmt::format("No test named '{}'.", name));
+  if (node->predicate == nullptr) note_unknown(line, fmt::format("No test named '{}'.", name));
   node->value = Value(std::move(name));
   add(*node, std::move(input));
   const TokenKind kind = current().kind;

@@ -52,6 +52,8 @@ class ExprParser {
 
   // Inside {% if %} or an inline if, an unknown filter or test is an error only when it runs.
   bool lenient_ = false;
+  // The others, with their lines: an inline if is recognised only behind its first operand.
+  std::vector<std::pair<int, std::string>> unknown_;
 
  private:
   ExprPtr parse_or();
@@ -71,6 +73,7 @@ class ExprParser {
   ExprPtr parse_slice(ExprPtr object, ExprPtr start, int line);
   ExprPtr parse_call(ExprPtr callee);
   ExprPtr parse_test(ExprPtr input);
+  void note_unknown(int line, std::string message);
   ArgumentExprs parse_arguments();
   void add_arguments(Expr& node, ArgumentExprs arguments) const;
   ExprPtr binary(Sign sign, ExprPtr left, ExprPtr right, int line) const;

@@ -213,6 +213,9 @@ Value filter_round(Runtime& runtime, const Value& input, const Arguments& argume
   const std::string method = bound.has(1) ? bound.text(1) : "common";
   if (method != "common" && method != "ceil" && method != "floor") fail("method must be common, ceil or floor");
   if (!input.is_number()) fail("type {} doesn't define __round__ method", input.type_name());
+  if (bound.has(0) && bound[0]->is_none() && method == "common") {  // round(x, None): an int
+    return input.is_integral() ? Value(input.integer()) : Value(truncate_real(std::nearbyint(input.real())));
+  }
   const Int precision = bound.integer(0, 0);
   if (method == "common") {
     return input.is_integral() ? round_integer(input.integer(), precision) : Value(round_real(input.real(), precision));

@@ -108,7 +108,7 @@ Value filter_reverse(Runtime& runtime, const Value& input, const Arguments& argu
   if (!is_iterable(input)) fail("argument must be iterable");
   std::vector<Value> items = iterate(runtime, input);
   std::reverse(items.begin(), items.end());
-  return has_length(input) && !input.is_undefined() ? generator(std::move(items)) : Value::list(std::move(items));
+  return has_length(input) ? generator(std::move(items)) : Value::list(std::move(items));
 }
 
 // Sorts by keys made once. Comparing counts as work.
@@ -146,7 +146,7 @@ Value filter_sort(Runtime& runtime, const Value& input, const Arguments& argumen
     }
     keyed.emplace_back(Value::list(std::move(keys)), std::move(item));
   }
-  return Value::list(sort_by(runtime, std::move(keyed), bound.truthy(0)));
+  return Value::list(sort_by(runtime, std::move(keyed), bound.integer(0, 0) != 0));
 }
 
 Value filter_dictsort(Runtime& runtime, const Value& input, const Arguments& arguments) {
@@ -161,7 +161,7 @@ Value filter_dictsort(Runtime& runtime, const Value& input, const Arguments& arg
     const Value& chosen = by == "key" ? key : value;
     keyed.emplace_back(bound.truthy(0) ? chosen : fold_case(chosen), Value::tuple({key, value}));
   }
-  return Value::list(sort_by(runtime, std::move(keyed), bound.truthy(2)));
+  return Value::list(sort_by(runtime, std::move(keyed), bound.integer(2, 0) != 0));
 }
 
 Value filter_unique(Runtime& runtime, const Value& input, const Arguments& arguments) {

@@ -206,7 +206,11 @@ std::string ascii_digits(std::string_view text) {
     char32_t c = decode_utf8(text, at);
     if (c >= 0x80 && is_decimal(c)) {
       char32_t zero = c;  // the ten digits of a script are consecutive and aligned at their zero
-      while (c - zero < 9 && is_decimal(zero - 1)) --zero;
+      if (c >= 0x1D7CE && c <= 0x1D7FF) {
+        zero = c - (c - 0x1D7CE) % 10;  // five alphabets of digits in a row
+      } else {
+        while (c - zero < 9 && is_decimal(zero - 1)) --zero;
+      }
       c = '0' + (c - zero);
     }
     append_utf8(out, c);

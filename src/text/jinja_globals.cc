@@ -50,6 +50,7 @@ Dict build_dict(Runtime& runtime, std::string_view function, const Arguments& ar
   Dict out;
   if (!arguments.positional.empty()) {
     const Value& source = arguments.positional.front();
+    if (const Undefined* undefined = source.get<Undefined>()) fail("{}", undefined->reason());
     const Dict* dict = source.dict();
     if (dict != nullptr) {
       runtime.charge_items(dict->entries().size());

@@ -160,16 +160,16 @@ Interpreter::Flow Interpreter::exec_for(const Statement& statement) {
     ~Finish() { loop.finish(); }
   } const finish{*loop};
   const std::shared_ptr<Scope> outer = scope_;
-  bool ran = false;
+  bool ran = false;  // some item's body to its end: Jinja takes else even after a first break or continue
   while (const std::optional<Value> item = loop->advance()) {
     step();
-    ran = true;
     scope_ = open_scope(statement.hidden, outer);
     scope_->set("loop", Value(std::shared_ptr<Object>(loop)));
     assign(statement.target, *item);
     const Flow flow = exec_all(statement.body);
     scope_ = outer;
     if (flow == Flow::kBreak) break;
+    ran = ran || flow == Flow::kNext;
   }
   if (ran || statement.otherwise.empty()) return Flow::kNext;
   return exec_scoped(statement.otherwise, open_scope(statement.hidden_in_else, outer));
@@ -279,6 +279,8 @@ Value Interpreter::call_macro(const Statement& definition, const std::shared_ptr
 }
 
 Value Interpreter::make_namespace(const Dict& attributes) {
+  static constexpr std::size_t kAttributesMax = 1000;  // they are searched one by one
+  if (attributes.entries().size() > kAttributesMax) fail("a namespace of more than {} attributes", kAttributesMax);
   auto made = std::make_shared<Namespace>();
   for (const auto& [key, value] : attributes.entries()) {
     if (!key.is_text()) fail("namespace(): a name must be str, not '{}'", key.type_name());

@@ -20,7 +20,10 @@ struct Method {
 
 struct BoundMethod final : Function {
   BoundMethod(Value receiver_value, const Method& bound) : receiver(std::move(receiver_value)), method(bound) {}
-  Value call(Runtime& runtime, const Arguments& arguments) override { return method.run(runtime, receiver, arguments); }
+  Value call(Runtime& runtime, const Arguments& arguments) override {
+    if (receiver.dict() == nullptr) runtime.charge_read(receiver);
+    return method.run(runtime, receiver, arguments);
+  }
   [[nodiscard]] const char* type_name() const override { return "builtin_function_or_method"; }
   [[nodiscard]] std::string repr() const override {
     return fmt::format("<built-in method {} of {} object>", method.name, receiver.type_name());
@@ -105,7 +108,7 @@ Value run_split(Runtime& runtime, const Value& self, const Arguments& arguments)
 
 Value run_splitlines(Runtime& runtime, const Value& self, const Arguments& arguments) {
   const Bound bound("splitlines", arguments, {"keepends"});
-  return text_list(runtime, split_lines(*self.text(), bound.truthy(0)), is_markup(self));
+  return text_list(runtime, split_lines(*self.text(), bound.integer(0, 0) != 0), is_markup(self));
 }
 
 // The part of a text that the optional start and end arguments of find, count and the like select.

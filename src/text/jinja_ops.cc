@@ -47,6 +47,7 @@ std::optional<Value> find_item(Runtime& runtime, const Value& object, const Valu
   if (index < 0 || index >= size) return std::nullopt;
   if (const auto* items = object.items()) return (*items)[static_cast<std::size_t>(index)];
   if (range != nullptr) return Value(range->at(index));
+  runtime.charge_read(object);
   return runtime.text(character_at(*object.text(), index), object.get<Text>()->markup);
 }
 
@@ -260,6 +261,7 @@ Value get_slice(Runtime& runtime, const Value& object, const Value& start, const
     fail("'{}' object cannot be sliced", object.type_name());
   const Int size = range != nullptr ? range->length() : static_cast<Int>(length(object));
   const SliceBounds bounds = resolve_slice(size, start, stop, step);
+  if (object.is_text()) runtime.charge_read(object);
   if (const Text* text = object.get<Text>()) return runtime.text(slice_text(*text->bytes, bounds), text->markup);
   if (range != nullptr) {
     auto out = std::make_shared<Range>();
@@ -300,6 +302,7 @@ Value apply_binary(Runtime& runtime, Sign sign, const Value& left, const Value& 
 }
 
 bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right) {
+  if (sign != Sign::kIn && sign != Sign::kNotIn) runtime.charge_read(left);
   switch (sign) {
     case Sign::kEq:
       return equal(left, right);
@@ -326,7 +329,7 @@ bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right)
 bool contains(Runtime& runtime, const Value& container, const Value& item) {
   if (const std::string* text = container.text()) {
     if (!item.is_text()) fail("'in <string>' requires string as left operand, not {}", item.type_name());
-    runtime.charge_bytes(text->size());
+    runtime.charge_read(container);
     return text->find(*item.text()) != std::string::npos;
   }
   if (const Dict* dict = container.dict()) return dict->find(item) != nullptr;
@@ -368,8 +371,9 @@ std::vector<Value> iterate(Runtime& runtime, const Value& value) {
     runtime.charge_items(dict->entries().size());
     for (const auto& [key, item] : dict->entries()) out.push_back(key);
   } else if (const Range* range = value.object<Range>()) {
-    runtime.charge_items(static_cast<std::size_t>(range->length()));
-    for (Int i = 0; i < range->length(); ++i) out.emplace_back(range->at(i));
+    const Int size = range->length();
+    runtime.charge_items(static_cast<std::size_t>(size));
+    for (Int i = 0; i < size; ++i) out.emplace_back(range->at(i));
   } else if (const DictView* view = value.object<DictView>()) {
     runtime.charge_items(view->dict->entries().size());
     out = view->items();

@@ -16,6 +16,7 @@ class Parser : public ExprParser {
   Template run() {
     Template out;
     out.body = parse_body({});
+    if (!unknown_.empty()) fail_at(unknown_.front().first, unknown_.front().second);
     return out;
   }
 

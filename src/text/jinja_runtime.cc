@@ -5,7 +5,7 @@
 namespace baton::jinja {
 namespace {
 
-constexpr std::size_t kBytesPerStep = 512;
+constexpr std::size_t kBytesPerStep = 128;
 
 std::string_view plain(std::string_view name) { return name.substr(name.front() == '/' ? 1 : 0); }
 
@@ -20,6 +20,16 @@ void Runtime::charge_bytes(std::size_t bytes) {
   if (bytes > limits_.output_bytes_max)
     fail("a text of {} bytes, at most {} are allowed", bytes, limits_.output_bytes_max);
   if (bytes >= kBytesPerStep) step(bytes / kBytesPerStep);
+}
+
+void Runtime::charge_read(const Value& value) {
+  if (const std::string* text = value.text()) {
+    if (text->size() >= kBytesPerStep) step(text->size() / kBytesPerStep);
+  } else if (const auto* items = value.items()) {
+    step(items->size() / 16);
+  } else if (const Dict* dict = value.dict()) {
+    step(dict->entries().size() / 16);
+  }
 }
 
 Value Runtime::text(std::string bytes, bool markup) {

@@ -21,7 +21,9 @@ class Runtime {
 
   void step(std::size_t count = 1);
   // Values copied into a new container.
-  void charge_items(std::size_t count) { step(count / 16 + 1); }
+  void charge_items(std::size_t count) { step(count / 4 + 1); }
+  // An operation that may read all of a value.
+  void charge_read(const Value& value);
   // A new text of that size.
   void charge_bytes(std::size_t bytes);
   [[nodiscard]] Value text(std::string bytes, bool markup = false);

@@ -183,8 +183,17 @@ bool is_valid_utf8(std::string_view text) {
 }
 
 std::size_t count_code_points(std::string_view text) {
+  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
   std::size_t count = 0;
-  for (std::size_t at = 0; at < text.size(); ++count) (void)decode_utf8(text, at);
+  for (std::size_t at = 0; at < text.size();) {
+    const auto* run = text.data() + at;
+    const auto* end = std::find_if_not(run, text.data() + text.size(), is_ascii);
+    count += static_cast<std::size_t>(end - run);
+    at += static_cast<std::size_t>(end - run);
+    if (at == text.size()) break;
+    (void)decode_utf8(text, at);
+    ++count;
+  }
   return count;
 }
 

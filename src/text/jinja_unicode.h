@@ -22,6 +22,8 @@ void append_utf8(std::string& out, char32_t code_point);
 [[nodiscard]] bool is_space(char32_t code_point);
 // Whether repr() shows the character as itself.
 [[nodiscard]] bool is_printable(char32_t code_point);
+// By general category: superscript digits, letter-like numerals and ordinal signs count as neither digits nor cased
+// letters, unlike in Python's isdigit, isnumeric, isupper and islower.
 [[nodiscard]] bool is_alphabetic(char32_t code_point);
 [[nodiscard]] bool is_decimal(char32_t code_point);
 [[nodiscard]] bool is_upper(char32_t code_point);

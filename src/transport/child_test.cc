@@ -32,7 +32,8 @@ class ChildProgram {
       const Status opened = transport_->open_window(token(number(words)), std::span(&all, 1));
       return opened ? "ok" : opened.error().message;
     }
-    if (verb == "connect") {  // BLOB
+    if (verb == "close") return transport_->close_window(token(number(words))) ? "quiet" : "not quiet";  // ATTEMPT
+    if (verb == "connect") {                                                                             // BLOB
       std::string blob;
       words >> blob;
       peer_ = transport_->connect(from_hex(blob)).value();

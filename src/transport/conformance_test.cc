@@ -49,7 +49,7 @@ void fill_random(std::span<std::byte> bytes, uint64_t seed) {
 // Waits until the child's post has written its first byte.
 bool begun(const Transport::Region& to, Child& writer) {
   const TimePoint end = in(10s);
-  while (to.bytes[0] == std::byte{0}) {
+  while (!written(to.bytes[0])) {
     if (SteadyClock().now() >= end) {
       ADD_FAILURE() << "not a byte came; the posts ended as " << writer.ask("wait");
       return false;
@@ -497,6 +497,7 @@ TEST_P(TwoProcesses, AfterFiveIdleSecondsTheFirstPostGoesThrough) {
   ASSERT_EQ(events.wait(*writer->post_write(peer, std::span(&all, 1), token(1), in(20s))).outcome,
             TransferOutcome::kDone);
   EXPECT_LT(SteadyClock().now() - start, 1s);
+  EXPECT_EQ(owner.ask("close 1"), "quiet");
   EXPECT_EQ(owner.ask("count 2"), std::to_string(kMiB));
 }
 
@@ -576,6 +577,7 @@ TEST_P(TwoProcesses, APostToAStoppedOwnerEndsByItsDeadline) {
   owner.go_on();
   const TransferEvent again = events.wait(post(20s));
   EXPECT_EQ(again.outcome, TransferOutcome::kDone) << "connects again: " << again.detail;
+  EXPECT_EQ(owner.ask("close 1"), "quiet");
   EXPECT_EQ(owner.ask("count 3"), std::to_string(kBytes));
 }
 

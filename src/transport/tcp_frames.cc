@@ -42,9 +42,9 @@ std::optional<BodyBounds> body_bounds(uint8_t type) {
 
 }  // namespace
 
-void append_run(std::vector<Run>* runs, RegionId region, uint64_t offset, uint64_t length) {
+void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, uint64_t length) {
   if (!runs->empty()) {
-    Run& last = runs->back();
+    BlockRun& last = runs->back();
     if (last.region == region && last.length == length) {
       if (last.count == 1) last.stride = offset - last.offset;
       if (last.block_offset(last.count) == offset) {
@@ -79,7 +79,7 @@ std::string encode(const WriteFrame& frame, bool first, bool last) {
   body.u64(frame.payload_bytes);
   body.u32(static_cast<uint32_t>(frame.runs.size()));
   body.u32(0);
-  for (const Run& r : frame.runs) {
+  for (const BlockRun& r : frame.runs) {
     body.u32(r.region.value());
     body.u32(r.count);
     body.u64(r.offset);
@@ -159,7 +159,7 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body) {
   uint64_t blocks = 0;
   uint64_t bytes = 0;
   for (uint64_t i = 0; i < runs; ++i) {
-    Run run{
+    BlockRun run{
         .region = RegionId(in.u32()), .count = in.u32(), .offset = in.u64(), .length = in.u64(), .stride = in.u64()};
     blocks += run.count;
     // Both factors are bounded before they are multiplied: 2^12 * 2^20, at most 2^12 times.

@@ -54,21 +54,21 @@ struct Welcome {
   std::string detail;
 };
 
-struct Run {
+struct BlockRun {
   RegionId region;
   uint32_t count = 0;
   uint64_t offset = 0;
   uint64_t length = 0;
   uint64_t stride = 0;  // between starts; modulo 2^64, so that descending blocks are a run too
   [[nodiscard]] uint64_t block_offset(uint32_t i) const { return offset + i * stride; }
-  bool operator==(const Run&) const = default;
+  bool operator==(const BlockRun&) const = default;
 };
 
 struct WriteFrame {
   uint64_t post = 0;
   WindowToken token;
   uint64_t payload_bytes = 0;
-  std::vector<Run> runs;
+  std::vector<BlockRun> runs;
 };
 
 struct ResultFrame {
@@ -79,7 +79,7 @@ struct ResultFrame {
 };
 
 // Adds a block to the list, as one more of the last run where it continues it.
-void append_run(std::vector<Run>* runs, RegionId region, uint64_t offset, uint64_t length);
+void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, uint64_t length);
 
 [[nodiscard]] std::string encode(const Hello& frame);
 [[nodiscard]] std::string encode(const Welcome& frame);

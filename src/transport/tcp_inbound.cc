@@ -167,7 +167,7 @@ Status Inbound::admit(const WriteFrame& frame) {
   window_ = owner_.windows.find(frame.token);
   if (window_ == nullptr) return error(ErrorCode::kNotFound, "no window is open for attempt {}", frame.token.attempt);
   run_memory_.clear();
-  for (const Run& run : frame.runs) {
+  for (const BlockRun& run : frame.runs) {
     for (uint32_t i = 0; i < run.count; ++i) {
       BATON_TRY(admit_block(owner_.regions, *window_, run.region, run.block_offset(i), run.length));
     }
@@ -270,13 +270,13 @@ void Inbound::apply(std::span<const std::byte> bytes) {
 }
 
 Inbound::Piece Inbound::piece(const Cursor& at) const {
-  const Run& run = frame_.runs[at.run];
+  const BlockRun& run = frame_.runs[at.run];
   return {run_memory_[at.run].data() + run.block_offset(at.block) + at.done, run.length - at.done};
 }
 
 void Inbound::advance(Cursor* at, uint64_t bytes) const {
   while (bytes > 0) {
-    const Run& run = frame_.runs[at->run];
+    const BlockRun& run = frame_.runs[at->run];
     const uint64_t n = std::min(bytes, run.length - at->done);
     at->done += n;
     bytes -= n;

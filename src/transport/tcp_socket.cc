@@ -66,7 +66,8 @@ Result<SocketAddress> parse_address(std::string_view text, bool lookup) {
   }
   uint16_t port = 0;
   const char* end = port_text.data() + port_text.size();
-  if (!port_text.empty() && (std::from_chars(port_text.data(), end, port).ptr != end)) {
+  const auto [parsed, code] = std::from_chars(port_text.data(), end, port);
+  if (!port_text.empty() && (parsed != end || code != std::errc())) {
     return error(ErrorCode::kInvalidArgument, "\"{}\": {} is not a port", text, port_text);
   }
   return make_address(std::string(host), port, lookup);

@@ -1,0 +1,485 @@
+// The frames of the tcp transport, and an owner facing writers that do not keep to them.
+#include "transport/tcp.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include "base/random.h"
+#include "transport/blob.h"
+#include "transport/bytes.h"
+#include "transport/tcp_frames.h"
+#include "transport/tcp_socket.h"
+#include "transport/test_support.h"
+
+namespace baton::tcp {
+namespace {
+
+using namespace baton::testing;
+
+std::span<const std::byte> body_of(const std::string& frame) { return as_span(frame).subspan(kHeaderBytes); }
+
+TEST(TcpFrames, EveryFrameComesBackAsItWas) {
+  const Hello hello{{1, 2}, {3, 4}};
+  const auto hello_back = decode_hello(body_of(encode(hello))).value();
+  EXPECT_EQ(hello_back.writer, hello.writer);
+  EXPECT_EQ(hello_back.owner, hello.owner);
+
+  const auto welcome = decode_welcome(body_of(encode(Welcome{false, "stale"}))).value();
+  EXPECT_FALSE(welcome.accepted);
+  EXPECT_EQ(welcome.detail, "stale");
+
+  WriteFrame write{.post = 7,
+                   .token = token(5, 6),
+                   .payload_bytes = 300,
+                   .runs = {{RegionId(1), 2, 10, 100, 4096}, {RegionId(3), 1, 0, 100, 0}}};
+  const std::string bytes = encode(write, true, false);
+  const auto header = decode_header(as_span(bytes).first(kHeaderBytes)).value();
+  EXPECT_EQ(header.type, FrameType::kWrite);
+  EXPECT_EQ(header.flags, kFirstFrame);
+  EXPECT_EQ(header.body_bytes, bytes.size() - kHeaderBytes);
+  const auto write_back = decode_write(body_of(bytes)).value();
+  EXPECT_EQ(write_back.post, write.post);
+  EXPECT_EQ(write_back.token, write.token);
+  EXPECT_EQ(write_back.runs, write.runs);
+
+  const auto result = decode_result(body_of(encode(ResultFrame{9, 300, TransferOutcome::kRejected, "why"}))).value();
+  EXPECT_EQ(result.post, 9u);
+  EXPECT_EQ(result.bytes, 300u);
+  EXPECT_EQ(result.outcome, TransferOutcome::kRejected);
+  EXPECT_EQ(result.detail, "why");
+  EXPECT_EQ(decode_cancel(body_of(encode_cancel(11))).value(), 11u);
+}
+
+TEST(TcpFrames, CutOffAndLongerBodiesAreCorrupt) {
+  const WriteFrame write{.post = 7, .token = token(5), .payload_bytes = 100, .runs = {{RegionId(1), 1, 0, 100, 0}}};
+  struct Case {
+    const char* name;
+    std::string frame;
+    bool (*decodes)(std::span<const std::byte>);
+  };
+  const Case cases[] = {
+      {"hello", encode(Hello{}), [](auto b) { return decode_hello(b).ok(); }},
+      {"welcome", encode(Welcome{true, "x"}), [](auto b) { return decode_welcome(b).ok(); }},
+      {"write", encode(write, true, true), [](auto b) { return decode_write(b).ok(); }},
+      {"result", encode(ResultFrame{1, 2, TransferOutcome::kDone, "x"}), [](auto b) { return decode_result(b).ok(); }},
+      {"cancel", encode_cancel(1), [](auto b) { return decode_cancel(b).ok(); }},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    EXPECT_TRUE(c.decodes(body_of(c.frame)));
+    for (size_t n = kHeaderBytes; n < c.frame.size(); ++n) EXPECT_FALSE(c.decodes(body_of(c.frame.substr(0, n)))) << n;
+    EXPECT_FALSE(c.decodes(body_of(c.frame + "x")));
+  }
+}
+
+TEST(TcpFrames, HeadersThatAreNotOursAreCorrupt) {
+  const std::string good = encode(Hello{}).substr(0, kHeaderBytes);
+  ASSERT_TRUE(decode_header(as_span(good)).ok());
+  struct Case {
+    const char* name;
+    size_t at;
+    char value;
+  };
+  for (const Case& c : {Case{"magic", 0, 'X'}, Case{"version in the magic", 3, '2'}, Case{"type 0", 4, 0},
+                        Case{"type 6", 4, 6}, Case{"flags", 5, 1}, Case{"reserved", 6, 1}, Case{"size", 8, 33},
+                        Case{"huge size", 11, '\xff'}, Case{"reserved end", 15, 1}}) {
+    std::string bad = good;
+    bad[c.at] = c.value;
+    EXPECT_EQ(decode_header(as_span(bad)).error().code, ErrorCode::kCorrupt) << c.name;
+  }
+}
+
+TEST(TcpFrames, RunsThatDoNotAddUpAreCorrupt) {
+  struct Case {
+    const char* name;
+    uint64_t payload;
+    std::vector<BlockRun> runs;
+  };
+  const Case cases[] = {
+      {"payload too small", 99, {{RegionId(1), 1, 0, 100, 0}}},
+      {"payload without runs", 1, {}},
+      {"no blocks", 0, {{RegionId(1), 0, 0, 100, 0}}},
+      {"empty blocks", 0, {{RegionId(1), 1, 0, 0, 0}}},
+      {"too many blocks", kFrameBlocksMax + 1, {{RegionId(1), kFrameBlocksMax + 1, 0, 1, 1}}},
+      {"product that overflows", 0, {{RegionId(1), 1u << 31, 0, uint64_t{1} << 33, 0}}},
+      {"a block above the frame's limit", kFramePayloadMax + 1, {{RegionId(1), 1, 0, kFramePayloadMax + 1, 0}}},
+      {"a sum above the frame's limit", kFramePayloadMax + 2, {{RegionId(1), 2, 0, kFramePayloadMax / 2 + 1, 0}}},
+  };
+  for (const Case& c : cases) {
+    const WriteFrame frame{.post = 1, .token = token(1), .payload_bytes = c.payload, .runs = c.runs};
+    EXPECT_EQ(decode_write(body_of(encode(frame, true, true))).error().code, ErrorCode::kCorrupt) << c.name;
+  }
+}
+
+RC_GTEST_PROP(TcpFrames, RunsNameTheBlocksInOrder, (const std::vector<std::tuple<bool, uint8_t, uint8_t>>& steps)) {
+  std::vector<std::pair<uint64_t, uint64_t>> blocks;
+  std::vector<BlockRun> runs;
+  uint64_t offset = 1 << 20;
+  for (const auto& [back, step, length] : steps) {
+    offset += back ? -static_cast<uint64_t>(step % 4) * 64 : static_cast<uint64_t>(step % 4) * 64;
+    blocks.emplace_back(offset, 1 + length % 2);
+    append_run(&runs, RegionId(1), offset, 1 + length % 2);
+  }
+  std::vector<std::pair<uint64_t, uint64_t>> named;
+  for (const BlockRun& run : runs) {
+    for (uint32_t i = 0; i < run.count; ++i) named.emplace_back(run.block_offset(i), run.length);
+  }
+  RC_ASSERT(named == blocks);
+}
+
+TEST(TcpFrames, EquallySpacedBlocksAreOneRun) {
+  std::vector<BlockRun> runs;
+  for (uint64_t i = 0; i < 1000; ++i) append_run(&runs, RegionId(1), i * 8192, 4096);
+  EXPECT_EQ(runs, (std::vector<BlockRun>{{RegionId(1), 1000, 0, 4096, 8192}}));
+}
+
+TEST(TcpAddress, IsReadInEveryForm) {
+  struct Case {
+    const char* text;
+    const char* host;  // null: refused
+    uint16_t port;
+  };
+  for (const Case& c :
+       {Case{"127.0.0.1", "127.0.0.1", 0}, Case{"127.0.0.1:80", "127.0.0.1", 80}, Case{"::1", "::1", 0},
+        Case{"[::1]:80", "::1", 80}, Case{"[2605:340::1]", "2605:340::1", 0}, Case{"2605:340::1", "2605:340::1", 0},
+        Case{"[::1", nullptr, 0}, Case{"[::1]80", nullptr, 0}, Case{"1.2.3.4:x", nullptr, 0},
+        Case{"1.2.3.4:70000", nullptr, 0}, Case{"localhost", nullptr, 0}}) {
+    const auto address = parse_address(c.text, /*lookup=*/false);
+    ASSERT_EQ(address.ok(), c.host != nullptr) << c.text;
+    if (c.host == nullptr) continue;
+    EXPECT_EQ(address->host(), c.host);
+    EXPECT_EQ(address->port(), c.port);
+  }
+}
+
+// An owner, and a writer that is only a socket.
+class TcpOwner : public ::testing::Test {
+ protected:
+  void start(const TransportOptions& given = {}) {
+    TransportOptions options = given;
+    options.incarnation = {11, 22};
+    owner_ = make("tcp", options);
+    region_ = owner_->allocate(1 << 20).value();
+    const WindowRange range{region_.id, 4096, 8192};
+    ASSERT_TRUE(owner_->open_window(token(1), std::span(&range, 1)));
+    blob_ = decode_blob(owner_->local_blob(), BlobKind::kTcp).value();
+  }
+
+  UniqueFd dial() {
+    UniqueFd fd = begin_connect(make_address(blob_.address, blob_.port, false).value()).value();
+    pollfd entry{.fd = fd.get(), .events = POLLOUT, .revents = 0};
+    ::poll(&entry, 1, 5000);
+    return fd;
+  }
+  UniqueFd greet() {
+    UniqueFd fd = dial();
+    say(fd, encode(Hello{{1, 1}, {11, 22}}));
+    const std::string answer = hear(fd, kHeaderBytes + 3);
+    EXPECT_TRUE(decode_welcome(body_of(answer)).value().accepted);
+    return fd;
+  }
+  static void say(const UniqueFd& fd, const std::string& bytes) {
+    for (size_t sent = 0; sent < bytes.size();) {
+      const ssize_t n = ::send(fd.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      if (n < 0 && errno == EAGAIN) {
+        pollfd entry{.fd = fd.get(), .events = POLLOUT, .revents = 0};
+        ::poll(&entry, 1, 5000);
+        continue;
+      }
+      if (n < 0) return;  // closed on us, which a test then looks at
+      sent += static_cast<size_t>(n);
+    }
+  }
+  // Exactly `bytes`, or less if the owner closed or stayed silent for `limit`.
+  static std::string hear(const UniqueFd& fd, size_t bytes, Duration limit = 5s) {
+    std::string out(bytes, 0);
+    size_t have = 0;
+    const TimePoint end = in(limit);
+    while (have < bytes && SteadyClock().now() < end) {
+      pollfd entry{.fd = fd.get(), .events = POLLIN, .revents = 0};
+      if (::poll(&entry, 1, 50) == 0) continue;
+      const ssize_t n = ::recv(fd.get(), out.data() + have, bytes - have, 0);
+      if (n <= 0) break;
+      have += static_cast<size_t>(n);
+    }
+    out.resize(have);
+    return out;
+  }
+  static bool closed(const UniqueFd& fd, Duration limit = 5s) {
+    const TimePoint end = in(limit);
+    char c = 0;
+    while (SteadyClock().now() < end) {
+      const ssize_t n = ::recv(fd.get(), &c, 1, 0);
+      if (n == 0 || (n < 0 && errno != EAGAIN)) return true;
+      if (n < 0) std::this_thread::sleep_for(5ms);
+    }
+    return false;
+  }
+  static ResultFrame result(const UniqueFd& fd) {
+    std::string frame = hear(fd, kHeaderBytes);
+    const auto header = decode_header(as_span(frame));
+    if (!header) return {.post = 0, .bytes = 0, .outcome = TransferOutcome::kFailed, .detail = "no answer"};
+    return decode_result(as_span(hear(fd, header->body_bytes))).value();
+  }
+  static std::string write(uint64_t post, const WindowToken& t, const std::vector<BlockRun>& runs, bool first = true,
+                           bool last = true) {
+    WriteFrame frame{.post = post, .token = t, .payload_bytes = 0, .runs = runs};
+    for (const BlockRun& r : runs) frame.payload_bytes += r.count * r.length;
+    return encode(frame, first, last);
+  }
+
+  std::unique_ptr<Transport> owner_;
+  Transport::Region region_;
+  PeerBlob blob_;
+};
+
+TEST_F(TcpOwner, TakesWhatIsInTheWindow) {
+  start();
+  const UniqueFd fd = greet();
+  say(fd, write(1, token(1), {{region_.id, 2, 4096, 100, 200}}) + std::string(200, 'x'));
+  EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);
+  EXPECT_TRUE(all_equal(region_.bytes.subspan(4096, 100), 'x'));
+  EXPECT_TRUE(all_equal(region_.bytes.subspan(4196, 100), 0));
+  EXPECT_TRUE(all_equal(region_.bytes.subspan(4296, 100), 'x'));
+}
+
+TEST_F(TcpOwner, ChecksEveryBlockOfARunBeforeItReadsPayload) {
+  start();
+  const UniqueFd fd = greet();
+  const RegionId r = region_.id;
+  constexpr uint64_t kMax = ~uint64_t{0};
+  struct Case {
+    const char* name;
+    WindowToken token;
+    BlockRun run;
+  };
+  const Case cases[] = {
+      {"second block leaves the window", token(1), {r, 2, 4096, 100, 8192}},
+      {"stride wraps to before the window", token(1), {r, 2, 4096, 100, kMax - 99}},
+      {"stride wraps out of memory", token(1), {r, 2, 4096, 100, kMax - 8191}},
+      {"offset near 2^64", token(1), {r, 1, kMax - 10, 100, 0}},
+      {"region 0", token(1), {RegionId(0), 1, 4096, 100, 0}},
+      {"no such region", token(1), {RegionId(2), 1, 4096, 100, 0}},
+      {"wrong secret", token(1, 78), {r, 1, 4096, 100, 0}},
+      {"no such attempt", token(2), {r, 1, 4096, 100, 0}},
+  };
+  uint64_t post = 0;
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    // The refusal comes before any payload was sent.
+    say(fd, write(++post, c.token, {c.run}));
+    const ResultFrame answer = result(fd);
+    EXPECT_EQ(answer.post, post);
+    EXPECT_EQ(answer.outcome, TransferOutcome::kRejected);
+    EXPECT_EQ(answer.bytes, 0u);
+    say(fd, std::string(c.run.count * c.run.length, 'y'));
+  }
+  EXPECT_TRUE(all_equal(region_.bytes, 0));
+  say(fd, write(++post, token(1), {{r, 1, 4096, 1, 0}}) + "z");
+  EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone) << "the payload of refused posts was dropped in step";
+}
+
+TEST_F(TcpOwner, DropsTheRestWhenTheWindowClosesInTheMiddleOfAPayload) {
+  start();
+  for (const size_t first_part : {size_t{0}, size_t{10}, size_t{5000}}) {
+    SCOPED_TRACE(first_part);
+    const WindowToken t = token(100 + first_part);
+    const WindowRange range{region_.id, 4096, 8192};
+    ASSERT_TRUE(owner_->open_window(t, std::span(&range, 1)));
+    fill(region_.bytes, 0);
+    const UniqueFd fd = greet();
+    say(fd, write(1, t, {{region_.id, 1, 4096, 8000, 0}}) + std::string(first_part, 'x'));
+    const TimePoint end = in(5s);
+    while (first_part > 0 && !written(region_.bytes[4096 + first_part - 1]) && SteadyClock().now() < end)
+      std::this_thread::sleep_for(1ms);
+    EXPECT_TRUE(owner_->close_window(t));
+    EXPECT_TRUE(owner_->window_quiet(t));
+    fill(region_.bytes, 0xaa);
+    say(fd, std::string(8000 - first_part, 'y'));
+    const ResultFrame answer = result(fd);
+    EXPECT_EQ(answer.outcome, TransferOutcome::kRejected);
+    EXPECT_EQ(answer.bytes, first_part);
+    EXPECT_TRUE(all_equal(region_.bytes, 0xaa));
+    say(fd, write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+    EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);
+  }
+}
+
+TEST_F(TcpOwner, AnswersAPostOfManyFramesOnce) {
+  start();
+  const UniqueFd fd = greet();
+  // Refused in its second frame: the third is dropped, and a new post may follow without a last frame of the old one.
+  say(fd, write(1, token(1), {{region_.id, 1, 4096, 10, 0}}, true, false) + std::string(10, 'a'));
+  say(fd, write(1, token(1), {{region_.id, 1, 0, 10, 0}}, false, false) + std::string(10, 'b'));
+  say(fd, write(1, token(1), {{region_.id, 1, 4106, 10, 0}}, false, false) + std::string(10, 'c'));
+  say(fd, write(2, token(1), {{region_.id, 1, 4200, 10, 0}}, true, false) + std::string(10, 'd'));
+  say(fd, encode_cancel(2));
+  ResultFrame answer = result(fd);
+  EXPECT_EQ(answer.post, 1u);
+  EXPECT_EQ(answer.outcome, TransferOutcome::kRejected);
+  EXPECT_EQ(answer.bytes, 10u);
+  answer = result(fd);
+  EXPECT_EQ(answer.post, 2u);
+  EXPECT_EQ(answer.outcome, TransferOutcome::kCancelled);
+  EXPECT_EQ(answer.bytes, 10u);
+  EXPECT_TRUE(all_equal(region_.bytes.subspan(4106, 10), 0));
+  EXPECT_TRUE(all_equal(region_.bytes.first(4096), 0));
+}
+
+TEST_F(TcpOwner, RefusesAnotherIncarnation) {
+  start();
+  const UniqueFd fd = dial();
+  say(fd, encode(Hello{{1, 1}, {11, 23}}));
+  const std::string head = hear(fd, kHeaderBytes);
+  const auto welcome = decode_welcome(as_span(hear(fd, decode_header(as_span(head))->body_bytes))).value();
+  EXPECT_FALSE(welcome.accepted);
+  EXPECT_NE(welcome.detail.find("stale"), std::string::npos);
+  EXPECT_EQ(welcome.detail.find(Incarnation{11, 22}.to_string()), std::string::npos)
+      << "our incarnation is for those who know it";
+  say(fd, write(1, token(1), {{region_.id, 1, 4096, 100, 0}}) + std::string(100, 'x'));
+  EXPECT_TRUE(closed(fd));
+  EXPECT_TRUE(all_equal(region_.bytes, 0));
+}
+
+TEST_F(TcpOwner, ClosesOnFramesOutOfTurn) {
+  start();
+  const std::string hello = encode(Hello{{1, 1}, {11, 22}});
+  const std::string good = write(1, token(1), {{region_.id, 1, 4096, 10, 0}}, true, false) + std::string(10, 'a');
+  struct Case {
+    const char* name;
+    std::string bytes;
+  };
+  const Case cases[] = {
+      {"write before hello", good},
+      {"two hellos", hello + hello},
+      {"a welcome", hello + encode(Welcome{true, ""})},
+      {"a result", hello + encode(ResultFrame{1, 0, TransferOutcome::kDone, ""})},
+      {"not the first frame", hello + write(1, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
+      {"a post inside a post", hello + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "a"},
+      {"goes on as another post", hello + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
+      {"cancel of nothing", hello + encode_cancel(5)},
+      {"http", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+  };
+  for (const Case& c : cases) {
+    const UniqueFd fd = dial();
+    say(fd, c.bytes);
+    EXPECT_TRUE(closed(fd)) << c.name;
+  }
+}
+
+TEST_F(TcpOwner, ClosesConnectionsThatNeverSayHello) {
+  TransportOptions options;
+  options.connect_timeout = 200ms;
+  start(options);
+  const UniqueFd silent = dial();
+  const UniqueFd half = dial();
+  say(half, encode(Hello{{1, 1}, {11, 22}}).substr(0, 20));
+  const UniqueFd good = greet();
+  EXPECT_TRUE(closed(silent, 3s));
+  EXPECT_TRUE(closed(half, 3s));
+  std::this_thread::sleep_for(300ms);
+  say(good, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  EXPECT_EQ(result(good).outcome, TransferOutcome::kDone);
+}
+
+// Random bytes, valid frames with random damage, and cut-off frames: no crash, no byte outside the window, no memory
+// taken for a claimed size, and the next writer is served.
+TEST_F(TcpOwner, HostileBytesChangeNothingOutsideTheWindow) {
+  start();
+  Random random(5);
+  const std::string hello = encode(Hello{{1, 1}, {11, 22}});
+  const std::string frame =
+      write(1, token(1), {{region_.id, 3, 4096, 1000, 2000}, {region_.id, 1, 12000, 200, 0}}) + std::string(3200, 'x');
+  for (int round = 0; round < 300; ++round) {
+    std::string bytes = random.below(8) == 0 ? std::string() : hello;
+    bytes += frame;
+    const size_t begin = bytes.size() - frame.size();
+    const uint64_t kind = random.below(4);
+    if (kind == 0) {
+      bytes.resize(begin);
+      for (int i = 0; i < 400; ++i) bytes += static_cast<char>(random.next());
+    } else if (kind == 1) {
+      bytes.resize(begin + random.below(frame.size()));
+    } else {
+      for (uint64_t i = 0; i <= random.below(4); ++i)
+        bytes[begin + random.below(150)] = static_cast<char>(random.next());
+    }
+    const UniqueFd fd = dial();
+    say(fd, bytes);
+    ::shutdown(fd.get(), SHUT_WR);
+    EXPECT_TRUE(closed(fd)) << round;
+  }
+  EXPECT_TRUE(all_equal(region_.bytes.first(4096), 0));
+  EXPECT_TRUE(all_equal(region_.bytes.subspan(4096 + 8192), 0));
+  const UniqueFd fd = greet();
+  say(fd, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);
+}
+
+TEST_F(TcpOwner, SomeoneWhoReadsNoAnswersIsNotReadFurther) {
+  start();
+  const UniqueFd fd = greet();
+  const int small = 4096;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+  // Refused posts without payload: answers are larger than what asks for them.
+  std::string posts;
+  for (uint64_t i = 1; i <= 2000; ++i) posts += write(i, token(9), {});
+  size_t sent = 0;
+  TimePoint idle_since = SteadyClock().now();
+  while (sent < (size_t{64} << 20) && SteadyClock().now() - idle_since < 1s) {
+    const ssize_t n = ::send(fd.get(), posts.data(), posts.size() - sent % posts.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno != EAGAIN) break;
+    if (n < 0) {
+      std::this_thread::sleep_for(1ms);
+      continue;
+    }
+    sent += static_cast<size_t>(n);
+    idle_since = SteadyClock().now();
+  }
+  EXPECT_LT(sent, size_t{64} << 20) << "the owner keeps reading and keeps the answers in memory";
+  const UniqueFd other = greet();
+  say(other, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  EXPECT_EQ(result(other).outcome, TransferOutcome::kDone);
+}
+
+TEST(TcpTransport, WorksOverIPv6) {
+  TransportOptions options;
+  options.bind_address = "::1";
+  auto owner = make_transport("tcp", options);
+  ASSERT_TRUE(owner.ok()) << owner.error().message;
+  EXPECT_EQ(decode_blob((*owner)->local_blob(), BlobKind::kTcp)->address, "::1");
+  const auto to = (*owner)->allocate(4096).value();
+  auto writer = make("tcp", options);
+  Events events(*writer);
+  const auto from = writer->allocate(4096).value();
+  fill(from.bytes, 9);
+  const WindowRange all{to.id, 0, 4096};
+  ASSERT_TRUE((*owner)->open_window(token(1), std::span(&all, 1)));
+  const Block block{from.id, 0, to.id, 0, 4096};
+  const PeerId peer = *writer->connect((*owner)->local_blob());
+  EXPECT_EQ(events.wait(*writer->post_write(peer, std::span(&block, 1), token(1), in(20s))).outcome,
+            TransferOutcome::kDone);
+  EXPECT_TRUE(all_equal(to.bytes, 9));
+}
+
+// A peer that accepts and says nothing: a listener whose backlog answers for a process that does not.
+TEST(TcpTransport, APeerThatNeverAnswersTheHelloIsLost) {
+  const UniqueFd silent = listen_on(make_address("127.0.0.1", 0, false).value()).value();
+  const PeerBlob blob{.kind = BlobKind::kTcp,
+                      .incarnation = {5, 5},
+                      .address = "127.0.0.1",
+                      .port = bound_address(silent.get())->port()};
+  TransportOptions options;
+  options.connect_timeout = 300ms;
+  auto writer = make("tcp", options);
+  Events events(*writer);
+  const auto from = writer->allocate(4096).value();
+  const Block block{from.id, 0, RegionId(1), 0, 4096};
+  const auto id = *writer->post_write(*writer->connect(encode_blob(blob)), std::span(&block, 1), token(1), in(20s));
+  const TransferEvent event = events.wait(id, 5s);
+  EXPECT_EQ(event.outcome, TransferOutcome::kPeerLost);
+  EXPECT_TRUE(event.remote_quiesced) << "nothing but a hello was sent";
+}
+
+}  // namespace
+}  // namespace baton::tcp

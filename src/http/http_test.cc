@@ -151,6 +151,16 @@ TEST(Http, TellsTheHandlerWhenTheClientLeaves) {
   held.reset();
 }
 
+// What a handler gives to on_disconnect often holds the writer itself: letting go of it must not lock twice.
+TEST(Http, TheDisconnectCallbackMayHoldTheWriter) {
+  auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+    writer->on_disconnect([writer] {});
+    writer->send(200, {{"Content-Type", "text/plain"}}, "x");
+  });
+  HttpClient client;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(client.fetch(call_to(*server, "/"))->body, "x");
+}
+
 TEST(Http, ADroppedWriterIsA500AndAPortInUseSaysSo) {
   auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter>) {});
   HttpClient client;

@@ -77,6 +77,8 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
     callback();
   }
 
+  void post(std::function<void()> work) override { asio::post(executor_, std::move(work)); }
+
   // What is queued, and whether that was the last of it.
   std::pair<std::string, bool> take() {
     std::lock_guard lock(mutex_);
@@ -88,21 +90,26 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
   }
   void client_left() {
     std::function<void()> callback;
+    bool tell = false;
     {
       std::lock_guard lock(mutex_);
       if (gone_) return;
       gone_ = true;
-      if (!complete_) callback = std::move(disconnected_);
-      disconnected_ = nullptr;
+      tell = !complete_;
+      callback = std::exchange(disconnected_, nullptr);
       pending_.clear();
     }
     wake();
-    if (callback) callback();
+    if (tell && callback) callback();
   }
-  // Nothing more will be sent: forget whom to tell.
+  // Nothing more will be sent: forget whom to tell. What the callback holds may hold this exchange's writer, so it goes
+  // unlocked.
   void done() {
-    std::lock_guard lock(mutex_);
-    disconnected_ = nullptr;
+    std::function<void()> forgotten;
+    {
+      std::lock_guard lock(mutex_);
+      forgotten = std::exchange(disconnected_, nullptr);
+    }
   }
   bool gone() {
     std::lock_guard lock(mutex_);
@@ -155,6 +162,7 @@ class Writer final : public ResponseWriter {
   void write(std::string bytes) override { exchange_->write(std::move(bytes)); }
   void finish() override { exchange_->finish(); }
   void on_disconnect(std::function<void()> callback) override { exchange_->on_disconnect(std::move(callback)); }
+  void post(std::function<void()> work) override { exchange_->post(std::move(work)); }
 
  private:
   std::shared_ptr<Exchange> exchange_;

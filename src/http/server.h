@@ -27,6 +27,9 @@ class ResponseWriter {
   virtual void finish() = 0;
   // Called once, on an I/O thread, if the client leaves before the answer is complete; at once if it has left already.
   virtual void on_disconnect(std::function<void()> callback) = 0;
+  // Runs `work` on an I/O thread, after earlier work of this request and never beside it: where text is made from the
+  // tokens that the engine's thread delivers.
+  virtual void post(std::function<void()> work) = 0;
 };
 
 // Called on an I/O thread when the body is complete; must not block. The writer must be answered, or dropped (a 500 is

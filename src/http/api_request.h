@@ -1,0 +1,62 @@
+// The bodies of /generate, /v1/completions and /v1/chat/completions as one checked thing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace baton {
+
+// What requests are read against. Shared by every request; immutable.
+struct ModelText {
+  std::string served_name;  // "model" of the answers
+  std::string model_path;
+  std::string model_type;
+  std::string architecture;
+  std::optional<Tokenizer> tokenizer;  // none with --skip-tokenizer-init: only input_ids then
+  std::optional<ChatTemplate> chat_template;
+  std::string bos_token, eos_token;
+  std::vector<int32_t> eos_ids;
+  SamplingParams defaults;     // generation_config.json, for the OpenAI endpoints
+  int64_t context_length = 0;  // prompt + new tokens
+  int vocab = 0;
+};
+
+enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };
+
+// One token stream of a client call.
+struct ChoiceRequest {
+  Request engine;
+  std::vector<std::string> stops;
+  int prompt_index = 0;
+  bool return_logprob = false;
+  int top_logprobs = 0;
+};
+
+inline constexpr size_t kChoicesMax = 4096;
+inline constexpr size_t kStopsMax = 64;
+
+struct ApiRequest {
+  ApiKind kind = ApiKind::kGenerate;
+  std::string id;                      // "cmpl-...", "chatcmpl-...", or the rid
+  std::string model;                   // as the client named it
+  std::vector<ChoiceRequest> choices;  // prompt-major
+  int samples = 1;                     // choices of each prompt (n)
+  bool batch = false;                  // /generate: the prompt was a list, so is the answer
+  bool stream = false;
+  bool include_usage = false, continuous_usage = false;
+  bool echo = false;
+  bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
+};
+
+// Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room.
+Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, Role role);
+
+}  // namespace baton

@@ -1,0 +1,59 @@
+#include "http/choice_state.h"
+
+namespace baton {
+
+ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, const ModelText& model,
+                         int index_in_call)
+    : index(index_in_call),
+      prompt_tokens(static_cast<int>(request.engine.prompt.size())),
+      stop_strings_(request.stops),
+      stops_(request.stops, {.no_stop_trim = call.no_stop_trim}),
+      no_stop_trim_(call.no_stop_trim) {
+  if (model.tokenizer)
+    detokenizer_.emplace(*model.tokenizer, StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
+}
+
+void ChoiceState::push_text(const std::string& piece) {
+  if (matched_stop_) return;
+  const StopMatcher::Output step = stops_.feed(piece);
+  text += step.text;
+  if (step.stop) matched_stop_ = stop_strings_[*step.stop];
+}
+
+bool ChoiceState::take(Output output) {
+  if (finish) return false;
+  dp_rank = output.dp_rank;
+  cached_tokens = output.cached_tokens;
+  handed_over = handed_over || output.handed_over;
+  if (!output.prompt_logprobs.empty()) prompt_logprobs = std::move(output.prompt_logprobs);
+  if (output.ttft.first_step_ms >= 0 || output.ttft.prefill_ms >= 0) ttft = output.ttft;
+  const bool stopped_by_token = output.finish && output.finish->matched_token;
+  for (size_t i = 0; i < output.tokens.size(); ++i) {
+    GeneratedToken& token = output.tokens[i];
+    const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
+    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id));
+    tokens.push_back(std::move(token));
+    if (matched_stop_) {
+      finish = ChoiceFinish{FinishReason::kStop, *matched_stop_, std::nullopt};
+      return !output.finish.has_value();
+    }
+  }
+  if (!output.finish) return false;
+  const bool aborted = output.finish->reason == FinishReason::kAbort;
+  if (detokenizer_ && !aborted) {
+    push_text(detokenizer_->finish());
+    if (!matched_stop_) text += stops_.finish();
+  }
+  ChoiceFinish end;
+  end.reason = output.finish->reason;
+  end.error = std::move(output.finish->error);
+  if (output.finish->matched_token) end.matched = *output.finish->matched_token;
+  if (matched_stop_) {
+    end.reason = FinishReason::kStop;
+    end.matched = *matched_stop_;
+  }
+  finish = std::move(end);
+  return false;
+}
+
+}  // namespace baton

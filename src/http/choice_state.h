@@ -1,0 +1,54 @@
+// One token stream of a client call on its way to text.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/engine.h"
+#include "http/api_request.h"
+#include "text/stop_matcher.h"
+#include "text/streaming_detokenizer.h"
+
+namespace baton {
+
+struct ChoiceFinish {
+  FinishReason reason = FinishReason::kStop;
+  std::variant<std::monostate, int32_t, std::string> matched;  // the stop token or string
+  std::optional<Error> error;
+};
+
+// Used by one thread at a time (the call's I/O strand).
+class ChoiceState {
+ public:
+  ChoiceState(const ChoiceRequest& request, const ApiRequest& call, const ModelText& model, int index);
+
+  // Takes what the engine delivered. Afterwards `text`, `tokens` and the counts are up to date. Returns true if the
+  // engine must be told to stop: a stop string ended the choice before the engine knew.
+  bool take(Output output);
+
+  int index;
+  std::string text;                    // safe to show, cumulative
+  std::vector<GeneratedToken> tokens;  // cumulative, up to the stop
+  std::vector<PromptLogprob> prompt_logprobs;
+  std::optional<ChoiceFinish> finish;
+  int prompt_tokens = 0, cached_tokens = 0;
+  int dp_rank = 0;
+  bool handed_over = false;
+  TtftParts ttft;
+  // What streaming has sent so far.
+  size_t text_sent = 0, tokens_sent = 0;
+  bool begun = false;
+
+ private:
+  void push_text(const std::string& piece);
+
+  std::optional<StreamingDetokenizer> detokenizer_;
+  std::vector<std::string> stop_strings_;
+  StopMatcher stops_;
+  bool no_stop_trim_;
+  std::optional<std::string> matched_stop_;
+};
+
+}  // namespace baton

@@ -1,0 +1,148 @@
+#include "http/generation.h"
+
+#include <chrono>
+
+#include "http/api_error.h"
+#include "http/api_response.h"
+#include "http/choice_state.h"
+
+namespace baton {
+namespace {
+
+// Everything after the constructor runs on the call's I/O strand, so nothing here is locked.
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  Generation(ApiRequest request, const ModelText& model, Engine& engine, Metrics& metrics,
+             std::shared_ptr<ResponseWriter> writer, Headers headers)
+      : request_(std::move(request)),
+        model_(model),
+        engine_(engine),
+        metrics_(metrics),
+        writer_(std::move(writer)),
+        headers_(std::move(headers)) {
+    created_ =
+        std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+    last_token_.resize(request_.choices.size());
+    for (size_t i = 0; i < request_.choices.size(); ++i) {
+      choices_.emplace_back(request_.choices[i], request_, model_, static_cast<int>(i));
+    }
+  }
+
+  void run() {
+    writer_->on_disconnect([self = shared_from_this()] { self->abort_all(); });
+    for (size_t i = 0; i < request_.choices.size(); ++i) {
+      Request engine_request = request_.choices[i].engine;
+      engine_request.arrival = start_;
+      const Status accepted = engine_.submit(std::move(engine_request), [self = shared_from_this(), i](Output output) {
+        self->writer_->post([self, i, output = std::move(output)]() mutable { self->on_output(i, std::move(output)); });
+      });
+      if (!accepted) {
+        fail(accepted.error());
+        return;
+      }
+    }
+  }
+
+ private:
+  [[nodiscard]] double elapsed() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  [[nodiscard]] AnswerContext context() const { return {request_, model_, created_, elapsed()}; }
+
+  void abort_all() {
+    for (const ChoiceRequest& choice : request_.choices) engine_.abort(choice.engine.rid);
+  }
+
+  void fail(const Error& failure) {
+    if (over_) return;
+    over_ = true;
+    if (started_) {
+      writer_->write("data: " + error_json(http_status(failure.code), failure.message) + "\n\ndata: [DONE]\n\n");
+      writer_->finish();
+    } else {
+      send_error(*writer_, failure, headers_);
+    }
+    abort_all();
+  }
+
+  void measure(size_t i, size_t tokens_before) {
+    const size_t fresh = choices_[i].tokens.size() - tokens_before;
+    if (fresh == 0) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (tokens_before == 0) {
+      metrics_.on_first_token(elapsed());
+    } else {
+      metrics_.on_inter_token(std::chrono::duration<double>(now - last_token_[i]).count(), fresh);
+    }
+    last_token_[i] = now;
+  }
+
+  void on_output(size_t i, Output output) {
+    ChoiceState& choice = choices_[i];
+    if (over_ || choice.finish) return;
+    const size_t tokens_before = choice.tokens.size();
+    const bool stop_engine = choice.take(std::move(output));
+    measure(i, tokens_before);
+    if (stop_engine) engine_.abort(request_.choices[i].engine.rid);
+    if (choice.finish) {
+      ++finished_;
+      metrics_.on_request_end(elapsed(), choice.finish->reason);
+      // An operator's abort is an outcome of the request; anything else that went wrong is an error of the call.
+      if (choice.finish->reason == FinishReason::kAbort && choice.finish->error &&
+          choice.finish->error->code != ErrorCode::kCancelled) {
+        fail(*choice.finish->error);
+        return;
+      }
+    }
+    if (request_.stream) {
+      stream(choice);
+    } else if (finished_ == choices_.size()) {
+      over_ = true;
+      send_json(*writer_, 200, whole_answer(context(), choices_), headers_);
+    }
+  }
+
+  void stream(ChoiceState& choice) {
+    const bool fresh = choice.text.size() > choice.text_sent || choice.finish ||
+                       (request_.choices[static_cast<size_t>(choice.index)].return_logprob &&
+                        choice.tokens.size() > choice.tokens_sent);
+    if (fresh) {
+      if (!started_) {
+        started_ = true;
+        headers_.emplace_back("Content-Type", "text/event-stream");
+        headers_.emplace_back("Cache-Control", "no-cache");
+        writer_->start(200, headers_);
+      }
+      writer_->write(stream_event(context(), choice));
+    }
+    if (finished_ < choices_.size()) return;
+    over_ = true;
+    if (request_.include_usage && request_.kind != ApiKind::kGenerate) writer_->write(usage_event(context(), choices_));
+    writer_->write("data: [DONE]\n\n");
+    writer_->finish();
+  }
+
+  const ApiRequest request_;
+  const ModelText& model_;
+  Engine& engine_;
+  Metrics& metrics_;
+  std::shared_ptr<ResponseWriter> writer_;
+  Headers headers_;
+  std::vector<ChoiceState> choices_;
+  std::vector<std::chrono::steady_clock::time_point> last_token_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  int64_t created_ = 0;
+  size_t finished_ = 0;
+  bool started_ = false;  // a streamed answer's head is out
+  bool over_ = false;     // the answer is complete
+};
+
+}  // namespace
+
+void start_generation(ApiRequest request, const ModelText& model, Engine& engine, Metrics& metrics,
+                      std::shared_ptr<ResponseWriter> writer, Headers headers) {
+  std::make_shared<Generation>(std::move(request), model, engine, metrics, std::move(writer), std::move(headers))
+      ->run();
+}
+
+}  // namespace baton

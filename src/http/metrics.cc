@@ -1,0 +1,238 @@
+#include "http/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <map>
+#include <mutex>
+#include <sstream>
+
+namespace baton {
+namespace {
+
+using Labels = std::map<std::string, std::string>;
+using Buckets = prometheus::Histogram::BucketBoundaries;
+
+const Buckets kTtft{0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400};
+const Buckets kItl{0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06,
+                   0.08,  0.1,   0.2,   0.4,   0.6,  0.8,   1,    2,     4,    6,     8};
+const Buckets kE2e{0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400, 600, 1200, 1800, 2400};
+const Buckets kStage{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+const Buckets kMs{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000};
+const Buckets kGbPerS{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256};
+const Buckets kMb{0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000};
+
+}  // namespace
+
+struct Metrics::Impl {
+  MetricsOptions options;
+  std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
+  std::mutex mutex;  // of `families` and of counters brought up to a total
+  std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges;
+  std::map<std::string, prometheus::Family<prometheus::Counter>*> counters;
+  std::map<std::string, prometheus::Family<prometheus::Histogram>*> histograms;
+
+  [[nodiscard]] Labels sglang_labels(int dp_rank = 0) const {
+    return {{"model_name", options.model_name},
+            {"engine_type", role_name(options.role)},
+            {"tp_rank", "0"},
+            {"dp_rank", std::to_string(dp_rank)}};
+  }
+  [[nodiscard]] Labels vllm_labels() const { return {{"model_name", options.model_name}, {"engine", "0"}}; }
+
+  void gauge(const std::string& name, const char* help, double value, const Labels& labels) {
+    auto& family = gauges[name];
+    if (family == nullptr) family = &prometheus::BuildGauge().Name(name).Help(help).Register(*registry);
+    family->Add(labels).Set(value);
+  }
+  // Raises a counter to a total that is counted elsewhere.
+  void counter(const std::string& name, const char* help, double total, const Labels& labels) {
+    auto& family = counters[name];
+    if (family == nullptr) family = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+    prometheus::Counter& c = family->Add(labels);
+    if (total > c.Value()) c.Increment(total - c.Value());
+  }
+  void count(const std::string& name, const char* help, const Labels& labels) {
+    std::lock_guard lock(mutex);
+    auto& family = counters[name];
+    if (family == nullptr) family = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
+    family->Add(labels).Increment();
+  }
+  prometheus::Histogram& histogram(const std::string& name, const char* help, const Buckets& buckets,
+                                   const Labels& labels) {
+    std::lock_guard lock(mutex);
+    auto& family = histograms[name];
+    if (family == nullptr) family = &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
+    return family->Add(labels, buckets);
+  }
+  void observe(const char* stem, const char* help, const Buckets& buckets, double seconds, size_t times = 1) {
+    auto& sglang = histogram(std::string("sglang:") + stem, help, buckets, sglang_labels());
+    for (size_t i = 0; i < times; ++i) sglang.Observe(seconds);
+  }
+  void observe_vllm(const char* stem, const char* help, const Buckets& buckets, double seconds, size_t times = 1) {
+    if (!options.vllm_names) return;
+    auto& vllm = histogram(std::string("vllm:") + stem, help, buckets, vllm_labels());
+    for (size_t i = 0; i < times; ++i) vllm.Observe(seconds);
+  }
+  void render_sglang(const EngineStats& stats, const InstanceInfo& info);
+  void render_vllm(const EngineStats& stats, const InstanceInfo& info);
+  void render_own(const EngineStats& stats);
+};
+
+Metrics::Metrics(const MetricsOptions& options) : impl_(std::make_unique<Impl>()) { impl_->options = options; }
+Metrics::~Metrics() = default;
+
+void Metrics::on_queue_time(double seconds) {
+  impl_->observe("queue_time_seconds", "Time from arrival to the first step", kStage, seconds);
+  impl_->observe_vllm("request_queue_time_seconds", "Time from arrival to the first step", kStage, seconds);
+}
+
+void Metrics::on_transfer(double seconds, uint64_t bytes, uint64_t copies) {
+  const Labels labels = impl_->sglang_labels();
+  const double mb = static_cast<double>(bytes) / 1e6;
+  impl_->histogram("sglang:kv_transfer_latency_ms", "KV handoff, first write to last completion", kMs, labels)
+      .Observe(seconds * 1e3);
+  impl_->histogram("sglang:kv_transfer_total_mb", "KV bytes of a handoff", kMb, labels).Observe(mb);
+  if (seconds > 0)
+    impl_->histogram("sglang:kv_transfer_speed_gb_s", "KV handoff rate", kGbPerS, labels).Observe(mb / 1e3 / seconds);
+  impl_->histogram("baton_transfer_seconds", "KV handoff, first write to last completion", kStage, {}).Observe(seconds);
+  std::lock_guard lock(impl_->mutex);
+  auto& family = impl_->counters["baton_transfer_copies_total"];
+  if (family == nullptr)
+    family = &prometheus::BuildCounter()
+                  .Name("baton_transfer_copies_total")
+                  .Help("Contiguous copies of all handoffs")
+                  .Register(*impl_->registry);
+  family->Add({}).Increment(static_cast<double>(copies));
+}
+
+void Metrics::on_ttft(const TtftParts& parts) {
+  const std::pair<const char*, double> named[] = {{"grant", parts.grant_ms},
+                                                  {"prefill_queue", parts.prefill_queue_ms},
+                                                  {"prefill", parts.prefill_ms},
+                                                  {"transfer", parts.transfer_ms},
+                                                  {"first_step", parts.first_step_ms}};
+  for (const auto& [part, ms] : named) {
+    if (ms >= 0)
+      impl_->histogram("baton_ttft_part_seconds", "TTFT as a sum of its parts", kStage, {{"part", part}})
+          .Observe(ms / 1e3);
+  }
+  if (parts.prefill_ms >= 0)
+    impl_->observe_vllm("request_prefill_time_seconds", "Time computing the prompt", kStage, parts.prefill_ms / 1e3);
+  if (parts.grant_ms >= 0)
+    impl_->histogram("sglang:kv_transfer_bootstrap_ms", "Wait for decode's grant", kMs, impl_->sglang_labels())
+        .Observe(parts.grant_ms);
+}
+
+void Metrics::on_first_token(double seconds) {
+  impl_->observe("time_to_first_token_seconds", "Time to first token", kTtft, seconds);
+  impl_->observe_vllm("time_to_first_token_seconds", "Time to first token", kTtft, seconds);
+}
+
+void Metrics::on_inter_token(double seconds, size_t tokens) {
+  if (tokens == 0) return;
+  const double each = seconds / static_cast<double>(tokens);
+  impl_->observe("inter_token_latency_seconds", "Gap between tokens", kItl, each, tokens);
+  impl_->observe_vllm("inter_token_latency_seconds", "Gap between tokens", kItl, each, tokens);
+}
+
+void Metrics::on_request_end(double seconds, FinishReason reason) {
+  impl_->observe("e2e_request_latency_seconds", "Request latency", kE2e, seconds);
+  impl_->observe_vllm("e2e_request_latency_seconds", "Request latency", kE2e, seconds);
+  if (!impl_->options.vllm_names || reason == FinishReason::kAbort) return;
+  Labels labels = impl_->vllm_labels();
+  labels["finished_reason"] = reason == FinishReason::kStop ? "stop" : "length";
+  impl_->count("vllm:request_success_total", "Requests that ended well", labels);
+}
+
+void Metrics::Impl::render_sglang(const EngineStats& stats, const InstanceInfo& info) {
+  const Labels l = sglang_labels();
+  int used = 0, total = 0;
+  for (const EngineStats::Pages& p : stats.pages) {
+    used += p.owned + p.granted + p.quarantined;
+    total += p.free + p.owned + p.granted + p.quarantined + p.cached;
+  }
+  gauge("sglang:num_running_reqs", "Requests in the running batch", stats.running, l);
+  gauge("sglang:num_queue_reqs", "Requests waiting", stats.waiting, l);
+  gauge("sglang:gen_throughput", "Generated tokens per second", stats.generation_tokens_per_s, l);
+  gauge("sglang:cache_hit_rate", "Prompt tokens found in the prefix cache", stats.cache_hit_rate, l);
+  gauge("sglang:token_usage", "Share of the KV pool in use", total > 0 ? static_cast<double>(used) / total : 0, l);
+  gauge("sglang:num_used_tokens", "KV tokens in use", static_cast<double>(used) * info.page_tokens, l);
+  gauge("sglang:max_total_num_tokens", "KV tokens of the pool", static_cast<double>(info.max_total_tokens), l);
+  counter("sglang:prompt_tokens_total", "Prompt tokens", static_cast<double>(stats.prompt_tokens_total), l);
+  counter("sglang:generation_tokens_total", "Generated tokens", static_cast<double>(stats.generation_tokens_total), l);
+  counter("sglang:cached_tokens_total", "Prompt tokens from the prefix cache",
+          static_cast<double>(stats.cached_tokens_total), l);
+  counter("sglang:num_requests_total", "Requests", static_cast<double>(stats.requests_total), l);
+  counter("sglang:num_aborted_requests_total", "Requests that were aborted", static_cast<double>(stats.aborted_total),
+          l);
+  const bool prefill = options.role == Role::kPrefill, decode = options.role == Role::kDecode;
+  gauge("sglang:num_prefill_prealloc_queue_reqs", "Prefill: waiting for a grant", prefill ? stats.waiting_grant : 0, l);
+  gauge("sglang:num_prefill_inflight_queue_reqs", "Prefill: KV on its way", prefill ? stats.transferring : 0, l);
+  gauge("sglang:num_decode_prealloc_queue_reqs", "Decode: waiting for pages", decode ? stats.waiting_grant : 0, l);
+  gauge("sglang:num_decode_transfer_queue_reqs", "Decode: KV on its way", decode ? stats.transferring : 0, l);
+  counter("sglang:num_bootstrap_failed_reqs_total", "Handoffs that failed before a grant",
+          static_cast<double>(stats.bootstrap_failed_total), l);
+  counter("sglang:num_transfer_failed_reqs_total", "Handoffs that failed after a grant",
+          static_cast<double>(stats.transfer_failed_total), l);
+}
+
+void Metrics::Impl::render_vllm(const EngineStats& stats, const InstanceInfo& info) {
+  if (!options.vllm_names) return;
+  const Labels l = vllm_labels();
+  int used = 0;
+  for (const EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
+  const double capacity = static_cast<double>(info.pages_per_group) * static_cast<double>(stats.pages.size());
+  gauge("vllm:num_requests_running", "Requests in the running batch", stats.running, l);
+  gauge("vllm:num_requests_waiting", "Requests waiting", stats.waiting + stats.waiting_grant, l);
+  gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use", capacity > 0 ? used / capacity : 0, l);
+  counter("vllm:prompt_tokens_total", "Prompt tokens", static_cast<double>(stats.prompt_tokens_total), l);
+  counter("vllm:generation_tokens_total", "Generated tokens", static_cast<double>(stats.generation_tokens_total), l);
+  counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up", static_cast<double>(stats.prompt_tokens_total),
+          l);
+  counter("vllm:prefix_cache_hits_total", "Prompt tokens found", static_cast<double>(stats.cached_tokens_total), l);
+  counter("vllm:num_preemptions_total", "Sequences retracted", static_cast<double>(stats.preemptions_total), l);
+}
+
+void Metrics::Impl::render_own(const EngineStats& stats) {
+  EngineStats::Pages sum;
+  for (const EngineStats::Pages& p : stats.pages) {
+    sum.free += p.free;
+    sum.owned += p.owned;
+    sum.granted += p.granted;
+    sum.quarantined += p.quarantined;
+    sum.cached += p.cached;
+  }
+  const std::pair<const char*, int> states[] = {{"free", sum.free},
+                                                {"owned", sum.owned},
+                                                {"granted", sum.granted},
+                                                {"quarantined", sum.quarantined},
+                                                {"cached", sum.cached}};
+  for (const auto& [state, pages] : states) gauge("baton_pages", "KV pages by state", pages, {{"state", state}});
+  for (const EngineStats::Link& link : stats.links) {
+    const Labels ranks{{"src_rank", std::to_string(link.source)}, {"dst_rank", std::to_string(link.destination)}};
+    counter("baton_transfer_bytes_total", "KV bytes by rank pair", static_cast<double>(link.bytes), ranks);
+    Labels planned = ranks;
+    planned["kind"] = link.real ? "real" : "dummy";
+    gauge("baton_link_planned", "Rank pairs of the transfer plan", 1, planned);
+  }
+  for (const auto& [reason, times] : stats.transfer_failures) {
+    counter("baton_transfer_failures_total", "Handoffs that failed", static_cast<double>(times), {{"reason", reason}});
+  }
+  counter("baton_steps_total", "Forward passes", static_cast<double>(stats.steps_total), {});
+}
+
+std::string Metrics::render(const EngineStats& stats, const InstanceInfo& info) {
+  std::lock_guard lock(impl_->mutex);
+  impl_->render_sglang(stats, info);
+  impl_->render_vllm(stats, info);
+  impl_->render_own(stats);
+  std::ostringstream out;
+  prometheus::TextSerializer().Serialize(out, impl_->registry->Collect());
+  return out.str();
+}
+
+}  // namespace baton

@@ -1,0 +1,40 @@
+// What /metrics shows. SGLang's names with its labels, vLLM's as a second set that can be switched off, and ours.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/engine.h"
+
+namespace baton {
+
+struct MetricsOptions {
+  std::string model_name;
+  Role role = Role::kUnified;
+  bool vllm_names = true;  // --metrics-compat sglang,vllm
+};
+
+// Thread safe.
+class Metrics final : public EngineObserver {
+ public:
+  explicit Metrics(const MetricsOptions& options);
+  ~Metrics() override;
+
+  void on_queue_time(double seconds) override;
+  void on_transfer(double seconds, uint64_t bytes, uint64_t copies) override;
+  void on_ttft(const TtftParts& parts) override;
+
+  // Of one client call, as the HTTP side sees it.
+  void on_first_token(double seconds);
+  void on_inter_token(double seconds, size_t tokens);
+  void on_request_end(double seconds, FinishReason reason);
+
+  // Prometheus text, with the engine's state of this moment.
+  [[nodiscard]] std::string render(const EngineStats& stats, const InstanceInfo& info);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace baton

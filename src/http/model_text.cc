@@ -1,0 +1,67 @@
+#include "http/model_text.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "http/json.h"
+#include "text/tokenizer_config.h"
+
+namespace baton {
+namespace {
+
+// temperature, top_p, top_k and repetition_penalty of generation_config.json, which OpenAI's endpoints default to, as
+// in SGLang and vLLM.
+Status read_defaults(const std::string& directory, SamplingParams* params) {
+  const std::string path = directory + "/generation_config.json";
+  std::ifstream file(path);
+  if (!file) return {};
+  std::stringstream text;
+  text << file.rdbuf();
+  auto object = parse_object(text.str());
+  if (!object) return error(ErrorCode::kCorrupt, "{}: {}", path, object.error().message);
+  BATON_ASSIGN(const auto temperature, number_field(*object, "temperature", 0, 1e6));
+  BATON_ASSIGN(const auto top_p, number_field(*object, "top_p", 0, 1));
+  BATON_ASSIGN(const auto top_k, int_field(*object, "top_k", -1, 1 << 30));
+  BATON_ASSIGN(const auto repetition, number_field(*object, "repetition_penalty", 0, 2));
+  if (temperature) params->temperature = *temperature;
+  if (top_p && *top_p > 0) params->top_p = *top_p;
+  if (top_k && *top_k > 0) params->top_k = static_cast<int>(*top_k);  // 0 means all there
+  if (repetition && *repetition > 0) params->repetition_penalty = *repetition;
+  return {};
+}
+
+Result<std::string> read_file(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return error(ErrorCode::kNotFound, "cannot read {}", path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& options) {
+  auto model = std::make_unique<ModelText>();
+  model->model_path = options.model_path;
+  model->served_name = options.served_name.empty() ? options.model_path : options.served_name;
+  BATON_TRY(read_defaults(options.model_path, &model->defaults));
+  if (options.skip_tokenizer) return model;
+  const std::string directory = options.tokenizer_path.empty() ? options.model_path : options.tokenizer_path;
+  BATON_ASSIGN(ModelTokenizer loaded, load_model_tokenizer(directory));
+  model->tokenizer = std::move(loaded.tokenizer);
+  model->bos_token = loaded.config.bos_token.value_or("");
+  model->eos_token = loaded.config.eos_token.value_or("");
+  std::string source;
+  if (!options.chat_template_path.empty()) {
+    BATON_ASSIGN(source, read_file(options.chat_template_path));
+  } else if (const std::string* own = loaded.config.chat_template()) {
+    source = *own;
+  }
+  if (!source.empty()) {
+    BATON_ASSIGN(model->chat_template, ChatTemplate::parse(std::move(source)));
+  }
+  return model;
+}
+
+}  // namespace baton

@@ -1,0 +1,285 @@
+#include "router/pd_call.h"
+
+#include <optional>
+#include <vector>
+
+#include "base/random.h"
+#include "http/api_error.h"
+#include "http/json.h"
+#include "router/split_request.h"
+
+namespace baton {
+namespace {
+
+namespace json = boost::json;
+
+bool worth_retrying(int status) {
+  return status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
+}
+
+// One try. Callbacks come from the client's threads, the writer's calls from anywhere; the call's own strand
+// (writer->post) orders them, so that members need no lock.
+class PdCall : public std::enable_shared_from_this<PdCall> {
+ public:
+  PdCall(const PdCallContext& context, HttpRequest request, json::object body, std::shared_ptr<ResponseWriter> writer)
+      : context_(context),
+        request_(std::move(request)),
+        body_(std::move(body)),
+        writer_(std::move(writer)),
+        traits_(inspect_request(request_.path, body_)),
+        arrival_(context_.clock.now()) {
+    if (const auto id = find_header(request_.headers, "x-request-id"); !id.empty())
+      echo_.emplace_back("x-request-id", std::string(id));
+  }
+
+  void run() {
+    ++context_.counters.requests;
+    writer_->on_disconnect([self = shared_from_this()] {
+      self->writer_->post([self] {
+        ++self->context_.counters.clients_left;
+        self->finish(WorkerRegistry::Blame::kNobody);
+      });
+    });
+    attempt();
+  }
+
+ private:
+  struct Leg {
+    std::shared_ptr<HttpCall> call;
+    int status = 0;  // 0: no head yet
+    Headers headers;
+    std::string body;  // buffered: errors, and whole answers that are merged
+    bool ended = false;
+  };
+
+  void attempt() {
+    ++attempt_;
+    auto pair = context_.registry.begin_request(context_.clock.now());
+    if (!pair) return refuse(503, pair.error().message);
+    pair_ = *pair;
+    std::vector<AttemptId> rooms;
+    for (size_t i = 0; i < traits_.sequences; ++i) rooms.push_back(draw_attempt());
+    room_ = rooms.front();
+    const std::string body = pair_body(body_, traits_, pair_->prefill.url.host, pair_->prefill.bootstrap_port, rooms);
+    prefill_ = {};
+    decode_ = {};
+    prefill_.call = post(pair_->prefill.url, body, &PdCall::prefill_);
+    decode_.call = post(pair_->decode.url, body, &PdCall::decode_);
+    sent_ = context_.clock.now();
+  }
+
+  std::shared_ptr<HttpCall> post(const Url& url, const std::string& body, Leg PdCall::*leg) {
+    HttpCallRequest call;
+    call.url = url;
+    call.method = "POST";
+    call.target = url.path + request_.path;
+    call.body = body;
+    call.headers = {{"Content-Type", "application/json"}};
+    // Only what workers need of the client's headers goes on; the rest stays at the edge.
+    for (const char* name : {"authorization", "x-request-id", "traceparent"}) {
+      if (const auto value = find_header(request_.headers, name); !value.empty())
+        call.headers.emplace_back(name, std::string(value));
+    }
+    HttpCallHandlers handlers;
+    const auto deliver = [self = shared_from_this(), leg, attempt = attempt_](auto work) {
+      self->writer_->post([self, leg, attempt, work = std::move(work)]() mutable {
+        if (attempt == self->attempt_ && !self->over_) work(*self, self.get()->*leg);
+      });
+    };
+    handlers.on_head = [deliver](int status, const Headers& headers) {
+      deliver([status, headers](PdCall& self, Leg& mine) { self.on_head(mine, status, headers); });
+    };
+    handlers.on_data = [deliver](std::string_view bytes) {
+      deliver([data = std::string(bytes)](PdCall& self, Leg& mine) { self.on_data(mine, data); });
+    };
+    handlers.on_end = [deliver](const Status& status) {
+      deliver([status](PdCall& self, Leg& mine) { self.on_end(mine, status); });
+    };
+    return context_.client.start(std::move(call), std::move(handlers));
+  }
+
+  void on_head(Leg& leg, int status, const Headers& headers) {
+    leg.status = status;
+    leg.headers = headers;
+    if (&leg == &decode_ && status == 200 && !traits_.merge_logprobs) open_answer();
+  }
+
+  void on_data(Leg& leg, const std::string& data) {
+    if (&leg == &decode_ && open_) {
+      write_decode(data);
+    } else {
+      leg.body += data;
+    }
+  }
+
+  void on_end(Leg& leg, const Status& status) {
+    leg.ended = true;
+    const bool is_prefill = &leg == &prefill_;
+    if (!status || leg.status != 200) {
+      // Once decode speaks, the prefill leg has done its work, whatever becomes of its answer.
+      if (is_prefill && open_) return;
+      return fail(is_prefill, status);
+    }
+    if (is_prefill) {
+      if (traits_.merge_logprobs && decode_.status == 200) merged_progress();
+      return;
+    }
+    if (!open_) return merged_progress();
+    if (traits_.stream) {
+      writer_->finish();
+    } else {
+      send_whole(decode_.body);
+    }
+    finish(WorkerRegistry::Blame::kNobody);
+  }
+
+  [[nodiscard]] Headers answer_headers() const {
+    Headers headers = echo_;
+    headers.emplace_back("Content-Type", std::string(find_header(decode_.headers, "content-type")));
+    headers.emplace_back("x-baton-verdict", fmt::format("disaggregated; prefill={}; decode={}; attempt={}; tries={}",
+                                                        pair_->prefill.url.authority(), pair_->decode.url.authority(),
+                                                        room_.value(), attempt_));
+    headers.emplace_back("x-baton-router-ms", fmt::format("{:.3f}", to_ms(sent_ - arrival_)));
+    return headers;
+  }
+
+  // Decode's answer may go to the client from here on.
+  void open_answer() {
+    open_ = true;
+    if (traits_.stream) writer_->start(200, answer_headers());
+    if (!decode_.body.empty()) write_decode(std::exchange(decode_.body, {}));
+  }
+  void write_decode(const std::string& data) {
+    if (traits_.stream) {
+      writer_->write(data);
+    } else {
+      decode_.body += data;
+    }
+  }
+  void send_whole(std::string body) { writer_->send(200, answer_headers(), std::move(body)); }
+
+  // Prompt logprobs: both answers are needed before the first byte goes out.
+  void merged_progress() {
+    if (!prefill_.ended || !decode_.ended) return;
+    if (!traits_.stream) {
+      send_whole(merge_logprobs(request_.path, prefill_.body, decode_.body));
+      return finish(WorkerRegistry::Blame::kNobody);
+    }
+    writer_->start(200, answer_headers());
+    writer_->write(merge_stream());
+    writer_->finish();
+    finish(WorkerRegistry::Blame::kNobody);
+  }
+
+  // Decode's events with the prompt's logprobs put into each (/generate repeats them, they are cumulative) or the first
+  // (completions).
+  [[nodiscard]] std::string merge_stream() const {
+    constexpr std::string_view kData = "data: ";
+    const size_t first_end = prefill_.body.find("\n\n");
+    const std::string head =
+        prefill_.body.substr(kData.size(), first_end == std::string::npos ? 0 : first_end - kData.size());
+    std::string out;
+    bool first = true;
+    for (size_t at = 0; at < decode_.body.size();) {
+      const size_t end = std::min(decode_.body.find("\n\n", at), decode_.body.size());
+      const std::string_view event = std::string_view(decode_.body).substr(at, end - at);
+      const bool merge = event.starts_with("data: {") && (first || request_.path == "/generate");
+      out += merge ? std::string(kData) + merge_logprobs(request_.path, head, event.substr(kData.size()))
+                   : std::string(event);
+      out += "\n\n";
+      first = false;
+      at = end + 2;
+    }
+    return out;
+  }
+
+  void fail(bool prefill_failed, const Status& status) {
+    ++(prefill_failed ? context_.counters.prefill_errors : context_.counters.decode_errors);
+    const Leg& leg = prefill_failed ? prefill_ : decode_;
+    const int code = leg.status != 0 && leg.status != 200 ? leg.status : 502;
+    const std::string who = prefill_failed ? "prefill" : "decode";
+    const bool by_worker = code >= 500;
+    const auto blame = !by_worker       ? WorkerRegistry::Blame::kNobody
+                       : prefill_failed ? WorkerRegistry::Blame::kPrefill
+                                        : WorkerRegistry::Blame::kDecode;
+    if (open_ && traits_.stream) {  // the client has seen a part: an error event, never a silent end (S7)
+      ++context_.counters.stream_errors;
+      writer_->write(
+          "data: " +
+          error_json(code, fmt::format("the {} instance broke off: {}", who, status ? "" : status.error().message)) +
+          "\n\ndata: [DONE]\n\n");
+      writer_->finish();
+      return finish(blame);
+    }
+    if (worth_retrying(code) && attempt_ < context_.attempts_max) {
+      ++context_.counters.retries;
+      open_ = false;
+      release(blame);
+      return attempt();
+    }
+    Headers headers = echo_;
+    headers.emplace_back("x-baton-verdict", fmt::format("failed; leg={}; tries={}", who, attempt_));
+    if (leg.status != 0 && leg.status != 200) {
+      headers.emplace_back("Content-Type", "application/json");
+      writer_->send(leg.status, headers, leg.body);
+    } else {
+      send_error(*writer_, code,
+                 fmt::format("the {} instance cannot be reached or broke off: {}", who,
+                             status ? "no answer" : status.error().message),
+                 headers);
+    }
+    finish(blame);
+  }
+
+  void refuse(int status, const std::string& message) {
+    Headers headers = echo_;
+    headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_ - 1));
+    send_error(*writer_, status, message, headers);
+    over_ = true;
+  }
+
+  // Ends this try: what still runs of it is cancelled.
+  void release(WorkerRegistry::Blame blame) {
+    if (!pair_) return;
+    for (Leg* leg : {&prefill_, &decode_}) {
+      if (leg->call && !leg->ended) leg->call->cancel();
+      leg->call.reset();
+    }
+    context_.registry.end_request(*pair_, blame, context_.clock.now());
+    pair_.reset();
+  }
+  void finish(WorkerRegistry::Blame blame) {
+    if (over_) return;
+    over_ = true;
+    // A prefill leg that is still sending its small answer is let be: cancelling it would look like a client that left.
+    if (open_ && !prefill_.ended) prefill_.call.reset();
+    release(blame);
+  }
+
+  const PdCallContext context_;
+  const HttpRequest request_;
+  const json::object body_;
+  std::shared_ptr<ResponseWriter> writer_;
+  const RequestTraits traits_;
+  const TimePoint arrival_;
+  TimePoint sent_{};
+  Headers echo_;
+  std::optional<WorkerRegistry::Pair> pair_;
+  AttemptId room_;
+  int attempt_ = 0;
+  Leg prefill_, decode_;
+  bool open_ = false;  // decode's answer is being passed on
+  bool over_ = false;
+};
+
+}  // namespace
+
+void start_pd_call(PdCallContext context, HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+  auto body = parse_object(request.body);
+  if (!body) return send_error(*writer, body.error());
+  request.body.clear();
+  request.body.shrink_to_fit();
+  std::make_shared<PdCall>(context, std::move(request), std::move(*body), std::move(writer))->run();
+}
+
+}  // namespace baton

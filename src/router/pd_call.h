@@ -1,0 +1,31 @@
+// One client request on its two legs.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "http/client.h"
+#include "http/server.h"
+#include "router/worker_registry.h"
+
+namespace baton {
+
+struct RouterCounters {
+  std::atomic<uint64_t> requests{0}, retries{0}, prefill_errors{0}, decode_errors{0}, clients_left{0}, stream_errors{0};
+};
+
+struct PdCallContext {
+  WorkerRegistry& registry;
+  HttpClient& client;
+  const Clock& clock;
+  RouterCounters& counters;
+  int attempts_max = 3;  // tries in all, each with new rooms, as long as the client has seen nothing
+};
+
+// Posts the request to a prefill and a decode instance at once and answers with decode's stream. Every answer carries
+// the verdict header "x-baton-verdict". A client that leaves cancels both legs. The context outlives the call.
+void start_pd_call(PdCallContext context, HttpRequest request, std::shared_ptr<ResponseWriter> writer);
+
+}  // namespace baton

@@ -1,0 +1,146 @@
+#include "router/worker_registry.h"
+
+#include <algorithm>
+#include <map>
+
+namespace baton {
+
+Status WorkerRegistry::add(const WorkerAddress& address) {
+  std::lock_guard lock(mutex_);
+  if (find(address.url) != nullptr)
+    return error(ErrorCode::kInvalidArgument, "{} is a worker already", address.url.authority());
+  Worker worker;
+  worker.view.address = address;
+  worker.view.problem = "not probed yet";
+  workers(address.role).push_back(std::move(worker));
+  return {};
+}
+
+Status WorkerRegistry::remove(const Url& url) {
+  std::lock_guard lock(mutex_);
+  for (auto* list : {&prefill_, &decode_}) {
+    const auto gone = std::remove_if(
+        list->begin(), list->end(), [&](const Worker& w) { return w.view.address.url.authority() == url.authority(); });
+    if (gone == list->end()) continue;
+    list->erase(gone, list->end());
+    return {};
+  }
+  return error(ErrorCode::kNotFound, "{} is not a worker of this router", url.authority());
+}
+
+WorkerRegistry::Worker* WorkerRegistry::find(const Url& url) {
+  for (auto* list : {&prefill_, &decode_}) {
+    for (Worker& worker : *list) {
+      if (worker.view.address.url.authority() == url.authority()) return &worker;
+    }
+  }
+  return nullptr;
+}
+
+bool WorkerRegistry::usable(const Worker& worker, TimePoint now) const {
+  return worker.view.healthy && (!worker.view.breaker_open || now >= worker.retry_at);
+}
+
+Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now) {
+  std::lock_guard lock(mutex_);
+  const auto loads = [&](const std::vector<Worker>& list) {
+    std::vector<WorkerLoad> out;
+    for (const Worker& worker : list) out.push_back({usable(worker, now), worker.view.outstanding});
+    return out;
+  };
+  const auto refused = [&](size_t p, size_t d) {
+    return refused_.contains({prefill_[p].view.address.url.authority(), decode_[d].view.address.url.authority()});
+  };
+  const auto choice = policy_.choose(loads(prefill_), loads(decode_), refused);
+  if (!choice) {
+    if (!refused_.empty())
+      return error(ErrorCode::kUnavailable, "no pair of instances can serve this: {}", refused_.begin()->second);
+    const auto count = [&](const std::vector<Worker>& list) {
+      return std::count_if(list.begin(), list.end(), [&](const Worker& w) { return usable(w, now); });
+    };
+    return error(ErrorCode::kUnavailable,
+                 "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy",
+                 count(prefill_), prefill_.size(), count(decode_), decode_.size());
+  }
+  for (Worker* worker : {&prefill_[choice->prefill], &decode_[choice->decode]}) {
+    ++worker->view.outstanding;
+    ++worker->view.requests;
+  }
+  return Pair{prefill_[choice->prefill].view.address, decode_[choice->decode].view.address};
+}
+
+void WorkerRegistry::end_request(const Pair& pair, Blame blame, TimePoint now) {
+  std::lock_guard lock(mutex_);
+  for (const WorkerAddress* address : {&pair.prefill, &pair.decode}) {
+    Worker* worker = find(address->url);
+    if (worker == nullptr) continue;  // removed meanwhile
+    --worker->view.outstanding;
+    const bool guilty = blame == (address == &pair.prefill ? Blame::kPrefill : Blame::kDecode);
+    if (guilty) {
+      ++worker->view.failures;
+      if (++worker->failures_in_row >= options_.failures_to_open) {
+        worker->view.breaker_open = true;
+        worker->retry_at = now + options_.breaker_time;
+      }
+    } else if (blame == Blame::kNobody) {
+      worker->failures_in_row = 0;
+      worker->view.breaker_open = false;
+    }
+  }
+}
+
+void WorkerRegistry::set_health(const Url& url, bool healthy, std::string problem) {
+  std::lock_guard lock(mutex_);
+  Worker* worker = find(url);
+  if (worker == nullptr) return;
+  if (healthy != worker->view.healthy) {
+    // Up or down, it may be another incarnation when it is seen next: what it agreed with others is void.
+    const std::string name = url.authority();
+    std::erase_if(met_, [&](const auto& pair) { return pair.first == name || pair.second == name; });
+    std::erase_if(refused_, [&](const auto& entry) { return entry.first.first == name || entry.first.second == name; });
+  }
+  worker->view.healthy = healthy;
+  worker->view.problem = std::move(problem);
+}
+
+void WorkerRegistry::set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why) {
+  std::lock_guard lock(mutex_);
+  const std::pair key{prefill.authority(), decode.authority()};
+  met_.insert(key);
+  if (refused) refused_[key] = std::move(why);
+}
+
+std::vector<WorkerView> WorkerRegistry::view() const {
+  std::lock_guard lock(mutex_);
+  std::vector<WorkerView> out;
+  for (const auto* list : {&prefill_, &decode_}) {
+    for (const Worker& worker : *list) out.push_back(worker.view);
+  }
+  return out;
+}
+
+std::vector<WorkerRegistry::Pair> WorkerRegistry::unpaired() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Pair> out;
+  for (const Worker& p : prefill_) {
+    for (const Worker& d : decode_) {
+      const std::pair key{p.view.address.url.authority(), d.view.address.url.authority()};
+      if (p.view.healthy && d.view.healthy && !met_.contains(key)) out.push_back({p.view.address, d.view.address});
+    }
+  }
+  return out;
+}
+
+bool WorkerRegistry::can_serve(TimePoint now) const {
+  std::lock_guard lock(mutex_);
+  for (const Worker& p : prefill_) {
+    for (const Worker& d : decode_) {
+      if (usable(p, now) && usable(d, now) &&
+          !refused_.contains({p.view.address.url.authority(), d.view.address.url.authority()}))
+        return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace baton

@@ -1,0 +1,50 @@
+// What a benchmark sends, and when.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace baton {
+
+struct BenchOptions {
+  std::string host = "127.0.0.1";
+  int port = 30000;
+  std::string base_url;  // in place of host and port
+  std::string backend =
+      "sglang";  // sglang (/generate), sglang-oai and vllm (/v1/completions), sglang-oai-chat and vllm-chat
+  std::string model, tokenizer;  // directories; without a tokenizer the server is asked for its vocabulary
+  std::string dataset =
+      "random";  // random: ordinary tokens drawn at random; random-ids: consecutive ids from a random offset
+  int num_prompts = 1000;
+  int input_len = 1024, output_len = 1024;
+  double range_ratio = 0.0;  // lengths uniform in [ratio * len, len]
+  double request_rate = 0;   // per second; 0: all at once (--request-rate inf)
+  int max_concurrency = 0;   // 0: no limit
+  uint32_t seed = 1;
+  int warmup_requests = 1;
+  bool flush_cache = false;
+  bool stream = true;
+  bool ignore_eos = true;
+  std::string output_file;  // JSON lines, appended; empty: none
+  std::string api_key;
+};
+
+struct BenchPrompt {
+  std::vector<int32_t> ids;
+  int output_len = 0;
+  double arrival_s = 0;  // after the start
+};
+
+// The vocabulary prompts are drawn from: ids below `vocab` that are not `special`.
+struct BenchVocabulary {
+  int vocab = 0;
+  std::vector<int32_t> special;  // sorted
+};
+
+// Lengths, then offsets, then arrivals, in the order the Python benchmark draws them.
+std::vector<BenchPrompt> make_workload(const BenchOptions& options, const BenchVocabulary& vocabulary);
+
+}  // namespace baton

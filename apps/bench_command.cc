@@ -1,0 +1,81 @@
+// baton bench: SGLang's serving benchmark, its flags and its report.
+#include <fstream>
+#include <iostream>
+#include <memory>
+
+#include "bench/bench_client.h"
+#include "command_line.h"
+#include "commands.h"
+#include "exit_code.h"
+
+namespace baton {
+namespace {
+
+struct Flags {
+  BenchOptions bench;
+  std::string request_rate = "inf";
+  bool disable_stream = false, disable_ignore_eos = false;
+  ForeignFlags foreign;
+};
+
+int run_bench_command(const CLI::App& app, Flags& flags) {
+  log_init(LogLevel::kWarning, "");
+  for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
+  if (flags.request_rate != "inf") {
+    char* end = nullptr;
+    flags.bench.request_rate = std::strtod(flags.request_rate.c_str(), &end);
+    if (*end != '\0' || !(flags.bench.request_rate > 0))
+      return fail(app, kExitUsage, "--request-rate must be a positive number or inf");
+  }
+  flags.bench.stream = !flags.disable_stream;
+  flags.bench.ignore_eos = !flags.disable_ignore_eos;
+  auto result = run_bench(flags.bench);
+  if (!result) return fail(app, result.error());
+  std::cout << report_text(flags.bench, result->figures) << std::flush;
+  for (const std::string& failure : result->failures) fmt::print(stderr, "failed: {}\n", failure);
+  if (!flags.bench.output_file.empty()) {
+    std::ofstream file(flags.bench.output_file, std::ios::app);
+    file << report_json(flags.bench, result->figures) << '\n';
+    if (!file) return fail(app, kExitConfiguration, "cannot write " + flags.bench.output_file);
+  }
+  return result->figures.failed == 0 ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("bench", "Measure a server: throughput, TTFT and its parts, ITL");
+  auto flags = std::make_shared<Flags>();
+  BenchOptions& b = flags->bench;
+  app->add_option("--backend", b.backend, "sglang (/generate), sglang-oai, sglang-oai-chat, vllm, vllm-chat");
+  app->add_option("--host", b.host, "Host of the server");
+  app->add_option("--port", b.port, "Port of the server")->check(CLI::Range(1, 65535));
+  app->add_option("--base-url", b.base_url, "In place of --host and --port");
+  app->add_option("--model", b.model, "Model directory or name");
+  app->add_option("--tokenizer", b.tokenizer,
+                  "Directory with tokenizer.json; without it the server is asked for its vocabulary");
+  app->add_option("--dataset-name", b.dataset, "random or random-ids");
+  app->add_option("--num-prompts", b.num_prompts, "Requests")->check(CLI::Range(1, 10'000'000));
+  app->add_option("--random-input-len", b.input_len, "Prompt tokens of a request")->check(CLI::Range(1, 1 << 24));
+  app->add_option("--random-output-len", b.output_len, "New tokens of a request")->check(CLI::Range(1, 1 << 24));
+  app->add_option("--random-range-ratio", b.range_ratio, "Lengths are uniform in [ratio * len, len]")
+      ->check(CLI::Range(0.0, 1.0));
+  app->add_option("--request-rate", flags->request_rate, "Requests a second, exponential gaps; inf: all at once");
+  app->add_option("--max-concurrency", b.max_concurrency, "Requests at a time; the wait is not in a request's clock")
+      ->check(CLI::Range(1, 1 << 20));
+  app->add_option("--seed", b.seed, "Of lengths, prompts and arrivals");
+  app->add_option("--warmup-requests", b.warmup_requests, "Requests before the clock starts")
+      ->check(CLI::Range(0, 1000));
+  app->add_flag("--flush-cache", b.flush_cache, "Empty the prefix caches after the warm-up");
+  app->add_flag("--disable-stream", flags->disable_stream, "Whole answers");
+  app->add_flag("--disable-ignore-eos", flags->disable_ignore_eos, "Stop at the end-of-sequence token");
+  app->add_option("--output-file", b.output_file, "Append one JSON line");
+  app->add_option("--api-key", b.api_key, "Bearer token")->envname("OPENAI_API_KEY");
+  flags->foreign.accept(*app, "--disable-tqdm", false, "there is no progress bar");
+  flags->foreign.accept(*app, "--tokenize-prompt", false, "prompts are always sent as token ids");
+  flags->foreign.accept(*app, "--trust-remote-code", false, "no code is loaded");
+  flags->foreign.accept(*app, "--pd-separated", false, "the router is asked like any server");
+  return {app, [app, flags] { return run_bench_command(*app, *flags); }};
+}
+
+}  // namespace baton

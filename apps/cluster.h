@@ -1,0 +1,72 @@
+// A whole local cluster as child processes of this one: instances and a router, one log, stopped together.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "layout/layout.h"
+#include "signals.h"
+
+namespace baton {
+
+struct ClusterOptions {
+  std::string program;  // our own executable
+  std::string model_path;
+  std::vector<Layout> prefill, decode;
+  bool unified = false;
+  Layout unified_layout;
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::vector<std::string> serve_arguments;  // for every instance
+  bool quiet = false;                        // no progress line
+};
+
+// One thread. Children die with this process, however it ends.
+class Cluster {
+ public:
+  // Starts everything and waits until it serves. On an error everything that was started has been stopped.
+  static Result<Cluster> start(ClusterOptions options, SignalWait& signals);
+  ~Cluster();
+  Cluster(Cluster&&) noexcept = default;
+  Cluster& operator=(Cluster&&) = delete;
+
+  [[nodiscard]] int port() const { return port_; }
+  // What listens where, several lines.
+  [[nodiscard]] std::string summary() const;
+  // Waits for Ctrl-C (an ok result) or the death of a child (an error that names it).
+  Status wait(SignalWait& signals);
+  // Asks every child to stop, and kills what has not after ten seconds. Idempotent.
+  void stop();
+
+ private:
+  struct Child {
+    std::string name;
+    std::string role;  // "prefill TP4"
+    pid_t pid = -1;
+    int report_fd = -1;
+    std::string buffer;
+    std::string phase = "starting";
+    uint64_t done = 0, total = 0;
+    int port = 0, bootstrap_port = 0;
+    bool ready = false;
+    std::vector<std::string> lines;  // of the summary
+  };
+  explicit Cluster(ClusterOptions options) : options_(std::move(options)) {}
+  Status spawn(std::string name, std::string role, std::vector<std::string> arguments);
+  Status wait_all_ready(SignalWait& signals);
+  void read_reports(Duration timeout);
+  void take_line(Child& child, const std::string& line);
+  void draw_progress(bool finished);
+  [[nodiscard]] Status find_dead();
+
+  ClusterOptions options_;
+  std::vector<Child> children_;
+  int port_ = 0;
+};
+
+}  // namespace baton

@@ -1,0 +1,69 @@
+#include "cluster_flags.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+namespace baton {
+
+void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
+  app.add_option("--model-path,--model", flags.model_path, "Hugging Face directory")->required();
+  app.add_option("--prefill", flags.prefill, "Layout of a prefill instance, as tp=4,dp=1,pp=1,ep=1; may be repeated");
+  app.add_option("--decode", flags.decode, "Layout of a decode instance; may be repeated");
+  app.add_option("--unified", flags.unified, "Layout of one undivided instance, in place of --prefill and --decode");
+  app.add_option("--host", flags.host, "Address to listen on");
+  app.add_option("--port", flags.port, "Port of the API; 0: any free one")->check(CLI::Range(0, 65535));
+  // Flags that every instance gets, so that a cluster is configured like one server.
+  for (const char* name :
+       {"--page-size", "--dtype", "--kv-cache-dtype", "--quantization", "--load-format", "--max-total-tokens",
+        "--mem-fraction-static", "--max-running-requests", "--chunked-prefill-size", "--context-length",
+        "--served-model-name", "--api-key", "--log-level", "--disaggregation-transfer-backend",
+        "--num-reserved-decode-tokens", "--fanout", "--writer-policy"}) {
+    app.add_option_function<std::string>(
+        name,
+        [name, &flags](const std::string& value) {
+          flags.serve.emplace_back(name);
+          flags.serve.push_back(value);
+        },
+        "As of `baton serve`, for every instance");
+  }
+  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache"}) {
+    app.add_flag_callback(
+        name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
+  }
+}
+
+Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
+  ClusterOptions options;
+  char program[PATH_MAX];
+  const ssize_t n = readlink("/proc/self/exe", program, sizeof(program));
+  if (n <= 0) return error(ErrorCode::kUnavailable, "cannot find our own executable in /proc");
+  options.program.assign(program, static_cast<size_t>(n));
+  options.model_path = flags.model_path;
+  options.host = flags.host;
+  options.port = flags.port;
+  options.serve_arguments = flags.serve;
+  options.unified = !flags.unified.empty();
+  if (options.unified != (flags.prefill.empty() && flags.decode.empty())) {
+    return error(ErrorCode::kInvalidArgument,
+                 "give either --unified LAYOUT, or at least one --prefill LAYOUT and one --decode LAYOUT");
+  }
+  if (options.unified) {
+    BATON_ASSIGN(options.unified_layout, parse_layout(flags.unified));
+    return options;
+  }
+  if (flags.prefill.empty() || flags.decode.empty()) {
+    return error(ErrorCode::kInvalidArgument, "{} --prefill and {} --decode: at least one of each is needed",
+                 flags.prefill.size(), flags.decode.size());
+  }
+  for (const std::string& text : flags.prefill) {
+    BATON_ASSIGN(const Layout layout, parse_layout(text));
+    options.prefill.push_back(layout);
+  }
+  for (const std::string& text : flags.decode) {
+    BATON_ASSIGN(const Layout layout, parse_layout(text));
+    options.decode.push_back(layout);
+  }
+  return options;
+}
+
+}  // namespace baton

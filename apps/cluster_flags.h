@@ -1,0 +1,24 @@
+// The flags of `up` and `demo` that describe a cluster.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "cluster.h"
+
+namespace baton {
+
+struct ClusterFlags {
+  std::string model_path;
+  std::vector<std::string> prefill, decode;
+  std::string unified;
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::vector<std::string> serve;  // flags for every instance, passed through
+};
+
+void add_cluster_flags(CLI::App& app, ClusterFlags& flags);
+Result<ClusterOptions> cluster_options(const ClusterFlags& flags);
+
+}  // namespace baton

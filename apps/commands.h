@@ -1,0 +1,31 @@
+// The subcommands. Each adds itself to the command line; run() is called if it was chosen, with the arguments that no
+// option took.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+
+namespace baton {
+
+struct Command {
+  CLI::App* app;
+  std::function<int()> run;  // an ExitCode
+};
+
+Command add_serve(CLI::App& parent);
+Command add_router(CLI::App& parent);
+Command add_up(CLI::App& parent);
+Command add_demo(CLI::App& parent);
+Command add_plan(CLI::App& parent);
+Command add_verify(CLI::App& parent);
+Command add_bench(CLI::App& parent);
+
+// Prints "baton serve: MESSAGE" and returns the code.
+int fail(const CLI::App& app, const Error& failure);
+int fail(const CLI::App& app, int code, const std::string& message);
+
+}  // namespace baton

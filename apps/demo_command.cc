@@ -1,0 +1,185 @@
+// baton demo: starts a cluster, asks it three questions, and shows where the time and the bytes went.
+#include <boost/json.hpp>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <set>
+#include <sstream>
+
+#include "cluster.h"
+#include "cluster_flags.h"
+#include "commands.h"
+#include "exit_code.h"
+#include "http/client.h"
+#include "http/json.h"
+
+namespace baton {
+namespace {
+
+namespace json = boost::json;
+
+struct Flags {
+  ClusterFlags cluster;
+  bool keep = false;
+};
+
+struct Question {
+  std::string title;
+  std::string text;
+};
+
+// The longest of the prompts that the model's golden file holds: a note book of stories with pass keys in it, about
+// 3,000 tokens.
+Result<std::string> long_prompt(const std::string& model_path) {
+  std::ifstream file(model_path + "/golden.json");
+  std::stringstream text;
+  text << file.rdbuf();
+  boost::system::error_code bad;
+  const json::value golden = json::parse(text.str(), bad);
+  std::string longest;
+  if (!bad && golden.is_object()) {
+    for (const json::value& entry : golden.as_object().at("cases").as_array()) {
+      const auto& prompt = entry.as_object().at("prompt").as_string();
+      if (prompt.size() > longest.size()) longest = std::string(prompt);
+    }
+  }
+  // Only what the user said: the chat template puts the markers back.
+  const std::string user = "<｜User｜>", assistant = "<｜Assistant｜>";
+  const size_t begin = longest.find(user), end = longest.rfind(assistant);
+  if (begin == std::string::npos || end == std::string::npos) {
+    return error(
+        ErrorCode::kNotFound,
+        "{}/golden.json has no long prompt; the demo asks the bundled models (models/tiny-mla, models/tiny-gqa)",
+        model_path);
+  }
+  return longest.substr(begin + user.size(), end - begin - user.size());
+}
+
+std::string shortened(const std::string& text) {
+  return text.size() <= 160 ? text : text.substr(0, 60) + " [...] " + text.substr(text.size() - 60);
+}
+
+// One question through /v1/chat/completions, and the line of where its time went.
+Status ask(HttpClient& client, const Url& url, const Question& question) {
+  HttpCallRequest call;
+  call.url = url;
+  call.method = "POST";
+  call.target = "/v1/chat/completions";
+  call.headers = {{"Content-Type", "application/json"}};
+  call.body =
+      fmt::format("{{\"messages\":[{{\"role\":\"user\",\"content\":{}}}],\"temperature\":0,\"max_tokens\":120}}",
+                  json_string(question.text));
+  const auto start = std::chrono::steady_clock::now();
+  BATON_ASSIGN(const HttpReply reply, client.fetch(call));
+  const double total_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  if (reply.status != 200) return error(ErrorCode::kUnavailable, "HTTP {}: {}", reply.status, reply.body);
+  const json::value body = json::parse(reply.body);
+  const json::object& usage = body.at("usage").as_object();
+  std::string answer(body.at("choices").at(0).at("message").at("content").as_string());
+  std::string parts;
+  double ttft = 0;
+  for (const auto& [name, ms] : usage.at("ttft_parts_ms").as_object()) {
+    parts += fmt::format("{}{} {:.1f}", parts.empty() ? "" : " + ", std::string(name), ms.to_number<double>());
+    ttft += ms.to_number<double>();
+  }
+  const int64_t tokens = usage.at("completion_tokens").as_int64();
+  std::cout << fmt::format(
+      "\n{}\n  > {}\n  {}\n  time: first token {:.1f} ms = {}; {} tokens in {:.0f} ms, {} prompt tokens; {}\n",
+      question.title, shortened(question.text), answer, ttft, parts, tokens, total_ms,
+      usage.at("prompt_tokens").as_int64(), find_header(reply.headers, "x-baton-verdict"));
+  return {};
+}
+
+// Bytes that went from each prefill rank to each decode rank, read from the instances' metrics.
+Status print_matrix(HttpClient& client, const Url& url) {
+  HttpCallRequest call;
+  call.url = url;
+  call.target = "/engine_metrics";
+  BATON_ASSIGN(const HttpReply reply, client.fetch(call));
+  std::map<std::pair<int, int>, double> bytes;
+  std::set<std::pair<int, int>> planned;
+  std::set<int> sources, destinations;
+  std::istringstream lines(reply.body);
+  for (std::string line; std::getline(lines, line);) {
+    const bool is_bytes = line.starts_with("baton_transfer_bytes_total{");
+    if (!is_bytes && !line.starts_with("baton_link_planned{")) continue;
+    int source = 0, destination = 0;
+    const size_t s = line.find("src_rank=\""), d = line.find("dst_rank=\""), space = line.rfind(' ');
+    if (s == std::string::npos || d == std::string::npos) continue;
+    source = std::atoi(line.c_str() + s + 10);
+    destination = std::atoi(line.c_str() + d + 10);
+    sources.insert(source);
+    destinations.insert(destination);
+    planned.insert({source, destination});
+    // Both sides count what was applied; either figure is the link's.
+    if (is_bytes)
+      bytes[{source, destination}] = std::max(bytes[{source, destination}], std::atof(line.c_str() + space));
+  }
+  std::cout << "\nKV bytes from prefill rank (row) to decode rank (column); . is a dummy link: it holds the same bytes "
+               "and stayed silent\n        ";
+  for (const int d : destinations) std::cout << fmt::format("{:>12}", fmt::format("D{}", d));
+  double total = 0;
+  for (const int s : sources) {
+    std::cout << fmt::format("\n  {:<6}", fmt::format("P{}", s));
+    for (const int d : destinations) {
+      const auto found = bytes.find({s, d});
+      const bool sent = found != bytes.end() && found->second > 0;
+      if (sent) total += found->second;
+      std::cout << fmt::format("{:>12}", sent                       ? fmt::format("{:.0f}", found->second)
+                                         : planned.contains({s, d}) ? "."
+                                                                    : "");
+    }
+  }
+  std::cout << fmt::format("\n  total {:.0f} bytes\n", total);
+  if (total == 0) return error(ErrorCode::kUnavailable, "no KV crossed between the instances");
+  return {};
+}
+
+Status show(const Cluster& cluster, const Flags& flags) {
+  BATON_ASSIGN(const std::string notebook, long_prompt(flags.cluster.model_path));
+  HttpClient client;
+  const Url url{flags.cluster.host, cluster.port(), ""};
+  const Question questions[] = {{"A story", "Tell me a story about an otter."},
+                                {"A sum", "What is 23 + 19?"},
+                                {"A pass key in a long text", notebook}};
+  for (const Question& question : questions) BATON_TRY(ask(client, url, question));
+  return flags.cluster.unified.empty() ? print_matrix(client, url) : Status();
+}
+
+int run_demo(const CLI::App& app, const Flags& flags) {
+  SignalWait signals;
+  log_init(LogLevel::kInfo, "demo");
+  auto options = cluster_options(flags.cluster);
+  if (!options) return fail(app, options.error());
+  options->serve_arguments.insert(options->serve_arguments.begin(), {"--log-level", "warning"});
+  auto cluster = Cluster::start(std::move(*options), signals);
+  if (!cluster) return fail(app, kExitFailed, cluster.error().message);
+  std::cout << fmt::format("Separate processes, serving {}:\n{}", flags.cluster.model_path, cluster->summary())
+            << std::flush;
+  const Status shown = show(*cluster, flags);
+  if (!shown) return fail(app, kExitFailed, shown.error().message);
+  if (flags.keep) {
+    std::cout << fmt::format("\nStill serving at http://{}:{}; Ctrl-C stops everything\n", flags.cluster.host,
+                             cluster->port())
+              << std::flush;
+    const Status ended = cluster->wait(signals);
+    if (!ended) return fail(app, kExitFailed, ended.error().message);
+  }
+  cluster->stop();
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_demo(CLI::App& parent) {
+  CLI::App* app =
+      parent.add_subcommand("demo", "Start a cluster, ask three questions, show the timing and the transfer matrix");
+  auto flags = std::make_shared<Flags>();
+  add_cluster_flags(*app, flags->cluster);
+  app->add_flag("--keep", flags->keep, "Go on serving afterwards");
+  flags->cluster.port = 0;
+  return {app, [app, flags] { return run_demo(*app, *flags); }};
+}
+
+}  // namespace baton

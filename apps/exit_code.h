@@ -1,0 +1,36 @@
+// What the program's exit status says.
+#pragma once
+
+#include "base/result.h"
+
+namespace baton {
+
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitFailed = 1,
+  kExitUsage = 2,
+  kExitConfiguration = 3,
+  kExitModel = 4,
+  kExitNetwork = 5
+};
+
+[[nodiscard]] inline int exit_code_of(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return kExitUsage;
+    case ErrorCode::kIncompatible:
+    case ErrorCode::kResourceExhausted:
+      return kExitConfiguration;
+    case ErrorCode::kNotFound:
+    case ErrorCode::kCorrupt:
+      return kExitModel;
+    case ErrorCode::kUnavailable:
+    case ErrorCode::kDeadlineExceeded:
+      return kExitNetwork;
+    case ErrorCode::kCancelled:
+      return kExitFailed;
+  }
+  return kExitFailed;
+}
+
+}  // namespace baton

@@ -1,0 +1,64 @@
+// baton plan: who would send what to whom, without starting anything.
+#include <iostream>
+#include <memory>
+
+#include "commands.h"
+#include "exit_code.h"
+#include "layout/plan.h"
+#include "model/model_config.h"
+
+namespace baton {
+namespace {
+
+struct Flags {
+  std::string prefill, decode, model, kv_dtype = "auto", policy = "balanced", fanout = "direct";
+  int page_size = 64, prefill_page_size = 0, decode_page_size = 0;
+  int64_t tokens = 4096;
+  uint64_t attempt = 1;
+};
+
+Result<std::string> make_plan_text(const Flags& flags) {
+  BATON_ASSIGN(const ModelConfig config, load_model_config(flags.model));
+  PlanSide prefill, decode;
+  BATON_ASSIGN(prefill.layout, parse_layout(flags.prefill));
+  BATON_ASSIGN(decode.layout, parse_layout(flags.decode));
+  BATON_TRY(check_model_layout(config, prefill.layout));
+  BATON_TRY(check_model_layout(config, decode.layout));
+  prefill.page_tokens = flags.prefill_page_size > 0 ? flags.prefill_page_size : flags.page_size;
+  decode.page_tokens = flags.decode_page_size > 0 ? flags.decode_page_size : flags.page_size;
+  BATON_ASSIGN(const DType dtype, flags.kv_dtype == "auto" ? Result<DType>(DType::kBF16) : parse_dtype(flags.kv_dtype));
+  BATON_ASSIGN(const WriterPolicy policy, parse_writer_policy(flags.policy));
+  BATON_ASSIGN(const Fanout fanout, parse_fanout(flags.fanout));
+  BATON_ASSIGN(const Planner planner, Planner::make(config.kv_geometry(dtype), prefill, decode, policy, fanout));
+  return describe_plan(planner, flags.tokens, AttemptId(flags.attempt));
+}
+
+}  // namespace
+
+Command add_plan(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("plan", "Show who sends which KV to whom between two layouts");
+  auto flags = std::make_shared<Flags>();
+  app->add_option("--prefill", flags->prefill, "Layout, as tp=8,dp=1,pp=1,ep=1")->required();
+  app->add_option("--decode", flags->decode, "Layout")->required();
+  app->add_option("--model,--model-path", flags->model, "Directory with a config.json")->required();
+  app->add_option("--tokens", flags->tokens, "Prompt tokens of the request")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
+  app->add_option("--page-size", flags->page_size, "Tokens of a page, both sides")->check(CLI::Range(1, 128));
+  app->add_option("--prefill-page-size", flags->prefill_page_size, "Tokens of a page on prefill")
+      ->check(CLI::Range(1, 128));
+  app->add_option("--decode-page-size", flags->decode_page_size, "Tokens of a page on decode")
+      ->check(CLI::Range(1, 128));
+  app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto, bfloat16 or float32");
+  app->add_option("--writer-policy", flags->policy, "balanced, random or first");
+  app->add_option("--fanout", flags->fanout, "direct or local");
+  app->add_option("--attempt", flags->attempt, "The attempt whose writers are shown; they rotate")
+      ->check(CLI::PositiveNumber);
+  return {app, [app, flags] {
+            auto text = make_plan_text(*flags);
+            if (!text) return fail(*app, text.error());
+            std::cout << *text;
+            return static_cast<int>(kExitOk);
+          }};
+}
+
+}  // namespace baton

@@ -1,0 +1,23 @@
+// What a child of `baton up` says to its parent: lines of text on an inherited descriptor.
+//   progress PHASE DONE TOTAL      while loading
+//   ready PORT BOOTSTRAP_PORT      once it serves (0: none)
+//   summary TEXT                   a line for people
+#pragma once
+
+#include <string>
+
+namespace baton {
+
+class ReportPipe {
+ public:
+  explicit ReportPipe(int fd) : fd_(fd) {}  // -1: nobody listens
+  void progress(const std::string& phase, uint64_t done, uint64_t total);
+  void summary(const std::string& text);
+  void ready(int port, int bootstrap_port);
+
+ private:
+  void line(const std::string& text);
+  int fd_;
+};
+
+}  // namespace baton

@@ -1,0 +1,116 @@
+// baton router: one address in front of prefill and decode instances.
+#include <memory>
+
+#include "command_line.h"
+#include "commands.h"
+#include "exit_code.h"
+#include "report_pipe.h"
+#include "router/router_server.h"
+#include "signals.h"
+
+namespace baton {
+namespace {
+
+struct Flags {
+  std::vector<std::string> prefill, decode;
+  std::vector<int> prefill_ports;
+  std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
+              log_name;
+  int port = 8000, report_fd = -1, threads = 2;
+  double wait_ready_s = 60;
+  ForeignFlags foreign;
+};
+
+// --prefill URL [BOOTSTRAP_PORT|none] ...: a word that is a number belongs to the URL before it.
+Result<std::vector<WorkerAddress>> read_workers(const Flags& flags) {
+  std::vector<WorkerAddress> workers;
+  for (const std::string& word : flags.prefill) {
+    const bool number = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
+    if (number || word == "none" || word == "null") {
+      if (workers.empty())
+        return error(ErrorCode::kInvalidArgument, "--prefill {}: the URL comes before its bootstrap port", word);
+      if (number && (word.size() > 5 || std::stoi(word) > 65535))
+        return error(ErrorCode::kInvalidArgument, "--prefill: {} is not a port", word);
+      if (number) workers.back().bootstrap_port = std::stoi(word);
+      continue;
+    }
+    WorkerAddress worker;
+    worker.role = Role::kPrefill;
+    BATON_ASSIGN(worker.url, parse_url(word));
+    workers.push_back(std::move(worker));
+  }
+  for (size_t i = 0; i < flags.prefill_ports.size() && i < workers.size(); ++i)
+    workers[i].bootstrap_port = flags.prefill_ports[i];
+  for (const std::string& word : flags.decode) {
+    WorkerAddress worker;
+    worker.role = Role::kDecode;
+    BATON_ASSIGN(worker.url, parse_url(word));
+    workers.push_back(std::move(worker));
+  }
+  return workers;
+}
+
+int run_router(const CLI::App& app, const Flags& flags) {
+  SignalWait signals;
+  auto level = parse_log_level(flags.log_level);
+  if (!level) return fail(app, level.error());
+  log_init(*level, flags.log_name);
+  for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
+  RouterOptions options;
+  auto workers = read_workers(flags);
+  if (!workers) return fail(app, workers.error());
+  options.workers = std::move(*workers);
+  for (const auto& [text, policy] :
+       {std::pair{&flags.prefill_policy, &options.prefill_policy}, {&flags.decode_policy, &options.decode_policy}}) {
+    auto parsed = parse_placement_policy(text->empty() ? flags.policy : *text);
+    if (!parsed) return fail(app, parsed.error());
+    *policy = *parsed;
+  }
+  options.http.host = flags.host;
+  options.http.port = flags.port;
+  options.http.threads = flags.threads;
+  options.api_key = flags.api_key;
+  options.version = BATON_VERSION;
+  if (options.workers.empty()) log_warning("no worker yet: add some with --prefill and --decode, or POST /workers");
+  auto router = Router::start(std::move(options));
+  if (!router) return fail(app, router.error());
+  log_info("router listens on http://{}:{}", flags.host, (*router)->port());
+  ReportPipe report(flags.report_fd);
+  if (flags.report_fd >= 0) {
+    const Status ready =
+        (*router)->wait_ready(std::chrono::milliseconds(static_cast<int64_t>(flags.wait_ready_s * 1000)));
+    if (!ready) return fail(app, kExitConfiguration, ready.error().message);
+    report.ready((*router)->port(), 0);
+  }
+  for (int signal = 0; signal != SIGINT && signal != SIGTERM;) signal = signals.wait(std::chrono::seconds(3600));
+  log_info("stopping");
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_router(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("router", "One address in front of prefill and decode instances");
+  auto flags = std::make_shared<Flags>();
+  app->add_option("--prefill", flags->prefill, "URL [BOOTSTRAP_PORT] of a prefill instance; may be repeated")
+      ->type_name("URL [PORT]");
+  app->add_option("--decode", flags->decode, "URL of a decode instance; may be repeated")->type_name("URL");
+  app->add_option("--prefill-bootstrap-ports", flags->prefill_ports,
+                  "Bootstrap ports of the prefill instances, in order");
+  app->add_option("--host", flags->host, "Address to listen on (loopback unless told otherwise)");
+  app->add_option("--port", flags->port, "Port to listen on; 0: any free one");
+  app->add_option("--policy", flags->policy, "least_loaded, round_robin, random or power_of_two");
+  app->add_option("--prefill-policy", flags->prefill_policy, "As --policy, for the prefill side");
+  app->add_option("--decode-policy", flags->decode_policy, "As --policy, for the decode side");
+  app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
+  app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->check(CLI::Range(1, 64));
+  app->add_option("--log-level", flags->log_level, "debug, info, warning or error");
+  app->add_option("--log-name", flags->log_name, "A name in every log line");
+  app->add_option("--wait-ready", flags->wait_ready_s, "Seconds to wait for a first pair")->group("");
+  app->add_option("--report-fd", flags->report_fd, "For `baton up`")->group("");
+  flags->foreign.accept(*app, "--pd-disaggregation", false, "this router does nothing else");
+  flags->foreign.accept(*app, "--mini-lb", false, "there is one router");
+  return {app, [app, flags] { return run_router(*app, *flags); }};
+}
+
+}  // namespace baton

@@ -1,0 +1,210 @@
+// baton serve: one instance. The port answers from the start (503 with progress while weights load).
+#include <memory>
+
+#include "command_line.h"
+#include "commands.h"
+#include "engine/make_engine.h"
+#include "exit_code.h"
+#include "http/api_server.h"
+#include "http/json.h"
+#include "http/model_text.h"
+#include "report_pipe.h"
+#include "serve_flags.h"
+#include "signals.h"
+
+namespace baton {
+namespace {
+
+// A failure and what it ends the program with: the same kind of error means another thing at another step.
+struct StageFailure {
+  int code;
+  std::string message;
+};
+
+Result<EngineOptions> engine_options(const ServeFlags& flags) {
+  EngineOptions options;
+  options.role = flags.disaggregation_mode == "prefill"  ? Role::kPrefill
+                 : flags.disaggregation_mode == "decode" ? Role::kDecode
+                                                         : Role::kUnified;
+  BATON_TRY(check_layout(flags.layout));
+  const bool float32 = flags.dtype.starts_with("float");
+  const bool kv_float32 = flags.kv_cache_dtype == "float32" || (flags.kv_cache_dtype == "auto" && float32);
+  ExecutorOptions& e = options.executor;
+  e.model_path = flags.model_path;
+  e.layout = flags.layout;
+  e.compute = float32 ? Compute::kF32 : Compute::kBF16;
+  e.kv_dtype = kv_float32 ? DType::kF32 : DType::kBF16;
+  e.quantize_fp8 = flags.quantization == "fp8";
+  e.load_format = flags.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
+  e.seed = flags.random_seed;
+  e.page_tokens = flags.page_size;
+  if (flags.context_length > 0) options.context_length = flags.context_length;
+  if (flags.max_total_tokens > 0) options.pool.max_total_tokens = flags.max_total_tokens;
+  if (flags.mem_fraction_static > 0) options.pool.mem_fraction_static = flags.mem_fraction_static;
+  options.max_running_requests = flags.max_running_requests;
+  options.chunked_prefill_size = flags.chunked_prefill_size;
+  options.mixed_chunk = flags.enable_mixed_chunk;
+  options.prefix_cache = !flags.disable_radix_cache;
+  options.decode_prefix_cache = flags.decode_radix_cache && !flags.disable_radix_cache;
+  options.reserved_decode_tokens = flags.num_reserved_decode_tokens;
+  options.watchdog_timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.watchdog_timeout_s * 1000));
+  TransferOptions& transfer = options.transfer;
+  const bool by_tcp =
+      flags.transfer_backend == "tcp" || flags.transfer_backend == "mooncake" || flags.transfer_backend == "nixl";
+  transfer.backend = by_tcp ? "tcp" : "shm";
+  transfer.bootstrap_host = flags.host == "localhost" ? "127.0.0.1" : flags.host;
+  transfer.bootstrap_port = flags.bootstrap_port;
+  BATON_ASSIGN(transfer.writer_policy, parse_writer_policy(flags.writer_policy));
+  BATON_ASSIGN(transfer.fanout, parse_fanout(flags.fanout));
+  return options;
+}
+
+std::string args_json(const ServeFlags& f) {
+  return fmt::format(
+      "{{\"host\":{},\"port\":{},\"dtype\":{},\"quantization\":{},\"load_format\":{},\"chunked_prefill_size\":{},"
+      "\"enable_mixed_chunk\":{},"
+      "\"disable_radix_cache\":{},\"enable_dp_attention\":{},\"num_reserved_decode_tokens\":{},\"mem_fraction_static\":"
+      "{}}}",
+      json_string(f.host), f.port, json_string(f.dtype), f.quantization.empty() ? "null" : json_string(f.quantization),
+      json_string(f.load_format), f.chunked_prefill_size, f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1,
+      f.num_reserved_decode_tokens, f.mem_fraction_static);
+}
+
+void warn(const ServeFlags& flags) {
+  for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
+  if (flags.layout.dp > 1 && !flags.enable_dp_attention) {
+    log_warning("--dp-size {} without --enable-dp-attention: the ranks form DP attention groups all the same",
+                flags.layout.dp);
+  }
+  if (flags.transfer_backend == "mooncake" || flags.transfer_backend == "nixl") {
+    log_warning(
+        "--disaggregation-transfer-backend {}: not built here, tcp is used; both sides of a pair must use the same",
+        flags.transfer_backend);
+  }
+}
+
+std::string describe(const InstanceInfo& info, const std::string& model) {
+  std::string text = fmt::format("{} {} of {}: {} KV tokens in pages of {} ({}), context {}", role_name(info.role),
+                                 info.layout.to_string(), model, info.max_total_tokens, info.page_tokens, info.kv_dtype,
+                                 info.max_model_len);
+  if (info.role != Role::kUnified) text += ", transfers over " + info.transfer_backend;
+  return text;
+}
+
+class Serve {
+ public:
+  Serve(const ServeFlags& flags, SignalWait& signals)
+      : flags_(flags),
+        signals_(signals),
+        report_(flags.report_fd),
+        api_({flags.api_key, BATON_VERSION, args_json(flags)}) {}
+
+  // Everything up to the first request; false in `failure_` says why not.
+  std::optional<StageFailure> start() {
+    HttpServerOptions http;
+    http.host = flags_.host;
+    http.port = flags_.port;
+    http.threads = flags_.http_threads;
+    auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+      api_.handle(std::move(request), std::move(writer));
+    });
+    if (!server) return StageFailure{kExitNetwork, server.error().message};
+    server_ = std::move(*server);
+
+    auto options = engine_options(flags_);
+    if (!options) return StageFailure{kExitUsage, options.error().message};
+    ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name, flags_.chat_template,
+                          flags_.skip_tokenizer_init || needs_no_tokenizer()};
+    auto model = load_model_text(text);
+    if (!model) return StageFailure{kExitModel, model.error().message};
+    model_ = std::move(*model);
+    metrics_ = std::make_unique<Metrics>(
+        MetricsOptions{model_->served_name, options->role, flags_.metrics_compat == "sglang,vllm"});
+    options->observer = metrics_.get();
+    options->executor.progress = [this](uint64_t done, uint64_t total) {
+      api_.set_progress({"weights", done, total});
+      report_.progress("weights", done, total);
+    };
+    const auto config = load_model_config(flags_.model_path);
+    if (!config) return StageFailure{kExitModel, config.error().message};
+    auto engine = make_engine(*options);
+    if (!engine) return StageFailure{engine_exit_code(engine.error().code), engine.error().message};
+    engine_ = std::move(*engine);
+    model_->vocab = config->vocab;
+    model_->eos_ids = config->eos_ids;
+    model_->model_type = config->model_type;
+    model_->architecture = config->architecture_name;
+    model_->context_length = engine_->info().max_model_len;
+    api_.set_ready(*engine_, *model_, *metrics_);
+    return std::nullopt;
+  }
+
+  int run() {
+    const InstanceInfo& info = engine_->info();
+    const std::string summary = describe(info, model_->served_name);
+    log_info("{}", summary);
+    log_info("API on http://{}:{}{}", flags_.host, server_->port(),
+             info.bootstrap_port != 0 ? fmt::format(", decode instances meet it at port {}", info.bootstrap_port) : "");
+    log_info("The server is fired up and ready to roll!");
+    report_.summary(summary);
+    report_.ready(server_->port(), info.bootstrap_port);
+    for (int signal = 0; signal != SIGINT && signal != SIGTERM;) signal = signals_.wait(std::chrono::seconds(3600));
+    log_info("stopping");
+    api_.set_stopping();
+    return kExitOk;
+  }
+
+  ~Serve() {
+    if (server_) server_->stop();
+    engine_.reset();  // lets go of its clients' writers before the server goes
+  }
+
+ private:
+  // A directory with a config.json alone serves dummy weights to token ids.
+  [[nodiscard]] bool needs_no_tokenizer() const {
+    return flags_.load_format == "dummy" && flags_.tokenizer_path.empty() &&
+           access((flags_.model_path + "/tokenizer.json").c_str(), R_OK) != 0;
+  }
+  static int engine_exit_code(ErrorCode code) {
+    switch (code) {
+      case ErrorCode::kUnavailable:
+        return kExitNetwork;
+      case ErrorCode::kNotFound:
+      case ErrorCode::kCorrupt:
+        return kExitModel;
+      default:
+        return kExitConfiguration;
+    }
+  }
+
+  const ServeFlags& flags_;
+  SignalWait& signals_;
+  ReportPipe report_;
+  ApiServer api_;
+  std::unique_ptr<ModelText> model_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<HttpServer> server_;
+  std::unique_ptr<Engine> engine_;
+};
+
+int run_serve(const CLI::App& app, const ServeFlags& flags) {
+  auto level = parse_log_level(flags.log_level);
+  if (!level) return fail(app, level.error());
+  log_init(*level, flags.log_name);
+  SignalWait signals;
+  warn(flags);
+  Serve serve(flags, signals);
+  if (const auto failure = serve.start()) return fail(app, failure->code, failure->message);
+  return serve.run();
+}
+
+}  // namespace
+
+Command add_serve(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("serve", "One instance: unified, prefill or decode");
+  auto flags = std::make_shared<ServeFlags>();
+  add_serve_flags(*app, *flags);
+  return {app, [app, flags] { return run_serve(*app, *flags); }};
+}
+
+}  // namespace baton

@@ -1,0 +1,45 @@
+// The flags of `baton serve`: SGLang's launch flags, those with a meaning here and those without.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "command_line.h"
+#include "layout/layout.h"
+
+namespace baton {
+
+struct ServeFlags {
+  std::string model_path, tokenizer_path, served_model_name, chat_template;
+  bool skip_tokenizer_init = false;
+  std::string host = "127.0.0.1";
+  int port = 30000;
+  int http_threads = 2;
+  std::string api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
+  int report_fd = -1;
+
+  Layout layout;
+  bool enable_dp_attention = false;
+  std::string dtype = "auto", kv_cache_dtype = "auto", quantization, load_format = "auto";
+  int64_t context_length = 0;  // 0: the model's
+  uint64_t random_seed = 0;
+
+  int page_size = 64;
+  int64_t max_total_tokens = 0;  // 0: by memory
+  double mem_fraction_static = 0;
+  int max_running_requests = 256;
+  int64_t chunked_prefill_size = 8192;
+  bool enable_mixed_chunk = false, disable_radix_cache = false;
+  int num_reserved_decode_tokens = 512;
+  double watchdog_timeout_s = 300;
+
+  std::string disaggregation_mode = "null", transfer_backend = "auto", writer_policy = "balanced", fanout = "direct";
+  int bootstrap_port = 8998;
+  bool decode_radix_cache = true;
+  ForeignFlags foreign;
+};
+
+void add_serve_flags(CLI::App& app, ServeFlags& flags);
+
+}  // namespace baton

@@ -1,0 +1,45 @@
+// baton up: a whole local cluster in one command.
+#include <limits.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <memory>
+
+#include "cluster.h"
+#include "cluster_flags.h"
+#include "commands.h"
+#include "exit_code.h"
+
+namespace baton {
+namespace {
+
+int run_up(const CLI::App& app, const ClusterFlags& flags) {
+  SignalWait signals;
+  log_init(LogLevel::kInfo, "up");
+  auto options = cluster_options(flags);
+  if (!options) return fail(app, options.error());
+  const auto start = std::chrono::steady_clock::now();
+  auto cluster = Cluster::start(std::move(*options), signals);
+  if (!cluster) return fail(app, kExitFailed, cluster.error().message);
+  std::cout << fmt::format(
+                   "\n{}\n  API: http://{}:{}   (try: curl http://{}:{}/v1/models)\n  ready in {:.1f} s; Ctrl-C stops "
+                   "everything\n",
+                   cluster->summary(), flags.host, cluster->port(), flags.host, cluster->port(),
+                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count())
+            << std::flush;
+  const Status ended = cluster->wait(signals);
+  cluster->stop();
+  if (!ended) return fail(app, kExitFailed, ended.error().message);
+  return kExitOk;
+}
+
+}  // namespace
+
+Command add_up(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("up", "Start prefill, decode and router as one local cluster");
+  auto flags = std::make_shared<ClusterFlags>();
+  add_cluster_flags(*app, *flags);
+  return {app, [app, flags] { return run_up(*app, *flags); }};
+}
+
+}  // namespace baton

@@ -1,0 +1,81 @@
+// baton verify: holds a model or a tokenizer against golden results of an independent implementation.
+#include <iostream>
+#include <memory>
+
+#include "commands.h"
+#include "exit_code.h"
+#include "model/verify_model.h"
+#include "text/verify_tokenizer.h"
+
+namespace baton {
+namespace {
+
+struct Flags {
+  std::string model, tokenizer, golden, dtype = "float32", kv_dtype = "auto";
+  Layout layout;
+  int page_size = 64, chunk = 0;
+  double tolerance = 0;
+};
+
+int verify_one_model(const CLI::App& app, const Flags& flags) {
+  VerifyOptions options;
+  options.golden_path = flags.golden;
+  options.chunk_tokens = flags.chunk;
+  options.tolerance = flags.tolerance;
+  const bool float32 = flags.dtype == "float32";
+  ExecutorOptions& e = options.executor;
+  e.model_path = flags.model;
+  e.layout = flags.layout;
+  e.compute = float32 ? Compute::kF32 : Compute::kBF16;
+  e.kv_dtype = flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? DType::kF32 : DType::kBF16;
+  e.page_tokens = flags.page_size;
+  if (const Status legal = check_layout(flags.layout); !legal) return fail(app, legal.error());
+  const auto report = verify_model(options);
+  if (!report) return fail(app, report.error());
+  std::cout << report->to_string();
+  if (!report->to_string().ends_with('\n')) std::cout << '\n';
+  return report->ok() ? kExitOk : kExitFailed;
+}
+
+int verify_one_tokenizer(const CLI::App& app, const Flags& flags) {
+  const auto report = verify_tokenizer(flags.tokenizer, flags.golden);
+  if (!report) return fail(app, report.error());
+  for (const std::string& line : report->mismatches) std::cout << line << '\n';
+  std::cout << fmt::format("{}: {} cases, {} comparisons, {} mismatches\n", flags.tokenizer, report->cases,
+                           report->comparisons, report->mismatches.size());
+  return report->mismatches.empty() ? kExitOk : kExitFailed;
+}
+
+int run_verify(const CLI::App& app, const Flags& flags) {
+  log_init(LogLevel::kWarning, "");
+  if (flags.model.empty() == flags.tokenizer.empty())
+    return fail(app, kExitUsage, "give either --model DIR or --tokenizer FILE");
+  return flags.model.empty() ? verify_one_tokenizer(app, flags) : verify_one_model(app, flags);
+}
+
+}  // namespace
+
+Command add_verify(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("verify", "Hold a model or a tokenizer against golden results");
+  auto flags = std::make_shared<Flags>();
+  const auto ranks = CLI::Range(1, kWorldMax);
+  app->add_option("--model,--model-path", flags->model, "Hugging Face directory");
+  app->add_option("--tokenizer", flags->tokenizer, "A tokenizer.json");
+  app->add_option("--golden", flags->golden, "Golden results: logits of a model, or ids of texts")->required();
+  app->add_option("--tp-size,--tp", flags->layout.tp, "Ranks of a pipeline stage")->check(ranks);
+  app->add_option("--dp-size,--dp", flags->layout.dp, "Attention groups")->check(ranks);
+  app->add_option("--pp-size,--pp", flags->layout.pp, "Pipeline stages")->check(ranks);
+  app->add_option("--ep-size,--ep", flags->layout.ep, "Parts that experts are cut into")->check(ranks);
+  app->add_option("--dtype", flags->dtype, "float32, auto or bfloat16")
+      ->check(CLI::IsMember({"float32", "auto", "bfloat16"}));
+  app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto (as --dtype), bfloat16, float32")
+      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
+  app->add_option("--page-size", flags->page_size, "Tokens of a KV page")->check(CLI::Range(1, 128));
+  app->add_option("--chunked-prefill-size", flags->chunk, "Prompt tokens of a step; 0: the whole prompt")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--tolerance", flags->tolerance, "Largest relative error; 0: 1e-4 for float32, 3e-2 otherwise")
+      ->check(CLI::NonNegativeNumber);
+  return {app, [app, flags] { return run_verify(*app, *flags); }};
+}
+
+}  // namespace baton

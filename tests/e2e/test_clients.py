@@ -1,0 +1,150 @@
+"""Real clients, unmodified: openai-python, and curl's way of asking."""
+import json
+import subprocess
+
+import openai
+import pytest
+
+from conftest import BATON, MODELS, Cluster, call, get_json, wait_idle
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    made = Cluster("--model-path", str(MODELS["mla"]), "--prefill", "tp=4", "--decode", "tp=4,dp=2", log=tmp_path_factory.mktemp("clients") / "log")
+    yield made
+    wait_idle(made)
+    assert made.stop() == 0
+
+
+@pytest.fixture
+def client(up):
+    return openai.OpenAI(base_url=up.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_chat(client):
+    answer = client.chat.completions.create(model="default", messages=[{"role": "user", "content": "What is 23 + 19?"}], temperature=0)
+    assert "42" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.prompt_tokens == 11 and answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_chat_streams_one_token_a_chunk(client):
+    ask = dict(model="default", messages=[{"role": "user", "content": [{"type": "text", "text": "Tell me a story about an otter."}]}], temperature=0, max_tokens=40)
+    whole = client.chat.completions.create(**ask)
+    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].choices[0].delta.content
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 40
+    assert len(chunks) >= 35
+
+
+def test_completions_with_stop_n_and_logprobs(client):
+    answer = client.completions.create(model="default", prompt="Once upon a time", max_tokens=20, temperature=0, stop=["."], n=2, logprobs=3)
+    assert len(answer.choices) == 2 and answer.choices[0].text == answer.choices[1].text
+    assert "." not in answer.choices[0].text
+    logprobs = answer.choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs)
+    assert all(max(top.values()) == value for top, value in zip(logprobs.top_logprobs, logprobs.token_logprobs))
+
+
+def test_echo_merges_the_prompts_logprobs_from_prefill(client, up):
+    ids = get_json(up.url + "/tokenize", {"prompt": "The fox was happy."})["tokens"]
+    answer = client.completions.create(model="default", prompt=ids, max_tokens=1, temperature=0, echo=True, logprobs=1)
+    logprobs = answer.choices[0].logprobs
+    assert answer.choices[0].text.startswith("The fox was happy.")
+    assert len(logprobs.tokens) == len(ids) + 1
+    assert logprobs.token_logprobs[0] is None and all(v <= 0 for v in logprobs.token_logprobs[1:])
+
+
+def test_sampling_with_a_seed_repeats(client):
+    ask = dict(model="default", prompt="Once upon a time", max_tokens=16, temperature=1.0, top_p=0.9, seed=7)
+    assert client.completions.create(**ask).choices[0].text == client.completions.create(**ask).choices[0].text
+
+
+def test_models_and_errors(client):
+    model = client.models.list().data[0]
+    assert model.max_model_len == 16384 and client.models.retrieve(model.id).id == model.id
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt-nonsense", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(openai.BadRequestError, match="temperature: -1 is not in"):
+        client.completions.create(model="default", prompt="x", temperature=-1)
+    with pytest.raises(openai.BadRequestError, match="context length is 16384"):
+        client.completions.create(model="default", prompt=[5] * 20000, max_tokens=1)
+
+
+def test_generate_streams_cumulative_text(up):
+    body = {"text": "Once upon a time", "sampling_params": {"temperature": 0, "max_new_tokens": 12}, "stream": True, "lora_path": None}
+    status, text, headers = call(up.url + "/generate", body)
+    assert status == 200 and headers["Content-Type"].startswith("text/event-stream")
+    events = [line[6:] for line in text.split("\n") if line]
+    assert events[-1] == "[DONE]"
+    parsed = [json.loads(e) for e in events[:-1]]
+    for before, after in zip(parsed, parsed[1:]):
+        assert after["text"].startswith(before["text"])
+    assert parsed[-1]["meta_info"]["finish_reason"] == {"type": "length", "length": 12}
+    assert parsed[-1]["meta_info"]["completion_tokens"] == 12
+
+
+def test_generate_batch_and_logprobs(up):
+    body = {"text": ["What is 1 + 1?", "Hello"], "sampling_params": {"temperature": 0, "max_new_tokens": 4}, "return_logprob": True, "logprob_start_len": 0,
+            "top_logprobs_num": 2}
+    answers = get_json(up.url + "/generate", body)
+    assert len(answers) == 2
+    for answer in answers:
+        meta = answer["meta_info"]
+        assert len(meta["output_token_logprobs"]) == meta["completion_tokens"]
+        assert len(meta["input_token_logprobs"]) == meta["prompt_tokens"]
+
+
+def test_every_read_endpoint_answers(up):
+    for path in ("/health", "/ping", "/liveness", "/readiness", "/get_server_info", "/server_info", "/get_model_info", "/model_info", "/v1/models", "//v1///models",
+                 "/metrics", "/engine_metrics", "/version", "/workers", "/plan", "/tokenizer_info", "/health_generate"):
+        status, text, _ = call(up.url + path)
+        assert status == 200, (path, status, text)
+    info = get_json(up.url + "/get_server_info")
+    assert len(info["internal_states"]) == 2 and len(info["prefill"]) == 1 and len(info["decode"]) == 1
+    assert call(up.url + "/flush_cache", b"")[0] == 200
+    decode = up.instances("decode")[0]
+    text = call(decode + "/metrics")[1]
+    for name in ("sglang:num_running_reqs", "sglang:token_usage", "sglang:kv_transfer_total_mb_bucket", "vllm:num_requests_running", "baton_transfer_bytes_total",
+                 "baton_link_planned", "baton_ttft_part_seconds_bucket", "baton_pages"):
+        assert name in text, name
+
+
+def test_bad_requests_are_clear(up):
+    decode = up.instances("decode")[0]
+    cases = [
+        (up.url + "/generate", b"{", 400, "not JSON"),
+        (up.url + "/generate", {"text": "x", "input_ids": [1]}, 400, "exactly one of text and input_ids"),
+        (up.url + "/generate", {"input_ids": [99999]}, 400, "not below the vocabulary"),
+        (up.url + "/v1/chat/completions", {"messages": []}, 400, "messages"),
+        (up.url + "/v1/completions", {"prompt": "x", "top_p": 0}, 400, "top_p"),
+        (decode + "/generate", {"text": "x"}, 400, "bootstrap_room"),
+        (up.url + "/v1/embeddings", {}, 404, "no such endpoint"),
+        (decode + "/v1/embeddings", {}, 501, "does not have that"),
+    ]
+    for url, body, status, words in cases:
+        got, text, _ = call(url, body)
+        assert got == status and words in text, (url, body, got, text)
+
+
+def test_a_client_that_leaves_frees_everything(up):
+    for _ in range(6):
+        process = subprocess.Popen(["curl", "-sN", up.url + "/generate", "-H", "Content-Type: application/json", "-d",
+                                    json.dumps({"text": "Tell me", "stream": True, "sampling_params": {"max_new_tokens": 8000, "ignore_eos": True}})],
+                                   stdout=subprocess.PIPE)
+        process.stdout.read(200)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    wait_idle(up, 30)
+
+
+def test_bench_reports_ttft_as_a_sum(up):
+    host, port = up.url.removeprefix("http://").split(":")
+    made = subprocess.run([BATON, "bench", "--host", host, "--port", port, "--model", MODELS["mla"], "--num-prompts", "4", "--random-input-len", "256", "--random-output-len",
+                           "8", "--random-range-ratio", "1", "--dataset-name", "random", "--request-rate", "4"], capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    assert "Successful requests:                     4" in made.stdout
+    for part in ("router", "grant", "prefill_queue", "prefill", "transfer"):
+        assert f"TTFT part {part} (ms):" in made.stdout

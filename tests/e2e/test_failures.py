@@ -1,0 +1,140 @@
+"""What goes wrong says so, with the remedy, and leaves nothing behind."""
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BATON, MODELS, ROOT, call, get_json, wait_idle
+
+
+def run(*arguments, timeout=60):
+    return subprocess.run([BATON, *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("arguments,code,words", [
+    (["serve", "--model-path", MODELS["mla"], "--tp-siz", "4"], 2, "did you mean --tp-size?"),
+    (["srve"], 2, "did you mean 'serve'"),
+    (["serve", "--model-path", "/nonexistent"], 4, "/nonexistent"),
+    (["serve", "--model-path", MODELS["mla"], "--tp-size", "4", "--dp-size", "3"], 2, "3"),
+    (["serve", "--model-path", MODELS["mla"], "--tp-size", "16"], 3, "16"),
+    (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
+    (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "banana"),
+])
+def test_wrong_command_lines(arguments, code, words):
+    made = run(*arguments)
+    assert made.returncode == code, (made.returncode, made.stderr)
+    assert words in made.stderr, made.stderr
+
+
+def damaged(tmp_path, damage):
+    copy = tmp_path / "model"
+    shutil.copytree(MODELS["mla"], copy)
+    damage(copy)
+    return copy
+
+
+def cut(name, size):
+    def damage(directory):
+        with open(directory / name, "r+b") as file:
+            file.truncate(size)
+    return damage
+
+
+@pytest.mark.parametrize("damage,words", [
+    (cut("model-00001-of-00002.safetensors", 5), "model-00001-of-00002.safetensors"),
+    (cut("model-00002-of-00002.safetensors", 100_000), "model-00002-of-00002.safetensors"),
+    (cut("tokenizer.json", 5000), "tokenizer.json"),
+    (cut("config.json", 20), "config.json"),
+    (lambda d: os.remove(d / "model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors"),
+])
+def test_damaged_models(tmp_path, damage, words):
+    made = run("serve", "--model-path", damaged(tmp_path, damage), "--port", "0")
+    assert made.returncode == 4, (made.returncode, made.stderr)
+    assert words in made.stderr, made.stderr
+
+
+def test_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        made = run("serve", "--model-path", MODELS["mla"], "--port", port)
+    assert made.returncode == 5 and str(port) in made.stderr, (made.returncode, made.stderr)
+
+
+def test_a_pair_whose_models_differ(tmp_path):
+    """Refused when the two meet, in words, and no request finds out later."""
+    processes, urls = [], []
+    try:
+        for mode, model in (("prefill", "mla"), ("decode", "gqa")):
+            read, write = os.pipe()
+            processes.append(subprocess.Popen([BATON, "serve", "--model-path", MODELS[model], "--port", "0", "--disaggregation-mode", mode,
+                                               "--disaggregation-bootstrap-port", "0", "--report-fd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL))
+            os.close(write)
+            with os.fdopen(read) as lines:
+                _, port, bootstrap = next(line for line in lines if line.startswith("ready")).split()
+            urls.append((int(port), int(bootstrap)))
+        status, text, _ = call(f"http://127.0.0.1:{urls[1][0]}/pair", {"bootstrap_host": "127.0.0.1", "bootstrap_port": urls[0][1]})
+        assert status == 409 and "--model-path" in text, (status, text)
+        router = run("router", "--prefill", f"http://127.0.0.1:{urls[0][0]}", urls[0][1], "--decode", f"http://127.0.0.1:{urls[1][0]}", "--port", "0", "--report-fd", "1",
+                     "--wait-ready", "3")
+        assert router.returncode == 3 and "cannot" in router.stderr, (router.returncode, router.stderr)
+    finally:
+        for process in processes:
+            process.terminate()
+            assert process.wait(timeout=20) == 0
+
+
+def test_the_death_of_a_child_stops_the_cluster(cluster, tmp_path):
+    from conftest import Cluster
+
+    up = Cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=2", "--decode", "tp=2", log=tmp_path / "log")
+    pids = up.pids()
+    os.kill(pids["decode-0"], signal.SIGKILL)
+    assert up.process.wait(timeout=30) == 1
+    up.process.stdout.close()
+    assert "decode-0" in (tmp_path / "log").read_text()
+    for pid in pids.values():
+        with pytest.raises(ProcessLookupError):
+            for _ in range(50):
+                os.kill(pid, 0)
+                time.sleep(0.1)
+
+
+def test_a_prefill_that_dies_is_an_error_and_frees_decodes_pages(tmp_path):
+    """kill -9 of prefill while requests run: errors or whole answers, never broken text, and decode's pages come back."""
+    processes = {}
+    ports = {}
+    try:
+        for mode in ("prefill", "decode"):
+            read, write = os.pipe()
+            processes[mode] = subprocess.Popen([BATON, "serve", "--model-path", MODELS["mla"], "--port", "0", "--disaggregation-mode", mode, "--tp-size", "2",
+                                                "--disaggregation-bootstrap-port", "0", "--report-fd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
+            os.close(write)
+            with os.fdopen(read) as lines:
+                _, port, bootstrap = next(line for line in lines if line.startswith("ready")).split()
+            ports[mode] = (int(port), int(bootstrap))
+        decode = f"http://127.0.0.1:{ports['decode'][0]}"
+        body = {"input_ids": [5] * 3000, "sampling_params": {"max_new_tokens": 4}, "bootstrap_host": "127.0.0.1", "bootstrap_port": ports["prefill"][1], "bootstrap_room": 77}
+        waiting = subprocess.Popen(["curl", "-s", "-w", "%{http_code}", decode + "/generate", "-H", "Content-Type: application/json", "-d", __import__("json").dumps(body)],
+                                   stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        processes["prefill"].kill()
+        text, _ = waiting.communicate(timeout=60)
+        assert text[-3:] in ("500", "502", "503", "504"), text
+        from conftest import pages
+
+        for _ in range(100):
+            held = {s: n for s, n in pages(decode).items() if s in ("owned", "granted", "quarantined")}
+            if not any(held.values()):
+                break
+            time.sleep(0.1)
+        assert not any(held.values()), held
+    finally:
+        for mode, process in processes.items():
+            process.terminate()
+            process.wait(timeout=20)

@@ -107,14 +107,15 @@ bool eventually(Done done, Duration timeout = 5s) {
 
 class AgainstPrefill : public testing::Test {
  protected:
-  AgainstPrefill()
+  // Patient unless told otherwise: the peer by hand does not answer pings.
+  explicit AgainstPrefill(Duration heartbeat = 10s)
       : transport_(loopback(kDecode)),
         memory_(spec().decode, spec().geometry, *transport_),
-        prefill_(spec(), loopback(kPrefill), kPrefill, options()) {}
+        prefill_(spec(), loopback(kPrefill), kPrefill, options(heartbeat)) {}
 
-  static PrefillHandoffOptions options() {
+  static PrefillHandoffOptions options(Duration heartbeat) {
     PrefillHandoffOptions options;
-    options.heartbeat = 100ms;
+    options.heartbeat = heartbeat;
     options.early_grants_max = 2;
     return options;
   }
@@ -249,7 +250,12 @@ TEST_F(AgainstPrefill, CancelIsAnsweredWithDrainedKnownOrNot) {
   EXPECT_EQ(prefill_.ended().at(AttemptId(9)).outcome, AttemptOutcome::kCancelled);
 }
 
-TEST_F(AgainstPrefill, ASilentDecodeIsLostAndItsAttemptsFail) {
+class AgainstImpatientPrefill : public AgainstPrefill {
+ protected:
+  AgainstImpatientPrefill() : AgainstPrefill(100ms) {}
+};
+
+TEST_F(AgainstImpatientPrefill, ASilentDecodeIsLostAndItsAttemptsFail) {
   auto peer = meet();
   prefill_.begin(AttemptId(1), 0, 20);
   peer->send(grant(1));
@@ -305,13 +311,14 @@ class BusyWindows final : public Transport {
 
 class AgainstDecode : public testing::Test {
  protected:
-  AgainstDecode() : transport_(loopback(kPrefill)), memory_(spec().prefill, spec().geometry, *transport_) {
+  explicit AgainstDecode(Duration heartbeat = 10s)
+      : transport_(loopback(kPrefill)), memory_(spec().prefill, spec().geometry, *transport_) {
     listener_ = listen_on("127.0.0.1", 0).value();
     port_ = bound_port(listener_.get()).value();
     auto busy = std::make_unique<BusyWindows>(loopback(kDecode));
     windows_ = busy.get();
     DecodeHandoffOptions options;
-    options.heartbeat = 100ms;
+    options.heartbeat = heartbeat;
     decode_ = std::make_unique<TestDecode>(spec(), std::move(busy), kDecode, options);
   }
   std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill) {
@@ -467,7 +474,12 @@ TEST_F(AgainstDecode, OurOwnFenceIsEvidence) {
   EXPECT_TRUE(all_free());
 }
 
-TEST_F(AgainstDecode, ASilentPrefillIsLost) {
+class AgainstImpatientDecode : public AgainstDecode {
+ protected:
+  AgainstImpatientDecode() : AgainstDecode(100ms) {}
+};
+
+TEST_F(AgainstImpatientDecode, ASilentPrefillIsLost) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = meet();
   const Grant grant = peer->expect<Grant>();

@@ -203,7 +203,6 @@ TEST(Handoff, CancelAtRandomMomentsFromEitherSide) {
     Both both(small(), transport, options);
     both.prefill.chunk = 8;
     Random random(7);
-    std::map<AttemptId, int> cancels;
     for (uint64_t next = 1; next <= 60; ++next) {
       const AttemptId attempt(next);
       if (next % 6 == 0) both.settle();

@@ -7,6 +7,8 @@
 // long as a stopped writer is in the middle of one. The checks of bounds and window are made by the writer's library
 // against the owner's table: code of the same uid that bypasses the library is not kept out. That is as much as shared
 // memory can give; use tcp between tenants.
+// Regions are announced to attached writers; a post to a region in the moment before its announcement arrives is
+// rejected, so that owners allocate before they hand out local_blob().
 #pragma once
 
 #include <memory>

@@ -233,6 +233,40 @@ TEST(ShmAttach, RegionsAddedLaterReachAttachedWriters) {
   EXPECT_TRUE(all_equal(second.bytes, 6));
 }
 
+// Nothing tells the copy that the owner has died: it has to look, for a dead owner's memory takes bytes as before.
+TEST(ShmAttach, ACopyToADeadOwnerIsNotDone) {
+  for (const bool process_dies : {true, false}) {
+    SCOPED_TRACE(process_dies ? "the process dies" : "the transport is destroyed");
+    std::optional<Child> child;
+    std::unique_ptr<Transport> here;
+    PeerBlob blob;
+    if (process_dies) {
+      child.emplace("shm", 4096);
+      blob = decode_blob(child->blob(), BlobKind::kShm).value();
+      ASSERT_EQ(child->ask("open 1"), "ok");
+    } else {
+      here = make("shm");
+      const WindowRange all{here->allocate(4096)->id, 0, 4096};
+      ASSERT_TRUE(here->open_window(token(1), std::span(&all, 1)));
+      blob = decode_blob(here->local_blob(), BlobKind::kShm).value();
+    }
+    const auto attachment = Attachment::begin(blob.address, {9, 9}, blob.incarnation).value();
+    for (const TimePoint end = in(10s); !attachment->ready() && SteadyClock().now() < end;) {
+      pollfd entry{.fd = attachment->fd(), .events = POLLIN, .revents = 0};
+      ::poll(&entry, 1, 100);
+      ASSERT_TRUE(attachment->on_readable());
+    }
+    std::vector<std::byte> source(4096);
+    const PreparedBlocks what{.blocks = {{source.data(), RegionId(1), 0, 4096}}, .bytes = 4096};
+    const std::atomic<bool> cancelled{false};
+    const auto copy = [&] { return attachment->copy(what, token(1), 0, {&cancelled, in(10s)}).outcome; };
+    EXPECT_EQ(copy(), TransferOutcome::kDone);
+    child.reset();
+    here.reset();
+    EXPECT_EQ(copy(), TransferOutcome::kPeerLost);
+  }
+}
+
 TEST(ShmAttach, HostileMessagesAreRefusedAndTheNextWriterIsServed) {
   TransportOptions options;
   options.bind_address = fmt::format("baton-test-hostile-{}", ::getpid());

@@ -27,7 +27,9 @@ Writer::~Writer() {
 PeerId Writer::add_peer(const PeerBlob& blob) {
   std::lock_guard lock(mutex_);
   for (const auto& [id, peer] : peers_) {
-    if (peer->blob == blob) return id;
+    if (peer->blob != blob) continue;
+    peer->refused.clear();  // pairing again: it may let us in now
+    return id;
   }
   const PeerId id(++last_peer_);
   peers_.emplace(id, std::make_shared<Peer>(id, blob, options_.queue_bytes));
@@ -161,14 +163,14 @@ void Writer::lose(Peer& peer, const std::string& why) {
   end_queued(peer, peer.refused.empty() ? TransferOutcome::kPeerLost : TransferOutcome::kRejected, why);
 }
 
-void Writer::end_queued(const Peer& peer, TransferOutcome outcome, const std::string& why) {
+void Writer::end_queued(Peer& peer, TransferOutcome outcome, const std::string& why) {
   std::vector<std::shared_ptr<Post>> queued;
   for (const auto& [id, post] : live_) {
     if (post->peer.get() == &peer && !post->running) queued.push_back(post);
   }
   for (const std::shared_ptr<Post>& post : queued) end(post, outcome, 0, why);
   std::erase_if(ready_, [&](const auto& post) { return post->peer.get() == &peer; });
-  const_cast<Peer&>(peer).waiting.clear();
+  peer.waiting.clear();
 }
 
 // Nothing of a post is on its way once its copy has stopped, whatever the outcome.

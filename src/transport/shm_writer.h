@@ -73,7 +73,7 @@ class Writer {
   // All below: mutex_ is held.
   void on_attached(Peer& peer);
   void lose(Peer& peer, const std::string& why);
-  void end_queued(const Peer& peer, TransferOutcome outcome, const std::string& why);
+  void end_queued(Peer& peer, TransferOutcome outcome, const std::string& why);
   void end(const std::shared_ptr<Post>& post, TransferOutcome outcome, uint64_t bytes, std::string detail);
   void watch(int fd, PeerId peer);
 

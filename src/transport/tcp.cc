@@ -40,7 +40,9 @@ class TcpTransport final : public Transport {
     BATON_ASSIGN(const tcp::SocketAddress address, tcp::make_address(blob.address, blob.port, /*lookup=*/false));
     std::lock_guard lock(mutex_);
     for (const auto& [id, peer] : peers_) {
-      if (peer.blob == blob) return id;
+      if (peer.blob != blob) continue;
+      loop_.submit(tcp::AddPeer{id, address, blob.incarnation, peer.budget});  // pairing again: it may let us in now
+      return id;
     }
     const PeerId id(++last_peer_);
     auto budget = std::make_shared<PostBudget>(queue_bytes_);

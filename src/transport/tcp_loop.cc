@@ -144,7 +144,9 @@ void Loop::on_inbound(int fd) {
 
 void Loop::carry_out(AddPeer&& c) {
   std::erase(fenced_, c.incarnation);
-  peers_.emplace(c.peer, Peer{c.peer, c.address, c.incarnation, std::move(c.budget), {}, {}, {}});
+  const auto [it, added] =
+      peers_.try_emplace(c.peer, Peer{c.peer, c.address, c.incarnation, std::move(c.budget), {}, {}, {}});
+  if (!added) it->second.refused.clear();
 }
 
 void Loop::carry_out(AddPost&& c) {

@@ -21,6 +21,7 @@
 
 namespace baton::tcp {
 
+// For a peer that is there: a refusal is forgotten.
 struct AddPeer {
   PeerId peer;
   SocketAddress address;
@@ -55,7 +56,7 @@ class Loop {
     std::shared_ptr<PostBudget> budget;
     std::deque<Outgoing> queue;  // nothing of these was sent
     std::vector<std::unique_ptr<Lane>> lanes;
-    std::string refused;  // why the owner will not have us; for good, a new incarnation is a new peer
+    std::string refused;  // why the owner will not have us, until it is connected to again
   };
 
   void run();

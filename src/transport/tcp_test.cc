@@ -425,17 +425,20 @@ TEST_F(TcpOwner, SomeoneWhoReadsNoAnswersIsNotReadFurther) {
   std::string posts;
   for (uint64_t i = 1; i <= 2000; ++i) posts += write(i, token(9), {});
   size_t sent = 0;
-  TimePoint idle_since = SteadyClock().now();
-  while (sent < (size_t{64} << 20) && SteadyClock().now() - idle_since < 1s) {
-    const ssize_t n = ::send(fd.get(), posts.data(), posts.size() - sent % posts.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno != EAGAIN) break;
-    if (n < 0) {
+  bool open = true;
+  for (TimePoint idle_since = SteadyClock().now();
+       open && sent < (size_t{64} << 20) && SteadyClock().now() - idle_since < 1s;) {
+    const size_t at = sent % posts.size();
+    const ssize_t n = ::send(fd.get(), posts.data() + at, posts.size() - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+    open = n > 0 || errno == EAGAIN;
+    if (n > 0) {
+      sent += static_cast<size_t>(n);
+      idle_since = SteadyClock().now();
+    } else {
       std::this_thread::sleep_for(1ms);
-      continue;
     }
-    sent += static_cast<size_t>(n);
-    idle_since = SteadyClock().now();
   }
+  EXPECT_TRUE(open);
   EXPECT_LT(sent, size_t{64} << 20) << "the owner keeps reading and keeps the answers in memory";
   const UniqueFd other = greet();
   say(other, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");

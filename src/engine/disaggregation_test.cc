@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 
+#include "base/log.h"
 #include "base/random.h"
 #include "engine/make_engine.h"
 #include "engine/test_rig.h"
@@ -93,6 +94,8 @@ class Pair {
 
 class DisaggregationTest : public testing::Test {
  protected:
+  // Before any thread: spdlog makes its registry at the first line, in code that ThreadSanitizer cannot see into.
+  static void SetUpTestSuite() { log_init(LogLevel::kError, ""); }
   void SetUp() override { Pair::before_prefill = {}; }
 };
 class DisaggregationPairs : public DisaggregationTest, public testing::WithParamInterface<PairOptions> {};

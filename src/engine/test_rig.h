@@ -39,7 +39,7 @@ class Client {
       state->changed.notify_all();
     };
   }
-  // False: no end within ten seconds.
+  // False: no end within a minute.
   bool wait() {
     return wait_until([](const State& s) { return s.finish.has_value(); });
   }
@@ -75,7 +75,7 @@ class Client {
   template <typename Condition>
   bool wait_until(Condition condition) {
     std::unique_lock lock(state_->mutex);
-    return state_->changed.wait_for(lock, std::chrono::seconds(20), [&] { return condition(*state_); });
+    return state_->changed.wait_for(lock, std::chrono::seconds(60), [&] { return condition(*state_); });
   }
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };

@@ -1,6 +1,7 @@
 // baton demo: starts a cluster, asks it three questions, and shows where the time and the bytes went.
 #include <boost/json.hpp>
 #include <fstream>
+#include <future>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -157,7 +158,13 @@ int run_demo(const CLI::App& app, const Flags& flags) {
   if (!cluster) return fail(app, kExitFailed, cluster.error().message);
   std::cout << fmt::format("Separate processes, serving {}:\n{}", flags.cluster.model_path, cluster->summary())
             << std::flush;
-  const Status shown = show(*cluster, flags);
+  // The questions are asked aside, so that Ctrl-C and the death of a child are seen meanwhile.
+  std::future<Status> asking = std::async(std::launch::async, [&] { return show(*cluster, flags); });
+  while (asking.wait_for(std::chrono::milliseconds(0)) != std::future_status::ready) {
+    const int signal = signals.wait(std::chrono::milliseconds(20));
+    if (signal == SIGINT || signal == SIGTERM || signal == SIGCHLD) cluster->stop();  // ends the questions too
+  }
+  const Status shown = asking.get();
   if (!shown) return fail(app, kExitFailed, shown.error().message);
   if (flags.keep) {
     std::cout << fmt::format("\nStill serving at http://{}:{}; Ctrl-C stops everything\n", flags.cluster.host,

@@ -9,6 +9,8 @@
 namespace baton {
 namespace {
 
+// Rank pairs shown in metrics: their number is bounded, whatever the layouts.
+constexpr size_t kLinksMax = 4096;
 // The prompt that describe_pairs() shows bytes and copies for.
 constexpr int64_t kDescribedTokens = 4096;
 constexpr Duration kExpiryInterval = std::chrono::milliseconds(100);
@@ -158,11 +160,28 @@ void DecodeRole::on(const DecodePaired& event) {
                 planner.ok() ? "" : planner.error().message);
     pairs_[event.address] =
         fmt::format("prefill {}\n{}", event.address, describe_plan(*planner, kDescribedTokens, AttemptId(1)));
+    add_links(*planner);
   } else {
     pairs_.erase(event.address);
   }
   for (const auto& done : std::exchange(awaited_[event.address], {})) done(event.status);
   awaited_.erase(event.address);
+}
+
+// Every pair of world ranks that hold common bytes, in whichever two DP groups a request lives.
+void DecodeRole::add_links(const Planner& planner) {
+  const Layout& from = planner.prefill().layout;
+  const Layout& to = planner.decode().layout;
+  const auto world_rank = [](const Layout& layout, int group_rank, int dp_rank) {
+    return layout.rank_of({group_rank / layout.attn_tp(), dp_rank, group_rank % layout.attn_tp()});
+  };
+  for (const Plan::Link& link : planner.plan_for(AttemptId(1)).links) {
+    for (int source_dp = 0; source_dp < from.dp; ++source_dp) {
+      for (int destination_dp = 0; destination_dp < to.dp && links_.size() < kLinksMax; ++destination_dp) {
+        links_.emplace(world_rank(from, link.source, source_dp), world_rank(to, link.destination, destination_dp));
+      }
+    }
+  }
 }
 
 void DecodeRole::on(const DecodePairLost& event) { pairs_.erase(event.address); }
@@ -274,6 +293,10 @@ void DecodeRole::fill(EngineStats* stats) const {
   stats->bootstrap_failed_total = bootstrap_failed_;
   stats->transfer_failed_total = transfer_failed_;
   fill_from_handoff(handoff_->stats(), stats);
+  // What the plans name and nothing has gone over yet is a dummy so far.
+  std::set<std::pair<int, int>> silent = links_;
+  for (const EngineStats::Link& link : stats->links) silent.erase({link.source, link.destination});
+  for (const auto& [source, destination] : silent) stats->links.push_back({source, destination, 0, 0, false});
 }
 
 std::string DecodeRole::describe_pairs() const {

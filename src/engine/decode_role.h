@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "engine/event_inbox.h"
 #include "engine/role_part.h"
 #include "handoff/decode_handoff.h"
+#include "layout/plan.h"
 
 namespace baton {
 
@@ -71,6 +73,7 @@ class DecodeRole final : public RolePart {
   [[nodiscard]] Attempt* find(AttemptId room);
   void settle(const Attempt& attempt, const std::vector<PageLease>& pages);
   void expire(TimePoint now);
+  void add_links(const Planner& planner);
   [[nodiscard]] ErrorCode code_of(const DecodeEnded& event, const Attempt& attempt) const;
 
   EngineCore& core_;
@@ -80,6 +83,7 @@ class DecodeRole final : public RolePart {
   // matters.
   std::shared_ptr<EventInbox<DecodeEvent>> inbox_;
   std::unordered_map<AttemptId, Attempt> attempts_;
+  std::set<std::pair<int, int>> links_;       // world ranks (prefill, decode) that some plan names
   std::map<std::string, std::string> pairs_;  // address -> the plan in words
   std::map<std::string, std::vector<std::function<void(Status)>>> awaited_;
   TimePoint next_expiry_{};

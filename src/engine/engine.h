@@ -1,4 +1,5 @@
-// One instance: takes requests as token ids, gives back tokens. The HTTP side and the tools talk to it through this header alone.
+// One instance: takes requests as token ids, gives back tokens. The HTTP side and the tools talk to it through this
+// header alone.
 #pragma once
 
 #include <cstdint>
@@ -23,13 +24,13 @@ enum class Role : uint8_t { kUnified, kPrefill, kDecode };
 struct SamplingParams {
   int max_new_tokens = 128;  // >= 0
   int min_new_tokens = 0;
-  double temperature = 1.0;  // >= 0; below 1e-6 greedy
-  double top_p = 1.0;        // (0, 1]
-  double min_p = 0.0;        // [0, 1]
-  int top_k = -1;            // >= 1, or -1 for all
+  double temperature = 1.0;                            // >= 0; below 1e-6 greedy
+  double top_p = 1.0;                                  // (0, 1]
+  double min_p = 0.0;                                  // [0, 1]
+  int top_k = -1;                                      // >= 1, or -1 for all
   double frequency_penalty = 0, presence_penalty = 0;  // [-2, 2]
   double repetition_penalty = 1.0;                     // (0, 2]
-  std::optional<uint64_t> seed;  // the draw of token i depends on (seed, i) alone
+  std::optional<uint64_t> seed;                        // the draw of token i depends on (seed, i) alone
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   std::map<int32_t, double> logit_bias;  // added before penalties, [-100, 100]
@@ -48,11 +49,11 @@ struct Request {
   std::string rid;              // unique among live requests of this engine
   std::vector<int32_t> prompt;  // 1 .. max_model_len - 1 tokens
   SamplingParams sampling;
-  int logprobs = -1;            // -1 none, 0 of the sampled token, n also of the n best
-  int prompt_logprob_start = -1;  // first prompt position whose logprob is wanted; -1 none
+  int logprobs = -1;                             // -1 none, 0 of the sampled token, n also of the n best
+  int prompt_logprob_start = -1;                 // first prompt position whose logprob is wanted; -1 none
   std::optional<Disaggregation> disaggregation;  // required by the roles prefill and decode
-  std::optional<int> dp_rank;   // routed_dp_rank
-  std::string cache_salt;       // prefix reuse only within one salt
+  std::optional<int> dp_rank;                    // routed_dp_rank
+  std::string cache_salt;                        // prefix reuse only within one salt
   TimePoint arrival{};
 };
 
@@ -72,7 +73,8 @@ struct PromptLogprob {
   std::vector<TokenLogprob> top;
 };
 
-// What TTFT was spent on, milliseconds of this process's clock or durations that the peer measured on its own; < 0: does not apply.
+// What TTFT was spent on, milliseconds of this process's clock or durations that the peer measured on its own; < 0:
+// does not apply.
 struct TtftParts {
   double grant_ms = -1, prefill_queue_ms = -1, prefill_ms = -1, transfer_ms = -1, first_step_ms = -1;
 };
@@ -81,7 +83,7 @@ enum class FinishReason : uint8_t { kStop, kLength, kAbort };
 
 // One delivery to the client of a request. The last one has `finish`; there is exactly one such (S5).
 struct Output {
-  std::vector<GeneratedToken> tokens;  // new ones, in order
+  std::vector<GeneratedToken> tokens;          // new ones, in order
   std::vector<PromptLogprob> prompt_logprobs;  // in the first delivery, if asked for
   struct Finish {
     FinishReason reason = FinishReason::kStop;
@@ -91,7 +93,7 @@ struct Output {
   std::optional<Finish> finish;
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;  // totals so far
   int dp_rank = 0;
-  TtftParts ttft;  // set in the delivery of the first token
+  TtftParts ttft;            // set in the delivery of the first token
   bool handed_over = false;  // a prefill leg whose KV and first token are with decode
 };
 // Called from the engine's thread, in order; must not block or call the engine back synchronously.
@@ -102,33 +104,35 @@ struct InstanceInfo {
   Layout layout;
   int page_tokens = 0;
   int pages_per_group = 0;
-  int64_t max_model_len = 0;   // prompt + new tokens
+  int64_t max_model_len = 0;     // prompt + new tokens
   int64_t max_total_tokens = 0;  // of the KV pools of all groups
   int max_running_requests = 0;
   int vocab = 0;
   std::string kv_dtype;
-  std::string transfer_backend;      // empty for unified
-  int bootstrap_port = 0;            // prefill: the port it listens on
+  std::string transfer_backend;  // empty for unified
+  int bootstrap_port = 0;        // prefill: the port it listens on
 };
 
 // A consistent view of one moment, for /metrics, /get_load and tests.
 struct EngineStats {
-  int running = 0, waiting = 0;                 // requests
-  int waiting_grant = 0, transferring = 0;      // prefill: bootstrap and inflight queues; decode: prealloc and transfer queues
+  int running = 0, waiting = 0;  // requests
+  int waiting_grant = 0,
+      transferring = 0;  // prefill: bootstrap and inflight queues; decode: prealloc and transfer queues
   double generation_tokens_per_s = 0, cache_hit_rate = 0;
   struct Pages {
     int free = 0, owned = 0, granted = 0, quarantined = 0, cached = 0;
   };
   std::vector<Pages> pages;  // one entry per DP group
-  uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0, cached_tokens_total = 0;
+  uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0,
+           cached_tokens_total = 0;
   uint64_t preemptions_total = 0, steps_total = 0;
   uint64_t bootstrap_failed_total = 0, transfer_failed_total = 0;
   struct Link {
     int source = 0, destination = 0;  // world ranks
     uint64_t bytes = 0, copies = 0;
-    bool real = false;                // ever planned real
+    bool real = false;  // ever planned real
   };
-  std::vector<Link> links;            // of this instance's transfers
+  std::vector<Link> links;                            // of this instance's transfers
   std::map<std::string, uint64_t> transfer_failures;  // by reason
 };
 
@@ -145,17 +149,19 @@ class EngineObserver {
 class Engine {
  public:
   virtual ~Engine() = default;
-  // kInvalidArgument: prompt too long (numbers and flag), bad parameters, missing room; kResourceExhausted: queue full; kUnavailable:
-  // shutting down. After success `sink` gets exactly one Output with `finish`.
+  // kInvalidArgument: prompt too long (numbers and flag), bad parameters, missing room; kResourceExhausted: queue full;
+  // kUnavailable: shutting down. After success `sink` gets exactly one Output with `finish`.
   virtual Status submit(Request request, OutputSink sink) = 0;
-  // Ends the request (finish kAbort, error kCancelled) if it lives; pages return when their writers are quiet. Unknown rids are ignored.
+  // Ends the request (finish kAbort, error kCancelled) if it lives; pages return when their writers are quiet. Unknown
+  // rids are ignored.
   virtual void abort(const std::string& rid) = 0;
   virtual void abort_all() = 0;
   // Drops every cached prefix; kUnavailable while requests run.
   virtual Status flush_cache() = 0;
   [[nodiscard]] virtual const InstanceInfo& info() const = 0;
   [[nodiscard]] virtual EngineStats stats() const = 0;
-  // Decode: meets a prefill instance ahead of requests. The callback says paired, or refused with both sides in words; any thread.
+  // Decode: meets a prefill instance ahead of requests. The callback says paired, or refused with both sides in words;
+  // any thread.
   virtual void pair(const std::string& host, int port, std::function<void(Status)> done) = 0;
   // What `baton plan` prints for the pairs met so far; empty for unified.
   [[nodiscard]] virtual std::string describe_pairs() const = 0;

@@ -47,6 +47,8 @@ std::vector<int> Scheduler::groups_by_load(const Sequence& s) const {
   std::vector<int> order(groups_.size());
   std::iota(order.begin(), order.end(), 0);
   if (order.size() == 1) return order;
+  // Ties go round, so that idle groups share the work.
+  std::rotate(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(admissions_ % order.size()), order.end());
   std::vector<double> load;
   for (const Group& group : groups_) {
     const int64_t cached = group.memory.cached_tokens(s.tokens, s.cache_salt, match_limit(s));
@@ -84,6 +86,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
   s.state = s.entry == Entry::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
   group.active.emplace(s.id, &s);
+  ++admissions_;
   if (!s.ever_admitted) {
     s.ever_admitted = true;
     s.first_cached = s.cached;

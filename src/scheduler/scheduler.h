@@ -138,6 +138,7 @@ class Scheduler {
   bool prebuilt_seen_ = false;
   int prompt_steps_in_row_ = 0;
   uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, retractions_ = 0;
+  size_t admissions_ = 0;  // where ties between groups begin
 };
 
 }  // namespace baton

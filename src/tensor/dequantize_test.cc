@@ -55,7 +55,7 @@ float element(const TensorView& t, int64_t i) {
 
 TEST(Dequantize, SlicesOfEveryTypeAnywhere) {
   const Slice rows[] = {{0, 200}, {0, 0}, {127, 129}, {130, 200}, {5, 6}},
-                 cols[] = {{0, 300}, {127, 128}, {128, 257}, {299, 300}, {3, 3}};
+              cols[] = {{0, 300}, {127, 128}, {128, 257}, {299, 300}, {3, 3}};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
     const Owned weight = make(dtype, {200, 300}, 1), scale = make(DType::kF32, {2, 3}, 2);
     const bool scaled = dtype == DType::kF8E4M3;

@@ -65,11 +65,11 @@ Result<TransferId> Writer::post(PeerId id, PreparedBlocks what, const WindowToke
   if (!peer.refused.empty()) {
     end(post, TransferOutcome::kRejected, 0, peer.refused);
   } else if (peer.attachment && peer.attachment->ready()) {
-    ready_.push_back(post);
+    ready_.push_back(post->id);
     work_.notify_one();
     if (soonest) service_->wake();
   } else {
-    peer.waiting.push_back(post);
+    peer.waiting.push_back(post->id);
     peer.wants_attachment = peer.attachment == nullptr;
     service_->wake();
   }
@@ -91,9 +91,10 @@ void Writer::copy_loop(uint32_t lane) {
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !ready_.empty(); });
     if (stopping_) return;
-    const std::shared_ptr<Post> post = std::move(ready_.front());
+    const auto it = live_.find(ready_.front());
     ready_.pop_front();
-    if (!live_.contains(post->id)) continue;
+    if (it == live_.end()) continue;
+    const std::shared_ptr<Post> post = it->second;
     post->running = true;
     std::shared_ptr<Attachment> attachment = post->peer->attachment;
     lock.unlock();
@@ -145,7 +146,7 @@ void Writer::attach(Peer& peer, TimePoint now) {
 }
 
 void Writer::on_attached(Peer& peer) {
-  for (std::shared_ptr<Post>& post : peer.waiting) ready_.push_back(std::move(post));
+  ready_.insert(ready_.end(), peer.waiting.begin(), peer.waiting.end());
   peer.waiting.clear();
   work_.notify_all();
 }
@@ -169,7 +170,6 @@ void Writer::end_queued(Peer& peer, TransferOutcome outcome, const std::string& 
     if (post->peer.get() == &peer && !post->running) queued.push_back(post);
   }
   for (const std::shared_ptr<Post>& post : queued) end(post, outcome, 0, why);
-  std::erase_if(ready_, [&](const auto& post) { return post->peer.get() == &peer; });
   peer.waiting.clear();
 }
 

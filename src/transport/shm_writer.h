@@ -54,7 +54,7 @@ class Writer {
     std::shared_ptr<Attachment> attachment;  // from the first try to attach until the peer is lost
     bool wants_attachment = true;
     TimePoint attach_deadline;
-    std::vector<std::shared_ptr<Post>> waiting;  // until attached
+    std::vector<TransferId> waiting;  // until attached; those no longer in live_ are skipped
     std::string refused;
     Peer(PeerId peer, PeerBlob b, uint64_t queue_bytes) : id(peer), blob(std::move(b)), budget(queue_bytes) {}
   };
@@ -88,7 +88,7 @@ class Writer {
   std::map<PeerId, std::shared_ptr<Peer>> peers_;
   std::unordered_map<int, PeerId> watched_;  // sockets and pidfds of attachments
   std::unordered_map<TransferId, std::shared_ptr<Post>> live_;
-  std::deque<std::shared_ptr<Post>> ready_;  // of attached peers; those no longer in live_ are skipped
+  std::deque<TransferId> ready_;  // of attached peers; those no longer in live_ are skipped
   std::set<std::pair<TimePoint, TransferId>> deadlines_;
   uint32_t last_peer_ = 0;
   uint64_t last_transfer_ = 0;

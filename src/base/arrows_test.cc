@@ -53,7 +53,7 @@ std::vector<std::string> forbidden(const Edges& allowed) {
       std::smatch match;
       if (!std::regex_search(line, match, include)) continue;
       const std::string header = match[1], to = match[2];
-      if (to == folder || to == "base") continue;
+      if (to == folder || to == "base" || !kAllowed.contains(to)) continue;  // kAllowed has every folder, see below
       const auto row = allowed.find(folder);
       const auto seen = kPublic.find(to);
       const bool hidden = seen != kPublic.end() && !seen->second.contains(header);

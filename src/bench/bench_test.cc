@@ -7,16 +7,12 @@
 namespace baton {
 namespace {
 
-// numpy.random.seed(1); numpy.random.random_sample(3), and the sum that the anchor table's arrivals span at 2 a second.
+// numpy.random.seed(1); numpy.random.random_sample(3).
 TEST(NumpyRandom, DrawsWhatNumpyDraws) {
   NumpyRandom random(1);
   EXPECT_DOUBLE_EQ(random.uniform(), 0.417022004702574);
   EXPECT_DOUBLE_EQ(random.uniform(), 0.7203244934421581);
   EXPECT_DOUBLE_EQ(random.uniform(), 0.00011437481734488664);
-  NumpyRandom arrivals(1);
-  double span = 0;
-  for (int i = 0; i < 500; ++i) span += arrivals.exponential(0.5);
-  EXPECT_NEAR(span, 256.55, 0.01);
   // numpy.random.seed(1); numpy.random.randint(0, 1000, 4)
   NumpyRandom integers(1);
   EXPECT_EQ(integers.randint(0, 1000), 37);
@@ -40,7 +36,7 @@ TEST(Workload, FixedLengthsUseNoRandomnessAndAvoidSpecialTokens) {
     for (const int32_t id : prompt.ids) EXPECT_TRUE(id >= 3 && id < 100);
   }
   EXPECT_EQ(prompts.front().arrival_s, 0);
-  EXPECT_NEAR(prompts.back().arrival_s, 256.0, 2.0);
+  EXPECT_NEAR(prompts.back().arrival_s, 256.55, 0.01);  // what the anchor table's arrivals span at 2 a second
   EXPECT_NE(prompts[0].ids, prompts[1].ids);
 }
 

@@ -71,7 +71,13 @@ void DecodeHandoff::Service::take_commands() {
   }
 }
 
-void DecodeHandoff::Service::command(PairCommand& pair) { pair_with(pair.host, pair.port); }
+void DecodeHandoff::Service::command(PairCommand& command) { try_soon(pair_with(command.host, command.port)); }
+
+// Someone waits: try sooner, but no sooner than the shortest pause after the last try.
+void DecodeHandoff::Service::try_soon(Pair& pair) {
+  if (pair.state != Pair::State::kBackoff) return;
+  pair.next_try = std::min(pair.next_try, std::max(now_, pair.since + options_.reconnect_min));
+}
 
 void DecodeHandoff::Service::command(DecodeRequest& request) {
   const AttemptId attempt = request.attempt;
@@ -82,9 +88,8 @@ void DecodeHandoff::Service::command(DecodeRequest& request) {
   entry.received = now_;
   if (pair.state == Pair::State::kPaired) {
     offer(attempt, entry);
-  } else if (pair.state == Pair::State::kBackoff) {
-    // Someone waits: try sooner, but no sooner than the shortest pause after the last try.
-    pair.next_try = std::min(pair.next_try, std::max(now_, pair.since + options_.reconnect_min));
+  } else {
+    try_soon(pair);
   }
 }
 

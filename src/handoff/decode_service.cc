@@ -251,8 +251,8 @@ void DecodeHandoff::Service::pair_failed(Pair& pair, const Status& status) {
   if (pair.last_failure != status.error().message) {
     pair.last_failure = status.error().message;
     log_warning("handoff: {}", status.error().message);
-    sink_(DecodePaired{pair.address, status, {}, 0});
   }
+  sink_(DecodePaired{pair.address, status, {}, 0});  // each time: whoever asked meanwhile waits for it
   for (const AttemptId attempt : attempts_of(pair))
     step(attempt, DecodeAttempt::PairFailed{refused, status.error().message});
 }

@@ -87,6 +87,7 @@ class DecodeHandoff::Service {
   void pair_failed(Pair& pair, const Status& status);
   void pair_lost(Pair& pair);
   void back_off(Pair& pair);
+  void try_soon(Pair& pair);
   [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
   void on_commit(Commit& commit);
   void tick();

@@ -73,9 +73,10 @@ class Router::Impl {
 
   Status wait_ready(Duration timeout) {
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, timeout, [&] { return stopping_ || registry_.can_serve(clock_.now()); }) && !stopping_)
+    if (changed_.wait_for(lock, timeout, [&] { return stopping_ || registry_.can_serve(clock_.now(), true); }) &&
+        !stopping_)
       return {};
-    std::string problems;
+    std::string problems = registry_.refusals();
     for (const WorkerView& view : registry_.view()) {
       if (!view.problem.empty())
         problems +=

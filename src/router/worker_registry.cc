@@ -131,16 +131,22 @@ std::vector<WorkerRegistry::Pair> WorkerRegistry::unpaired() const {
   return out;
 }
 
-bool WorkerRegistry::can_serve(TimePoint now) const {
+bool WorkerRegistry::can_serve(TimePoint now, bool met_only) const {
   std::lock_guard lock(mutex_);
   for (const Worker& p : prefill_) {
     for (const Worker& d : decode_) {
-      if (usable(p, now) && usable(d, now) &&
-          !refused_.contains({p.view.address.url.authority(), d.view.address.url.authority()}))
-        return true;
+      const std::pair key{p.view.address.url.authority(), d.view.address.url.authority()};
+      if (usable(p, now) && usable(d, now) && !refused_.contains(key) && (!met_only || met_.contains(key))) return true;
     }
   }
   return false;
+}
+
+std::string WorkerRegistry::refusals() const {
+  std::lock_guard lock(mutex_);
+  std::string text;
+  for (const auto& [pair, why] : refused_) text += "; " + why;
+  return text;
 }
 
 }  // namespace baton

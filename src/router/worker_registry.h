@@ -57,9 +57,12 @@ class WorkerRegistry {
   void set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why);
 
   [[nodiscard]] std::vector<WorkerView> view() const;
+  // Why pairs have refused each other, each after "; ".
+  [[nodiscard]] std::string refusals() const;
   // Healthy prefill and decode pairs that have not met yet.
   [[nodiscard]] std::vector<Pair> unpaired() const;
-  [[nodiscard]] bool can_serve(TimePoint now) const;
+  // Some pair is healthy and has not refused each other; with `met_only`, has met.
+  [[nodiscard]] bool can_serve(TimePoint now, bool met_only = false) const;
 
  private:
   struct Worker {

@@ -84,7 +84,8 @@ Status EngineLoop::check(Request* request) const {
                  "logprobs {} or logprob_start_len {} is out of range for {} tokens and a prompt of {}",
                  request->logprobs, request->prompt_logprob_start, info.vocab, prompt);
   }
-  if (info.role != Role::kUnified && (!request->disaggregation || request->disaggregation->room.value() == 0)) {
+  const auto& peer = request->disaggregation;
+  if (info.role != Role::kUnified && (!peer || (!peer->fake && peer->room.value() == 0))) {
     return error(
         ErrorCode::kInvalidArgument,
         "Disaggregated request received without bootstrap room id: this is a {} instance, send it through a router",

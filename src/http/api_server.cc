@@ -180,7 +180,9 @@ void ApiServer::models(Exchange& x) {
   constexpr std::string_view kPrefix = "/v1/models/";
   if (!x.request.path.starts_with(kPrefix)) return x.reply(fmt::format("{{\"object\":\"list\",\"data\":[{}]}}", card));
   const std::string id = x.request.path.substr(kPrefix.size());
-  if (id == model.served_name || id == model.model_path) return x.reply(card);
+  // A name that is an absolute path lost its first slash with the doubled ones.
+  const auto names = [&](const std::string& name) { return id == name || "/" + id == name; };
+  if (names(model.served_name) || names(model.model_path)) return x.reply(card);
   x.refuse(404, fmt::format("the model '{}' does not exist here; this server serves '{}'", id, model.served_name));
 }
 

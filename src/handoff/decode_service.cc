@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "handoff/pairing.h"
 
 namespace baton {
@@ -35,6 +36,7 @@ DecodeHandoff::Service::~Service() {
 }
 
 void DecodeHandoff::Service::run() {
+  name_thread("baton-handoff");
   while (!stopping_) {
     wait_for_work();
     now_ = clock_.now();

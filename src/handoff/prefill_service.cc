@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "handoff/pairing.h"
 
 namespace baton {
@@ -39,6 +40,7 @@ PrefillHandoff::Service::~Service() {
 }
 
 void PrefillHandoff::Service::run() {
+  name_thread("baton-handoff");
   while (!stopping_) {
     wait_for_work();
     now_ = clock_.now();

@@ -7,6 +7,8 @@
 #include <memory>
 #include <utility>
 
+#include "base/thread.h"
+
 namespace baton {
 namespace {
 
@@ -29,6 +31,7 @@ Result<ControlAddress> look_up(const std::string& host, uint16_t port, int flags
 
 HostResolver::HostResolver(std::function<void()> wake) : wake_(std::move(wake)) {
   thread_ = std::thread([this] {
+    name_thread("baton-resolver");
     while (!questions_.closed()) {
       for (const Question& question : questions_.wait_drain(std::chrono::seconds(3600))) {
         answers_.push_always({question.host, question.port, look_up(question.host, question.port, 0)});

@@ -21,6 +21,8 @@
 #include <thread>
 #include <unordered_set>
 
+#include "base/thread.h"
+
 namespace baton {
 namespace {
 
@@ -131,7 +133,10 @@ struct HttpClient::Impl {
 
 HttpClient::HttpClient(int threads) : impl_(std::make_shared<Impl>()) {
   for (int i = 0; i < std::max(1, threads); ++i) {
-    impl_->threads.emplace_back([context = &impl_->context] { context->run(); });
+    impl_->threads.emplace_back([context = &impl_->context] {
+      name_thread("baton-client");
+      context->run();
+    });
   }
 }
 

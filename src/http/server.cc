@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace baton {
 namespace {
@@ -389,7 +390,10 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& o
   BATON_TRY(impl->listen());
   asio::co_spawn(impl->context, impl->accept_loop(), asio::detached);
   for (int i = 0; i < std::max(1, options.threads); ++i) {
-    impl->threads.emplace_back([context = &impl->context] { context->run(); });
+    impl->threads.emplace_back([context = &impl->context] {
+      name_thread("baton-http");
+      context->run();
+    });
   }
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

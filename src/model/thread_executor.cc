@@ -2,6 +2,8 @@
 #include <exception>
 #include <thread>
 
+#include "base/thread.h"
+
 #include "model/executor.h"
 #include "model/stage.h"
 
@@ -48,6 +50,7 @@ class StageThreads {
  private:
   void loop(Rank& rank, const Weights& weights, int gemm_threads) {
     try {
+      name_thread("baton-rank");
       set_gemm_threads(gemm_threads);
       if (Status loaded = rank.load(weights); !loaded) return abort(loaded.error());
       if (!gate_.barrier().ok()) return;

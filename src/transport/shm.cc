@@ -7,6 +7,8 @@
 #include <atomic>
 #include <thread>
 
+#include "base/thread.h"
+
 #include "transport/event_queue.h"
 #include "transport/memory.h"
 #include "transport/shm_acceptor.h"
@@ -92,7 +94,7 @@ class ShmTransport final : public Transport {
 
  private:
   void serve() {
-    ::pthread_setname_np(::pthread_self(), "baton-shm");
+    name_thread("baton-shm");
     std::array<epoll_event, 64> ready;
     SteadyClock clock;
     while (!stopping_) {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "base/thread.h"
+
 namespace baton::shm {
 
 Writer::Writer(const Options& options, int epoll, const WakeFd* service, EventQueue* events)
@@ -86,7 +88,7 @@ void Writer::cancel(TransferId id) {
 }
 
 void Writer::copy_loop(uint32_t lane) {
-  ::pthread_setname_np(::pthread_self(), "baton-shm-copy");
+  name_thread("baton-shm-copy");
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !ready_.empty(); });

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace baton::tcp {
 namespace {
@@ -57,7 +58,7 @@ void Loop::watch(int fd, uint32_t interest, bool add) const {
 }
 
 void Loop::run() {
-  ::pthread_setname_np(::pthread_self(), "baton-tcp");
+  name_thread("baton-tcp");
   std::array<epoll_event, 64> ready;
   SteadyClock clock;
   for (;;) {

@@ -3,6 +3,7 @@
 #include <hwy/cache_control.h>
 
 #include "base/check.h"
+#include "base/thread.h"
 
 namespace baton {
 namespace {
@@ -46,6 +47,7 @@ void WorkerPool::run(Job job, const void* context) {
 }
 
 void WorkerPool::help(int part) {
+  name_thread("baton-gemm");
   for (uint32_t seen = 0;;) {
     wait_while(generation_, seen);
     ++seen;  // run() waits for every helper, so generations arrive one at a time

@@ -205,9 +205,11 @@ void DecodeRole::on(const DecodeFirstToken& event) {
   live.ttft.grant_ms = to_ms(attempt->granted - live.submitted);
   live.ttft.prefill_queue_ms = to_ms(event.durations.prefill_queue);
   live.ttft.prefill_ms = to_ms(event.durations.prefill);
-  // The rest of the wait, so that the parts add up; every term is a duration on one process's clock.
+  // The rest of the wait for Commit, so that the parts add up; every term is a duration on one process's clock. Then
+  // the step that was running here when Commit came.
   live.ttft.transfer_ms =
-      std::max(0.0, to_ms(core_.now() - attempt->granted) - live.ttft.prefill_queue_ms - live.ttft.prefill_ms);
+      std::max(0.0, to_ms(event.at - attempt->granted) - live.ttft.prefill_queue_ms - live.ttft.prefill_ms);
+  live.ttft.first_step_ms = to_ms(core_.now() - event.at);
   // Even a token that ends the request is not the last word before its KV is known to be good (S7).
   attempt->finish = core_.show(live, std::move(token), false);
 }

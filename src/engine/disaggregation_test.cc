@@ -287,6 +287,49 @@ TEST_F(DisaggregationTest, ADecodeInstanceWithoutRoomWaitsInOrderAndGivesUpInTim
   pair.expect_idle();
 }
 
+// The second request has its grant while prefill is in the middle of the first one's step: it waits in prefill's queue,
+// not for the transfer.
+TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
+  using std::chrono::milliseconds;
+  constexpr milliseconds kHeld(80);
+  std::atomic<bool> hold{true};
+  Pair::before_prefill = [&](const StepPlan&) {
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Pair pair(simple());
+  Client prefill[2], decode;
+  TtftParts parts;
+  double elapsed_ms = 0;
+  const auto begun = std::chrono::steady_clock::now();
+  pair.submit(request_of("0", random_prompt(0, 20, kVocab), 1), prefill[0], decode);
+  EXPECT_TRUE(eventually(*pair.decode, [](const EngineStats& s) { return s.transferring == 1; }));
+  Request second = request_of("1", random_prompt(1, 20, kVocab), 2);
+  second.disaggregation = pair.address();
+  std::atomic<bool> over{false};
+  ASSERT_TRUE(pair.prefill->submit(second, prefill[1].sink()).ok());
+  ASSERT_TRUE(pair.decode
+                  ->submit(std::move(second),
+                           [&](const Output& output) {
+                             if (output.completion_tokens == 1) {
+                               parts = output.ttft;
+                               elapsed_ms = to_ms(std::chrono::steady_clock::now() - begun);
+                             }
+                             if (output.finish) over = true;
+                           })
+                  .ok());
+  EXPECT_TRUE(eventually(*pair.decode, [](const EngineStats& s) { return s.transferring == 2; }));
+  std::this_thread::sleep_for(kHeld);
+  hold = false;
+  while (!over) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_GE(parts.prefill_queue_ms, 0.5 * to_ms(kHeld));
+  for (const double part : {parts.grant_ms, parts.prefill_ms, parts.transfer_ms, parts.first_step_ms})
+    EXPECT_GE(part, 0);
+  EXPECT_LE(parts.grant_ms + parts.prefill_queue_ms + parts.prefill_ms + parts.transfer_ms + parts.first_step_ms,
+            elapsed_ms);
+  EXPECT_TRUE(prefill[0].wait() && prefill[1].wait() && decode.wait());
+  pair.expect_idle();
+}
+
 TEST_F(DisaggregationTest, WhenPrefillGoesAwayDecodeSaysSoAndGetsItsPagesBack) {
   Pair pair(simple());
   constexpr size_t kRequests = 12;

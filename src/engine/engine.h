@@ -54,7 +54,7 @@ struct Request {
   std::optional<Disaggregation> disaggregation;  // required by the roles prefill and decode
   std::optional<int> dp_rank;                    // routed_dp_rank
   std::string cache_salt;                        // prefix reuse only within one salt
-  TimePoint arrival{};
+  TimePoint arrival{};                           // from which waits are counted; unset: submit() sets it
 };
 
 struct TokenLogprob {

@@ -19,7 +19,7 @@ void EngineCore::open(Request request, OutputSink sink) {
   live.sequence = SequenceId(next_sequence_++);
   live.request = std::move(request);
   live.sink = std::move(sink);
-  live.submitted = live.computable = now();
+  live.submitted = live.computable = live.request.arrival;
   live.seed = live.sampling().seed ? *live.sampling().seed : entropy();
   by_rid_[live.request.rid] = live.sequence;
   live_[live.sequence] = std::move(owned);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/thread.h"
 
 namespace baton {
 namespace {
@@ -100,6 +101,7 @@ Status EngineLoop::submit(Request request, OutputSink sink) {
   BATON_TRY(check(&request));
   if (stopping_) return shutting_down();
   if (failed_) return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it");
+  if (request.arrival == TimePoint{}) request.arrival = options_.clock->now();  // the engine may be in a long step
   const std::string rid = request.rid;
   {
     std::lock_guard lock(mutex_);
@@ -155,6 +157,7 @@ bool EngineLoop::healthy() const {
 // ---- the engine's thread ----
 
 void EngineLoop::run() {
+  name_thread("baton-engine");
   bool worked = false;
   while (!stopping_) {
     auto commands = worked ? inbound_.drain() : inbound_.wait_drain(kIdleWait);

@@ -23,7 +23,7 @@ struct LiveRequest {
   std::vector<PromptLogprob> prompt_logprobs;  // wanted ones; filled chunk by chunk, delivered with the first Output
   TtftParts ttft;
 
-  TimePoint submitted{};   // this engine took it
+  TimePoint submitted{};   // it arrived
   TimePoint computable{};  // nothing but room is missing: submitted, or the grant's arrival
   TimePoint first_step{};  // its first chunk began
   bool admitted = false, stepped = false;

@@ -1,5 +1,6 @@
 #include "engine/prefill_role.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -59,7 +60,7 @@ void PrefillRole::on_granted(const PrefillGranted& event) {
   found->second.granted = true;
   core_.scheduler().release(found->second.sequence);
   LiveRequest& live = *core_.find(found->second.sequence);
-  live.computable = core_.now();
+  live.computable = std::max(live.submitted, event.came);
   live.ttft.grant_ms = to_ms(event.waited);
 }
 

@@ -193,7 +193,8 @@ void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttemp
   };
   if (actions.stale) count([](HandoffStats& s) { ++s.stale_frames; });
   if (actions.send_grant) return send_grant(attempt, entry);
-  if (actions.emit_first_token) sink_(DecodeFirstToken{attempt, entry.commit.first, entry.commit.durations});
+  if (actions.emit_first_token)
+    sink_(DecodeFirstToken{attempt, entry.commit.first, entry.commit.durations, entry.committed});
   if (actions.stop_verify) entry.verify.reset();
   const bool quiet = actions.close_window && transport_.close_window({attempt, entry.window_secret});
   if (actions.start_verify) {

@@ -38,7 +38,8 @@ enum class AttemptOutcome : uint8_t { kCommitted, kFailed, kCancelled };
 struct PrefillGranted {
   AttemptId attempt;
   int64_t cached_tokens = 0;
-  Duration waited{};  // from begin() to the grant
+  TimePoint came;     // the grant; earlier than begin() when the engine was in the middle of a step
+  Duration waited{};  // from begin() to the grant; 0 when it was there
 };
 
 // The last event of an attempt. `quiet`: no transfer reads the sources any more, the pages may be unpinned. It is false
@@ -91,6 +92,7 @@ struct DecodeFirstToken {
   AttemptId attempt;
   FirstToken first;
   HandoffDurations durations;  // prefill's side
+  TimePoint at;                // of the Commit
 };
 
 // The KV of the whole prompt is in the pages and verified; nobody writes them any more. The last event of a committed

@@ -164,6 +164,7 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
           : *found->second;
   early_ += early ? 1 : 0;
   entry.peer = id;
+  entry.granted = now_;
   entry.transport_peer = peer.transport_peer;
   entry.digest = input.digest;
   entry.grant = std::move(grant);
@@ -306,7 +307,7 @@ void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAtte
   if (actions.emit_granted) {
     entry.job = std::make_unique<SendJob>(peer->second->planner, self_, entry.dp_rank, peer->second->manifest,
                                           entry.grant, pools_, options_.post_bytes_max, options_.post_blocks_max);
-    sink_(PrefillGranted{attempt, entry.grant.cached_tokens, now_ - entry.begun});
+    sink_(PrefillGranted{attempt, entry.grant.cached_tokens, entry.granted, now_ - entry.begun});
   }
   if (actions.send) send_range(entry, *actions.send, attempt);
   if (actions.send_commit) send_commit(attempt, entry);

@@ -84,7 +84,7 @@ class PrefillHandoff::Service {
     FirstToken first;
     HandoffDurations durations;
     uint64_t bytes = 0, copies = 0;
-    TimePoint begun, first_post, last_done, finished;
+    TimePoint begun, granted, first_post, last_done, finished;
   };
 
   struct OutPost {

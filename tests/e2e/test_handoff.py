@@ -68,4 +68,4 @@ def test_answers_carry_a_verdict_and_the_parts_of_ttft(cluster):
     status, text, headers = call(up.url + "/generate", {"text": "Hello", "sampling_params": {"max_new_tokens": 4, "temperature": 0}})
     assert status == 200 and headers["x-baton-verdict"].startswith("disaggregated; prefill=")
     parts = json.loads(text)["meta_info"]["ttft_parts_ms"]
-    assert {"grant", "prefill_queue", "prefill", "transfer"} <= set(parts) and all(v >= 0 for v in parts.values())
+    assert {"grant", "prefill_queue", "prefill", "transfer", "first_step"} == set(parts) and all(v >= 0 for v in parts.values())

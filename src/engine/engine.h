@@ -134,6 +134,7 @@ struct EngineStats {
   };
   std::vector<Link> links;                            // of this instance's transfers
   std::map<std::string, uint64_t> transfer_failures;  // by reason
+  uint64_t checksums = 0, checksum_mismatches = 0;    // decode: of pages that came, each rank's own
 };
 
 // Told of every duration that metrics count; called from the engine's thread, must not block.

@@ -222,6 +222,12 @@ void Metrics::Impl::render_own(const EngineStats& stats) {
   for (const auto& [reason, times] : stats.transfer_failures) {
     counter("baton_transfer_failures_total", "Handoffs that failed", static_cast<double>(times), {{"reason", reason}});
   }
+  const std::pair<const char*, uint64_t> checks[] = {{"equal", stats.checksums - stats.checksum_mismatches},
+                                                     {"different", stats.checksum_mismatches}};
+  for (const auto& [result, pages] : checks) {
+    counter("baton_page_checksums_total", "Pages that came, compared with what prefill computed",
+            static_cast<double>(pages), {{"result", result}});
+  }
   counter("baton_steps_total", "Forward passes", static_cast<double>(stats.steps_total), {});
 }
 

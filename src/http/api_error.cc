@@ -34,6 +34,7 @@ const char* error_type(int status) {
     case 405:
     case 409:
     case 413:
+    case 431:
       return "invalid_request_error";
     case 401:
       return "authentication_error";

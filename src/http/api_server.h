@@ -10,7 +10,7 @@
 #include "engine/engine.h"
 #include "http/api_request.h"
 #include "http/metrics.h"
-#include "http/server.h"
+#include "http/routes.h"
 
 namespace baton {
 
@@ -49,38 +49,31 @@ class ApiServer {
     const ModelText* model;
     Metrics* metrics;
   };
-  struct Exchange;
-  using Route = void (ApiServer::*)(Exchange&);
-  struct RouteEntry {
-    const char* method;
-    const char* path;
-    Route route;
-    bool open;  // served without the API key and while loading
-  };
-  static const std::vector<RouteEntry>& table();
+  struct Call;
+  using Handler = void (ApiServer::*)(Call&);
+  static const std::vector<Route<Handler>>& table();
 
-  void health(Exchange& x);
-  void health_generate(Exchange& x);
-  void readiness(Exchange& x);
-  void metrics(Exchange& x);
-  void version(Exchange& x);
-  void models(Exchange& x);
-  void model_info(Exchange& x);
-  void server_info(Exchange& x);
-  void load(Exchange& x);
-  void generate(Exchange& x);
-  void completions(Exchange& x);
-  void chat(Exchange& x);
-  void tokenize(Exchange& x);
-  void detokenize(Exchange& x);
-  void tokenizer_info(Exchange& x);
-  void flush_cache(Exchange& x);
-  void abort_request(Exchange& x);
-  void pair(Exchange& x);
-  void plan(Exchange& x);
-  void unsupported(Exchange& x);
-  void call(Exchange& x, ApiKind kind);
-  [[nodiscard]] bool authorized(const HttpRequest& request) const;
+  void health(Call& x);
+  void health_generate(Call& x);
+  void readiness(Call& x);
+  void metrics(Call& x);
+  void version(Call& x);
+  void models(Call& x);
+  void model_info(Call& x);
+  void server_info(Call& x);
+  void load(Call& x);
+  void generate(Call& x);
+  void completions(Call& x);
+  void chat(Call& x);
+  void tokenize(Call& x);
+  void detokenize(Call& x);
+  void tokenizer_info(Call& x);
+  void flush_cache(Call& x);
+  void abort_request(Call& x);
+  void pair(Call& x);
+  void plan(Call& x);
+  void unsupported(Call& x);
+  void run(Call& x, ApiKind kind);
 
   const Options options_;
   mutable std::mutex mutex_;  // of progress_

@@ -21,8 +21,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "base/log.h"
 #include "base/thread.h"
+#include "http/api_error.h"
 
 namespace baton {
 namespace {
@@ -151,9 +151,7 @@ class Writer final : public ResponseWriter {
   explicit Writer(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
   ~Writer() override {
     if (!exchange_->answered()) {
-      exchange_->send(500, {{"Content-Type", "application/json"}},
-                      "{\"error\":{\"message\":\"the request ended without an "
-                      "answer\",\"type\":\"internal_error\",\"param\":null,\"code\":500}}\n");
+      send_error(*exchange_, 500, "the request ended without an answer");
     }
   }
   void send(int status, Headers headers, std::string body) override {
@@ -168,12 +166,6 @@ class Writer final : public ResponseWriter {
  private:
   std::shared_ptr<Exchange> exchange_;
 };
-
-std::string error_body(int status, std::string_view message) {
-  return fmt::format(
-      "{{\"error\":{{\"message\":\"{}\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":{}}}}}\n", message,
-      status);
-}
 
 std::string collapse_slashes(std::string_view path) {
   std::string out;
@@ -278,7 +270,7 @@ struct HttpServer::Impl {
     if (why == beast::http::error::header_limit || why == beast::http::error::buffer_overflow) status = 431;
     const std::string text = status == 413 ? fmt::format("the body is over {} bytes", options.body_bytes_max)
                                            : "malformed HTTP request: " + why.message();
-    const std::string body = error_body(status, text);
+    const std::string body = error_json(status, text) + "\n";
     const std::string answer =
         head_text(status, {{"Content-Type", "application/json"}, {"Content-Length", std::to_string(body.size())}},
                   false) +

@@ -21,16 +21,14 @@ bool worth_retrying(int status) {
 // (writer->post) orders them, so that members need no lock.
 class PdCall : public std::enable_shared_from_this<PdCall> {
  public:
-  PdCall(const PdCallContext& context, HttpRequest request, json::object body, std::shared_ptr<ResponseWriter> writer)
+  PdCall(const PdCallContext& context, Exchange x, json::object body)
       : context_(context),
-        request_(std::move(request)),
+        request_(std::move(x.request)),
         body_(std::move(body)),
-        writer_(std::move(writer)),
+        writer_(std::move(x.writer)),
+        echo_(std::move(x.headers)),
         traits_(inspect_request(request_.path, body_)),
-        arrival_(context_.clock.now()) {
-    if (const auto id = find_header(request_.headers, "x-request-id"); !id.empty())
-      echo_.emplace_back("x-request-id", std::string(id));
-  }
+        arrival_(context_.clock.now()) {}
 
   void run() {
     ++context_.counters.requests;
@@ -259,11 +257,11 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   const PdCallContext context_;
   const HttpRequest request_;
   const json::object body_;
-  std::shared_ptr<ResponseWriter> writer_;
+  const std::shared_ptr<ResponseWriter> writer_;
+  const Headers echo_;
   const RequestTraits traits_;
   const TimePoint arrival_;
   TimePoint sent_{};
-  Headers echo_;
   std::optional<WorkerRegistry::Pair> pair_;
   AttemptId room_;
   int attempt_ = 0;
@@ -274,12 +272,11 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
 }  // namespace
 
-void start_pd_call(PdCallContext context, HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-  auto body = parse_object(request.body);
-  if (!body) return send_error(*writer, body.error());
-  request.body.clear();
-  request.body.shrink_to_fit();
-  std::make_shared<PdCall>(context, std::move(request), std::move(*body), std::move(writer))->run();
+void start_pd_call(PdCallContext context, Exchange x) {
+  auto body = parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  std::string().swap(x.request.body);  // the parsed one is kept
+  std::make_shared<PdCall>(context, std::move(x), std::move(*body))->run();
 }
 
 }  // namespace baton

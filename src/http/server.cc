@@ -21,6 +21,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/port_owner.h"
 #include "base/thread.h"
 #include "http/api_error.h"
 
@@ -201,7 +202,7 @@ struct HttpServer::Impl {
     if (failed) {
       return error(ErrorCode::kUnavailable,
                    "cannot listen on {}:{}: {}; choose another --port or stop the program that holds it", options.host,
-                   options.port, failed.message());
+                   options.port, bind_failure_text(failed.value(), static_cast<uint16_t>(options.port)));
     }
     port = acceptor.local_endpoint().port();
     return {};

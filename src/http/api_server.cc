@@ -2,16 +2,12 @@
 
 #include <cmath>
 
+#include "base/log.h"
 #include "http/generation.h"
 #include "http/json.h"
 
 namespace baton {
 namespace json = boost::json;
-
-struct ApiServer::Call : Exchange {
-  using Exchange::Exchange;
-  Ready ready{};
-};
 
 const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
   constexpr bool kOpen = true;
@@ -48,15 +44,19 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"POST", "/abort_request", &S::abort_request},
       {"POST", "/pair", &S::pair},
       {"GET", "/plan", &S::plan},
+      {"POST", "/start_profile", &S::start_profile},
+      {"POST", "/stop_profile", &S::stop_profile},
+      {"POST", "/configure_logging", &S::configure_logging},
       {"POST", "/v1/embeddings", &S::unsupported},
       {"POST", "/v1/responses", &S::unsupported},
       {"POST", "/v1/score", &S::unsupported},
       {"POST", "/v1/rerank", &S::unsupported},
       {"POST", "/v1/messages", &S::unsupported},
       {"POST", "/load_lora_adapter", &S::unsupported},
+      {"POST", "/unload_lora_adapter", &S::unsupported},
       {"POST", "/update_weights_from_disk", &S::unsupported},
-      {"POST", "/start_profile", &S::unsupported},
-      {"POST", "/stop_profile", &S::unsupported},
+      {"POST", "/update_weights_from_tensor", &S::unsupported},
+      {"POST", "/update_weights_from_distributed", &S::unsupported},
   };
   return routes;
 }
@@ -85,7 +85,7 @@ void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writ
   const Ready* ready = ready_.load();
   if (ready != nullptr) x.ready = *ready;
   const bool needs_engine = found->handler != &ApiServer::health && found->handler != &ApiServer::version &&
-                            found->handler != &ApiServer::readiness;
+                            found->handler != &ApiServer::readiness && found->handler != &ApiServer::unsupported;
   if (needs_engine && ready == nullptr) {
     std::lock_guard lock(mutex_);
     return x.refuse(
@@ -146,10 +146,11 @@ void ApiServer::model_info(Call& x) {
   const ModelText& model = *x.ready.model;
   x.reply(fmt::format(
       "{{\"model_path\":{0},\"tokenizer_path\":{0},\"is_generation\":true,\"served_model_name\":{1},\"model_type\":{2},"
-      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":\"default\",\"max_model_len\":{4}}"
-      "}",
+      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":\"default\",\"max_model_len\":{4},"
+      "\"dp_size\":{5},\"version\":{6}}}",
       json_string(model.model_path), json_string(model.served_name), json_string(model.model_type),
-      json_string(model.architecture), model.context_length));
+      json_string(model.architecture), model.context_length, x.ready.engine->info().layout.dp,
+      json_string(options_.version)));
 }
 
 void ApiServer::server_info(Call& x) {
@@ -210,6 +211,11 @@ void ApiServer::load(Call& x) {
 void ApiServer::run(Call& x, ApiKind kind) {
   auto parsed = parse_api_request(kind, x.request.body, *x.ready.model, x.ready.engine->info().role);
   if (!parsed) return x.refuse(parsed.error());
+  if (log_requests_) {
+    log_info("{} {}: {} sequences, the first with {} prompt tokens and at most {} new ones", x.request.path, parsed->id,
+             parsed->choices.size(), parsed->choices.front().engine.prompt.size(),
+             parsed->choices.front().engine.sampling.max_new_tokens);
+  }
   start_generation(std::move(*parsed), *x.ready.model, *x.ready.engine, *x.ready.metrics, x.writer, x.headers);
 }
 void ApiServer::generate(Call& x) { run(x, ApiKind::kGenerate); }
@@ -258,47 +264,6 @@ void ApiServer::tokenizer_info(Call& x) {
       json_string(model.model_path), model.vocab, json_string(model.bos_token), json_string(model.eos_token),
       model.chat_template ? json_string(model.chat_template->source()) : "null", model.context_length));
 }
-
-void ApiServer::flush_cache(Call& x) {
-  const Status flushed = x.ready.engine->flush_cache();
-  // SGLang answers 400 while requests run.
-  if (!flushed) return x.refuse(400, flushed.error().message);
-  x.reply("{\"success\":true,\"message\":\"cache flushed\"}");
-}
-
-void ApiServer::abort_request(Call& x) {
-  auto body = parse_object(x.request.body);
-  if (!body) return x.refuse(body.error());
-  auto all = bool_field(*body, "abort_all");
-  auto rid = string_field(*body, "rid");
-  if (!all || !rid) return x.refuse(!all ? all.error() : rid.error());
-  if (all->value_or(false)) {
-    x.ready.engine->abort_all();
-  } else if (*rid) {
-    x.ready.engine->abort(**rid);
-  } else {
-    return x.refuse(400, "give rid, or abort_all true");
-  }
-  x.reply("{\"success\":true}");
-}
-
-// Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
-// together.
-void ApiServer::pair(Call& x) {
-  if (x.ready.engine->info().role != Role::kDecode)
-    return x.refuse(400, "only a decode instance pairs; ask one of those");
-  auto body = parse_object(x.request.body);
-  if (!body) return x.refuse(body.error());
-  auto host = string_field(*body, "bootstrap_host");
-  auto port = int_field(*body, "bootstrap_port", 1, 65535);
-  if (!host || !port) return x.refuse(!host ? host.error() : port.error());
-  if (!*host || !*port) return x.refuse(400, "bootstrap_host and bootstrap_port: both are needed");
-  x.ready.engine->pair(**host, static_cast<int>(**port), [x = Exchange(x)](const Status& met) {
-    met ? x.reply("{\"paired\":true}") : x.refuse(met.error());
-  });
-}
-
-void ApiServer::plan(Call& x) { x.reply_text(kPlainText, x.ready.engine->describe_pairs()); }
 
 void ApiServer::unsupported(Call& x) {
   x.refuse(501, fmt::format("{}: this server does not have that", x.request.path));

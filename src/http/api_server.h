@@ -2,10 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
+#include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "engine/engine.h"
 #include "http/api_request.h"
@@ -40,7 +42,7 @@ class ApiServer {
   // The handler for an HttpServer.
   void handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer);
 
-  // Every route as "METHOD PATH": the compatibility table that a test walks.
+  // Every route as "METHOD PATH"; compatibility.inc is held against it.
   [[nodiscard]] static std::vector<std::string> routes();
 
  private:
@@ -49,7 +51,10 @@ class ApiServer {
     const ModelText* model;
     Metrics* metrics;
   };
-  struct Call;
+  struct Call : Exchange {
+    using Exchange::Exchange;
+    Ready ready{};
+  };
   using Handler = void (ApiServer::*)(Call&);
   static const std::vector<Route<Handler>>& table();
 
@@ -72,12 +77,21 @@ class ApiServer {
   void abort_request(Call& x);
   void pair(Call& x);
   void plan(Call& x);
+  void start_profile(Call& x);
+  void stop_profile(Call& x);
+  void configure_logging(Call& x);
   void unsupported(Call& x);
   void run(Call& x, ApiKind kind);
 
   const Options options_;
-  mutable std::mutex mutex_;  // of progress_
+  mutable std::mutex mutex_;  // of progress_ and profile_
   LoadProgress progress_;
+  struct Profile {
+    std::chrono::steady_clock::time_point start;
+    EngineStats stats;
+  };
+  std::optional<Profile> profile_;  // between /start_profile and /stop_profile
+  std::atomic<bool> log_requests_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<Ready*> ready_{nullptr};
   std::unique_ptr<Ready> ready_storage_;

@@ -66,7 +66,7 @@ std::string error_json(int status, const std::string& message) {
     if (field) param = json_string(message.substr(0, colon));
   }
   const std::string code =
-      status == 404 && message.find("model") != std::string::npos ? "\"model_not_found\"" : std::to_string(status);
+      status == 404 && message.starts_with("the model '") ? "\"model_not_found\"" : std::to_string(status);
   return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}", json_string(message),
                      error_type(status), param, code);
 }

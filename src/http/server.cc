@@ -181,14 +181,31 @@ std::string collapse_slashes(std::string_view path) {
 struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandler handler;
+  std::mutex mutex;                 // of `live` and `sockets`; outlives the coroutines, which go with the context
+  std::unordered_set<int> sockets;  // of every connection
   asio::io_context context;
   tcp::acceptor acceptor{context};
   int port = 0;
   std::vector<std::thread> threads;
   std::atomic<size_t> connections{0};
   std::atomic<bool> stopping{false};
-  std::mutex mutex;
   std::unordered_set<std::shared_ptr<Exchange>> live;
+
+  // A connection's socket while it is open, for stop().
+  struct Registered {
+    Registered(Impl* owner, int socket) : impl(owner), fd(socket) {
+      std::lock_guard lock(impl->mutex);
+      impl->sockets.insert(fd);
+    }
+    ~Registered() {
+      std::lock_guard lock(impl->mutex);
+      impl->sockets.erase(fd);
+    }
+    Registered(const Registered&) = delete;
+    Registered& operator=(const Registered&) = delete;
+    Impl* impl;
+    int fd;
+  };
 
   Status listen() {
     boost::system::error_code failed;
@@ -228,6 +245,7 @@ struct HttpServer::Impl {
 
   asio::awaitable<void> connection(tcp::socket socket) {
     beast::tcp_stream stream(std::move(socket));
+    const Registered registered(this, stream.socket().native_handle());
     boost::system::error_code failed;
     const auto endpoint = stream.socket().remote_endpoint(failed);
     const std::string peer = failed ? "" : fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
@@ -293,7 +311,7 @@ struct HttpServer::Impl {
     request.method = std::string(message.method_string());
     const std::string_view target(message.target().data(), message.target().size());
     const size_t question = std::min(target.find('?'), target.size());
-    request.path = collapse_slashes(percent_decode(target.substr(0, question)));
+    request.path = collapse_slashes(percent_decode(target.substr(0, question), false));
     if (question < target.size()) request.query = std::string(target.substr(question + 1));
     for (const auto& field : message)
       request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
@@ -407,6 +425,10 @@ void HttpServer::stop() {
   impl_->context.stop();
   for (auto& thread : impl_->threads) thread.join();
   impl_->threads.clear();
+  // Nobody runs the connections any more, so nobody else would close what they hold: clients must not wait.
+  boost::system::error_code ignored;
+  impl_->acceptor.close(ignored);
+  for (const int fd : impl_->sockets) ::shutdown(fd, SHUT_RDWR);
 }
 
 }  // namespace baton

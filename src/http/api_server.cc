@@ -47,16 +47,6 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"POST", "/start_profile", &S::start_profile},
       {"POST", "/stop_profile", &S::stop_profile},
       {"POST", "/configure_logging", &S::configure_logging},
-      {"POST", "/v1/embeddings", &S::unsupported},
-      {"POST", "/v1/responses", &S::unsupported},
-      {"POST", "/v1/score", &S::unsupported},
-      {"POST", "/v1/rerank", &S::unsupported},
-      {"POST", "/v1/messages", &S::unsupported},
-      {"POST", "/load_lora_adapter", &S::unsupported},
-      {"POST", "/unload_lora_adapter", &S::unsupported},
-      {"POST", "/update_weights_from_disk", &S::unsupported},
-      {"POST", "/update_weights_from_tensor", &S::unsupported},
-      {"POST", "/update_weights_from_distributed", &S::unsupported},
   };
   return routes;
 }
@@ -85,7 +75,7 @@ void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writ
   const Ready* ready = ready_.load();
   if (ready != nullptr) x.ready = *ready;
   const bool needs_engine = found->handler != &ApiServer::health && found->handler != &ApiServer::version &&
-                            found->handler != &ApiServer::readiness && found->handler != &ApiServer::unsupported;
+                            found->handler != &ApiServer::readiness;
   if (needs_engine && ready == nullptr) {
     std::lock_guard lock(mutex_);
     return x.refuse(
@@ -263,10 +253,6 @@ void ApiServer::tokenizer_info(Call& x) {
       "len\":{}}}",
       json_string(model.model_path), model.vocab, json_string(model.bos_token), json_string(model.eos_token),
       model.chat_template ? json_string(model.chat_template->source()) : "null", model.context_length));
-}
-
-void ApiServer::unsupported(Call& x) {
-  x.refuse(501, fmt::format("{}: this server does not have that", x.request.path));
 }
 
 }  // namespace baton

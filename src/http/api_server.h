@@ -80,7 +80,6 @@ class ApiServer {
   void start_profile(Call& x);
   void stop_profile(Call& x);
   void configure_logging(Call& x);
-  void unsupported(Call& x);
   void run(Call& x, ApiKind kind);
 
   const Options options_;

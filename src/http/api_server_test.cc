@@ -68,7 +68,7 @@ TEST(ApiServer, EveryRowOfTheCompatibilityListIsServed) {
   for (const Row& row : kRows) {
     if (row.where == kRouter) continue;
     const bool with_id = row.path.ends_with("/{id}");
-    expected.push_back(row.method + " " + (with_id ? "/v1/models/*" : row.path));
+    if (row.tier != 'C') expected.push_back(row.method + " " + (with_id ? "/v1/models/*" : row.path));
     const KeptAnswer answer = served.ask(row.method, with_id ? "/v1/models/tiny" : row.path, body_for(row.path));
     EXPECT_EQ(answer.status, row.tier == 'C' ? 501 : 200) << row.method << " " << row.path << ": " << answer.body;
     if (row.tier == 'C') {

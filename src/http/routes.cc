@@ -2,6 +2,9 @@
 
 #include <openssl/crypto.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "http/api_error.h"
 
 namespace baton {
@@ -40,9 +43,21 @@ bool authorized(const HttpRequest& request, const std::string& api_key) {
 }
 
 void refuse_unrouted(const Exchange& x, bool path_known) {
-  x.refuse(path_known ? 405 : 404,
-           fmt::format("{} {}: {}", x.request.method, x.request.path,
-                       path_known ? "this path does not take that method" : "no such endpoint"));
+  static constexpr std::string_view kUnsupported[] = {"/v1/embeddings",
+                                                      "/v1/responses",
+                                                      "/v1/score",
+                                                      "/v1/rerank",
+                                                      "/v1/messages",
+                                                      "/load_lora_adapter",
+                                                      "/unload_lora_adapter",
+                                                      "/update_weights_from_disk",
+                                                      "/update_weights_from_tensor",
+                                                      "/update_weights_from_distributed"};
+  const std::string what = fmt::format("{} {}", x.request.method, x.request.path);
+  if (path_known) return x.refuse(405, what + ": this path does not take that method");
+  if (std::ranges::find(kUnsupported, x.request.path) != std::end(kUnsupported))
+    return x.refuse(501, what + ": this server does not have that");
+  x.refuse(404, what + ": no such endpoint");
 }
 
 void refuse_unauthorized(const Exchange& x) {

@@ -40,7 +40,7 @@ enum class RouteMatch { kNone, kPathOnly, kFull };
 [[nodiscard]] RouteMatch match_route(std::string_view method, std::string_view path, const HttpRequest& request);
 // True without a key, and when the request has it as "Authorization: Bearer KEY".
 [[nodiscard]] bool authorized(const HttpRequest& request, const std::string& api_key);
-// 404, or 405 when the path is there for another method.
+// 404; 405 when the path is there for another method; 501 for those that clients of other servers know.
 void refuse_unrouted(const Exchange& x, bool path_known);
 void refuse_unauthorized(const Exchange& x);
 

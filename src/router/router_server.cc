@@ -23,6 +23,34 @@ std::string worker_json(const WorkerView& view) {
       view.healthy, view.breaker_open, view.outstanding, view.requests, view.failures, json_string(view.problem));
 }
 
+// What each instance says of itself, and what clients read at the top: of the model, which is the same everywhere.
+json::object joined_info(const std::vector<WorkerReply>& replies, const std::string& version) {
+  json::array prefill, decode, states;
+  json::object out;
+  for (const WorkerReply& reply : replies) {
+    auto info = parse_object(reply.body);
+    if (reply.status != 200 || !info) continue;
+    const bool is_decode = reply.worker.role == Role::kDecode;
+    const json::value* mine = is_decode ? find_field(*info, "internal_states") : nullptr;
+    if (mine != nullptr && mine->is_array())
+      states.insert(states.end(), mine->as_array().begin(), mine->as_array().end());
+    for (const char* field : {"model_path", "tokenizer_path", "is_generation", "served_model_name", "model_type",
+                              "architectures", "dp_size"}) {
+      if (const json::value* said = info->if_contains(field); said != nullptr && (is_decode || !out.contains(field)))
+        out[field] = *said;
+    }
+    (is_decode ? decode : prefill).push_back(std::move(*info));
+  }
+  out["version"] = version;
+  out["status"] = "ready";
+  // Old benchmark clients read internal_states[0]: it is there even with no instance.
+  if (states.empty()) states.push_back(json::object{{"avg_spec_accept_length", nullptr}});
+  out["internal_states"] = std::move(states);
+  out["prefill"] = std::move(prefill);
+  out["decode"] = std::move(decode);
+  return out;
+}
+
 }  // namespace
 
 class Router::Impl {
@@ -85,6 +113,11 @@ class Router::Impl {
         {"POST", "/v1/detokenize", &I::one_worker},
         {"GET", "/tokenizer_info", &I::one_worker},
         {"GET", "/plan", &I::one_worker},
+        {"GET", "/get_load", &I::every_load},
+        {"GET", "/v1/loads", &I::every_load},
+        {"POST", "/start_profile", &I::every_worker},
+        {"POST", "/stop_profile", &I::every_worker},
+        {"POST", "/configure_logging", &I::every_worker},
         {"GET", "/version", &I::version, kOpen},
         {"GET", "/metrics", &I::metrics, kOpen},
         {"GET", "/engine_metrics", &I::engine_metrics, kOpen},
@@ -134,35 +167,40 @@ class Router::Impl {
       std::string list;
       for (const WorkerReply& reply : replies) {
         worst = std::max(worst, reply.status);
-        list += fmt::format("{}{{\"url\":{},\"status\":{}}}", list.empty() ? "" : ",",
-                            json_string("http://" + reply.worker.url.authority()), reply.status);
+        const auto said = parse_object(reply.body);
+        list += fmt::format("{}{{\"url\":{},\"status\":{},\"reply\":{}}}", list.empty() ? "" : ",",
+                            json_string("http://" + reply.worker.url.authority()), reply.status,
+                            said ? json::serialize(*said) : "null");
       }
       asked.reply(fmt::format("{{\"success\":{},\"workers\":[{}]}}", worst == 200, list), worst);
+    });
+  }
+
+  // The entries of all workers in one list, each with its worker's url.
+  void every_load(Exchange x) {
+    fan_out(client_, healthy_workers(), std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
+      json::array loads;
+      for (const WorkerReply& reply : replies) {
+        boost::system::error_code bad;
+        json::value said = json::parse(reply.body, bad);
+        if (bad || reply.status != 200) continue;
+        if (said.is_object() && said.as_object().contains("loads")) said = json::value(said.as_object()["loads"]);
+        if (!said.is_array()) continue;
+        for (json::value& entry : said.as_array()) {
+          if (!entry.is_object()) continue;
+          entry.as_object()["url"] = "http://" + reply.worker.url.authority();
+          loads.push_back(std::move(entry));
+        }
+      }
+      const std::string list = json::serialize(loads);
+      asked.reply(asked.request.path == "/v1/loads" ? "{\"loads\":" + list + "}" : list);
     });
   }
 
   void server_info(Exchange x) {
     fan_out(client_, healthy_workers(), std::move(x),
             [version = options_.version](const Exchange& asked, std::vector<WorkerReply> replies) {
-              json::array prefill, decode, states;
-              for (const WorkerReply& reply : replies) {
-                auto info = parse_object(reply.body);
-                if (reply.status != 200 || !info) continue;
-                if (reply.worker.role == Role::kDecode) {
-                  if (const json::value* mine = find_field(*info, "internal_states");
-                      mine != nullptr && mine->is_array()) {
-                    for (const json::value& state : mine->as_array()) states.push_back(state);
-                  }
-                }
-                (reply.worker.role == Role::kPrefill ? prefill : decode).push_back(*info);
-              }
-              json::object out{{"version", version}, {"status", "ready"}};
-              // Old benchmark clients read internal_states[0]: it is there even with no instance.
-              if (states.empty()) states.push_back(json::object{{"avg_spec_accept_length", nullptr}});
-              out["internal_states"] = std::move(states);
-              out["prefill"] = std::move(prefill);
-              out["decode"] = std::move(decode);
-              asked.reply(json::serialize(out));
+              asked.reply(json::serialize(joined_info(replies, version)));
             });
   }
 

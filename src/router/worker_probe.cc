@@ -3,6 +3,7 @@
 #include <boost/json.hpp>
 
 #include "base/log.h"
+#include "base/thread.h"
 #include "http/json.h"
 
 namespace baton {
@@ -37,6 +38,7 @@ Status WorkerProbe::wait_ready(Duration timeout) {
 // Health of each worker, then the meeting of pairs that have not met, so that a mismatch is known before a request
 // is.
 void WorkerProbe::loop() {
+  name_thread("baton-probe");
   while (true) {
     for (const WorkerView& view : registry_.view()) probe(view);
     for (const WorkerRegistry::Pair& pair : registry_.unpaired()) introduce(pair);

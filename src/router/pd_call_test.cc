@@ -128,7 +128,14 @@ TEST(PdCall, DecodesEventsArriveAsTheyAre) {
 // S7: a prefill error before the first token is a status, also of a stream, with the words and hints of the instance.
 TEST(PdCall, AnErrorOfPrefillBeforeTheFirstTokenIsARealStatus) {
   for (const char* stream : {"true", "false"}) {
-    Pair pair(refuses(400, "top_p: 7 is not in (0, 1]"), kSilent);
+    std::promise<PlayedWorker*> other;
+    Pair pair(
+        [&](const Exchange& x) {  // not before decode has the request, so that there is a leg to tell
+          EXPECT_TRUE(other.get_future().get()->wait_asked(1));
+          x.refuse(400, "top_p: 7 is not in (0, 1]");
+        },
+        kSilent);
+    other.set_value(&pair.decode);
     const HttpReply reply = pair.ask(fmt::format(R"({{"text":"a","stream":{}}})", stream));
     EXPECT_EQ(reply.status, 400);
     EXPECT_EQ(json::parse(reply.body).at_pointer("/error/param"), "top_p");

@@ -34,6 +34,8 @@ void log_init(LogLevel level, std::string_view name) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+void log_set_level(LogLevel level) { spdlog::default_logger_raw()->set_level(to_spdlog(level)); }
+
 Result<LogLevel> parse_log_level(std::string_view text) {
   std::string lower(text);
   std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });

@@ -13,6 +13,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // `name` stands in every line ("prefill-0"); empty leaves it out. Writes to standard error.
 void log_init(LogLevel level, std::string_view name);
+void log_set_level(LogLevel level);
 // debug, info, warning, error; also SGLang's spelling in capitals.
 Result<LogLevel> parse_log_level(std::string_view text);
 void log_write(LogLevel level, std::string_view message);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/port_owner.h"
 
 namespace baton {
 namespace {
@@ -55,10 +56,12 @@ Result<ControlFd> listen_on(const std::string& host, uint16_t port) {
   ControlFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (!fd.open() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0)
+  if (!fd.open() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0) {
+    const int code = errno;
     return error(ErrorCode::kUnavailable,
                  "cannot listen on {} for handoffs: {}; choose another --disaggregation-bootstrap-port",
-                 address_text(host, port), std::strerror(errno));
+                 address_text(host, port), bind_failure_text(code, port));
+  }
   return fd;
 }
 

@@ -34,6 +34,7 @@ const char* error_type(int status) {
     case 405:
     case 409:
     case 413:
+    case 431:
       return "invalid_request_error";
     case 401:
       return "authentication_error";
@@ -65,7 +66,7 @@ std::string error_json(int status, const std::string& message) {
     if (field) param = json_string(message.substr(0, colon));
   }
   const std::string code =
-      status == 404 && message.find("model") != std::string::npos ? "\"model_not_found\"" : std::to_string(status);
+      status == 404 && message.starts_with("the model '") ? "\"model_not_found\"" : std::to_string(status);
   return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}", json_string(message),
                      error_type(status), param, code);
 }

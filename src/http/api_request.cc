@@ -20,43 +20,56 @@ Result<std::vector<int32_t>> encode(const ModelText& model, std::string_view tex
   return model.tokenizer->encode(text, add_special);
 }
 
-// A string, [string], [int] or [[int]].
-Status read_prompts(const json::value& value, std::string_view name, const ModelText& model,
-                    std::vector<Prompt>* prompts, bool* batch) {
-  if (value.is_string()) {
-    BATON_ASSIGN(auto ids, encode(model, value.as_string(), true));
-    prompts->push_back({std::move(ids)});
-    return {};
-  }
-  if (!value.is_array())
-    return error(ErrorCode::kInvalidArgument, "{}: must be a string, a list of strings, or token ids", name);
-  const json::array& list = value.as_array();
-  if (list.empty()) return error(ErrorCode::kInvalidArgument, "{}: is empty", name);
-  if (list.front().is_number()) {
-    BATON_ASSIGN(auto ids, ids_from(value, name));
-    prompts->push_back({std::move(ids)});
-    return {};
-  }
-  if (list.size() > kChoicesMax)
-    return error(ErrorCode::kInvalidArgument, "{}: {} prompts; at most {} a call", name, list.size(), kChoicesMax);
-  *batch = true;
-  for (const json::value& entry : list) {
-    if (entry.is_string()) {
-      BATON_ASSIGN(auto ids, encode(model, entry.as_string(), true));
-      prompts->push_back({std::move(ids)});
-    } else {
-      BATON_ASSIGN(auto ids, ids_from(entry, name));
-      prompts->push_back({std::move(ids)});
+Status check_vocabulary(const std::vector<int32_t>& ids, std::string_view name, const ModelText& model) {
+  for (const int32_t id : ids) {
+    if (id >= model.vocab) {
+      return error(ErrorCode::kInvalidArgument, "{}: token id {} is not below the vocabulary's size {}", name, id,
+                   model.vocab);
     }
   }
   return {};
 }
 
+// Before prompts are copied for each of n samples: what cannot be served costs no more than its body.
+Status check_prompt(const std::vector<int32_t>& ids, std::string_view name, const ModelText& model) {
+  if (ids.empty()) return error(ErrorCode::kInvalidArgument, "{}: the prompt has no tokens", name);
+  if (static_cast<int64_t>(ids.size()) >= model.context_length) {
+    return error(ErrorCode::kInvalidArgument,
+                 "{}: the prompt has {} tokens and the context length is {}: no room for a new one; shorten the prompt "
+                 "or serve with a larger --context-length",
+                 name, ids.size(), model.context_length);
+  }
+  return check_vocabulary(ids, name, model);
+}
+
+Status add_prompt(const json::value& value, std::string_view name, const ModelText& model,
+                  std::vector<Prompt>* prompts) {
+  BATON_ASSIGN(auto ids, value.is_string() ? encode(model, value.as_string(), true) : ids_from(value, name));
+  BATON_TRY(check_prompt(ids, name, model));
+  prompts->push_back({std::move(ids)});
+  return {};
+}
+
+// A string, [string], [int] or [[int]].
+Status read_prompts(const json::value& value, std::string_view name, const ModelText& model,
+                    std::vector<Prompt>* prompts, bool* batch) {
+  if (!value.is_string() && !value.is_array())
+    return error(ErrorCode::kInvalidArgument, "{}: must be a string, a list of strings, or token ids", name);
+  if (value.is_array() && value.as_array().empty()) return error(ErrorCode::kInvalidArgument, "{}: is empty", name);
+  if (value.is_string() || value.as_array().front().is_number()) return add_prompt(value, name, model, prompts);
+  const json::array& list = value.as_array();
+  if (list.size() > kChoicesMax)
+    return error(ErrorCode::kInvalidArgument, "{}: {} prompts; at most {} a call", name, list.size(), kChoicesMax);
+  *batch = true;
+  for (const json::value& entry : list) BATON_TRY(add_prompt(entry, name, model, prompts));
+  return {};
+}
+
 Status read_sampling(const json::object& from, const ModelText& model, bool openai, SamplingParams* params,
                      std::vector<std::string>* stops, ApiRequest* request) {
-  BATON_ASSIGN(auto temperature, number_field(from, "temperature", 0, 1e6));
+  BATON_ASSIGN(auto temperature, number_field(from, "temperature", 0, std::numeric_limits<double>::infinity()));
   if (temperature) params->temperature = *temperature;
-  BATON_ASSIGN(auto top_p, number_field(from, "top_p", std::numeric_limits<double>::min(), 1));
+  BATON_ASSIGN(auto top_p, number_field(from, "top_p", 0, 1, true));
   if (top_p) params->top_p = *top_p;
   BATON_ASSIGN(auto min_p, number_field(from, "min_p", 0, 1));
   if (min_p) params->min_p = *min_p;
@@ -67,7 +80,7 @@ Status read_sampling(const json::object& from, const ModelText& model, bool open
   if (frequency) params->frequency_penalty = *frequency;
   BATON_ASSIGN(auto presence, number_field(from, "presence_penalty", -2, 2));
   if (presence) params->presence_penalty = *presence;
-  BATON_ASSIGN(auto repetition, number_field(from, "repetition_penalty", std::numeric_limits<double>::min(), 2));
+  BATON_ASSIGN(auto repetition, number_field(from, "repetition_penalty", 0, 2, true));
   if (repetition) params->repetition_penalty = *repetition;
   BATON_ASSIGN(auto seed, int_field(from, openai ? "seed" : "sampling_seed", std::numeric_limits<int64_t>::min(),
                                     std::numeric_limits<int64_t>::max()));
@@ -89,6 +102,7 @@ Status read_sampling(const json::object& from, const ModelText& model, bool open
   }
   if (const json::value* ids = find_field(from, "stop_token_ids")) {
     BATON_ASSIGN(params->stop_token_ids, ids_from(*ids, "stop_token_ids"));
+    BATON_TRY(check_vocabulary(params->stop_token_ids, "stop_token_ids", model));
   }
   BATON_ASSIGN(*stops, strings_field(from, "stop", kStopsMax));
   std::erase(*stops, "");
@@ -234,23 +248,46 @@ Status expand(std::vector<Prompt> prompts, const std::vector<SamplingParams>& pa
   return {};
 }
 
-// Prompt + new tokens fit the context: new tokens are cut to what is left, as SGLang does; a prompt that leaves none is
-// refused.
-Status fit_context(const ModelText& model, ApiRequest* request) {
+// New tokens are cut to what the context leaves, as SGLang does.
+void fit_context(const ModelText& model, ApiRequest* request) {
   for (ChoiceRequest& choice : request->choices) {
-    const int64_t prompt = static_cast<int64_t>(choice.engine.prompt.size());
-    if (prompt == 0) return error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
-    if (prompt >= model.context_length) {
-      return error(ErrorCode::kInvalidArgument,
-                   "the prompt has {} tokens and the context length is {}: no room for a new one; shorten the prompt "
-                   "or serve with a larger --context-length",
-                   prompt, model.context_length);
-    }
     SamplingParams& params = choice.engine.sampling;
-    params.max_new_tokens = static_cast<int>(std::min<int64_t>(params.max_new_tokens, model.context_length - prompt));
+    const int64_t left = model.context_length - static_cast<int64_t>(choice.engine.prompt.size());
+    params.max_new_tokens = static_cast<int>(std::min<int64_t>(params.max_new_tokens, left));
     params.min_new_tokens = std::min(params.min_new_tokens, params.max_new_tokens);
   }
+}
+
+Status read_generate_logprobs(const json::object& body, ApiRequest* request) {
+  BATON_ASSIGN(auto top, int_field(body, "top_logprobs_num", 0, 1000));
+  BATON_ASSIGN(auto start, int_field(body, "logprob_start_len", -1, std::numeric_limits<int32_t>::max()));
+  const json::value* want = find_field(body, "return_logprob");
+  if (want == nullptr) return {};
+  const size_t choices = request->choices.size();
+  for (size_t i = 0; i < choices; ++i) {
+    ChoiceRequest& choice = request->choices[i];
+    const json::value* mine = entry_for(*want, i, choices, request->samples);
+    if (mine == nullptr || !mine->is_bool()) {
+      return error(ErrorCode::kInvalidArgument,
+                   "return_logprob: must be true or false, or a list of one for each of the {} prompts", choices);
+    }
+    choice.return_logprob = mine->as_bool();
+    if (!choice.return_logprob) continue;
+    choice.top_logprobs = static_cast<int>(top.value_or(0));
+    choice.engine.logprobs = choice.top_logprobs;
+    if (start.value_or(-1) >= 0) choice.engine.prompt_logprob_start = static_cast<int>(*start);
+  }
   return {};
+}
+
+// An adapter that is not applied would answer with another model's text.
+Status refuse_adapters(const json::object& body) {
+  const json::value* path = find_field(body, "lora_path");
+  const bool none =
+      path == nullptr || (path->is_array() && std::all_of(path->as_array().begin(), path->as_array().end(),
+                                                          [](const json::value& v) { return v.is_null(); }));
+  if (none) return {};
+  return error(ErrorCode::kInvalidArgument, "lora_path: adapters are not supported by this server; leave it null");
 }
 
 Result<ApiRequest> parse_generate(const json::object& body, const ModelText& model, Role role) {
@@ -284,7 +321,9 @@ Result<ApiRequest> parse_generate(const json::object& body, const ModelText& mod
       if (!each[i]->is_object()) return error(ErrorCode::kInvalidArgument, "sampling_params: must be an object");
       BATON_TRY(read_sampling(each[i]->as_object(), model, false, &params[i], &stops[i], &request));
       BATON_ASSIGN(auto n, int_field(each[i]->as_object(), "n", 1, 128));
-      if (n) request.samples = static_cast<int>(*n);
+      if (i > 0 && n.value_or(1) != request.samples)
+        return error(ErrorCode::kInvalidArgument, "n: must be the same for every prompt of a call");
+      request.samples = static_cast<int>(n.value_or(1));
     }
   }
   BATON_TRY(expand(std::move(prompts), params, stops, &request));
@@ -296,18 +335,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ModelText& mod
   request.stream = stream.value_or(false);
   BATON_ASSIGN(auto text_in, bool_field(body, "return_text_in_logprobs"));
   request.text_in_logprobs = text_in.value_or(false);
-  const json::value* want = find_field(body, "return_logprob");
-  for (size_t i = 0; i < request.choices.size(); ++i) {
-    ChoiceRequest& choice = request.choices[i];
-    const json::value* mine = want == nullptr ? nullptr : entry_for(*want, i, request.choices.size(), request.samples);
-    choice.return_logprob = mine != nullptr && mine->is_bool() && mine->as_bool();
-    if (!choice.return_logprob) continue;
-    BATON_ASSIGN(auto top, int_field(body, "top_logprobs_num", 0, 1000));
-    BATON_ASSIGN(auto start, int_field(body, "logprob_start_len", -1, std::numeric_limits<int32_t>::max()));
-    choice.top_logprobs = static_cast<int>(top.value_or(0));
-    choice.engine.logprobs = choice.top_logprobs;
-    if (start.value_or(-1) >= 0) choice.engine.prompt_logprob_start = static_cast<int>(*start);
-  }
+  BATON_TRY(read_generate_logprobs(body, &request));
   BATON_TRY(read_routing(body, role, &request));
   return request;
 }
@@ -419,6 +447,7 @@ Result<ApiRequest> parse_chat(const json::object& body, const ModelText& model, 
   BATON_ASSIGN(const std::string text, model.chat_template->render(chat_context(std::move(input))));
   std::vector<Prompt> prompts(1);
   BATON_ASSIGN(prompts[0].ids, encode(model, text, false));  // the template writes BOS itself
+  BATON_TRY(check_prompt(prompts[0].ids, "messages", model));
   constexpr int kRestOfContext = std::numeric_limits<int32_t>::max();
   BATON_TRY(finish_openai(body, model, role, std::move(prompts), kRestOfContext, &request));
   BATON_ASSIGN(auto logprobs, bool_field(body, "logprobs"));
@@ -436,17 +465,12 @@ Result<ApiRequest> parse_chat(const json::object& body, const ModelText& model, 
 
 Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, Role role) {
   BATON_ASSIGN(const json::object object, parse_object(body));
+  BATON_TRY(refuse_adapters(object));
   Result<ApiRequest> parsed = kind == ApiKind::kGenerate     ? parse_generate(object, model, role)
                               : kind == ApiKind::kCompletion ? parse_completion(object, model, role)
                                                              : parse_chat(object, model, role);
   if (!parsed) return parsed.error();
-  BATON_TRY(fit_context(model, &*parsed));
-  for (const ChoiceRequest& choice : parsed->choices) {
-    for (const int32_t id : choice.engine.prompt) {
-      if (id >= model.vocab)
-        return error(ErrorCode::kInvalidArgument, "token id {} is not below the vocabulary's size {}", id, model.vocab);
-    }
-  }
+  fit_context(model, &*parsed);
   return parsed;
 }
 

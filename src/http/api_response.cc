@@ -1,13 +1,15 @@
 #include "http/api_response.h"
 
+#include <cmath>
+
 #include "http/json.h"
 
 namespace baton {
 namespace {
 
-std::string number(float value) {
-  return fmt::format("{}", value);
-}  // the shortest text that reads back to the same float
+// The shortest text that reads back to the same float. JSON has no infinity: the least logprob that clients know stands
+// for it.
+std::string number(float value) { return std::isfinite(value) ? fmt::format("{}", value) : "-9999.0"; }
 
 std::string token_text(const ModelText& model, int32_t id) {
   if (!model.tokenizer) return {};
@@ -157,19 +159,20 @@ std::vector<const ChoiceState*> pointers(const std::vector<ChoiceState>& choices
   return out;
 }
 
-// OpenAI's completions form, for tokens [from, end) and, when `with_prompt`, those of the prompt before them.
-std::string completion_logprobs(const AnswerContext& context, const ChoiceState& choice, size_t from,
-                                bool with_prompt) {
+// OpenAI's completions form, for tokens [from, end) and, when `first` and echo is on, those of the prompt before them.
+// `offset`: bytes of text before; moved on. A decode instance knows the prompt's tokens but not their logprobs, which
+// the router puts in front, so the offset begins behind them either way.
+std::string completion_logprobs(const AnswerContext& context, const ChoiceState& choice, size_t from, bool first,
+                                size_t* offset) {
   std::string tokens, logprobs, tops, offsets;
-  size_t offset = 0;
   const int wanted = context.call.choices[static_cast<size_t>(choice.index)].top_logprobs;
   const auto add = [&](int32_t id, std::optional<float> logprob, const std::vector<TokenLogprob>& top) {
     const std::string text = token_text(context.model, id);
     const char* comma = tokens.empty() ? "" : ",";
     tokens += comma + json_string(text);
     logprobs += comma + (logprob ? number(*logprob) : "null");
-    offsets += fmt::format("{}{}", comma, offset);
-    offset += text.size();
+    offsets += fmt::format("{}{}", comma, *offset);
+    *offset += text.size();
     tops += comma;
     if (!logprob || wanted == 0) {
       tops += "null";
@@ -182,8 +185,12 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
     }
     tops += '}';
   };
-  if (with_prompt) {
+  if (first && context.call.echo) {
     for (const PromptLogprob& p : choice.prompt_logprobs) add(p.token, p.logprob, p.top);
+    if (choice.prompt_logprobs.empty()) {
+      for (const int32_t id : context.call.choices[static_cast<size_t>(choice.index)].engine.prompt)
+        *offset += token_text(context.model, id).size();
+    }
   }
   for (size_t i = from; i < choice.tokens.size(); ++i)
     add(choice.tokens[i].id, choice.tokens[i].logprob, choice.tokens[i].top);
@@ -212,10 +219,11 @@ std::string chat_logprobs(const AnswerContext& context, const ChoiceState& choic
   return fmt::format("{{\"content\":[{}]}}", content);
 }
 
-std::string logprobs_json(const AnswerContext& context, const ChoiceState& choice, size_t from, bool first) {
+std::string logprobs_json(const AnswerContext& context, const ChoiceState& choice, size_t from, bool first,
+                          size_t* offset) {
   if (!context.call.choices[static_cast<size_t>(choice.index)].return_logprob) return "null";
   if (context.call.kind == ApiKind::kChat) return chat_logprobs(context, choice, from);
-  return completion_logprobs(context, choice, from, first && context.call.echo);
+  return completion_logprobs(context, choice, from, first, offset);
 }
 
 std::string echoed(const AnswerContext& context, const ChoiceState& choice) {
@@ -232,9 +240,10 @@ std::string openai_head(const AnswerContext& context, bool chunk) {
 }
 
 std::string openai_choice(const AnswerContext& context, const ChoiceState& choice) {
+  size_t offset = 0;
   const std::string tail =
-      fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}", logprobs_json(context, choice, 0, true),
-                  openai_reason(choice), matched_stop(choice));
+      fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}",
+                  logprobs_json(context, choice, 0, true, &offset), openai_reason(choice), matched_stop(choice));
   if (context.call.kind == ApiKind::kChat) {
     return fmt::format(
         "{{\"index\":{},\"message\":{{\"role\":\"assistant\",\"content\":{},\"reasoning_content\":null,\"tool_calls\":"
@@ -255,9 +264,10 @@ std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   } else {
     body += "\"text\":" + json_string(piece);
   }
-  body += fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}],\"usage\":{}}}",
-                      logprobs_json(context, choice, choice.tokens_sent, first), openai_reason(choice),
-                      matched_stop(choice), context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
+  body +=
+      fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}],\"usage\":{}}}",
+                  logprobs_json(context, choice, choice.tokens_sent, first, &choice.offset_sent), openai_reason(choice),
+                  matched_stop(choice), context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
   return body;
 }
 

@@ -1,31 +1,18 @@
 #include "http/api_server.h"
 
-#include <openssl/crypto.h>
-
 #include <cmath>
 
-#include "http/api_error.h"
+#include "base/log.h"
 #include "http/generation.h"
 #include "http/json.h"
 
 namespace baton {
 namespace json = boost::json;
 
-struct ApiServer::Exchange {
-  HttpRequest request;
-  std::shared_ptr<ResponseWriter> writer;
-  Headers headers;  // x-request-id, if the client sent one
-  Ready ready;
-
-  void reply(std::string body) { send_json(*writer, 200, std::move(body), headers); }
-  void refuse(int status, const std::string& message) { send_error(*writer, status, message, headers); }
-  void refuse(const Error& failure) { send_error(*writer, failure, headers); }
-};
-
-const std::vector<ApiServer::RouteEntry>& ApiServer::table() {
-  constexpr bool kOpen = true, kGuarded = false;
+const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
+  constexpr bool kOpen = true;
   using S = ApiServer;
-  static const std::vector<RouteEntry> entries = {
+  static const std::vector<Route<Handler>> routes = {
       {"GET", "/health", &S::health, kOpen},
       {"GET", "/ping", &S::health, kOpen},
       {"GET", "/liveness", &S::health, kOpen},
@@ -33,48 +20,38 @@ const std::vector<ApiServer::RouteEntry>& ApiServer::table() {
       {"GET", "/metrics", &S::metrics, kOpen},
       {"GET", "/prometheus/metrics", &S::metrics, kOpen},
       {"GET", "/version", &S::version, kOpen},
-      {"GET", "/health_generate", &S::health_generate, kGuarded},
-      {"POST", "/health_generate", &S::health_generate, kGuarded},
-      {"POST", "/generate", &S::generate, kGuarded},
-      {"PUT", "/generate", &S::generate, kGuarded},
-      {"POST", "/v1/completions", &S::completions, kGuarded},
-      {"POST", "/v1/chat/completions", &S::chat, kGuarded},
-      {"GET", "/v1/models", &S::models, kGuarded},
-      {"GET", "/v1/models/*", &S::models, kGuarded},
-      {"GET", "/get_model_info", &S::model_info, kGuarded},
-      {"GET", "/model_info", &S::model_info, kGuarded},
-      {"GET", "/get_server_info", &S::server_info, kGuarded},
-      {"GET", "/server_info", &S::server_info, kGuarded},
-      {"GET", "/get_load", &S::load, kGuarded},
-      {"GET", "/v1/loads", &S::load, kGuarded},
-      {"POST", "/tokenize", &S::tokenize, kGuarded},
-      {"POST", "/v1/tokenize", &S::tokenize, kGuarded},
-      {"POST", "/detokenize", &S::detokenize, kGuarded},
-      {"POST", "/v1/detokenize", &S::detokenize, kGuarded},
-      {"GET", "/tokenizer_info", &S::tokenizer_info, kGuarded},
-      {"POST", "/flush_cache", &S::flush_cache, kGuarded},
-      {"GET", "/flush_cache", &S::flush_cache, kGuarded},
-      {"POST", "/abort_request", &S::abort_request, kGuarded},
-      {"POST", "/pair", &S::pair, kGuarded},
-      {"GET", "/plan", &S::plan, kGuarded},
-      {"POST", "/v1/embeddings", &S::unsupported, kGuarded},
-      {"POST", "/v1/responses", &S::unsupported, kGuarded},
-      {"POST", "/v1/score", &S::unsupported, kGuarded},
-      {"POST", "/v1/rerank", &S::unsupported, kGuarded},
-      {"POST", "/v1/messages", &S::unsupported, kGuarded},
-      {"POST", "/load_lora_adapter", &S::unsupported, kGuarded},
-      {"POST", "/update_weights_from_disk", &S::unsupported, kGuarded},
-      {"POST", "/start_profile", &S::unsupported, kGuarded},
-      {"POST", "/stop_profile", &S::unsupported, kGuarded},
+      {"GET", "/health_generate", &S::health_generate},
+      {"POST", "/health_generate", &S::health_generate},
+      {"POST", "/generate", &S::generate},
+      {"PUT", "/generate", &S::generate},
+      {"POST", "/v1/completions", &S::completions},
+      {"POST", "/v1/chat/completions", &S::chat},
+      {"GET", "/v1/models", &S::models},
+      {"GET", "/v1/models/*", &S::models},
+      {"GET", "/get_model_info", &S::model_info},
+      {"GET", "/model_info", &S::model_info},
+      {"GET", "/get_server_info", &S::server_info},
+      {"GET", "/server_info", &S::server_info},
+      {"GET", "/get_load", &S::load},
+      {"GET", "/v1/loads", &S::load},
+      {"POST", "/tokenize", &S::tokenize},
+      {"POST", "/v1/tokenize", &S::tokenize},
+      {"POST", "/detokenize", &S::detokenize},
+      {"POST", "/v1/detokenize", &S::detokenize},
+      {"GET", "/tokenizer_info", &S::tokenizer_info},
+      {"POST", "/flush_cache", &S::flush_cache},
+      {"GET", "/flush_cache", &S::flush_cache},
+      {"POST", "/abort_request", &S::abort_request},
+      {"POST", "/pair", &S::pair},
+      {"GET", "/plan", &S::plan},
+      {"POST", "/start_profile", &S::start_profile},
+      {"POST", "/stop_profile", &S::stop_profile},
+      {"POST", "/configure_logging", &S::configure_logging},
   };
-  return entries;
+  return routes;
 }
 
-std::vector<std::string> ApiServer::routes() {
-  std::vector<std::string> names;
-  for (const RouteEntry& entry : table()) names.push_back(fmt::format("{} {}", entry.method, entry.path));
-  return names;
-}
+std::vector<std::string> ApiServer::routes() { return route_names(table()); }
 
 ApiServer::ApiServer(Options options) : options_(std::move(options)) {}
 ApiServer::~ApiServer() = default;
@@ -91,71 +68,41 @@ void ApiServer::set_ready(Engine& engine, const ModelText& model, Metrics& metri
 
 void ApiServer::set_stopping() { stopping_.store(true); }
 
-bool ApiServer::authorized(const HttpRequest& request) const {
-  if (options_.api_key.empty()) return true;
-  const std::string_view given = find_header(request.headers, "authorization");
-  const std::string wanted = "Bearer " + options_.api_key;
-  // Constant time in the key's bytes, so that its prefix cannot be guessed by timing.
-  return given.size() == wanted.size() && CRYPTO_memcmp(given.data(), wanted.data(), wanted.size()) == 0;
-}
-
 void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-  Exchange x{std::move(request), std::move(writer), {}, {}};
-  if (const auto id = find_header(x.request.headers, "x-request-id"); !id.empty())
-    x.headers.emplace_back("x-request-id", std::string(id));
-  const RouteEntry* found = nullptr;
-  bool path_known = false;
-  for (const RouteEntry& entry : table()) {
-    const std::string_view path = entry.path;
-    const bool prefix = path.ends_with('*');
-    const bool matches = prefix ? x.request.path.starts_with(path.substr(0, path.size() - 1)) : x.request.path == path;
-    if (!matches) continue;
-    path_known = true;
-    if (x.request.method == entry.method || (x.request.method == "HEAD" && std::string_view(entry.method) == "GET")) {
-      found = &entry;
-      break;
-    }
-  }
-  if (found == nullptr) {
-    const std::string what = fmt::format("{} {}", x.request.method, x.request.path);
-    return path_known ? x.refuse(405, what + ": this path does not take that method")
-                      : x.refuse(404, what + ": no such endpoint");
-  }
-  if (!found->open && !authorized(x.request)) {
-    return x.refuse(401, "missing or wrong API key; send the header Authorization: Bearer KEY");
-  }
+  Call x(std::move(request), std::move(writer));
+  const Route<Handler>* found = find_route(table(), x, options_.api_key);
+  if (found == nullptr) return;
   const Ready* ready = ready_.load();
   if (ready != nullptr) x.ready = *ready;
-  const bool needs_engine = found->route != &ApiServer::health && found->route != &ApiServer::version &&
-                            found->route != &ApiServer::readiness;
+  const bool needs_engine = found->handler != &ApiServer::health && found->handler != &ApiServer::version &&
+                            found->handler != &ApiServer::readiness;
   if (needs_engine && ready == nullptr) {
     std::lock_guard lock(mutex_);
     return x.refuse(
         503, fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done, progress_.total));
   }
   if (stopping_ && !found->open) return x.refuse(503, "the server is shutting down");
-  (this->*found->route)(x);
+  (this->*found->handler)(x);
 }
 
-void ApiServer::health(Exchange& x) {
+void ApiServer::health(Call& x) {
   if (x.ready.engine != nullptr && !stopping_) return x.reply("{\"status\":\"ok\"}");
   if (stopping_) return x.refuse(503, "the server is shutting down");
   std::lock_guard lock(mutex_);
-  send_json(*x.writer, 503,
-            fmt::format("{{\"status\":\"loading\",\"phase\":{},\"done\":{},\"total\":{}}}",
-                        json_string(progress_.phase), progress_.done, progress_.total),
-            x.headers);
+  x.reply(fmt::format("{{\"status\":\"loading\",\"phase\":{},\"done\":{},\"total\":{}}}", json_string(progress_.phase),
+                      progress_.done, progress_.total),
+          503);
 }
 
 // 200 only if work moves or none waits (L8).
-void ApiServer::readiness(Exchange& x) {
+void ApiServer::readiness(Call& x) {
   if (x.ready.engine == nullptr || stopping_) return health(x);
   if (x.ready.engine->healthy()) return x.reply("{\"status\":\"ready\"}");
   x.refuse(503, "requests wait and no step has finished lately");
 }
 
 // One token through the whole engine; on a prefill or decode instance with a fake transfer.
-void ApiServer::health_generate(Exchange& x) {
+void ApiServer::health_generate(Call& x) {
   const bool pd = x.ready.engine->info().role != Role::kUnified;
   const std::string body =
       fmt::format("{{\"input_ids\":[0],\"sampling_params\":{{\"max_new_tokens\":1,\"temperature\":0}}{}}}",
@@ -164,14 +111,13 @@ void ApiServer::health_generate(Exchange& x) {
   generate(x);
 }
 
-void ApiServer::metrics(Exchange& x) {
-  x.headers.emplace_back("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-  x.writer->send(200, x.headers, x.ready.metrics->render(x.ready.engine->stats(), x.ready.engine->info()));
+void ApiServer::metrics(Call& x) {
+  x.reply_text(kPrometheusText, x.ready.metrics->render(x.ready.engine->stats(), x.ready.engine->info()));
 }
 
-void ApiServer::version(Exchange& x) { x.reply(fmt::format("{{\"version\":{}}}", json_string(options_.version))); }
+void ApiServer::version(Call& x) { x.reply(fmt::format("{{\"version\":{}}}", json_string(options_.version))); }
 
-void ApiServer::models(Exchange& x) {
+void ApiServer::models(Call& x) {
   const ModelText& model = *x.ready.model;
   const std::string card = fmt::format(
       "{{\"id\":{0},\"object\":\"model\",\"created\":0,\"owned_by\":\"baton\",\"root\":{0},\"parent\":null,\"max_model_"
@@ -186,17 +132,18 @@ void ApiServer::models(Exchange& x) {
   x.refuse(404, fmt::format("the model '{}' does not exist here; this server serves '{}'", id, model.served_name));
 }
 
-void ApiServer::model_info(Exchange& x) {
+void ApiServer::model_info(Call& x) {
   const ModelText& model = *x.ready.model;
   x.reply(fmt::format(
       "{{\"model_path\":{0},\"tokenizer_path\":{0},\"is_generation\":true,\"served_model_name\":{1},\"model_type\":{2},"
-      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":\"default\",\"max_model_len\":{4}}"
-      "}",
+      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":\"default\",\"max_model_len\":{4},"
+      "\"dp_size\":{5},\"version\":{6}}}",
       json_string(model.model_path), json_string(model.served_name), json_string(model.model_type),
-      json_string(model.architecture), model.context_length));
+      json_string(model.architecture), model.context_length, x.ready.engine->info().layout.dp,
+      json_string(options_.version)));
 }
 
-void ApiServer::server_info(Exchange& x) {
+void ApiServer::server_info(Call& x) {
   const InstanceInfo& info = x.ready.engine->info();
   const EngineStats stats = x.ready.engine->stats();
   auto parsed = parse_object(options_.server_args_json);
@@ -238,7 +185,7 @@ void ApiServer::server_info(Exchange& x) {
   x.reply(json::serialize(out));
 }
 
-void ApiServer::load(Exchange& x) {
+void ApiServer::load(Call& x) {
   const EngineStats stats = x.ready.engine->stats();
   const InstanceInfo& info = x.ready.engine->info();
   int used = 0;
@@ -251,17 +198,22 @@ void ApiServer::load(Exchange& x) {
   x.reply(list ? fmt::format("{{\"loads\":[{}]}}", entry) : "[" + entry + "]");
 }
 
-void ApiServer::call(Exchange& x, ApiKind kind) {
+void ApiServer::run(Call& x, ApiKind kind) {
   auto parsed = parse_api_request(kind, x.request.body, *x.ready.model, x.ready.engine->info().role);
   if (!parsed) return x.refuse(parsed.error());
+  if (log_requests_) {
+    log_info("{} {}: {} sequences, the first with {} prompt tokens and at most {} new ones", x.request.path, parsed->id,
+             parsed->choices.size(), parsed->choices.front().engine.prompt.size(),
+             parsed->choices.front().engine.sampling.max_new_tokens);
+  }
   start_generation(std::move(*parsed), *x.ready.model, *x.ready.engine, *x.ready.metrics, x.writer, x.headers);
 }
-void ApiServer::generate(Exchange& x) { call(x, ApiKind::kGenerate); }
-void ApiServer::completions(Exchange& x) { call(x, ApiKind::kCompletion); }
-void ApiServer::chat(Exchange& x) { call(x, ApiKind::kChat); }
+void ApiServer::generate(Call& x) { run(x, ApiKind::kGenerate); }
+void ApiServer::completions(Call& x) { run(x, ApiKind::kCompletion); }
+void ApiServer::chat(Call& x) { run(x, ApiKind::kChat); }
 
 // {"prompt": text, "add_special_tokens": true} -> {"tokens": [...], "count", "max_model_len"}; "text" for "prompt" too.
-void ApiServer::tokenize(Exchange& x) {
+void ApiServer::tokenize(Call& x) {
   const ModelText& model = *x.ready.model;
   auto body = parse_object(x.request.body);
   if (!body) return x.refuse(body.error());
@@ -277,7 +229,7 @@ void ApiServer::tokenize(Exchange& x) {
   x.reply(fmt::format("{{\"tokens\":[{}],\"count\":{},\"max_model_len\":{}}}", list, ids.size(), model.context_length));
 }
 
-void ApiServer::detokenize(Exchange& x) {
+void ApiServer::detokenize(Call& x) {
   const ModelText& model = *x.ready.model;
   auto body = parse_object(x.request.body);
   if (!body) return x.refuse(body.error());
@@ -294,65 +246,13 @@ void ApiServer::detokenize(Exchange& x) {
   x.reply(fmt::format("{{\"prompt\":{0},\"text\":{0}}}", json_string(text)));
 }
 
-void ApiServer::tokenizer_info(Exchange& x) {
+void ApiServer::tokenizer_info(Call& x) {
   const ModelText& model = *x.ready.model;
   x.reply(fmt::format(
       "{{\"name_or_path\":{},\"vocab_size\":{},\"bos_token\":{},\"eos_token\":{},\"chat_template\":{},\"max_model_"
       "len\":{}}}",
       json_string(model.model_path), model.vocab, json_string(model.bos_token), json_string(model.eos_token),
       model.chat_template ? json_string(model.chat_template->source()) : "null", model.context_length));
-}
-
-void ApiServer::flush_cache(Exchange& x) {
-  const Status flushed = x.ready.engine->flush_cache();
-  // SGLang answers 400 while requests run.
-  if (!flushed) return x.refuse(400, flushed.error().message);
-  x.reply("{\"success\":true,\"message\":\"cache flushed\"}");
-}
-
-void ApiServer::abort_request(Exchange& x) {
-  auto body = parse_object(x.request.body);
-  if (!body) return x.refuse(body.error());
-  auto all = bool_field(*body, "abort_all");
-  auto rid = string_field(*body, "rid");
-  if (!all || !rid) return x.refuse(!all ? all.error() : rid.error());
-  if (all->value_or(false)) {
-    x.ready.engine->abort_all();
-  } else if (*rid) {
-    x.ready.engine->abort(**rid);
-  } else {
-    return x.refuse(400, "give rid, or abort_all true");
-  }
-  x.reply("{\"success\":true}");
-}
-
-// Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
-// together.
-void ApiServer::pair(Exchange& x) {
-  if (x.ready.engine->info().role != Role::kDecode)
-    return x.refuse(400, "only a decode instance pairs; ask one of those");
-  auto body = parse_object(x.request.body);
-  if (!body) return x.refuse(body.error());
-  auto host = string_field(*body, "bootstrap_host");
-  auto port = int_field(*body, "bootstrap_port", 1, 65535);
-  if (!host || !port) return x.refuse(!host ? host.error() : port.error());
-  if (!*host || !*port) return x.refuse(400, "bootstrap_host and bootstrap_port: both are needed");
-  x.ready.engine->pair(**host, static_cast<int>(**port), [writer = x.writer, headers = x.headers](const Status& met) {
-    if (met) {
-      send_json(*writer, 200, "{\"paired\":true}", headers);
-    } else {
-      send_error(*writer, met.error(), headers);
-    }
-  });
-}
-
-void ApiServer::plan(Exchange& x) {
-  x.headers.emplace_back("Content-Type", "text/plain; charset=utf-8");
-  x.writer->send(200, x.headers, x.ready.engine->describe_pairs());
-}
-
-void ApiServer::unsupported(Exchange& x) {
-  x.refuse(501, fmt::format("{}: this server does not have that", x.request.path));
 }
 
 }  // namespace baton

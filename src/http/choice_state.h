@@ -38,7 +38,7 @@ class ChoiceState {
   bool handed_over = false;
   TtftParts ttft;
   // What streaming has sent so far.
-  size_t text_sent = 0, tokens_sent = 0;
+  size_t text_sent = 0, tokens_sent = 0, offset_sent = 0;
   bool begun = false;
 
  private:

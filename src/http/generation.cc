@@ -1,5 +1,6 @@
 #include "http/generation.h"
 
+#include <atomic>
 #include <chrono>
 
 #include "http/api_error.h"
@@ -22,6 +23,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
         headers_(std::move(headers)) {
     created_ =
         std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+    first_token_.resize(request_.choices.size());
     last_token_.resize(request_.choices.size());
     for (size_t i = 0; i < request_.choices.size(); ++i) {
       choices_.emplace_back(request_.choices[i], request_, model_, static_cast<int>(i));
@@ -36,10 +38,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
       const Status accepted = engine_.submit(std::move(engine_request), [self = shared_from_this(), i](Output output) {
         self->writer_->post([self, i, output = std::move(output)]() mutable { self->on_output(i, std::move(output)); });
       });
-      if (!accepted) {
-        fail(accepted.error());
-        return;
-      }
+      if (!accepted) return fail(accepted.error());
+      accepted_ = i + 1;
     }
   }
 
@@ -49,8 +49,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   }
   [[nodiscard]] AnswerContext context() const { return {request_, model_, created_, elapsed()}; }
 
+  // Any thread. Only what the engine took: the rid of a choice that it refused may be another call's.
   void abort_all() {
-    for (const ChoiceRequest& choice : request_.choices) engine_.abort(choice.engine.rid);
+    for (size_t i = 0; i < accepted_; ++i) engine_.abort(request_.choices[i].engine.rid);
   }
 
   void fail(const Error& failure) {
@@ -70,11 +71,17 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (fresh == 0) return;
     const auto now = std::chrono::steady_clock::now();
     if (tokens_before == 0) {
+      first_token_[i] = now;
       metrics_.on_first_token(elapsed());
     } else {
       metrics_.on_inter_token(std::chrono::duration<double>(now - last_token_[i]).count(), fresh);
     }
     last_token_[i] = now;
+  }
+
+  [[nodiscard]] std::optional<double> since_first_token(size_t i) const {
+    if (choices_[i].tokens.empty()) return std::nullopt;
+    return std::chrono::duration<double>(last_token_[i] - first_token_[i]).count();
   }
 
   void on_output(size_t i, Output output) {
@@ -86,7 +93,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (stop_engine) engine_.abort(request_.choices[i].engine.rid);
     if (choice.finish) {
       ++finished_;
-      metrics_.on_request_end(elapsed(), choice.finish->reason);
+      metrics_.on_request_end(elapsed(), since_first_token(i), choice.finish->reason);
+      if (choice.handed_over) metrics_.on_ttft(choice.ttft);  // decode's, by contrast, come with the first token
       // An operator's abort is an outcome of the request; anything else that went wrong is an error of the call.
       if (choice.finish->reason == FinishReason::kAbort && choice.finish->error &&
           choice.finish->error->code != ErrorCode::kCancelled) {
@@ -103,9 +111,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   }
 
   void stream(ChoiceState& choice) {
+    // Without logprobs and with a tokenizer, tokens that make no text yet wait for those that do.
+    const bool tokens_show = request_.choices[static_cast<size_t>(choice.index)].return_logprob || !model_.tokenizer;
     const bool fresh = choice.text.size() > choice.text_sent || choice.finish ||
-                       (request_.choices[static_cast<size_t>(choice.index)].return_logprob &&
-                        choice.tokens.size() > choice.tokens_sent);
+                       (tokens_show && choice.tokens.size() > choice.tokens_sent);
     if (fresh) {
       if (!started_) {
         started_ = true;
@@ -129,9 +138,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::shared_ptr<ResponseWriter> writer_;
   Headers headers_;
   std::vector<ChoiceState> choices_;
-  std::vector<std::chrono::steady_clock::time_point> last_token_;
+  std::vector<std::chrono::steady_clock::time_point> first_token_, last_token_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   int64_t created_ = 0;
+  std::atomic<size_t> accepted_{0};  // choices that the engine has taken
   size_t finished_ = 0;
   bool started_ = false;  // a streamed answer's head is out
   bool over_ = false;     // the answer is complete

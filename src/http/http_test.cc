@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -151,6 +152,32 @@ TEST(Http, TellsTheHandlerWhenTheClientLeaves) {
   held.reset();
 }
 
+// stop() itself ends what is open; a client need not wait for the server object to go.
+TEST(Http, StopClosesTheListenerAndEveryConnection) {
+  std::atomic<bool> asked{false};
+  std::shared_ptr<ResponseWriter> held;
+  auto server = serve([&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+    held = std::move(writer);
+    asked = true;
+  });
+  HttpClient client;
+  std::promise<Status> ended;
+  HttpCallHandlers handlers;
+  handlers.on_end = [&](Status status) { ended.set_value(std::move(status)); };
+  client.start(call_to(*server, "/"), std::move(handlers));
+  for (int i = 0; i < 1000 && !asked; ++i) std::this_thread::sleep_for(5ms);
+  server->stop();
+  auto result = ended.get_future();
+  ASSERT_EQ(result.wait_for(5s), std::future_status::ready);
+  EXPECT_EQ(result.get().error().code, ErrorCode::kUnavailable);
+  HttpCallRequest late = call_to(*server, "/");
+  late.idle_timeout = 5s;
+  const auto refused = client.fetch(late);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kUnavailable);  // refused, not timed out
+  held.reset();
+}
+
 // What a handler gives to on_disconnect often holds the writer itself: letting go of it must not lock twice.
 TEST(Http, TheDisconnectCallbackMayHoldTheWriter) {
   auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
@@ -196,6 +223,16 @@ TEST(Http, ManyConcurrentCalls) {
   for (int i = 0; i < 2000 && ended < 300; ++i) std::this_thread::sleep_for(5ms);
   EXPECT_EQ(good, 300);
   EXPECT_EQ(ended, 300);
+}
+
+TEST(Http, PathsKeepTheirPlusAndGoBackOnTheWireAsOneWord) {
+  auto server = serve(echo);
+  const std::string said = raw(server->port(), "GET /a+b%20c%0D%0AX:%20y?q=1+2 HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_NE(said.find("GET /a+b c\r\nX: y q=1+2"), std::string::npos) << said;
+  const std::string decoded = "/v1/models/a+b c\r\nX: \xC3\xA9%";
+  const std::string sent = percent_encode_path(decoded);
+  EXPECT_EQ(sent, "/v1/models/a+b%20c%0D%0AX:%20%C3%A9%25");
+  EXPECT_EQ(percent_decode(sent, false), decoded);
 }
 
 TEST(ParseUrl, Cases) {

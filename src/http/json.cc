@@ -18,14 +18,15 @@ Result<std::optional<bool>> bool_field(const json::object& object, std::string_v
   return std::optional<bool>(value->as_bool());
 }
 
-Result<std::optional<double>> number_field(const json::object& object, std::string_view name, double min, double max) {
+Result<std::optional<double>> number_field(const json::object& object, std::string_view name, double min, double max,
+                                           bool above_min) {
   const json::value* value = find_field(object, name);
   if (value == nullptr) return std::optional<double>();
-  if (!value->is_number())
-    return error(ErrorCode::kInvalidArgument, "{}: must be a number in [{}, {}]", name, min, max);
+  const std::string range = fmt::format("{}{}, {}{}", above_min ? '(' : '[', min, max, std::isinf(max) ? ')' : ']');
+  if (!value->is_number()) return error(ErrorCode::kInvalidArgument, "{}: must be a number in {}", name, range);
   const double number = value->to_number<double>();
-  if (!(number >= min && number <= max))
-    return error(ErrorCode::kInvalidArgument, "{}: {} is not in [{}, {}]", name, number, min, max);
+  if (!(number >= min && number <= max) || (above_min && number == min) || std::isinf(number))
+    return error(ErrorCode::kInvalidArgument, "{}: {} is not in {}", name, number, range);
   return std::optional<double>(number);
 }
 

@@ -25,23 +25,70 @@ const Buckets kMs{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 25
 const Buckets kGbPerS{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256};
 const Buckets kMb{0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000};
 
+struct Shape {
+  const char* name;
+  const char* help;
+  const Buckets& buckets;
+};
+const Shape kSglangHistograms[] = {
+    {"sglang:time_to_first_token_seconds", "Time to first token", kTtft},
+    {"sglang:inter_token_latency_seconds", "Gap between tokens", kItl},
+    {"sglang:e2e_request_latency_seconds", "Request latency", kE2e},
+    {"sglang:queue_time_seconds", "Time from arrival to the first step", kStage},
+    {"sglang:kv_transfer_latency_ms", "KV handoff, first write to last completion", kMs},
+    {"sglang:kv_transfer_total_mb", "KV bytes of a handoff", kMb},
+    {"sglang:kv_transfer_speed_gb_s", "KV handoff rate", kGbPerS},
+    {"sglang:kv_transfer_bootstrap_ms", "Prefill: wait for decode's grant", kMs},
+    {"sglang:kv_transfer_alloc_ms", "Decode: wait for pages to grant", kMs},
+};
+const Shape kVllmHistograms[] = {
+    {"vllm:time_to_first_token_seconds", "Time to first token", kTtft},
+    {"vllm:inter_token_latency_seconds", "Gap between tokens", kItl},
+    {"vllm:e2e_request_latency_seconds", "Request latency", kE2e},
+    {"vllm:request_queue_time_seconds", "Time from arrival to the first step", kStage},
+    {"vllm:request_prefill_time_seconds", "Time computing the prompt", kStage},
+    {"vllm:request_decode_time_seconds", "Time from the first token to the last", kE2e},
+};
+constexpr std::pair<const char*, double TtftParts::*> kParts[] = {{"grant", &TtftParts::grant_ms},
+                                                                  {"prefill_queue", &TtftParts::prefill_queue_ms},
+                                                                  {"prefill", &TtftParts::prefill_ms},
+                                                                  {"transfer", &TtftParts::transfer_ms},
+                                                                  {"first_step", &TtftParts::first_step_ms}};
+
 }  // namespace
 
 struct Metrics::Impl {
-  MetricsOptions options;
+  explicit Impl(const MetricsOptions& wanted);
+
+  const MetricsOptions options;
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
-  std::mutex mutex;  // of `families` and of counters brought up to a total
+  // Histograms and the counters of events are made by the constructor: they stand at zero before their first event, so
+  // that dashboards and rates have a beginning, and their maps need no lock.
+  std::map<std::string, prometheus::Histogram*, std::less<>> histograms;
+  std::map<std::string, prometheus::Histogram*, std::less<>> ttft_parts;
+  prometheus::Counter* transfer_copies = nullptr;
+  std::map<FinishReason, prometheus::Counter*> successes;
+  std::mutex mutex;  // of what render() raises
   std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges;
   std::map<std::string, prometheus::Family<prometheus::Counter>*> counters;
-  std::map<std::string, prometheus::Family<prometheus::Histogram>*> histograms;
 
-  [[nodiscard]] Labels sglang_labels(int dp_rank = 0) const {
+  [[nodiscard]] Labels sglang_labels() const {
     return {{"model_name", options.model_name},
             {"engine_type", role_name(options.role)},
             {"tp_rank", "0"},
-            {"dp_rank", std::to_string(dp_rank)}};
+            {"dp_rank", "0"}};
   }
   [[nodiscard]] Labels vllm_labels() const { return {{"model_name", options.model_name}, {"engine", "0"}}; }
+
+  prometheus::Family<prometheus::Histogram>& histogram_family(const Shape& shape) {
+    return prometheus::BuildHistogram().Name(shape.name).Help(shape.help).Register(*registry);
+  }
+  // Names that were switched off are not there, and nothing is counted.
+  void observe(std::string_view name, double value, size_t times = 1) {
+    const auto found = histograms.find(name);
+    if (found == histograms.end()) return;
+    for (size_t i = 0; i < times; ++i) found->second->Observe(value);
+  }
 
   void gauge(const std::string& name, const char* help, double value, const Labels& labels) {
     auto& family = gauges[name];
@@ -55,97 +102,82 @@ struct Metrics::Impl {
     prometheus::Counter& c = family->Add(labels);
     if (total > c.Value()) c.Increment(total - c.Value());
   }
-  void count(const std::string& name, const char* help, const Labels& labels) {
-    std::lock_guard lock(mutex);
-    auto& family = counters[name];
-    if (family == nullptr) family = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry);
-    family->Add(labels).Increment();
-  }
-  prometheus::Histogram& histogram(const std::string& name, const char* help, const Buckets& buckets,
-                                   const Labels& labels) {
-    std::lock_guard lock(mutex);
-    auto& family = histograms[name];
-    if (family == nullptr) family = &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry);
-    return family->Add(labels, buckets);
-  }
-  void observe(const char* stem, const char* help, const Buckets& buckets, double seconds, size_t times = 1) {
-    auto& sglang = histogram(std::string("sglang:") + stem, help, buckets, sglang_labels());
-    for (size_t i = 0; i < times; ++i) sglang.Observe(seconds);
-  }
-  void observe_vllm(const char* stem, const char* help, const Buckets& buckets, double seconds, size_t times = 1) {
-    if (!options.vllm_names) return;
-    auto& vllm = histogram(std::string("vllm:") + stem, help, buckets, vllm_labels());
-    for (size_t i = 0; i < times; ++i) vllm.Observe(seconds);
-  }
   void render_sglang(const EngineStats& stats, const InstanceInfo& info);
   void render_vllm(const EngineStats& stats, const InstanceInfo& info);
   void render_own(const EngineStats& stats);
 };
 
-Metrics::Metrics(const MetricsOptions& options) : impl_(std::make_unique<Impl>()) { impl_->options = options; }
+Metrics::Impl::Impl(const MetricsOptions& wanted) : options(wanted) {
+  for (const Shape& shape : kSglangHistograms)
+    histograms[shape.name] = &histogram_family(shape).Add(sglang_labels(), shape.buckets);
+  const Shape transfer{"baton_transfer_seconds", "KV handoff, first write to last completion", kStage};
+  histograms[transfer.name] = &histogram_family(transfer).Add({}, transfer.buckets);
+  auto& parts = histogram_family({"baton_ttft_part_seconds", "TTFT as a sum of its parts", kStage});
+  for (const auto& [part, member] : kParts) ttft_parts[part] = &parts.Add({{"part", part}}, kStage);
+  transfer_copies = &prometheus::BuildCounter()
+                         .Name("baton_transfer_copies_total")
+                         .Help("Contiguous copies of all handoffs")
+                         .Register(*registry)
+                         .Add({});
+  if (!options.vllm_names) return;
+  for (const Shape& shape : kVllmHistograms)
+    histograms[shape.name] = &histogram_family(shape).Add(vllm_labels(), shape.buckets);
+  auto& ended = prometheus::BuildCounter()
+                    .Name("vllm:request_success_total")
+                    .Help("Requests that ended well")
+                    .Register(*registry);
+  for (const auto& [reason, text] : {std::pair{FinishReason::kStop, "stop"}, {FinishReason::kLength, "length"}}) {
+    Labels labels = vllm_labels();
+    labels["finished_reason"] = text;
+    successes[reason] = &ended.Add(labels);
+  }
+}
+
+Metrics::Metrics(const MetricsOptions& options) : impl_(std::make_unique<Impl>(options)) {}
 Metrics::~Metrics() = default;
 
 void Metrics::on_queue_time(double seconds) {
-  impl_->observe("queue_time_seconds", "Time from arrival to the first step", kStage, seconds);
-  impl_->observe_vllm("request_queue_time_seconds", "Time from arrival to the first step", kStage, seconds);
+  impl_->observe("sglang:queue_time_seconds", seconds);
+  impl_->observe("vllm:request_queue_time_seconds", seconds);
 }
 
 void Metrics::on_transfer(double seconds, uint64_t bytes, uint64_t copies) {
-  const Labels labels = impl_->sglang_labels();
   const double mb = static_cast<double>(bytes) / 1e6;
-  impl_->histogram("sglang:kv_transfer_latency_ms", "KV handoff, first write to last completion", kMs, labels)
-      .Observe(seconds * 1e3);
-  impl_->histogram("sglang:kv_transfer_total_mb", "KV bytes of a handoff", kMb, labels).Observe(mb);
-  if (seconds > 0)
-    impl_->histogram("sglang:kv_transfer_speed_gb_s", "KV handoff rate", kGbPerS, labels).Observe(mb / 1e3 / seconds);
-  impl_->histogram("baton_transfer_seconds", "KV handoff, first write to last completion", kStage, {}).Observe(seconds);
-  std::lock_guard lock(impl_->mutex);
-  auto& family = impl_->counters["baton_transfer_copies_total"];
-  if (family == nullptr)
-    family = &prometheus::BuildCounter()
-                  .Name("baton_transfer_copies_total")
-                  .Help("Contiguous copies of all handoffs")
-                  .Register(*impl_->registry);
-  family->Add({}).Increment(static_cast<double>(copies));
+  impl_->observe("sglang:kv_transfer_latency_ms", seconds * 1e3);
+  impl_->observe("sglang:kv_transfer_total_mb", mb);
+  if (seconds > 0) impl_->observe("sglang:kv_transfer_speed_gb_s", mb / 1e3 / seconds);
+  impl_->observe("baton_transfer_seconds", seconds);
+  impl_->transfer_copies->Increment(static_cast<double>(copies));
 }
 
 void Metrics::on_ttft(const TtftParts& parts) {
-  const std::pair<const char*, double> named[] = {{"grant", parts.grant_ms},
-                                                  {"prefill_queue", parts.prefill_queue_ms},
-                                                  {"prefill", parts.prefill_ms},
-                                                  {"transfer", parts.transfer_ms},
-                                                  {"first_step", parts.first_step_ms}};
-  for (const auto& [part, ms] : named) {
-    if (ms >= 0)
-      impl_->histogram("baton_ttft_part_seconds", "TTFT as a sum of its parts", kStage, {{"part", part}})
-          .Observe(ms / 1e3);
+  for (const auto& [part, member] : kParts) {
+    if (parts.*member >= 0) impl_->ttft_parts.at(part)->Observe(parts.*member / 1e3);
   }
-  if (parts.prefill_ms >= 0)
-    impl_->observe_vllm("request_prefill_time_seconds", "Time computing the prompt", kStage, parts.prefill_ms / 1e3);
+  if (parts.prefill_ms >= 0) impl_->observe("vllm:request_prefill_time_seconds", parts.prefill_ms / 1e3);
+  // Decode makes the grant that prefill waits for.
+  const bool decode = impl_->options.role == Role::kDecode;
   if (parts.grant_ms >= 0)
-    impl_->histogram("sglang:kv_transfer_bootstrap_ms", "Wait for decode's grant", kMs, impl_->sglang_labels())
-        .Observe(parts.grant_ms);
+    impl_->observe(decode ? "sglang:kv_transfer_alloc_ms" : "sglang:kv_transfer_bootstrap_ms", parts.grant_ms);
 }
 
 void Metrics::on_first_token(double seconds) {
-  impl_->observe("time_to_first_token_seconds", "Time to first token", kTtft, seconds);
-  impl_->observe_vllm("time_to_first_token_seconds", "Time to first token", kTtft, seconds);
+  impl_->observe("sglang:time_to_first_token_seconds", seconds);
+  impl_->observe("vllm:time_to_first_token_seconds", seconds);
 }
 
 void Metrics::on_inter_token(double seconds, size_t tokens) {
   if (tokens == 0) return;
   const double each = seconds / static_cast<double>(tokens);
-  impl_->observe("inter_token_latency_seconds", "Gap between tokens", kItl, each, tokens);
-  impl_->observe_vllm("inter_token_latency_seconds", "Gap between tokens", kItl, each, tokens);
+  impl_->observe("sglang:inter_token_latency_seconds", each, tokens);
+  impl_->observe("vllm:inter_token_latency_seconds", each, tokens);
 }
 
-void Metrics::on_request_end(double seconds, FinishReason reason) {
-  impl_->observe("e2e_request_latency_seconds", "Request latency", kE2e, seconds);
-  impl_->observe_vllm("e2e_request_latency_seconds", "Request latency", kE2e, seconds);
-  if (!impl_->options.vllm_names || reason == FinishReason::kAbort) return;
-  Labels labels = impl_->vllm_labels();
-  labels["finished_reason"] = reason == FinishReason::kStop ? "stop" : "length";
-  impl_->count("vllm:request_success_total", "Requests that ended well", labels);
+void Metrics::on_request_end(double seconds, std::optional<double> since_first_token, FinishReason reason) {
+  impl_->observe("sglang:e2e_request_latency_seconds", seconds);
+  impl_->observe("vllm:e2e_request_latency_seconds", seconds);
+  if (since_first_token) impl_->observe("vllm:request_decode_time_seconds", *since_first_token);
+  if (const auto found = impl_->successes.find(reason); found != impl_->successes.end()) found->second->Increment();
 }
 
 void Metrics::Impl::render_sglang(const EngineStats& stats, const InstanceInfo& info) {

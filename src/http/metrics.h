@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/engine.h"
@@ -27,7 +28,8 @@ class Metrics final : public EngineObserver {
   // Of one client call, as the HTTP side sees it.
   void on_first_token(double seconds);
   void on_inter_token(double seconds, size_t tokens);
-  void on_request_end(double seconds, FinishReason reason);
+  // `since_first_token`: of a choice that has one.
+  void on_request_end(double seconds, std::optional<double> since_first_token, FinishReason reason);
 
   // Prometheus text, with the engine's state of this moment.
   [[nodiscard]] std::string render(const EngineStats& stats, const InstanceInfo& info);

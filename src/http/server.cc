@@ -21,8 +21,9 @@
 #include <unordered_set>
 #include <vector>
 
-#include "base/log.h"
+#include "base/port_owner.h"
 #include "base/thread.h"
+#include "http/api_error.h"
 
 namespace baton {
 namespace {
@@ -151,9 +152,7 @@ class Writer final : public ResponseWriter {
   explicit Writer(std::shared_ptr<Exchange> exchange) : exchange_(std::move(exchange)) {}
   ~Writer() override {
     if (!exchange_->answered()) {
-      exchange_->send(500, {{"Content-Type", "application/json"}},
-                      "{\"error\":{\"message\":\"the request ended without an "
-                      "answer\",\"type\":\"internal_error\",\"param\":null,\"code\":500}}\n");
+      send_error(*exchange_, 500, "the request ended without an answer");
     }
   }
   void send(int status, Headers headers, std::string body) override {
@@ -169,12 +168,6 @@ class Writer final : public ResponseWriter {
   std::shared_ptr<Exchange> exchange_;
 };
 
-std::string error_body(int status, std::string_view message) {
-  return fmt::format(
-      "{{\"error\":{{\"message\":\"{}\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":{}}}}}\n", message,
-      status);
-}
-
 std::string collapse_slashes(std::string_view path) {
   std::string out;
   for (const char c : path) {
@@ -188,14 +181,31 @@ std::string collapse_slashes(std::string_view path) {
 struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandler handler;
+  std::mutex mutex;                 // of `live` and `sockets`; outlives the coroutines, which go with the context
+  std::unordered_set<int> sockets;  // of every connection
   asio::io_context context;
   tcp::acceptor acceptor{context};
   int port = 0;
   std::vector<std::thread> threads;
   std::atomic<size_t> connections{0};
   std::atomic<bool> stopping{false};
-  std::mutex mutex;
   std::unordered_set<std::shared_ptr<Exchange>> live;
+
+  // A connection's socket while it is open, for stop().
+  struct Registered {
+    Registered(Impl* owner, int socket) : impl(owner), fd(socket) {
+      std::lock_guard lock(impl->mutex);
+      impl->sockets.insert(fd);
+    }
+    ~Registered() {
+      std::lock_guard lock(impl->mutex);
+      impl->sockets.erase(fd);
+    }
+    Registered(const Registered&) = delete;
+    Registered& operator=(const Registered&) = delete;
+    Impl* impl;
+    int fd;
+  };
 
   Status listen() {
     boost::system::error_code failed;
@@ -209,7 +219,7 @@ struct HttpServer::Impl {
     if (failed) {
       return error(ErrorCode::kUnavailable,
                    "cannot listen on {}:{}: {}; choose another --port or stop the program that holds it", options.host,
-                   options.port, failed.message());
+                   options.port, bind_failure_text(failed.value(), static_cast<uint16_t>(options.port)));
     }
     port = acceptor.local_endpoint().port();
     return {};
@@ -235,6 +245,7 @@ struct HttpServer::Impl {
 
   asio::awaitable<void> connection(tcp::socket socket) {
     beast::tcp_stream stream(std::move(socket));
+    const Registered registered(this, stream.socket().native_handle());
     boost::system::error_code failed;
     const auto endpoint = stream.socket().remote_endpoint(failed);
     const std::string peer = failed ? "" : fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
@@ -278,7 +289,7 @@ struct HttpServer::Impl {
     if (why == beast::http::error::header_limit || why == beast::http::error::buffer_overflow) status = 431;
     const std::string text = status == 413 ? fmt::format("the body is over {} bytes", options.body_bytes_max)
                                            : "malformed HTTP request: " + why.message();
-    const std::string body = error_body(status, text);
+    const std::string body = error_json(status, text) + "\n";
     const std::string answer =
         head_text(status, {{"Content-Type", "application/json"}, {"Content-Length", std::to_string(body.size())}},
                   false) +
@@ -300,7 +311,7 @@ struct HttpServer::Impl {
     request.method = std::string(message.method_string());
     const std::string_view target(message.target().data(), message.target().size());
     const size_t question = std::min(target.find('?'), target.size());
-    request.path = collapse_slashes(percent_decode(target.substr(0, question)));
+    request.path = collapse_slashes(percent_decode(target.substr(0, question), false));
     if (question < target.size()) request.query = std::string(target.substr(question + 1));
     for (const auto& field : message)
       request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
@@ -414,6 +425,10 @@ void HttpServer::stop() {
   impl_->context.stop();
   for (auto& thread : impl_->threads) thread.join();
   impl_->threads.clear();
+  // Nobody runs the connections any more, so nobody else would close what they hold: clients must not wait.
+  boost::system::error_code ignored;
+  impl_->acceptor.close(ignored);
+  for (const int fd : impl_->sockets) ::shutdown(fd, SHUT_RDWR);
 }
 
 }  // namespace baton

@@ -29,14 +29,14 @@ size_t PairPolicy::choose_among(PlacementPolicy policy, const std::vector<Worker
     case PlacementPolicy::kLeastLoaded:
       break;
   }
-  // Ties go round, so that idle workers share the work.
-  const size_t start = (*turn)++;
-  size_t best = candidates[start % n];
-  for (size_t i = 1; i < n; ++i) {
-    const size_t candidate = candidates[(start + i) % n];
-    if (loads[candidate].outstanding < loads[best].outstanding) best = candidate;
+  std::vector<size_t> least;
+  for (const size_t candidate : candidates) {
+    if (!least.empty() && loads[candidate].outstanding > loads[least.front()].outstanding) continue;
+    if (!least.empty() && loads[candidate].outstanding < loads[least.front()].outstanding) least.clear();
+    least.push_back(candidate);
   }
-  return best;
+  // Ties go round, so that idle workers share the work.
+  return least[(*turn)++ % least.size()];
 }
 
 }  // namespace baton

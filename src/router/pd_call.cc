@@ -1,10 +1,12 @@
 #include "router/pd_call.h"
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
 #include "base/random.h"
 #include "http/api_error.h"
+#include "http/api_request.h"
 #include "http/json.h"
 #include "router/split_request.h"
 
@@ -21,21 +23,22 @@ bool worth_retrying(int status) {
 // (writer->post) orders them, so that members need no lock.
 class PdCall : public std::enable_shared_from_this<PdCall> {
  public:
-  PdCall(const PdCallContext& context, HttpRequest request, json::object body, std::shared_ptr<ResponseWriter> writer)
+  PdCall(const PdCallContext& context, Exchange x, json::object body)
       : context_(context),
-        request_(std::move(request)),
+        request_(std::move(x.request)),
         body_(std::move(body)),
-        writer_(std::move(writer)),
+        writer_(std::move(x.writer)),
+        echo_(std::move(x.headers)),
         traits_(inspect_request(request_.path, body_)),
-        arrival_(context_.clock.now()) {
-    if (const auto id = find_header(request_.headers, "x-request-id"); !id.empty())
-      echo_.emplace_back("x-request-id", std::string(id));
-  }
+        arrival_(context_.clock.now()) {}
 
   void run() {
     ++context_.counters.requests;
+    if (traits_.sequences > kChoicesMax)
+      return refuse(400, fmt::format("n: {} sequences; at most {} a call", traits_.sequences, kChoicesMax));
     writer_->on_disconnect([self = shared_from_this()] {
       self->writer_->post([self] {
+        if (self->over_) return;
         ++self->context_.counters.clients_left;
         self->finish(WorkerRegistry::Blame::kNobody);
       });
@@ -48,7 +51,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     std::shared_ptr<HttpCall> call;
     int status = 0;  // 0: no head yet
     Headers headers;
-    std::string body;  // buffered: errors, and whole answers that are merged
+    std::string body;  // what has come and was not passed on
     bool ended = false;
   };
 
@@ -101,15 +104,12 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void on_head(Leg& leg, int status, const Headers& headers) {
     leg.status = status;
     leg.headers = headers;
-    if (&leg == &decode_ && status == 200 && !traits_.merge_logprobs) open_answer();
+    progress();
   }
 
   void on_data(Leg& leg, const std::string& data) {
-    if (&leg == &decode_ && open_) {
-      write_decode(data);
-    } else {
-      leg.body += data;
-    }
+    leg.body += data;
+    if (&leg == &decode_) progress();
   }
 
   void on_end(Leg& leg, const Status& status) {
@@ -120,17 +120,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       if (is_prefill && open_) return;
       return fail(is_prefill, status);
     }
-    if (is_prefill) {
-      if (traits_.merge_logprobs && decode_.status == 200) merged_progress();
-      return;
-    }
-    if (!open_) return merged_progress();
-    if (traits_.stream) {
-      writer_->finish();
-    } else {
-      send_whole(decode_.body);
-    }
-    finish(WorkerRegistry::Blame::kNobody);
+    if (is_prefill && traits_.merge_logprobs) merger_.emplace(request_.path, prefill_.body);
+    progress();
   }
 
   [[nodiscard]] Headers answer_headers() const {
@@ -143,54 +134,46 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     return headers;
   }
 
-  // Decode's answer may go to the client from here on.
-  void open_answer() {
-    open_ = true;
-    if (traits_.stream) writer_->start(200, answer_headers());
-    if (!decode_.body.empty()) write_decode(std::exchange(decode_.body, {}));
-  }
-  void write_decode(const std::string& data) {
+  // Passes on what there is of decode's answer. Where the prompt's logprobs stand in front of it, prefill's comes
+  // first.
+  void progress() {
+    if (!open_) {
+      if (decode_.status != 200 || (traits_.merge_logprobs && !merger_)) return;
+      open_ = true;
+      if (traits_.stream) writer_->start(200, answer_headers());
+    }
+    if (traits_.stream) pass_events();
+    if (!decode_.ended) return;
     if (traits_.stream) {
-      writer_->write(data);
+      writer_->write(std::move(decode_.body));
+      writer_->finish();
     } else {
-      decode_.body += data;
+      writer_->send(200, answer_headers(), merger_ ? merger_->merge(decode_.body) : std::move(decode_.body));
     }
-  }
-  void send_whole(std::string body) { writer_->send(200, answer_headers(), std::move(body)); }
-
-  // Prompt logprobs: both answers are needed before the first byte goes out.
-  void merged_progress() {
-    if (!prefill_.ended || !decode_.ended) return;
-    if (!traits_.stream) {
-      send_whole(merge_logprobs(request_.path, prefill_.body, decode_.body));
-      return finish(WorkerRegistry::Blame::kNobody);
-    }
-    writer_->start(200, answer_headers());
-    writer_->write(merge_stream());
-    writer_->finish();
+    // A prefill leg that is still sending its small answer is let be: cancelling it would look like a client that left.
+    if (!prefill_.ended) prefill_.call.reset();
     finish(WorkerRegistry::Blame::kNobody);
   }
 
-  // Decode's events with the prompt's logprobs put into each (/generate repeats them, they are cumulative) or the first
-  // (completions).
-  [[nodiscard]] std::string merge_stream() const {
-    constexpr std::string_view kData = "data: ";
-    const size_t first_end = prefill_.body.find("\n\n");
-    const std::string head =
-        prefill_.body.substr(kData.size(), first_end == std::string::npos ? 0 : first_end - kData.size());
-    std::string out;
-    bool first = true;
-    for (size_t at = 0; at < decode_.body.size();) {
-      const size_t end = std::min(decode_.body.find("\n\n", at), decode_.body.size());
-      const std::string_view event = std::string_view(decode_.body).substr(at, end - at);
-      const bool merge = event.starts_with("data: {") && (first || request_.path == "/generate");
-      out += merge ? std::string(kData) + merge_logprobs(request_.path, head, event.substr(kData.size()))
-                   : std::string(event);
-      out += "\n\n";
-      first = false;
-      at = end + 2;
+  // Whole events only: an answer that breaks off within one must still end in one that says so.
+  void pass_events() {
+    constexpr std::string_view kData = "data: ", kEnd = "\n\n";
+    const size_t last = decode_.body.rfind(kEnd);
+    if (last == std::string::npos) return;
+    std::string events = decode_.body.substr(0, last + kEnd.size());
+    decode_.body.erase(0, events.size());
+    if (merger_) {
+      std::string merged;
+      for (std::string_view rest = events; !rest.empty();) {
+        const std::string_view event = rest.substr(0, rest.find(kEnd));
+        merged += event.starts_with("data: {") ? std::string(kData) + merger_->merge(event.substr(kData.size()))
+                                               : std::string(event);
+        merged += kEnd;
+        rest.remove_prefix(event.size() + kEnd.size());
+      }
+      events = std::move(merged);
     }
-    return out;
+    writer_->write(std::move(events));
   }
 
   void fail(bool prefill_failed, const Status& status) {
@@ -214,13 +197,17 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     if (worth_retrying(code) && attempt_ < context_.attempts_max) {
       ++context_.counters.retries;
       open_ = false;
+      merger_.reset();
       release(blame);
       return attempt();
     }
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", fmt::format("failed; leg={}; tries={}", who, attempt_));
     if (leg.status != 0 && leg.status != 200) {
-      headers.emplace_back("Content-Type", "application/json");
+      for (const char* name : {"Content-Type", "Retry-After", "x-should-retry"}) {
+        if (const auto value = find_header(leg.headers, name); !value.empty())
+          headers.emplace_back(name, std::string(value));
+      }
       writer_->send(leg.status, headers, leg.body);
     } else {
       send_error(*writer_, code,
@@ -233,7 +220,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   void refuse(int status, const std::string& message) {
     Headers headers = echo_;
-    headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_ - 1));
+    headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", std::max(attempt_ - 1, 0)));
     send_error(*writer_, status, message, headers);
     over_ = true;
   }
@@ -251,35 +238,36 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void finish(WorkerRegistry::Blame blame) {
     if (over_) return;
     over_ = true;
-    // A prefill leg that is still sending its small answer is let be: cancelling it would look like a client that left.
-    if (open_ && !prefill_.ended) prefill_.call.reset();
     release(blame);
   }
 
   const PdCallContext context_;
   const HttpRequest request_;
   const json::object body_;
-  std::shared_ptr<ResponseWriter> writer_;
+  const std::shared_ptr<ResponseWriter> writer_;
+  const Headers echo_;
   const RequestTraits traits_;
   const TimePoint arrival_;
   TimePoint sent_{};
-  Headers echo_;
   std::optional<WorkerRegistry::Pair> pair_;
   AttemptId room_;
   int attempt_ = 0;
   Leg prefill_, decode_;
-  bool open_ = false;  // decode's answer is being passed on
+  std::optional<LogprobMerger> merger_;  // when the prefill leg of such a request has ended
+  bool open_ = false;                    // decode's answer is being passed on
   bool over_ = false;
 };
 
 }  // namespace
 
-void start_pd_call(PdCallContext context, HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-  auto body = parse_object(request.body);
-  if (!body) return send_error(*writer, body.error());
-  request.body.clear();
-  request.body.shrink_to_fit();
-  std::make_shared<PdCall>(context, std::move(request), std::move(*body), std::move(writer))->run();
+void start_pd_call(PdCallContext context, Exchange x) {
+  auto body = parse_object(x.request.body);
+  if (!body) {
+    x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
+    return x.refuse(body.error());
+  }
+  std::string().swap(x.request.body);  // the parsed one is kept
+  std::make_shared<PdCall>(context, std::move(x), std::move(*body))->run();
 }
 
 }  // namespace baton

@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "http/client.h"
-#include "http/server.h"
+#include "http/routes.h"
 #include "router/worker_registry.h"
 
 namespace baton {
@@ -26,6 +26,6 @@ struct PdCallContext {
 
 // Posts the request to a prefill and a decode instance at once and answers with decode's stream. Every answer carries
 // the verdict header "x-baton-verdict". A client that leaves cancels both legs. The context outlives the call.
-void start_pd_call(PdCallContext context, HttpRequest request, std::shared_ptr<ResponseWriter> writer);
+void start_pd_call(PdCallContext context, Exchange x);
 
 }  // namespace baton

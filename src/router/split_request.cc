@@ -1,5 +1,9 @@
 #include "router/split_request.h"
 
+#include <algorithm>
+#include <span>
+#include <utility>
+
 #include "http/json.h"
 
 namespace baton {
@@ -7,15 +11,14 @@ namespace {
 namespace json = boost::json;
 
 bool is_true(const json::object& object, std::string_view name) {
-  const json::value* value = find_field(object, name);
-  return value != nullptr && value->is_bool() && value->as_bool();
+  const auto value = bool_field(object, name);
+  return value && value->value_or(false);
 }
 
-size_t positive(const json::object& object, std::string_view name) {
-  const json::value* value = find_field(object, name);
-  return value != nullptr && value->is_int64() && value->as_int64() > 0 && value->as_int64() <= 4096
-             ? static_cast<size_t>(value->as_int64())
-             : 1;
+// The instances refuse what is out of range.
+size_t samples_in(const json::object& object) {
+  const auto n = int_field(object, "n", 1, 128);
+  return n ? static_cast<size_t>(n->value_or(1)) : 1;
 }
 
 // Prompts in a field that is a string, a list of strings, ids, or a list of id lists.
@@ -24,49 +27,28 @@ size_t prompts_in(const json::value* value, bool* list) {
   return *list ? value->as_array().size() : 1;
 }
 
-// Appends decode's list after prefill's in an object's field, if prefill has one.
-void prepend(json::object& decode, const json::object& prefill, std::string_view field) {
-  const json::value* head = prefill.if_contains(field);
-  if (head == nullptr || !head->is_array() || head->as_array().empty()) return;
-  json::array merged = head->as_array();
-  if (const json::value* tail = decode.if_contains(field); tail != nullptr && tail->is_array()) {
-    for (const json::value& entry : tail->as_array()) merged.push_back(entry);
-  }
-  decode[field] = std::move(merged);
+json::value parse_or_null(std::string_view text) {
+  boost::system::error_code bad;
+  json::value value = json::parse(json::string_view(text.data(), text.size()), bad);
+  return bad ? json::value() : value;
 }
 
-void merge_generate(json::object& decode, const json::object& prefill) {
-  json::value* to = decode.if_contains("meta_info");
-  const json::value* from = prefill.if_contains("meta_info");
-  if (to == nullptr || from == nullptr || !to->is_object() || !from->is_object()) return;
-  prepend(to->as_object(), from->as_object(), "input_token_logprobs");
-  prepend(to->as_object(), from->as_object(), "input_top_logprobs");
+const json::object* object_in(const json::value& value, std::string_view field) {
+  const json::value* found = value.is_object() ? value.as_object().if_contains(field) : nullptr;
+  return found != nullptr && found->is_object() ? &found->as_object() : nullptr;
+}
+json::object* object_in(json::value& value, std::string_view field) {
+  return const_cast<json::object*>(object_in(std::as_const(value), field));
 }
 
-// The prefill leg generated one token, and its text and logprob are decode's first too: only what stands before it is
-// taken.
-void merge_completion(json::object& decode, const json::object& prefill) {
-  json::value* to = decode.if_contains("choices");
-  const json::value* from = prefill.if_contains("choices");
-  if (to == nullptr || from == nullptr || !to->is_array() || !from->is_array()) return;
-  for (json::value& choice : to->as_array()) {
-    for (const json::value& source : from->as_array()) {
-      if (!choice.is_object() || !source.is_object() || choice.as_object()["index"] != source.at("index")) continue;
-      json::value* d = choice.as_object().if_contains("logprobs");
-      const json::value* p = source.as_object().if_contains("logprobs");
-      if (d == nullptr || p == nullptr || !d->is_object() || !p->is_object()) continue;
-      int64_t shift = 0;
-      if (const json::value* tokens = p->as_object().if_contains("tokens"); tokens != nullptr && tokens->is_array()) {
-        for (const json::value& token : tokens->as_array())
-          shift += token.is_string() ? static_cast<int64_t>(token.as_string().size()) : 0;
-      }
-      if (json::value* offsets = d->as_object().if_contains("text_offset"); offsets != nullptr && offsets->is_array()) {
-        for (json::value& offset : offsets->as_array()) offset = offset.to_number<int64_t>() + shift;
-      }
-      for (const char* field : {"tokens", "token_logprobs", "top_logprobs", "text_offset"})
-        prepend(d->as_object(), p->as_object(), field);
-    }
-  }
+int64_t index_of(const json::value& value) {
+  const json::value* index = value.is_object() ? value.as_object().if_contains("index") : nullptr;
+  return index != nullptr && index->is_int64() ? index->as_int64() : 0;
+}
+
+const json::array* choices_of(const json::value& answer) {
+  const json::value* choices = answer.is_object() ? answer.as_object().if_contains("choices") : nullptr;
+  return choices != nullptr && choices->is_array() ? &choices->as_array() : nullptr;
 }
 
 }  // namespace
@@ -78,16 +60,18 @@ RequestTraits inspect_request(std::string_view path, const json::object& body) {
   if (path == "/generate") {
     const json::value* text = find_field(body, "text");
     traits.sequences = prompts_in(text != nullptr ? text : find_field(body, "input_ids"), &list);
-    if (const json::value* sampling = find_field(body, "sampling_params");
-        sampling != nullptr && sampling->is_object()) {
-      const size_t n = positive(sampling->as_object(), "n");
+    const json::value* sampling = find_field(body, "sampling_params");
+    if (sampling != nullptr && sampling->is_array() && !sampling->as_array().empty())
+      sampling = &sampling->as_array().front();  // n is the same in all
+    if (sampling != nullptr && sampling->is_object()) {
+      const size_t n = samples_in(sampling->as_object());
       traits.sequences *= n;
       list = list || n > 1;
     }
     const json::value* logprob = find_field(body, "return_logprob");
     traits.merge_logprobs = logprob != nullptr && (logprob->is_array() || (logprob->is_bool() && logprob->as_bool()));
   } else {
-    const size_t n = positive(body, "n");
+    const size_t n = samples_in(body);
     traits.sequences = (path == "/v1/completions" ? prompts_in(find_field(body, "prompt"), &list) : 1) * n;
     list = list || n > 1;
     traits.merge_logprobs =
@@ -118,22 +102,58 @@ std::string pair_body(json::object body, const RequestTraits& traits, std::strin
   return json::serialize(body);
 }
 
-std::string merge_logprobs(std::string_view path, std::string_view prefill_body, std::string_view decode_body) {
-  boost::system::error_code bad_prefill, bad_decode;
-  const json::value prefill = json::parse(json::string_view(prefill_body.data(), prefill_body.size()), bad_prefill);
-  json::value decode = json::parse(json::string_view(decode_body.data(), decode_body.size()), bad_decode);
-  if (bad_prefill || bad_decode) return std::string(decode_body);
-  if (path == "/generate" && decode.is_array() && prefill.is_array()) {
-    for (size_t i = 0; i < std::min(decode.as_array().size(), prefill.as_array().size()); ++i) {
-      json::value& d = decode.as_array()[i];
-      const json::value& p = prefill.as_array()[i];
-      if (d.is_object() && p.is_object()) merge_generate(d.as_object(), p.as_object());
+LogprobMerger::LogprobMerger(std::string_view path, std::string_view prefill_body) : generate_(path == "/generate") {
+  constexpr std::string_view kData = "data: ";
+  if (!prefill_body.starts_with(kData)) learn(parse_or_null(prefill_body));
+  while (prefill_body.starts_with(kData)) {
+    const size_t end = std::min(prefill_body.find("\n\n"), prefill_body.size());
+    learn(parse_or_null(prefill_body.substr(kData.size(), end - kData.size())));
+    prefill_body.remove_prefix(std::min(end + 2, prefill_body.size()));
+  }
+}
+
+void LogprobMerger::learn(const json::value& answer) {
+  if (generate_ && answer.is_array()) {
+    int64_t position = 0;
+    for (const json::value& entry : answer.as_array()) {
+      if (const json::object* meta = object_in(entry, "meta_info")) prompts_.emplace(position, *meta);
+      ++position;
     }
-  } else if (decode.is_object() && prefill.is_object()) {
-    if (path == "/generate") {
-      merge_generate(decode.as_object(), prefill.as_object());
-    } else {
-      merge_completion(decode.as_object(), prefill.as_object());
+  } else if (generate_) {
+    if (const json::object* meta = object_in(answer, "meta_info")) prompts_.emplace(index_of(answer), *meta);
+  } else if (const json::array* choices = choices_of(answer)) {
+    for (const json::value& choice : *choices) {
+      if (const json::object* logprobs = object_in(choice, "logprobs")) prompts_.emplace(index_of(choice), *logprobs);
+    }
+  }
+}
+
+void LogprobMerger::prepend(json::object* decode, int64_t index) const {
+  const auto known = prompts_.find(index);
+  if (decode == nullptr || known == prompts_.end()) return;
+  static constexpr const char* kGenerate[] = {"input_token_logprobs", "input_top_logprobs"};
+  static constexpr const char* kCompletion[] = {"tokens", "token_logprobs", "top_logprobs", "text_offset"};
+  for (const char* field : generate_ ? std::span<const char* const>(kGenerate) : std::span(kCompletion)) {
+    const json::value* head = known->second.if_contains(field);
+    if (head == nullptr || !head->is_array() || head->as_array().empty()) continue;
+    json::array merged = head->as_array();
+    if (const json::value* tail = decode->if_contains(field); tail != nullptr && tail->is_array())
+      merged.insert(merged.end(), tail->as_array().begin(), tail->as_array().end());
+    (*decode)[field] = std::move(merged);
+  }
+}
+
+std::string LogprobMerger::merge(std::string_view decode_json) {
+  json::value decode = parse_or_null(decode_json);
+  if (decode.is_null() || prompts_.empty()) return std::string(decode_json);
+  if (generate_ && decode.is_array()) {
+    int64_t position = 0;
+    for (json::value& entry : decode.as_array()) prepend(object_in(entry, "meta_info"), position++);
+  } else if (generate_) {
+    prepend(object_in(decode, "meta_info"), index_of(decode));
+  } else if (choices_of(decode) != nullptr) {
+    for (json::value& choice : decode.as_object()["choices"].as_array()) {
+      if (begun_.insert(index_of(choice)).second) prepend(object_in(choice, "logprobs"), index_of(choice));
     }
   }
   return json::serialize(decode);

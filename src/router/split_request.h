@@ -1,7 +1,10 @@
-// The body that both legs of a request get: the client's, plus where to meet. Pure.
+// The body that both legs of a request get, and one answer from what they say. Pure.
 #pragma once
 
 #include <boost/json.hpp>
+#include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,8 +30,22 @@ RequestTraits inspect_request(std::string_view path, const boost::json::object& 
 std::string pair_body(boost::json::object body, const RequestTraits& traits, std::string_view host, int port,
                       const std::vector<AttemptId>& rooms);
 
-// Puts the prefill answer's prompt logprobs in front of decode's. Both are bodies of the same path, or the JSON of one
-// stream event. Returns decode's body unchanged where there is nothing to merge.
-std::string merge_logprobs(std::string_view path, std::string_view prefill_body, std::string_view decode_body);
+// Puts the prompt's logprobs, which only prefill knows, in front of decode's.
+class LogprobMerger {
+ public:
+  // `prefill_body`: the leg's whole answer, JSON or the events of a stream. What is not JSON counts for nothing.
+  LogprobMerger(std::string_view path, std::string_view prefill_body);
+  // Decode's whole answer, or the JSON of its next event; given back as it is where there is nothing to merge. Events
+  // of /generate are cumulative and get the prompt's part each, those of completions with the first of each choice.
+  std::string merge(std::string_view decode_json);
+
+ private:
+  void learn(const boost::json::value& answer);
+  void prepend(boost::json::object* decode, int64_t index) const;
+
+  const bool generate_;
+  std::map<int64_t, boost::json::object> prompts_;  // by choice: prefill's meta_info or logprobs
+  std::set<int64_t> begun_;                         // choices of completions that have theirs
+};
 
 }  // namespace baton

@@ -10,6 +10,7 @@ Status WorkerRegistry::add(const WorkerAddress& address) {
   if (find(address.url) != nullptr)
     return error(ErrorCode::kInvalidArgument, "{} is a worker already", address.url.authority());
   Worker worker;
+  worker.id = next_id_++;
   worker.view.address = address;
   worker.view.problem = "not probed yet";
   workers(address.role).push_back(std::move(worker));
@@ -23,6 +24,7 @@ Status WorkerRegistry::remove(const Url& url) {
         list->begin(), list->end(), [&](const Worker& w) { return w.view.address.url.authority() == url.authority(); });
     if (gone == list->end()) continue;
     list->erase(gone, list->end());
+    forget_pairings(url.authority());
     return {};
   }
   return error(ErrorCode::kNotFound, "{} is not a worker of this router", url.authority());
@@ -53,27 +55,27 @@ Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now) {
   };
   const auto choice = policy_.choose(loads(prefill_), loads(decode_), refused);
   if (!choice) {
-    if (!refused_.empty())
-      return error(ErrorCode::kUnavailable, "no pair of instances can serve this: {}", refused_.begin()->second);
     const auto count = [&](const std::vector<Worker>& list) {
       return std::count_if(list.begin(), list.end(), [&](const Worker& w) { return usable(w, now); });
     };
     return error(ErrorCode::kUnavailable,
-                 "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy",
-                 count(prefill_), prefill_.size(), count(decode_), decode_.size());
+                 "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy{}",
+                 count(prefill_), prefill_.size(), count(decode_), decode_.size(), refusals_text());
   }
   for (Worker* worker : {&prefill_[choice->prefill], &decode_[choice->decode]}) {
     ++worker->view.outstanding;
     ++worker->view.requests;
   }
-  return Pair{prefill_[choice->prefill].view.address, decode_[choice->decode].view.address};
+  const Worker &p = prefill_[choice->prefill], &d = decode_[choice->decode];
+  return Pair{p.view.address, d.view.address, p.id, d.id};
 }
 
 void WorkerRegistry::end_request(const Pair& pair, Blame blame, TimePoint now) {
   std::lock_guard lock(mutex_);
   for (const WorkerAddress* address : {&pair.prefill, &pair.decode}) {
     Worker* worker = find(address->url);
-    if (worker == nullptr) continue;  // removed meanwhile
+    const uint64_t id = address == &pair.prefill ? pair.prefill_id : pair.decode_id;
+    if (worker == nullptr || worker->id != id) continue;  // removed meanwhile
     --worker->view.outstanding;
     const bool guilty = blame == (address == &pair.prefill ? Blame::kPrefill : Blame::kDecode);
     if (guilty) {
@@ -89,15 +91,19 @@ void WorkerRegistry::end_request(const Pair& pair, Blame blame, TimePoint now) {
   }
 }
 
+void WorkerRegistry::forget_pairings(const std::string& authority) {
+  std::erase_if(met_, [&](const auto& pair) { return pair.first == authority || pair.second == authority; });
+  std::erase_if(refused_,
+                [&](const auto& entry) { return entry.first.first == authority || entry.first.second == authority; });
+}
+
 void WorkerRegistry::set_health(const Url& url, bool healthy, std::string problem) {
   std::lock_guard lock(mutex_);
   Worker* worker = find(url);
   if (worker == nullptr) return;
   if (healthy != worker->view.healthy) {
     // Up or down, it may be another incarnation when it is seen next: what it agreed with others is void.
-    const std::string name = url.authority();
-    std::erase_if(met_, [&](const auto& pair) { return pair.first == name || pair.second == name; });
-    std::erase_if(refused_, [&](const auto& entry) { return entry.first.first == name || entry.first.second == name; });
+    forget_pairings(url.authority());
   }
   worker->view.healthy = healthy;
   worker->view.problem = std::move(problem);
@@ -144,6 +150,10 @@ bool WorkerRegistry::can_serve(TimePoint now, bool met_only) const {
 
 std::string WorkerRegistry::refusals() const {
   std::lock_guard lock(mutex_);
+  return refusals_text();
+}
+
+std::string WorkerRegistry::refusals_text() const {
   std::string text;
   for (const auto& [pair, why] : refused_) text += "; " + why;
   return text;

@@ -45,6 +45,7 @@ class WorkerRegistry {
 
   struct Pair {
     WorkerAddress prefill, decode;
+    uint64_t prefill_id = 0, decode_id = 0;  // of begin_request(), for end_request()
   };
   // Counts the request as outstanding on both; end_request() must follow. kUnavailable says how many of each there are
   // and why none fits.
@@ -66,11 +67,14 @@ class WorkerRegistry {
 
  private:
   struct Worker {
+    uint64_t id = 0;  // a worker that was removed and added again is another one
     WorkerView view;
     int failures_in_row = 0;
     TimePoint retry_at{};
   };
   Worker* find(const Url& url);
+  [[nodiscard]] std::string refusals_text() const;
+  void forget_pairings(const std::string& authority);
   [[nodiscard]] bool usable(const Worker& worker, TimePoint now) const;
   std::vector<Worker>& workers(Role role) { return role == Role::kPrefill ? prefill_ : decode_; }
 
@@ -78,6 +82,7 @@ class WorkerRegistry {
   mutable std::mutex mutex_;
   PairPolicy policy_;
   std::vector<Worker> prefill_, decode_;
+  uint64_t next_id_ = 1;
   std::set<std::pair<std::string, std::string>> met_;  // (prefill, decode) authorities
   std::map<std::pair<std::string, std::string>, std::string> refused_;
 };

@@ -8,6 +8,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/port_owner.h"
+
 namespace baton::tcp {
 namespace {
 
@@ -81,8 +83,9 @@ Result<UniqueFd> listen_on(const SocketAddress& address) {
   const bool any_port = address.port() == 0;
   if (!any_port) set(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (::bind(fd.get(), address.get(), address.length) != 0 || ::listen(fd.get(), 256) != 0) {
+    const int code = errno;
     return error(ErrorCode::kUnavailable, "cannot listen on {} port {}: {}", address.host(), address.port(),
-                 errno_text());
+                 bind_failure_text(code, address.port()));
   }
   if (any_port) set(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   return fd;

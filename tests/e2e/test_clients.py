@@ -120,7 +120,8 @@ def test_bad_requests_are_clear(up):
         (up.url + "/v1/chat/completions", {"messages": []}, 400, "messages"),
         (up.url + "/v1/completions", {"prompt": "x", "top_p": 0}, 400, "top_p"),
         (decode + "/generate", {"text": "x"}, 400, "bootstrap_room"),
-        (up.url + "/v1/embeddings", {}, 404, "no such endpoint"),
+        (up.url + "/v1/embeddings", {}, 501, "does not have that"),
+        (up.url + "/v1/nothing", {}, 404, "no such endpoint"),
         (decode + "/v1/embeddings", {}, 501, "does not have that"),
     ]
     for url, body, status, words in cases:

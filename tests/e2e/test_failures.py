@@ -57,13 +57,16 @@ def test_damaged_models(tmp_path, damage, words):
     assert words in made.stderr, made.stderr
 
 
-def test_a_port_in_use():
+@pytest.mark.parametrize("flag", ["--port", "--disaggregation-bootstrap-port"])
+def test_a_port_in_use_names_its_owner(flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        made = run("serve", "--model-path", MODELS["mla"], "--port", port)
-    assert made.returncode == 5 and str(port) in made.stderr, (made.returncode, made.stderr)
+        others = {"--port": 0, "--disaggregation-bootstrap-port": 0, flag: port}
+        made = run("serve", "--model-path", MODELS["mla"], "--disaggregation-mode", "prefill", *[word for pair in others.items() for word in pair])
+    assert made.returncode == 5, (made.returncode, made.stderr)
+    assert flag in made.stderr and str(port) in made.stderr and f"(pid {os.getpid()})" in made.stderr, made.stderr
 
 
 def test_a_pair_whose_models_differ(tmp_path):

@@ -1,0 +1,96 @@
+// The endpoints of an instance that look after it: cache, aborts, pairing, profiles, logging.
+#include "base/log.h"
+#include "http/api_server.h"
+#include "http/json.h"
+
+namespace baton {
+
+void ApiServer::flush_cache(Call& x) {
+  const Status flushed = x.ready.engine->flush_cache();
+  // SGLang answers 400 while requests run.
+  if (!flushed) return x.refuse(400, flushed.error().message);
+  x.reply("{\"success\":true,\"message\":\"cache flushed\"}");
+}
+
+void ApiServer::abort_request(Call& x) {
+  auto body = parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto all = bool_field(*body, "abort_all");
+  auto rid = string_field(*body, "rid");
+  if (!all || !rid) return x.refuse(!all ? all.error() : rid.error());
+  if (all->value_or(false)) {
+    x.ready.engine->abort_all();
+  } else if (*rid) {
+    x.ready.engine->abort(**rid);
+  } else {
+    return x.refuse(400, "give rid, or abort_all true");
+  }
+  x.reply("{\"success\":true}");
+}
+
+// Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
+// together.
+void ApiServer::pair(Call& x) {
+  if (x.ready.engine->info().role != Role::kDecode)
+    return x.refuse(400, "only a decode instance pairs; ask one of those");
+  auto body = parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto host = string_field(*body, "bootstrap_host");
+  auto port = int_field(*body, "bootstrap_port", 1, 65535);
+  if (!host || !port) return x.refuse(!host ? host.error() : port.error());
+  if (!*host || !*port) return x.refuse(400, "bootstrap_host and bootstrap_port: both are needed");
+  x.ready.engine->pair(**host, static_cast<int>(**port), [x = Exchange(x)](const Status& met) {
+    met ? x.reply("{\"paired\":true}") : x.refuse(met.error());
+  });
+}
+
+void ApiServer::plan(Call& x) { x.reply_text(kPlainText, x.ready.engine->describe_pairs()); }
+
+void ApiServer::start_profile(Call& x) {
+  std::lock_guard lock(mutex_);
+  if (profile_) return x.refuse(400, "a profile is being taken already; POST /stop_profile ends it");
+  profile_ = Profile{std::chrono::steady_clock::now(), x.ready.engine->stats()};
+  x.reply("{\"success\":true,\"message\":\"profiling; POST /stop_profile answers with what was counted\"}");
+}
+
+// What the engine did since /start_profile.
+void ApiServer::stop_profile(Call& x) {
+  std::optional<Profile> begun;
+  {
+    std::lock_guard lock(mutex_);
+    begun.swap(profile_);
+  }
+  if (!begun) return x.refuse(400, "no profile is being taken; POST /start_profile begins one");
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun->start).count();
+  const EngineStats now = x.ready.engine->stats();
+  std::string body = fmt::format("{{\"success\":true,\"seconds\":{:.3f}", seconds);
+  const auto count = [&](const char* name, uint64_t EngineStats::*total) {
+    const uint64_t done = now.*total - begun->stats.*total;
+    body += fmt::format(",\"{0}\":{1},\"{0}_per_second\":{2:.3f}", name, done, static_cast<double>(done) / seconds);
+  };
+  count("steps", &EngineStats::steps_total);
+  count("requests", &EngineStats::requests_total);
+  count("prompt_tokens", &EngineStats::prompt_tokens_total);
+  count("cached_tokens", &EngineStats::cached_tokens_total);
+  count("generation_tokens", &EngineStats::generation_tokens_total);
+  count("preemptions", &EngineStats::preemptions_total);
+  x.reply(body + "}");
+}
+
+// {"log_requests": bool}, as SGLang has it: a line for each generation call. {"log_level"}: ours.
+void ApiServer::configure_logging(Call& x) {
+  auto body = parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto requests = bool_field(*body, "log_requests");
+  auto level = string_field(*body, "log_level");
+  if (!requests || !level) return x.refuse(!requests ? requests.error() : level.error());
+  if (*level) {
+    const auto parsed = parse_log_level(**level);
+    if (!parsed) return x.refuse(400, "log_level: " + parsed.error().message);
+    log_set_level(*parsed);
+  }
+  if (*requests) log_requests_ = **requests;
+  x.reply("{\"success\":true}");
+}
+
+}  // namespace baton

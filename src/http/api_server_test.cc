@@ -1,0 +1,240 @@
+// The endpoints of an instance, without a socket: the compatibility list, keys, states of the server, small answers.
+#include "http/api_server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+
+#include "base/log.h"
+#include "http/test_support.h"
+
+namespace baton {
+namespace {
+
+namespace json = boost::json;
+using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
+
+enum Where { kInstance, kRouter, kBoth };
+struct Row {
+  char tier;
+  std::string method, path;
+  Where where;
+};
+const Row kRows[] = {
+#define ENDPOINT(tier, method, path, where) {tier, method, path, where},
+#include "http/compatibility.inc"
+};
+
+struct Served {
+  explicit Served(ApiServer::Options options = {"", "1.2.3", R"({"attention_backend":"fa3"})"},
+                  Role role = Role::kUnified)
+      : engine(role), server(std::move(options)) {
+    server.set_ready(engine, *model, metrics);
+  }
+  KeptAnswer ask(const std::string& method, const std::string& path, std::string body = "", Headers headers = {}) {
+    KeptAnswer answer;
+    HttpRequest request;
+    request.method = method;
+    request.path = path;
+    request.body = std::move(body);
+    request.headers = std::move(headers);
+    server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
+    if (answer.status == 0) engine.deliver(engine.requests.size() - 1, "x", finished(FinishReason::kLength));
+    return answer;
+  }
+  std::unique_ptr<ModelText> model = byte_model();
+  PlayedEngine engine;
+  Metrics metrics{{"tiny", Role::kUnified, true}};
+  ApiServer server;
+};
+
+// A body that the endpoint takes.
+std::string body_for(const std::string& path) {
+  if (path == "/generate") return R"({"text":"a"})";
+  if (path == "/v1/completions") return R"({"prompt":"a"})";
+  if (path == "/v1/chat/completions") return R"({"messages":[{"role":"user","content":"a"}]})";
+  if (path == "/tokenize") return R"({"prompt":"a"})";
+  if (path == "/detokenize") return R"({"tokens":[97]})";
+  if (path == "/abort_request") return R"({"rid":"r"})";
+  return "{}";
+}
+
+TEST(ApiServer, EveryRowOfTheCompatibilityListIsServed) {
+  Served served;
+  std::vector<std::string> expected;
+  for (const Row& row : kRows) {
+    if (row.where == kRouter) continue;
+    const bool with_id = row.path.ends_with("/{id}");
+    if (row.tier != 'C') expected.push_back(row.method + " " + (with_id ? "/v1/models/*" : row.path));
+    const KeptAnswer answer = served.ask(row.method, with_id ? "/v1/models/tiny" : row.path, body_for(row.path));
+    EXPECT_EQ(answer.status, row.tier == 'C' ? 501 : 200) << row.method << " " << row.path << ": " << answer.body;
+    if (row.tier == 'C') {
+      const json::value refused = json::parse(answer.body);
+      EXPECT_EQ(refused.at_pointer("/error/code"), 501) << row.path;
+      EXPECT_EQ(find_header(answer.headers, "x-should-retry"), "false");
+    }
+  }
+  EXPECT_THAT(ApiServer::routes(), IsSupersetOf(expected));
+}
+
+TEST(ApiServer, UnknownPathsAndMethods) {
+  Served served;
+  EXPECT_EQ(served.ask("GET", "/v1/modelz").status, 404);
+  EXPECT_EQ(json::parse(served.ask("GET", "/v1/modelz").body).at_pointer("/error/code"), 404);
+  EXPECT_EQ(served.ask("GET", "/generate").status, 405);
+  EXPECT_EQ(served.ask("HEAD", "/health").status, 200);
+  EXPECT_EQ(served.ask("HEAD", "/tokenize").status, 405);
+  const KeptAnswer unknown = served.ask("GET", "/v1/models/gpt");
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_EQ(json::parse(unknown.body).at_pointer("/error/code"), "model_not_found");
+}
+
+TEST(ApiServer, TheKeyProtectsAllButHealthVersionAndMetrics) {
+  Served served({"secret", "1", "{}"});
+  const std::vector<std::string> open = {
+      "/health", "/ping", "/liveness", "/readiness", "/metrics", "/prometheus/metrics", "/version"};
+  for (const std::string& route : ApiServer::routes()) {
+    const size_t space = route.find(' ');
+    const std::string method = route.substr(0, space), path = route.substr(space + 1);
+    const bool is_open = std::count(open.begin(), open.end(), path) > 0;
+    for (const Headers& headers :
+         {Headers{}, Headers{{"Authorization", "Bearer wrong!"}}, Headers{{"Authorization", "secret"}}}) {
+      EXPECT_EQ(served.ask(method, path, "{}", headers).status == 401, !is_open) << route;
+    }
+    EXPECT_NE(served.ask(method, path, "{}", {{"authorization", "Bearer secret"}}).status, 401) << route;
+  }
+}
+
+TEST(ApiServer, EchoesTheRequestId) {
+  Served served({"key", "1", "{}"});
+  const Headers id = {{"X-Request-Id", "abc"}};
+  for (const char* path : {"/health", "/metrics", "/nowhere", "/generate"})
+    EXPECT_EQ(find_header(served.ask("GET", path, "", id).headers, "x-request-id"), "abc") << path;
+}
+
+TEST(ApiServer, SaysWhatItIsDoing) {
+  const auto model = byte_model();
+  PlayedEngine engine;
+  Metrics metrics({"tiny", Role::kUnified, true});
+  ApiServer server({"", "1", "{}"});
+  const auto ask = [&](const char* method, const char* path, const char* body = "") {
+    KeptAnswer answer;
+    HttpRequest request;
+    request.method = method;
+    request.path = path;
+    request.body = body;
+    server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
+    return answer;
+  };
+  server.set_progress({"loading weights", 5, 10});
+  EXPECT_EQ(ask("GET", "/health").status, 503);
+  EXPECT_EQ(json::parse(ask("GET", "/readiness").body),
+            (json::object{{"status", "loading"}, {"phase", "loading weights"}, {"done", 5}, {"total", 10}}));
+  EXPECT_THAT(ask("POST", "/generate", R"({"text":"a"})").body, HasSubstr("loading weights, 5 of 10 bytes"));
+  EXPECT_EQ(ask("GET", "/version").status, 200);
+  EXPECT_EQ(ask("POST", "/v1/embeddings").status, 501);
+  server.set_ready(engine, *model, metrics);
+  EXPECT_EQ(ask("GET", "/health").status, 200);
+  server.set_stopping();
+  EXPECT_EQ(ask("GET", "/health").status, 503);
+  EXPECT_EQ(ask("POST", "/generate", R"({"text":"a"})").status, 503);
+  EXPECT_EQ(ask("GET", "/metrics").status, 200);
+}
+
+TEST(ApiServer, InfoHasWhatClientsRead) {
+  Served served;
+  for (const char* path : {"/get_server_info", "/server_info", "/get_model_info", "/model_info"}) {
+    const json::object info = json::parse(served.ask("GET", path).body).as_object();
+    for (const char* field : {"model_path", "tokenizer_path", "is_generation", "served_model_name", "model_type",
+                              "architectures", "dp_size", "version"})
+      EXPECT_TRUE(info.contains(field)) << path << " " << field;
+  }
+  const json::value info = json::parse(served.ask("GET", "/get_server_info").body);
+  EXPECT_TRUE(info.at_pointer("/internal_states/0").is_object());
+  EXPECT_EQ(info.at_pointer("/attention_backend"), "fa3");
+  const json::value card = json::parse(served.ask("GET", "/v1/models/tiny").body);
+  for (const char* field : {"id", "object", "created", "owned_by", "root", "max_model_len"})
+    EXPECT_TRUE(card.as_object().contains(field)) << field;
+}
+
+TEST(ApiServer, TokenizeAndBack) {
+  Served served;
+  const json::value tokens =
+      json::parse(served.ask("POST", "/tokenize", R"({"prompt":"a<s>","add_special_tokens":null})").body);
+  EXPECT_EQ(tokens.at_pointer("/tokens"), json::array({97, kTestBos}));
+  EXPECT_EQ(tokens.at_pointer("/count"), 2);
+  EXPECT_EQ(json::parse(served.ask("POST", "/detokenize", R"({"tokens":[97,256]})").body).at_pointer("/prompt"),
+            "a<s>");
+  EXPECT_EQ(json::parse(served.ask("GET", "/tokenizer_info").body).at_pointer("/eos_token"), "</s>");
+  for (const auto& [path, body] : {std::pair{"/tokenize", R"({"prompt":7})"},
+                                   {"/tokenize", "{}"},
+                                   {"/detokenize", R"({"tokens":[258]})"},
+                                   {"/detokenize", R"({"tokens":"a"})"}})
+    EXPECT_EQ(served.ask("POST", path, body).status, 400) << body;
+}
+
+TEST(ApiServer, CacheAndAborts) {
+  Served served;
+  EXPECT_EQ(served.ask("POST", "/flush_cache").status, 200);
+  KeptAnswer generating;
+  HttpRequest request;
+  request.method = "POST";
+  request.path = "/generate";
+  request.body = R"({"text":"a","rid":"r"})";
+  served.server.handle(std::move(request), std::make_shared<KeepingWriter>(generating));
+  EXPECT_EQ(served.ask("POST", "/flush_cache").status, 400);
+  EXPECT_EQ(served.ask("POST", "/abort_request", R"({"rid":"r"})").status, 200);
+  EXPECT_EQ(served.ask("POST", "/abort_request", R"({"abort_all":true,"rid":null})").status, 200);
+  EXPECT_EQ(served.ask("POST", "/abort_request", "{}").status, 400);
+  EXPECT_EQ(served.engine.aborted, (std::vector<std::string>{"r", "*"}));
+  served.engine.deliver(0, "x", finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
+  EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
+}
+
+TEST(ApiServer, HealthGenerateIsAWarmUpInAPd) {
+  Served served({"", "1", "{}"}, Role::kDecode);
+  KeptAnswer answer;
+  HttpRequest request;
+  request.method = "GET";
+  request.path = "/health_generate";
+  served.server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
+  ASSERT_EQ(served.engine.requests.size(), 1U);
+  EXPECT_TRUE(served.engine.requests[0].disaggregation->fake);
+  served.engine.deliver(0, "x", finished(FinishReason::kLength));
+  EXPECT_EQ(answer.status, 200);
+}
+
+TEST(ApiServer, AProfileCountsWhatWasDoneMeanwhile) {
+  Served served;
+  EXPECT_EQ(served.ask("POST", "/stop_profile").status, 400);
+  served.engine.stats_.steps_total = 10;
+  EXPECT_EQ(served.ask("POST", "/start_profile").status, 200);
+  EXPECT_EQ(served.ask("POST", "/start_profile").status, 400);
+  served.engine.stats_.steps_total = 17;
+  const json::value profile = json::parse(served.ask("POST", "/stop_profile").body);
+  EXPECT_EQ(profile.at_pointer("/steps"), 7);
+  EXPECT_EQ(profile.at_pointer("/prompt_tokens"), 0);
+}
+
+TEST(ApiServer, LoggingIsConfiguredWhileItRuns) {
+  Served served;
+  EXPECT_EQ(served.ask("POST", "/configure_logging", R"({"log_level":"loud"})").status, 400);
+  EXPECT_EQ(served.ask("POST", "/configure_logging", R"({"log_requests":1})").status, 400);
+  EXPECT_EQ(
+      served.ask("POST", "/configure_logging", R"({"log_level":"error","log_requests":true,"log_requests_level":2})")
+          .status,
+      200);
+  EXPECT_FALSE(log_enabled(LogLevel::kWarning));
+  EXPECT_EQ(served.ask("POST", "/configure_logging", R"({"log_level":"info"})").status, 200);
+  EXPECT_TRUE(log_enabled(LogLevel::kInfo));
+  log_init(LogLevel::kInfo, "");  // to standard error
+  testing::internal::CaptureStderr();
+  (void)served.ask("POST", "/generate", R"({"text":"abc"})");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("3 prompt tokens"));
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,316 @@
+// From the engine's outputs to answers: whole and streamed, of the three endpoints.
+#include "http/generation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <limits>
+
+#include "http/test_support.h"
+
+namespace baton {
+namespace {
+
+namespace json = boost::json;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+// One call from its body on; the test plays the engine.
+struct Played {
+  Played(ApiKind kind, const std::string& body, ModelText* other = nullptr) {
+    model = byte_model(4096);
+    ModelText& used = other != nullptr ? *other : *model;
+    auto parsed = parse_api_request(kind, body, used, Role::kUnified);
+    BATON_CHECK(parsed.ok(), "{}", parsed.error().message);
+    start_generation(std::move(*parsed), used, engine, metrics, std::make_shared<KeepingWriter>(answer),
+                     {{"x-request-id", "q1"}});
+  }
+  // The events of a streamed answer, without "data: "; each write is one event.
+  [[nodiscard]] std::vector<std::string> events() const {
+    std::vector<std::string> out;
+    std::string_view rest = answer.body;
+    while (!rest.empty()) {
+      const size_t end = rest.find("\n\n");
+      EXPECT_TRUE(rest.starts_with("data: ") && end != std::string_view::npos) << rest;
+      out.emplace_back(rest.substr(6, end - 6));
+      rest.remove_prefix(end + 2);
+    }
+    return out;
+  }
+  [[nodiscard]] json::value event(size_t i) const { return json::parse(events().at(i)); }
+  [[nodiscard]] json::value whole() const { return json::parse(answer.body); }
+
+  std::unique_ptr<ModelText> model;
+  PlayedEngine engine;
+  Metrics metrics{{"tiny", Role::kUnified, true}};
+  KeptAnswer answer;
+};
+const std::string kChat = R"("messages":[{"role":"user","content":"hi"}])";
+const json::value& at(const json::value& value, const char* pointer) { return value.at_pointer(pointer); }
+
+TEST(Generation, GenerateAnswersWhole) {
+  Played p(ApiKind::kGenerate, R"({"text":"abc","rid":"r1","sampling_params":{"max_new_tokens":2}})");
+  p.engine.deliver(0, "x");
+  EXPECT_EQ(p.answer.status, 0);
+  p.engine.deliver(0, "y", finished(FinishReason::kLength));
+  EXPECT_EQ(p.answer.status, 200);
+  EXPECT_EQ(find_header(p.answer.headers, "x-request-id"), "q1");
+  const json::value answer = p.whole();
+  EXPECT_EQ(at(answer, "/text"), "xy");
+  EXPECT_EQ(at(answer, "/output_ids"), json::array({'x', 'y'}));
+  const json::value& meta = at(answer, "/meta_info");
+  EXPECT_EQ(at(meta, "/id"), "r1");
+  EXPECT_EQ(at(meta, "/finish_reason"), (json::object{{"type", "length"}, {"length", 2}}));
+  EXPECT_EQ(at(meta, "/prompt_tokens"), 3);
+  EXPECT_EQ(at(meta, "/completion_tokens"), 2);
+  for (const char* field : {"cached_tokens", "e2e_latency", "weight_version", "ttft_parts_ms"})
+    EXPECT_TRUE(meta.as_object().contains(field)) << field;
+}
+
+TEST(Generation, GenerateFinishReasons) {
+  const auto finish_of = [](const char* body, std::string_view text, Output::Finish finish) {
+    Played p(ApiKind::kGenerate, body);
+    p.engine.deliver(0, text, std::move(finish));
+    return json::serialize(at(p.whole(), "/meta_info/finish_reason"));
+  };
+  EXPECT_EQ(finish_of(R"({"text":"a"})", "b!", {FinishReason::kStop, '!', std::nullopt}),
+            R"({"type":"stop","matched":33})");
+  EXPECT_EQ(finish_of(R"({"text":"a","sampling_params":{"stop":"END"}})", "bEND", finished(FinishReason::kLength)),
+            R"({"type":"stop","matched":"END"})");
+  EXPECT_EQ(finish_of(R"({"text":"a"})", "b",
+                      finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted by \"me\""))),
+            R"({"type":"abort","message":"aborted by \"me\""})");
+}
+
+TEST(Generation, GenerateStreamsCumulativeText) {
+  Played p(ApiKind::kGenerate, R"({"text":"a","stream":true,"lora_path":null})");
+  EXPECT_EQ(p.answer.status, 0);  // held until there is a token
+  p.engine.deliver(0, "x");
+  EXPECT_EQ(p.answer.status, 200);
+  EXPECT_EQ(find_header(p.answer.headers, "content-type"), "text/event-stream");
+  EXPECT_EQ(p.answer.writes.size(), 1U);
+  p.engine.deliver(0, "y");
+  p.engine.deliver(0, "z", finished(FinishReason::kLength));
+  ASSERT_EQ(p.events().size(), 4U);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(at(p.event(i), "/text"), json::value(std::string("xyz").substr(0, i + 1)));
+  EXPECT_TRUE(at(p.event(1), "/meta_info/finish_reason").is_null());
+  EXPECT_EQ(p.events().back(), "[DONE]");
+  EXPECT_TRUE(p.answer.complete);
+}
+
+TEST(Generation, BatchesAnswerInOrderAndStreamWithAnIndex) {
+  Played whole(ApiKind::kGenerate, R"({"text":["a","b"]})");
+  whole.engine.deliver(1, "2", finished(FinishReason::kLength));
+  EXPECT_FALSE(whole.answer.complete);
+  whole.engine.deliver(0, "1", finished(FinishReason::kLength));
+  EXPECT_EQ(at(whole.whole(), "/0/text"), "1");
+  EXPECT_EQ(at(whole.whole(), "/1/text"), "2");
+  Played stream(ApiKind::kGenerate, R"({"text":["a","b"],"stream":true})");
+  stream.engine.deliver(1, "2", finished(FinishReason::kLength));
+  stream.engine.deliver(0, "1", finished(FinishReason::kLength));
+  EXPECT_EQ(at(stream.event(0), "/index"), 1);
+  EXPECT_EQ(at(stream.event(1), "/index"), 0);
+  EXPECT_EQ(stream.events().size(), 3U);  // one [DONE] for all
+}
+
+TEST(Generation, ChatAnswersWhole) {
+  Played p(ApiKind::kChat, "{" + kChat + "}");
+  p.engine.deliver(0, "hello\"\n", finished(FinishReason::kStop));
+  const json::value answer = p.whole();
+  EXPECT_EQ(at(answer, "/object"), "chat.completion");
+  EXPECT_EQ(at(answer, "/model"), "tiny");
+  EXPECT_EQ(at(answer, "/choices/0/message/role"), "assistant");
+  EXPECT_EQ(at(answer, "/choices/0/message/content"), "hello\"\n");
+  EXPECT_EQ(at(answer, "/choices/0/finish_reason"), "stop");
+  EXPECT_EQ(at(answer, "/usage/completion_tokens"), 7);
+  EXPECT_EQ(at(answer, "/usage/total_tokens").as_int64(), at(answer, "/usage/prompt_tokens").as_int64() + 7);
+}
+
+TEST(Generation, ChatStreamsTheRoleWithTheFirstText) {
+  Played p(ApiKind::kChat, "{" + kChat + R"(,"stream":true,"stop":"zz","stream_options":{"include_usage":true}})");
+  p.engine.deliver(0, "\xC3");  // a half of a character
+  p.engine.deliver(0, "\xA9");
+  p.engine.deliver(0, "z");  // may begin the stop string
+  EXPECT_EQ(p.answer.writes.size(), 1U);
+  p.engine.deliver(0, "b");
+  p.engine.deliver(0, "c", finished(FinishReason::kLength));
+  const auto events = p.events();
+  ASSERT_EQ(events.size(), 5U);  // three of text, usage, [DONE]
+  EXPECT_EQ(at(p.event(0), "/object"), "chat.completion.chunk");
+  EXPECT_EQ(at(p.event(0), "/choices/0/delta"), (json::object{{"role", "assistant"}, {"content", "\xC3\xA9"}}));
+  EXPECT_EQ(at(p.event(1), "/choices/0/delta"), (json::object{{"content", "zb"}}));
+  EXPECT_EQ(at(p.event(2), "/choices/0/finish_reason"), "length");
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(at(p.event(i), "/choices").as_array().size(), 1U);
+    EXPECT_TRUE(at(p.event(i), "/usage").is_null());
+  }
+  EXPECT_TRUE(at(p.event(3), "/choices").as_array().empty());
+  EXPECT_EQ(at(p.event(3), "/usage/completion_tokens"), 5);
+  EXPECT_EQ(events[4], "[DONE]");
+}
+
+TEST(Generation, UsageIsSentOnlyWhereItIsAskedFor) {
+  Played without(ApiKind::kCompletion, R"({"prompt":"a","stream":true})");
+  without.engine.deliver(0, "x", finished(FinishReason::kLength));
+  EXPECT_THAT(without.answer.body, Not(HasSubstr("\"choices\":[]")));
+  Played always(ApiKind::kCompletion,
+                R"({"prompt":"a","stream":true,"stream_options":{"continuous_usage_stats":true}})");
+  always.engine.deliver(0, "x");
+  EXPECT_EQ(at(always.event(0), "/usage/completion_tokens"), 1);
+}
+
+TEST(Generation, UsageCountsAPromptOnceForItsSamples) {
+  Played p(ApiKind::kCompletion, R"({"prompt":["abc","de"],"n":2})");
+  for (size_t i = 0; i < 4; ++i) p.engine.deliver(i, "x", finished(FinishReason::kLength));
+  EXPECT_EQ(at(p.whole(), "/usage/prompt_tokens"), 5);
+  EXPECT_EQ(at(p.whole(), "/usage/completion_tokens"), 4);
+  EXPECT_EQ(at(p.whole(), "/choices").as_array().size(), 4U);
+}
+
+Output logprobs_output(std::string_view text, std::optional<Output::Finish> finish) {
+  Output output;
+  for (const char c : text)
+    output.tokens.push_back({c, -0.25F, {{c, -0.25F}, {'q', -std::numeric_limits<float>::infinity()}}});
+  output.finish = std::move(finish);
+  return output;
+}
+
+TEST(Generation, CompletionLogprobsWithEcho) {
+  Played p(ApiKind::kCompletion, R"({"prompt":"ab","echo":true,"logprobs":2})");
+  Output output = logprobs_output("xyz", finished(FinishReason::kLength));
+  output.prompt_logprobs = {{'a', std::nullopt, {}}, {'b', -1.5F, {{'b', -1.5F}}}};
+  p.engine.sinks.begin()->second(std::move(output));
+  const json::value answer = p.whole();  // JSON even with a logprob of -inf
+  EXPECT_EQ(at(answer, "/choices/0/text"), "abxyz");
+  const json::value& logprobs = at(answer, "/choices/0/logprobs");
+  EXPECT_EQ(at(logprobs, "/tokens"), json::array({"a", "b", "x", "y", "z"}));
+  EXPECT_EQ(at(logprobs, "/token_logprobs"), json::array({nullptr, -1.5, -0.25, -0.25, -0.25}));
+  EXPECT_EQ(at(logprobs, "/text_offset"), json::array({0, 1, 2, 3, 4}));
+  EXPECT_EQ(at(logprobs, "/top_logprobs/2"), (json::object{{"x", -0.25}, {"q", -9999.0}}));
+}
+
+TEST(Generation, StreamedOffsetsGoOn) {
+  // With echo and without the prompt's logprobs, as on a decode instance, they begin behind the echoed text.
+  for (const bool echo : {false, true}) {
+    Played p(ApiKind::kCompletion, fmt::format(R"({{"prompt":"ab","logprobs":0,"stream":true,"echo":{}}})", echo));
+    p.engine.sinks.begin()->second(logprobs_output("x", std::nullopt));
+    p.engine.sinks.begin()->second(logprobs_output("yz", finished(FinishReason::kLength)));
+    const int base = echo ? 2 : 0;
+    EXPECT_EQ(at(p.event(0), "/choices/0/logprobs/text_offset"), json::array({base}));
+    EXPECT_EQ(at(p.event(1), "/choices/0/logprobs/text_offset"), json::array({base + 1, base + 2}));
+    EXPECT_EQ(at(p.event(0), "/choices/0/text"), echo ? "abx" : "x");
+  }
+}
+
+TEST(Generation, GenerateLogprobs) {
+  Played p(
+      ApiKind::kGenerate,
+      R"({"text":"ab","return_logprob":true,"logprob_start_len":0,"top_logprobs_num":2,"return_text_in_logprobs":true})");
+  Output output = logprobs_output("x", finished(FinishReason::kLength));
+  output.prompt_logprobs = {{'a', std::nullopt, {}}, {'b', -1.5F, {{'b', -1.5F}}}};
+  p.engine.sinks.begin()->second(std::move(output));
+  const json::value answer = p.whole();
+  const json::value& meta = at(answer, "/meta_info");
+  EXPECT_EQ(json::serialize(at(meta, "/input_token_logprobs")), R"([[null,97,"a"],[-1.5E0,98,"b"]])");
+  EXPECT_EQ(json::serialize(at(meta, "/output_token_logprobs")), R"([[-2.5E-1,120,"x"]])");
+  EXPECT_EQ(at(meta, "/input_top_logprobs/0"), nullptr);
+  EXPECT_EQ(at(meta, "/output_top_logprobs/0").as_array().size(), 2U);
+}
+
+TEST(Generation, ChatLogprobsHaveBytes) {
+  Played p(ApiKind::kChat, "{" + kChat + R"(,"logprobs":true,"top_logprobs":2})");
+  p.engine.sinks.begin()->second(logprobs_output("x", finished(FinishReason::kLength)));
+  const json::value answer = p.whole();
+  const json::value& entry = at(answer, "/choices/0/logprobs/content/0");
+  EXPECT_EQ(at(entry, "/token"), "x");
+  EXPECT_EQ(at(entry, "/bytes"), json::array({120}));
+  EXPECT_EQ(at(entry, "/top_logprobs").as_array().size(), 2U);
+}
+
+TEST(Generation, APrefillLegAnswersWithLengthZero) {
+  Played p(ApiKind::kGenerate, R"({"text":"ab"})");
+  Output output;
+  output.finish = finished(FinishReason::kLength);
+  output.handed_over = true;
+  output.ttft.grant_ms = 3;
+  output.ttft.prefill_ms = 5;
+  p.engine.sinks.begin()->second(std::move(output));
+  EXPECT_EQ(at(p.whole(), "/meta_info/finish_reason"), (json::object{{"type", "length"}, {"length", 0}}));
+  EXPECT_THAT(p.metrics.render(p.engine.stats(), p.engine.info()),
+              HasSubstr("sglang:kv_transfer_bootstrap_ms_count{dp_rank=\"0\",engine_type=\"unified\",model_name="
+                        "\"tiny\",tp_rank=\"0\"} 1"));
+}
+
+TEST(Generation, WithoutATokenizerEveryTokenIsAnEvent) {
+  auto bare = byte_model();
+  bare->tokenizer.reset();
+  Played p(ApiKind::kGenerate, R"({"input_ids":[5],"stream":true})", bare.get());
+  p.engine.deliver(0, "x");
+  ASSERT_EQ(p.events().size(), 1U);
+  EXPECT_EQ(at(p.event(0), "/output_ids"), json::array({120}));
+  EXPECT_EQ(at(p.event(0), "/text"), "");
+}
+
+TEST(Generation, ErrorsBeforeTheFirstTokenAreStatuses) {
+  const std::vector<std::pair<ErrorCode, int>> cases = {{ErrorCode::kUnavailable, 503},
+                                                        {ErrorCode::kDeadlineExceeded, 504},
+                                                        {ErrorCode::kResourceExhausted, 429},
+                                                        {ErrorCode::kCorrupt, 500},
+                                                        {ErrorCode::kInvalidArgument, 400}};
+  for (const bool stream : {false, true}) {
+    for (const auto& [code, status] : cases) {
+      Played p(ApiKind::kGenerate, fmt::format(R"({{"text":"a","stream":{}}})", stream));
+      p.engine.deliver(0, "", finished(FinishReason::kAbort, error(code, "KV is lost")));
+      EXPECT_EQ(p.answer.status, status);
+      EXPECT_EQ(at(p.whole(), "/error/message"), "KV is lost");
+      EXPECT_EQ(find_header(p.answer.headers, "x-request-id"), "q1");
+    }
+  }
+}
+
+TEST(Generation, AnErrorInMidStreamIsAnEventAndThenDone) {
+  Played p(ApiKind::kCompletion, R"({"prompt":"a","n":2,"stream":true})");
+  p.engine.deliver(0, "x");
+  p.engine.deliver(0, "",
+                   finished(FinishReason::kAbort, error(ErrorCode::kDeadlineExceeded, "the transfer took too long")));
+  const auto events = p.events();
+  ASSERT_EQ(events.size(), 3U);
+  EXPECT_EQ(at(p.event(1), "/error/message"), "the transfer took too long");
+  EXPECT_EQ(at(p.event(1), "/error/code"), 504);
+  EXPECT_EQ(events[2], "[DONE]");
+  EXPECT_TRUE(p.answer.complete);
+  EXPECT_THAT(p.engine.aborted, ::testing::Contains(p.engine.requests[1].rid));  // the other choice ends too
+  p.engine.deliver(1, "late");
+  EXPECT_EQ(p.events().size(), 3U);
+}
+
+TEST(Generation, AStopStringTellsTheEngine) {
+  Played p(ApiKind::kGenerate, R"({"text":"a","rid":"r","sampling_params":{"stop":"."}})");
+  p.engine.deliver(0, "x.y");
+  EXPECT_EQ(p.engine.aborted, std::vector<std::string>{"r"});
+  EXPECT_EQ(at(p.whole(), "/text"), "x");
+}
+
+TEST(Generation, AClientThatLeavesAbortsEveryChoice) {
+  Played p(ApiKind::kGenerate, R"({"text":["a","b"],"rid":["r","s"],"stream":true})");
+  p.answer.disconnect();
+  EXPECT_EQ(p.engine.aborted, (std::vector<std::string>{"r", "s"}));
+}
+
+// S14: a second call with the rid of a live one is refused, and must not abort the first.
+TEST(Generation, ARefusedRidLeavesItsOwnerAlone) {
+  Played p(ApiKind::kGenerate, R"({"text":"a","rid":"r"})");
+  auto second =
+      parse_api_request(ApiKind::kGenerate, R"({"text":["b","c"],"rid":["new","r"]})", *p.model, Role::kUnified);
+  KeptAnswer refused;
+  start_generation(std::move(*second), *p.model, p.engine, p.metrics, std::make_shared<KeepingWriter>(refused), {});
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_EQ(p.engine.aborted, std::vector<std::string>{"new"});
+  p.engine.deliver(0, "x", finished(FinishReason::kLength));
+  EXPECT_EQ(p.answer.status, 200);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,168 @@
+// Prometheus text: the names, kinds and labels of compatibility.inc, from the first scrape on.
+#include "http/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+
+namespace baton {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kSglang = "dp_rank,engine_type,model_name,tp_rank";
+constexpr const char* kVllm = "engine,model_name";
+struct Name {
+  const char* kind;
+  const char* name;
+  const char* labels;
+};
+const Name kNames[] = {
+#define METRIC(kind, name, labels) {kind, name, labels},
+#include "http/compatibility.inc"
+};
+
+EngineStats busy() {
+  EngineStats stats;
+  stats.running = 3;
+  stats.waiting = 2;
+  stats.waiting_grant = 5;
+  stats.transferring = 7;
+  stats.pages = {{10, 4, 2, 1, 3}, {20, 0, 0, 0, 0}};
+  stats.prompt_tokens_total = 100;
+  stats.cached_tokens_total = 25;
+  stats.links = {{0, 1, 4096, 2, true}, {1, 1, 0, 0, false}};
+  stats.transfer_failures = {{"timeout", 2}};
+  return stats;
+}
+InstanceInfo instance() {
+  InstanceInfo info;
+  info.page_tokens = 16;
+  info.pages_per_group = 20;
+  info.max_total_tokens = 640;
+  return info;
+}
+std::string render(Role role = Role::kDecode, bool vllm = true) {
+  Metrics metrics({"tiny", role, vllm});
+  return metrics.render(busy(), instance());
+}
+
+// Label names of the first sample of a metric, sorted, without a histogram's own.
+std::string labels_of(const std::string& text, const Name& metric) {
+  const std::string sample =
+      std::string("\n") + metric.name + (std::string(metric.kind) == "histogram" ? "_bucket" : "");
+  const size_t at = text.find(sample);
+  if (at == std::string::npos) return "no sample";
+  const std::string line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+  std::set<std::string> names;
+  static const std::regex label("([a-z_]+)=\"");
+  for (std::sregex_iterator it(line.begin(), line.end(), label), end; it != end; ++it) names.insert((*it)[1]);
+  names.erase("le");
+  std::string joined;
+  for (const std::string& name : names) joined += (joined.empty() ? "" : ",") + name;
+  return joined;
+}
+
+TEST(Metrics, EveryNameIsThereBeforeTheFirstRequest) {
+  const std::string text = render();
+  for (const Name& metric : kNames) {
+    EXPECT_THAT(text, HasSubstr(std::string("# TYPE ") + metric.name + " " + metric.kind + "\n"));
+    EXPECT_EQ(labels_of(text, metric), metric.labels) << metric.name;
+  }
+}
+
+TEST(Metrics, VllmNamesCanBeSwitchedOff) {
+  EXPECT_THAT(render(Role::kUnified, false), Not(HasSubstr("vllm:")));
+  Metrics metrics({"tiny", Role::kUnified, false});
+  metrics.on_queue_time(1);
+  metrics.on_request_end(1, 1, FinishReason::kStop);
+  EXPECT_THAT(metrics.render(busy(), instance()), Not(HasSubstr("vllm:")));
+}
+
+// The line of a sample, for its value.
+std::string value_of(const std::string& text, const std::string& start) {
+  const size_t at = text.find("\n" + start);
+  if (at == std::string::npos) return "no sample " + start;
+  const size_t end = text.find('\n', at + 1);
+  const size_t space = text.rfind(' ', end);
+  return text.substr(space + 1, end - space - 1);
+}
+
+TEST(Metrics, GaugesShowTheMoment) {
+  const std::string text = render();
+  const std::map<std::string, std::string> expected = {
+      {"sglang:num_running_reqs{", "3"},
+      {"sglang:num_queue_reqs{", "2"},
+      {"sglang:num_used_tokens{", "112"},  // 7 pages of 16
+      {"sglang:token_usage{", "0.175"},    // 7 of 40 pages
+      {"sglang:max_total_num_tokens{", "640"},
+      {"sglang:num_decode_prealloc_queue_reqs{", "5"},
+      {"sglang:num_decode_transfer_queue_reqs{", "7"},
+      {"sglang:num_prefill_prealloc_queue_reqs{", "0"},
+      {"vllm:kv_cache_usage_perc{", "0.175"},
+      {"vllm:num_requests_waiting{", "7"},
+      {"baton_pages{state=\"free\"}", "30"},
+      {"baton_pages{state=\"quarantined\"}", "1"},
+      {"baton_transfer_failures_total{reason=\"timeout\"}", "2"},
+      {"baton_link_planned{dst_rank=\"1\",kind=\"dummy\",src_rank=\"1\"}", "1"},
+      {"baton_transfer_bytes_total{dst_rank=\"1\",src_rank=\"0\"}", "4096"},
+  };
+  for (const auto& [start, value] : expected) EXPECT_EQ(value_of(text, start), value) << start;
+  EXPECT_EQ(value_of(render(Role::kPrefill), "sglang:num_prefill_prealloc_queue_reqs{"), "5");
+  EXPECT_THAT(text, HasSubstr("engine_type=\"decode\""));
+}
+
+TEST(Metrics, EventsAreCounted) {
+  for (const Role role : {Role::kPrefill, Role::kDecode}) {
+    Metrics metrics({"tiny", role, true});
+    metrics.on_queue_time(0.5);
+    metrics.on_transfer(0.001, 2'000'000, 12);
+    TtftParts parts;
+    parts.grant_ms = 4;
+    parts.prefill_ms = 100;
+    metrics.on_ttft(parts);
+    metrics.on_first_token(0.3);
+    metrics.on_inter_token(0.4, 4);
+    metrics.on_request_end(1, 0.7, FinishReason::kStop);
+    metrics.on_request_end(1, std::nullopt, FinishReason::kAbort);
+    const std::string text = metrics.render(busy(), instance());
+    const bool decode = role == Role::kDecode;
+    const std::map<std::string, std::string> expected = {
+        {"sglang:queue_time_seconds_sum", "0.5"},
+        {"sglang:kv_transfer_latency_ms_sum", "1"},
+        {"sglang:kv_transfer_total_mb_sum", "2"},
+        {"sglang:kv_transfer_speed_gb_s_sum", "2"},
+        {"sglang:kv_transfer_alloc_ms_count", decode ? "1" : "0"},
+        {"sglang:kv_transfer_bootstrap_ms_count", decode ? "0" : "1"},
+        {"baton_transfer_copies_total", "12"},
+        {"baton_ttft_part_seconds_sum{part=\"prefill\"}", "0.1"},
+        {"baton_ttft_part_seconds_count{part=\"transfer\"}", "0"},
+        {"sglang:time_to_first_token_seconds_sum", "0.3"},
+        {"sglang:inter_token_latency_seconds_count", "4"},
+        {"sglang:inter_token_latency_seconds_sum", "0.4"},
+        {"sglang:e2e_request_latency_seconds_count", "2"},
+        {"vllm:request_decode_time_seconds_sum", "0.7"},
+        {"vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"}", "1"},
+        {"vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"tiny\"}", "0"},
+    };
+    for (const auto& [start, value] : expected) EXPECT_EQ(value_of(text, start), value) << start;
+  }
+}
+
+TEST(Metrics, CountersNeverFall) {
+  Metrics metrics({"tiny", Role::kUnified, true});
+  EngineStats stats = busy();
+  (void)metrics.render(stats, instance());
+  stats.prompt_tokens_total = 90;
+  EXPECT_EQ(value_of(metrics.render(stats, instance()), "sglang:prompt_tokens_total{"), "100");
+  stats.prompt_tokens_total = 110;
+  EXPECT_EQ(value_of(metrics.render(stats, instance()), "sglang:prompt_tokens_total{"), "110");
+}
+
+}  // namespace
+}  // namespace baton

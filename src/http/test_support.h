@@ -1,0 +1,139 @@
+// What tests of this folder share: a model of 256 byte tokens, an engine that the test plays, and a writer that keeps
+// what it is given.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "http/api_request.h"
+#include "http/server.h"
+#include "text/byte_alphabet.h"
+
+namespace baton {
+
+inline constexpr int32_t kTestBos = 256, kTestEos = 257;
+
+// Token i is byte i, 256 is <s> and 257 </s>, so that text and tokens are the same thing.
+inline std::unique_ptr<ModelText> byte_model(int64_t context_length = 64) {
+  std::string vocab;
+  for (int i = 0; i < 256; ++i) {
+    const char byte = static_cast<char>(i);
+    const std::string token = token_of_bytes(std::string_view(&byte, 1));
+    vocab += fmt::format("{}\"{}\":{}", i > 0 ? "," : "", token == "\"" || token == "\\" ? "\\" + token : token, i);
+  }
+  constexpr const char* kByteLevel = R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false})";
+  const std::string json = fmt::format(
+      R"({{"version":"1.0","added_tokens":[{{"id":256,"content":"<s>","special":true}},{{"id":257,"content":"</s>","special":true}}],)"
+      R"("normalizer":null,"pre_tokenizer":{0},"post_processor":null,"decoder":{0},"model":{{"type":"BPE","vocab":{{{1}}},"merges":[]}}}})",
+      kByteLevel, vocab);
+  auto model = std::make_unique<ModelText>();
+  model->served_name = "tiny";
+  model->model_path = "/models/tiny";
+  model->model_type = "llama";
+  model->architecture = "LlamaForCausalLM";
+  model->tokenizer = Tokenizer::from_json(json).value();
+  model->chat_template =
+      ChatTemplate::parse("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{{ bos_token }}").value();
+  model->bos_token = "<s>";
+  model->eos_token = "</s>";
+  model->eos_ids = {kTestEos};
+  model->context_length = context_length;
+  model->vocab = 258;
+  return model;
+}
+
+// Keeps requests; the test delivers their outputs.
+class PlayedEngine final : public Engine {
+ public:
+  explicit PlayedEngine(Role role = Role::kUnified) {
+    info_.role = role;
+    info_.page_tokens = 16;
+    info_.pages_per_group = 8;
+    info_.max_total_tokens = 128;
+    stats_.pages.resize(1);
+  }
+
+  Status submit(Request request, OutputSink sink) override {
+    if (refuse) return *refuse;
+    for (const auto& [rid, live] : sinks) {
+      if (rid == request.rid) return error(ErrorCode::kInvalidArgument, "rid {} is in use by a live request", rid);
+    }
+    sinks[request.rid] = std::move(sink);
+    requests.push_back(std::move(request));
+    return {};
+  }
+  void abort(const std::string& rid) override { aborted.push_back(rid); }
+  void abort_all() override { aborted.push_back("*"); }
+  Status flush_cache() override {
+    if (!sinks.empty()) return error(ErrorCode::kUnavailable, "{} requests run", sinks.size());
+    return {};
+  }
+  [[nodiscard]] const InstanceInfo& info() const override { return info_; }
+  [[nodiscard]] EngineStats stats() const override { return stats_; }
+  void pair(const std::string&, int, std::function<void(Status)> done) override { done({}); }
+  [[nodiscard]] std::string describe_pairs() const override { return "plans\n"; }
+  [[nodiscard]] bool healthy() const override { return true; }
+
+  // The i-th request so far gets the text's bytes as tokens, and the end if there is one.
+  void deliver(size_t i, std::string_view text, std::optional<Output::Finish> finish = std::nullopt) {
+    Output output;
+    for (const char c : text) output.tokens.push_back({static_cast<unsigned char>(c), -0.5F, {}});
+    output.finish = std::move(finish);
+    const OutputSink sink = sinks.at(requests[i].rid);
+    if (output.finish) sinks.erase(requests[i].rid);
+    sink(std::move(output));
+  }
+
+  InstanceInfo info_;
+  EngineStats stats_;
+  std::optional<Error> refuse;
+  std::vector<Request> requests;
+  std::map<std::string, OutputSink> sinks;
+  std::vector<std::string> aborted;
+};
+
+inline Output::Finish finished(FinishReason reason, std::optional<Error> failure = std::nullopt) {
+  return {reason, std::nullopt, std::move(failure)};
+}
+
+// Everything happens at once, in the test's thread.
+struct KeptAnswer {
+  int status = 0;
+  Headers headers;
+  std::vector<std::string> writes;  // of a streamed answer
+  std::string body;                 // all of it
+  bool complete = false;
+  std::function<void()> disconnect;
+};
+class KeepingWriter final : public ResponseWriter {
+ public:
+  explicit KeepingWriter(KeptAnswer& answer) : answer_(answer) {}
+  void send(int status, Headers headers, std::string body) override {
+    start(status, std::move(headers));
+    answer_.body = std::move(body);
+    answer_.complete = true;
+  }
+  void start(int status, Headers headers) override {
+    BATON_CHECK(answer_.status == 0, "a second answer");
+    answer_.status = status;
+    answer_.headers = std::move(headers);
+  }
+  void write(std::string bytes) override {
+    answer_.body += bytes;
+    answer_.writes.push_back(std::move(bytes));
+  }
+  void finish() override { answer_.complete = true; }
+  void on_disconnect(std::function<void()> callback) override { answer_.disconnect = std::move(callback); }
+  void post(std::function<void()> work) override { work(); }
+
+ private:
+  KeptAnswer& answer_;
+};
+
+}  // namespace baton

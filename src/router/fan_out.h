@@ -1,0 +1,25 @@
+// One request handed to several workers.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "http/client.h"
+#include "http/routes.h"
+#include "router/worker_registry.h"
+
+namespace baton {
+
+struct WorkerReply {
+  WorkerAddress worker;
+  int status = 502;  // stays so without an answer; the body is an error object then
+  std::string body;
+};
+
+// Asks every worker what the client asked, with the client's Authorization, and calls `done` on a client thread with
+// the replies in the order of `workers`. Bodies are cut at 64 MiB.
+void fan_out(HttpClient& client, const std::vector<WorkerAddress>& workers, Exchange x,
+             std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done);
+
+}  // namespace baton

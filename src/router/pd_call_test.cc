@@ -1,0 +1,287 @@
+// One request on its two legs, between real servers on loopback.
+#include "router/pd_call.h"
+
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <boost/json.hpp>
+#include <future>
+#include <set>
+#include <thread>
+
+#include "http/json.h"
+#include "router/test_support.h"
+
+namespace baton {
+namespace {
+
+namespace json = boost::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using namespace std::chrono_literals;
+using Play = PlayedWorker::Play;
+
+const Play kHandsOver = [](const Exchange& x) {
+  x.reply(R"({"text":"","meta_info":{"finish_reason":{"type":"length","length":0}}})");
+};
+const Play kSilent = [](const Exchange&) {};
+Play answers(std::string body) {
+  return [body = std::move(body)](const Exchange& x) { x.reply(body); };
+}
+Play refuses(int status, const std::string& message) {
+  return [=](const Exchange& x) { x.refuse(status, message); };
+}
+// Event by event; without the end, the stream stays open.
+Play streams(std::vector<std::string> pieces, bool ends = true) {
+  return [pieces = std::move(pieces), ends](const Exchange& x) {
+    x.writer->start(200, {{"Content-Type", "text/event-stream"}});
+    for (const std::string& piece : pieces) x.writer->write(piece);
+    if (ends) x.writer->finish();
+  };
+}
+
+// A router of one pair without its server's other parts.
+struct Pair {
+  Pair(Play prefill_play, Play decode_play) : prefill(std::move(prefill_play)), decode(std::move(decode_play)) {
+    EXPECT_TRUE(registry.add({Role::kPrefill, prefill.url(), 4321}).ok());
+    EXPECT_TRUE(registry.add({Role::kDecode, decode.url(), 0}).ok());
+    registry.set_health(prefill.url(), true, "");
+    registry.set_health(decode.url(), true, "");
+    front = HttpServer::start({}, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+              start_pd_call({registry, *legs, clock, counters}, Exchange(std::move(request), std::move(writer)));
+            }).value();
+  }
+  ~Pair() {
+    front->stop();
+    legs.reset();
+  }
+  HttpCallRequest request(std::string body, std::string path = "/generate") const {
+    HttpCallRequest made;
+    made.url = {"127.0.0.1", front->port(), ""};
+    made.method = "POST";
+    made.target = std::move(path);
+    made.headers = {{"X-Request-Id", "q7"}, {"Authorization", "Bearer k"}, {"Cookie", "secret"}};
+    made.body = std::move(body);
+    return made;
+  }
+  HttpReply ask(std::string body, std::string path = "/generate") {
+    auto reply = client.fetch(request(std::move(body), std::move(path)));
+    EXPECT_TRUE(reply.ok()) << (reply.ok() ? "" : reply.error().message);
+    return reply.ok() ? std::move(*reply) : HttpReply{};
+  }
+  // Every request is accounted for (L1): nothing stays outstanding.
+  void expect_idle() {
+    const auto busy = [&] {
+      for (const WorkerView& view : registry.view()) {
+        if (view.outstanding != 0) return true;
+      }
+      return false;
+    };
+    for (int i = 0; i < 1000 && busy(); ++i) std::this_thread::sleep_for(5ms);
+    EXPECT_FALSE(busy());
+  }
+
+  WorkerRegistry registry{{}, PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)};
+  SteadyClock clock;
+  RouterCounters counters;
+  PlayedWorker prefill, decode;
+  std::unique_ptr<HttpServer> front;
+  std::unique_ptr<HttpClient> legs = std::make_unique<HttpClient>();
+  HttpClient client;
+};
+
+TEST(PdCall, BothLegsGetTheSameBodyAndDecodeAnswers) {
+  Pair pair(kHandsOver, answers(R"({"text":"hello"})"));
+  const HttpReply reply = pair.ask(R"({"text":"a","x":null,"bootstrap_host":"evil"})");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(json::parse(reply.body), json::parse(R"({"text":"hello"})"));
+  EXPECT_EQ(find_header(reply.headers, "x-request-id"), "q7");
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")),
+              AllOf(StartsWith("disaggregated; prefill=127.0.0.1:"), HasSubstr("tries=1")));
+  ASSERT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+  const HttpRequest p = pair.prefill.asked()[0], d = pair.decode.asked()[0];
+  EXPECT_EQ(p.body, d.body);
+  const json::object body = json::parse(p.body).as_object();
+  EXPECT_EQ(body.at("bootstrap_host"), "127.0.0.1");
+  EXPECT_EQ(body.at("bootstrap_port"), 4321);
+  EXPECT_GT(body.at("bootstrap_room").as_int64(), 0);
+  for (const HttpRequest& leg : {p, d}) {
+    EXPECT_EQ(leg.path, "/generate");
+    EXPECT_EQ(find_header(leg.headers, "authorization"), "Bearer k");
+    EXPECT_EQ(find_header(leg.headers, "x-request-id"), "q7");
+    EXPECT_EQ(find_header(leg.headers, "cookie"), "");
+  }
+  pair.expect_idle();
+}
+
+TEST(PdCall, DecodesEventsArriveAsTheyAre) {
+  const std::vector<std::string> events = {"data: {\"a\":1}\n\n", "data: {\"a\":2}\n\n", "data: [DONE]\n\n"};
+  Pair pair(kHandsOver, streams(events));
+  const HttpReply reply = pair.ask(R"({"text":"a","stream":true})");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(find_header(reply.headers, "content-type"), "text/event-stream");
+  EXPECT_EQ(reply.body, events[0] + events[1] + events[2]);
+  pair.expect_idle();
+}
+
+// S7: a prefill error before the first token is a status, also of a stream, with the words and hints of the instance.
+TEST(PdCall, AnErrorOfPrefillBeforeTheFirstTokenIsARealStatus) {
+  for (const char* stream : {"true", "false"}) {
+    std::promise<PlayedWorker*> other;
+    Pair pair(
+        [&](const Exchange& x) {  // not before decode has the request, so that there is a leg to tell
+          EXPECT_TRUE(other.get_future().get()->wait_asked(1));
+          x.refuse(400, "top_p: 7 is not in (0, 1]");
+        },
+        kSilent);
+    other.set_value(&pair.decode);
+    const HttpReply reply = pair.ask(fmt::format(R"({{"text":"a","stream":{}}})", stream));
+    EXPECT_EQ(reply.status, 400);
+    EXPECT_EQ(json::parse(reply.body).at_pointer("/error/param"), "top_p");
+    EXPECT_EQ(find_header(reply.headers, "x-should-retry"), "false");
+    EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), StartsWith("failed; leg=prefill; tries=1"));
+    EXPECT_TRUE(pair.decode.wait_left(1));  // the other leg is told
+    pair.expect_idle();
+    EXPECT_EQ(pair.registry.view()[0].failures, 0U);  // the client's fault
+  }
+}
+
+TEST(PdCall, ATransientErrorIsTriedAgainWithANewRoomAndThenShown) {
+  Pair pair(refuses(503, "shutting down"), kSilent);
+  const HttpReply reply = pair.ask(R"({"text":"a"})");
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_EQ(find_header(reply.headers, "retry-after"), "1");
+  EXPECT_EQ(pair.counters.retries, 2U);
+  std::set<int64_t> rooms;
+  for (const HttpRequest& asked : pair.prefill.asked())
+    rooms.insert(json::parse(asked.body).at("bootstrap_room").as_int64());
+  EXPECT_EQ(rooms.size(), 3U);
+  EXPECT_EQ(pair.registry.view()[0].failures, 3U);
+  EXPECT_EQ(pair.registry.view()[1].failures, 0U);
+  pair.expect_idle();
+}
+
+TEST(PdCall, ARetryThatWorksIsAllTheClientSees) {
+  std::atomic<int> times{0};
+  Pair pair(kHandsOver,
+            [&](const Exchange& x) { times++ == 0 ? x.refuse(500, "KV is lost") : x.reply(R"({"text":"ok"})"); });
+  const HttpReply reply = pair.ask(R"({"text":"a"})");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), HasSubstr("tries=2"));
+  pair.expect_idle();
+}
+
+TEST(PdCall, AnInstanceThatIsGoneIsA502) {
+  Pair pair(kHandsOver, kSilent);
+  pair.decode.break_off();
+  const HttpReply reply = pair.ask(R"({"text":"a","stream":true})");
+  EXPECT_EQ(reply.status, 502);
+  EXPECT_THAT(reply.body, HasSubstr("decode instance cannot be reached"));
+  pair.expect_idle();
+}
+
+// The stream breaks within an event: the part of it is dropped, an error event says what happened, then [DONE].
+TEST(PdCall, ADecodeStreamThatBreaksOffEndsWithAnErrorEvent) {
+  Pair pair(kHandsOver, streams({"data: {\"text\":\"one\"}\n\n", "data: {\"text\":\"one tw"}, false));
+  std::string seen;
+  std::promise<void> begun, ended;
+  std::atomic<bool> first{true};
+  HttpCallHandlers handlers;
+  handlers.on_data = [&](std::string_view bytes) {
+    seen += bytes;
+    if (first.exchange(false)) begun.set_value();
+  };
+  handlers.on_end = [&](const Status& status) {
+    EXPECT_TRUE(status.ok());  // a complete HTTP message
+    ended.set_value();
+  };
+  pair.client.start(pair.request(R"({"text":"a","stream":true})"), std::move(handlers));
+  begun.get_future().wait();
+  pair.decode.break_off();
+  ASSERT_EQ(ended.get_future().wait_for(10s), std::future_status::ready);
+  ASSERT_THAT(seen, StartsWith("data: {\"text\":\"one\"}\n\ndata: {\"error\":"));
+  ASSERT_TRUE(seen.ends_with("\n\ndata: [DONE]\n\n")) << seen;
+  const size_t at = seen.find("data: {\"error\"") + 6;
+  EXPECT_EQ(json::parse(seen.substr(at, seen.find("\n\n", at) - at)).at_pointer("/error/code"), 502);
+  EXPECT_EQ(pair.counters.stream_errors, 1U);
+  EXPECT_EQ(pair.registry.view()[1].failures, 1U);
+  pair.expect_idle();
+}
+
+TEST(PdCall, AClientThatLeavesAbortsBothLegs) {
+  for (const bool streaming : {false, true}) {
+    Pair pair(kSilent, streaming ? streams({"data: {}\n\n"}, false) : kSilent);
+    std::promise<void> begun;
+    HttpCallHandlers handlers;
+    std::atomic<bool> first{true};
+    handlers.on_data = [&](std::string_view) {
+      if (first.exchange(false)) begun.set_value();
+    };
+    auto call =
+        pair.client.start(pair.request(fmt::format(R"({{"text":"a","stream":{}}})", streaming)), std::move(handlers));
+    ASSERT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+    if (streaming) begun.get_future().wait();
+    call->cancel();
+    EXPECT_TRUE(pair.prefill.wait_left(1)) << streaming;
+    EXPECT_TRUE(pair.decode.wait_left(1)) << streaming;
+    pair.expect_idle();
+    EXPECT_EQ(pair.counters.clients_left, 1U);
+  }
+}
+
+TEST(PdCall, APrefillLegThatIsStillAnsweringIsLetBe) {
+  Pair pair(kSilent, answers(R"({"text":"done"})"));
+  EXPECT_EQ(pair.ask(R"({"text":"a"})").status, 200);
+  pair.expect_idle();
+  EXPECT_EQ(pair.prefill.left(), 0);
+}
+
+TEST(PdCall, PromptLogprobsStandInFrontOfAWholeAnswer) {
+  Pair pair(answers(R"({"meta_info":{"input_token_logprobs":[[null,1,null]]}})"),
+            answers(R"({"text":"x","meta_info":{}})"));
+  const HttpReply reply = pair.ask(R"({"text":"a","return_logprob":true})");
+  EXPECT_EQ(json::parse(reply.body),
+            json::parse(R"({"text":"x","meta_info":{"input_token_logprobs":[[null,1,null]]}})"));
+  pair.expect_idle();
+}
+
+TEST(PdCall, PromptLogprobsAreMergedWhileTheStreamRuns) {
+  const std::string head = "data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"a\"]}}]}\n\ndata: [DONE]\n\n";
+  // Decode's stream never ends in this test: what the client sees must not wait for that.
+  Pair pair(streams({head}),
+            streams({"data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"x\"]}}]}\n\n"}, false));
+  std::promise<std::string> first;
+  std::atomic<bool> unseen{true};
+  HttpCallHandlers handlers;
+  handlers.on_data = [&](std::string_view bytes) {
+    if (unseen.exchange(false)) first.set_value(std::string(bytes));
+  };
+  auto call = pair.client.start(
+      pair.request(R"({"prompt":"a","echo":true,"logprobs":1,"stream":true})", "/v1/completions"), std::move(handlers));
+  auto seen = first.get_future();
+  ASSERT_EQ(seen.wait_for(10s), std::future_status::ready);
+  EXPECT_EQ(seen.get(), "data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"a\",\"x\"]}}]}\n\n");
+  call->cancel();
+  pair.expect_idle();
+}
+
+TEST(PdCall, WhatCannotBeServedIsRefusedAtOnce) {
+  Pair pair(kSilent, kSilent);
+  const HttpReply no_json = pair.ask("{");
+  EXPECT_EQ(no_json.status, 400);
+  EXPECT_EQ(find_header(no_json.headers, "x-request-id"), "q7");
+  std::string many = "[\"a\"";
+  for (int i = 0; i < 5000; ++i) many += ",\"a\"";
+  EXPECT_EQ(pair.ask("{\"text\":" + many + "]}").status, 400);
+  pair.registry.set_health(pair.decode.url(), false, "down");
+  const HttpReply down = pair.ask(R"({"text":"a"})");
+  EXPECT_EQ(down.status, 503);
+  EXPECT_EQ(find_header(down.headers, "retry-after"), "1");
+  for (const HttpReply* reply : {&no_json, &down})
+    EXPECT_THAT(std::string(find_header(reply->headers, "x-baton-verdict")), StartsWith("refused"));
+  EXPECT_TRUE(pair.prefill.asked().empty() && pair.decode.asked().empty());
+}
+
+}  // namespace
+}  // namespace baton

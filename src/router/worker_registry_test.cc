@@ -1,0 +1,129 @@
+// Health, breakers, pairings and counts of a router's workers.
+#include "router/worker_registry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace baton {
+namespace {
+
+using ::testing::HasSubstr;
+using namespace std::chrono_literals;
+using Blame = WorkerRegistry::Blame;
+
+const TimePoint kNow{1000s};
+const Url kP1{"p", 1, ""}, kP2{"p", 2, ""}, kD1{"d", 1, ""}, kD2{"d", 2, ""};
+
+struct Known : WorkerRegistry {
+  explicit Known(const std::vector<Url>& prefill = {kP1}, const std::vector<Url>& decode = {kD1})
+      : WorkerRegistry({.failures_to_open = 2, .breaker_time = 5s},
+                       PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)) {
+    for (const Url& url : prefill) join(Role::kPrefill, url);
+    for (const Url& url : decode) join(Role::kDecode, url);
+  }
+  void join(Role role, const Url& url) {
+    EXPECT_TRUE(add({role, url, 8998}).ok());
+    set_health(url, true, "");
+  }
+  WorkerView of(const Url& url) {
+    for (const WorkerView& v : view()) {
+      if (v.address.url.authority() == url.authority()) return v;
+    }
+    ADD_FAILURE() << url.authority();
+    return {};
+  }
+};
+
+TEST(WorkerRegistry, NothingIsUsableBeforeItIsSeenHealthy) {
+  Known registry;
+  EXPECT_TRUE(registry.can_serve(kNow));
+  registry.set_health(kD1, false, "connection refused");
+  EXPECT_FALSE(registry.can_serve(kNow));
+  const auto pair = registry.begin_request(kNow);
+  ASSERT_FALSE(pair.ok());
+  EXPECT_EQ(pair.error().code, ErrorCode::kUnavailable);
+  EXPECT_THAT(pair.error().message, HasSubstr("1 of 1 prefill and 0 of 1 decode"));
+  EXPECT_EQ(registry.of(kD1).problem, "connection refused");
+}
+
+TEST(WorkerRegistry, CountsWhatIsOutstanding) {
+  Known registry({kP1, kP2});
+  const auto one = registry.begin_request(kNow), two = registry.begin_request(kNow);
+  EXPECT_NE(one->prefill.url.authority(), two->prefill.url.authority());
+  EXPECT_EQ(registry.of(kD1).outstanding, 2U);
+  registry.end_request(*one, Blame::kNobody, kNow);
+  EXPECT_EQ(registry.of(kD1).outstanding, 1U);
+  EXPECT_EQ(registry.of(kD1).requests, 2U);
+}
+
+TEST(WorkerRegistry, ABreakerOpensAfterFailuresInARowAndTriesAgain) {
+  Known registry;
+  const auto fail_once = [&](TimePoint now) {
+    registry.end_request(*registry.begin_request(now), Blame::kDecode, now);
+  };
+  fail_once(kNow);
+  registry.end_request(*registry.begin_request(kNow), Blame::kNobody, kNow);
+  fail_once(kNow);  // not in a row
+  EXPECT_TRUE(registry.can_serve(kNow));
+  fail_once(kNow);
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+  EXPECT_FALSE(registry.can_serve(kNow + 4s));
+  EXPECT_TRUE(registry.can_serve(kNow + 5s));
+  fail_once(kNow + 5s);  // the trial fails: closed to all for another while
+  EXPECT_FALSE(registry.can_serve(kNow + 9s));
+  registry.end_request(*registry.begin_request(kNow + 10s), Blame::kNobody, kNow + 10s);
+  EXPECT_FALSE(registry.of(kD1).breaker_open);
+  EXPECT_EQ(registry.of(kD1).failures, 4U);
+  EXPECT_EQ(registry.of(kP1).failures, 0U);  // the innocent leg
+}
+
+TEST(WorkerRegistry, AFailureOfOneLegSaysNothingOfTheOther) {
+  Known registry;
+  registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
+  registry.end_request(*registry.begin_request(kNow), Blame::kPrefill, kNow);
+  registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+  EXPECT_FALSE(registry.of(kP1).breaker_open);
+}
+
+TEST(WorkerRegistry, PairsThatRefuseEachOtherStayApartUntilOneIsSeenAnew) {
+  Known registry({kP1, kP2}, {kD1, kD2});
+  EXPECT_EQ(registry.unpaired().size(), 4U);
+  registry.set_pairing(kP1, kD1, true, "page_tokens 64 here, 128 there");
+  registry.set_pairing(kP1, kD2, false, "");
+  EXPECT_EQ(registry.unpaired().size(), 2U);
+  EXPECT_TRUE(registry.can_serve(kNow, true));
+  registry.set_health(kP2, false, "down");
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(registry.begin_request(kNow)->decode.url.port, kD2.port);
+  registry.set_health(kD2, false, "down");
+  const auto none = registry.begin_request(kNow);
+  EXPECT_THAT(none.error().message, HasSubstr("1 of 2 prefill and 1 of 2 decode"));
+  EXPECT_THAT(none.error().message, HasSubstr("page_tokens 64 here"));
+  registry.set_health(kD1, false, "restarting");
+  registry.set_health(kD1, true, "");
+  EXPECT_EQ(registry.refusals(), "");
+  EXPECT_TRUE(registry.begin_request(kNow).ok());
+}
+
+TEST(WorkerRegistry, KnowsEachWorkerOnce) {
+  Known registry;
+  EXPECT_EQ(registry.add({Role::kDecode, kP1, 1}).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(registry.remove(kP2).error().code, ErrorCode::kNotFound);
+}
+
+// A worker that was removed and came back at the same address is another: what the old one left behind is not its.
+TEST(WorkerRegistry, AWorkerThatComesBackStartsFromZero) {
+  Known registry;
+  const auto pair = registry.begin_request(kNow);
+  registry.set_pairing(kP1, kD1, true, "refused");
+  ASSERT_TRUE(registry.remove(kD1).ok());
+  EXPECT_EQ(registry.refusals(), "");
+  registry.join(Role::kDecode, kD1);
+  registry.end_request(*pair, Blame::kDecode, kNow);
+  EXPECT_EQ(registry.of(kD1).outstanding, 0U);
+  EXPECT_EQ(registry.of(kD1).failures, 0U);
+  EXPECT_EQ(registry.of(kP1).outstanding, 0U);
+}
+
+}  // namespace
+}  // namespace baton

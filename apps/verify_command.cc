@@ -15,6 +15,7 @@ struct Flags {
   Layout layout;
   int page_size = 64, chunk = 0;
   double tolerance = 0;
+  bool own_routing = false;
 };
 
 int verify_one_model(const CLI::App& app, const Flags& flags) {
@@ -22,6 +23,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   options.golden_path = flags.golden;
   options.chunk_tokens = flags.chunk;
   options.tolerance = flags.tolerance;
+  options.own_routing = flags.own_routing;
   const bool float32 = flags.dtype == "float32";
   ExecutorOptions& e = options.executor;
   e.model_path = flags.model;
@@ -75,6 +77,8 @@ Command add_verify(CLI::App& parent) {
       ->check(CLI::NonNegativeNumber);
   app->add_option("--tolerance", flags->tolerance, "Largest relative error; 0: 1e-4 for float32, 3e-2 otherwise")
       ->check(CLI::NonNegativeNumber);
+  app->add_flag("--own-routing", flags->own_routing,
+                "With --dtype auto, experts are chosen without the float32 run that settles ties");
   return {app, [app, flags] { return run_verify(*app, *flags); }};
 }
 

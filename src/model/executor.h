@@ -13,6 +13,7 @@
 #include "kv/step_plan.h"
 #include "layout/layout.h"
 #include "model/model_config.h"
+#include "model/routing_reference.h"
 #include "model/step_batch.h"
 
 namespace baton {
@@ -40,7 +41,8 @@ struct ExecutorOptions {
   uint64_t seed = 0;  // of dummy weights
   // (done, total) in bytes of weights, from loading threads, one at a time; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
-  MlaPath mla_path = MlaPath::kAuto;  // step_batch.h; tests hold the two paths against each other
+  RoutingReference* routing = nullptr;  // verify_model.h; outlives the executor
+  MlaPath mla_path = MlaPath::kAuto;    // step_batch.h; tests hold the two paths against each other
 };
 
 // Ranks are threads of this process. pools[r] is the page memory of world rank r: rank_page_shape(...).page_bytes() per

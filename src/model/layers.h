@@ -80,12 +80,15 @@ class FeedForward {
 };
 
 // What loading one layer on one rank needs.
+class RoutingReference;
+
 struct LayerContext {
   const Weights& weights;
   const ModelConfig& config;
   const RankShare& share;
   Compute compute;
   int layer = 0;
+  RoutingReference* routing = nullptr;  // may be null
   [[nodiscard]] std::string name(std::string_view suffix) const {
     return fmt::format("model.layers.{}.{}", layer, suffix);
   }

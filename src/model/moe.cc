@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "model/feed_forward.h"
+#include "model/routing_reference.h"
 
 namespace baton {
 
@@ -63,6 +64,16 @@ void limit_groups(const MoeConfig& moe, std::vector<float>& choice, std::vector<
   }
 }
 
+void weigh(const MoeConfig& moe, bool scale_normalized, std::span<const float> scores, const int32_t* expert,
+           float* weight) {
+  float sum = 0;
+  for (int i = 0; i < moe.experts_per_token; ++i) sum += weight[i] = scores[static_cast<size_t>(expert[i])];
+  const bool normalize = moe.normalize && moe.experts_per_token > 1;
+  float factor = static_cast<float>(moe.routed_scale);
+  if (normalize) factor = (scale_normalized ? factor : 1.0F) / (sum + 1e-20F);
+  for (int i = 0; i < moe.experts_per_token; ++i) weight[i] *= factor;
+}
+
 }  // namespace
 
 void choose_experts(const MoeConfig& moe, bool scale_normalized, std::span<const float> logits,
@@ -74,17 +85,15 @@ void choose_experts(const MoeConfig& moe, bool scale_normalized, std::span<const
   for (size_t i = 0; i < bias.size(); ++i) choice[i] += bias[i];
   if (moe.topk != MoeConfig::TopK::kGreedy) limit_groups(moe, choice, group_score, order);
   best(choice, moe.experts_per_token, order);
+  std::copy(order.begin(), order.end(), expert);
+  weigh(moe, scale_normalized, scores, expert, weight);
+}
 
-  float sum = 0;
-  for (size_t i = 0; i < order.size(); ++i) {
-    expert[i] = order[i];
-    weight[i] = scores[static_cast<size_t>(order[i])];
-    sum += weight[i];
-  }
-  const bool normalize = moe.normalize && moe.experts_per_token > 1;
-  float factor = static_cast<float>(moe.routed_scale);
-  if (normalize) factor = (scale_normalized ? factor : 1.0F) / (sum + 1e-20F);
-  for (size_t i = 0; i < order.size(); ++i) weight[i] *= factor;
+void weigh_experts(const MoeConfig& moe, bool scale_normalized, std::span<const float> logits, const int32_t* expert,
+                   float* weight) {
+  std::vector<float> scores;
+  score(moe.score, logits, scores);
+  weigh(moe, scale_normalized, scores, expert, weight);
 }
 
 Result<std::unique_ptr<Router>> Router::load(const LayerContext& c) {
@@ -92,6 +101,8 @@ Result<std::unique_ptr<Router>> Router::load(const LayerContext& c) {
   router->moe_ = c.config.moe;
   router->scale_normalized_ = c.config.architecture != Architecture::kDeepseekV2;
   router->hidden_ = c.config.hidden;
+  router->layer_ = c.layer;
+  router->reference_ = c.routing;
   const int experts = c.config.moe.experts;
   BATON_ASSIGN(const std::vector<float> w, c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden,
                                                             whole(experts), whole(c.config.hidden)));
@@ -110,8 +121,12 @@ void Router::route(RowRange rows, Activations& activations) const {
   gate_.apply(activations.normed.data() + rows.begin * hidden_, rows.size(), logits);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const std::span<const float> row(logits + (r - rows.begin) * moe_.experts, experts);
-    choose_experts(moe_, scale_normalized_, row, bias_, activations.expert.data() + r * moe_.experts_per_token,
-                   activations.expert_weight.data() + r * moe_.experts_per_token);
+    int32_t* expert = activations.expert.data() + r * moe_.experts_per_token;
+    float* weight = activations.expert_weight.data() + r * moe_.experts_per_token;
+    choose_experts(moe_, scale_normalized_, row, bias_, expert, weight);
+    if (reference_ == nullptr) continue;
+    const std::span<int32_t> chosen(expert, static_cast<size_t>(moe_.experts_per_token));
+    if (reference_->meet(layer_, r, row, chosen)) weigh_experts(moe_, scale_normalized_, row, expert, weight);
   }
 }
 

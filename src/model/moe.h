@@ -17,6 +17,10 @@ namespace baton {
 void choose_experts(const MoeConfig& moe, bool scale_normalized, std::span<const float> logits,
                     std::span<const float> bias, int32_t* expert, float* weight);
 
+// Only the weights, for experts that were chosen otherwise.
+void weigh_experts(const MoeConfig& moe, bool scale_normalized, std::span<const float> logits, const int32_t* expert,
+                   float* weight);
+
 // The gate of one layer, computed in float32 by the owner of a row.
 class Router {
  public:
@@ -28,6 +32,8 @@ class Router {
   MoeConfig moe_;
   bool scale_normalized_ = true;
   int64_t hidden_ = 0;
+  int layer_ = 0;
+  RoutingReference* reference_ = nullptr;
   Linear gate_;              // (experts, hidden)
   std::vector<float> bias_;  // (experts)
 };

@@ -45,12 +45,12 @@ Status Stage::load_ends(const Weights& weights) {
   return {};
 }
 
-Status Rank::load(const Weights& weights) {
+Status Rank::load(const Weights& weights, RoutingReference* routing) {
   const Interval layers = stage_.layers();
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
     if (stage_.all().aborted()) return error(ErrorCode::kCancelled, "loading was given up");
-    const LayerContext c{weights, config_, share_, compute_, i};
+    const LayerContext c{weights, config_, share_, compute_, i, routing};
     if ((i - layers.begin) % share_.layout.tp == share_.tp_rank) BATON_TRY(stage_.load_shared_layer(c));
     Layer layer;
     BATON_ASSIGN(layer.attention, config_.is_mla() ? load_mla_attention(c) : load_gqa_attention(c));

@@ -62,7 +62,7 @@ class Rank {
 
   // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
   // have returned.
-  Status load(const Weights& weights);
+  Status load(const Weights& weights, RoutingReference* routing);
   // This rank's part of the stage's pass. In the last stage `logits` (logits rows, vocab) gets this rank's columns.
   Status forward(const StepBatch& batch, Activations& activations, float* logits);
 

@@ -26,9 +26,10 @@ class StageThreads {
   [[nodiscard]] Stage& stage() { return stage_; }
   void add(std::unique_ptr<Rank> rank) { ranks_.push_back(std::move(rank)); }
 
-  void start(const Weights& weights, int gemm_threads) {
+  void start(const Weights& weights, RoutingReference* routing, int gemm_threads) {
     for (const auto& rank : ranks_) {
-      threads_.emplace_back([this, &rank = *rank, &weights, gemm_threads] { loop(rank, weights, gemm_threads); });
+      threads_.emplace_back(
+          [this, &rank = *rank, &weights, routing, gemm_threads] { loop(rank, weights, routing, gemm_threads); });
     }
   }
   // Every thread ends at its next barrier or layer; the first failure is the one that callers get.
@@ -48,11 +49,11 @@ class StageThreads {
   }
 
  private:
-  void loop(Rank& rank, const Weights& weights, int gemm_threads) {
+  void loop(Rank& rank, const Weights& weights, RoutingReference* routing, int gemm_threads) {
     try {
       name_thread("baton-rank");
       set_gemm_threads(gemm_threads);
-      if (Status loaded = rank.load(weights); !loaded) return abort(loaded.error());
+      if (Status loaded = rank.load(weights, routing); !loaded) return abort(loaded.error());
       if (!gate_.barrier().ok()) return;
       for (;;) {
         if (!gate_.barrier().ok()) return;
@@ -95,7 +96,7 @@ class ThreadExecutor final : public Executor {
       stages_.push_back(std::move(threads));
     }
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    for (const auto& stage : stages_) stage->start(*weights_, std::max(1, cores / layout.tp));
+    for (const auto& stage : stages_) stage->start(*weights_, options_.routing, std::max(1, cores / layout.tp));
     for (const auto& stage : stages_) {
       Status loaded = stage->wait_loaded();
       if (loaded.ok()) continue;

@@ -96,6 +96,35 @@ void summarize(std::vector<double>& errors, VerifyReport& report) {
   report.median_error = *middle;
 }
 
+// All cases at once through an executor of its own; `take` is given each golden row's logits.
+template <typename Take>
+Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chunk_tokens, uint32_t pages,
+                 std::vector<Run>& runs, const Take& take) {
+  std::vector<std::vector<std::byte>> memory;
+  for (int r = 0; r < how.layout.world(); ++r) {
+    const PageShape shape = rank_page_shape(how.layout, r, config.kv_geometry(how.kv_dtype), how.page_tokens);
+    memory.emplace_back(shape.page_bytes() * pages);
+  }
+  std::vector<std::span<std::byte>> pools(memory.begin(), memory.end());
+  BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(how, config, pools));
+  for (int step = 0;; ++step) {
+    if (how.routing != nullptr) how.routing->begin_step(step);
+    StepPlan plan;
+    std::vector<Run*> stepped;
+    for (Run& run : runs) {
+      if (run.row == run.golden->rows.size()) continue;
+      plan.segments.push_back(next_segment(run, chunk_tokens));
+      stepped.push_back(&run);
+    }
+    if (stepped.empty()) return {};
+    BATON_ASSIGN(const StepResult result, executor->run(plan));
+    for (size_t i = 0; i < stepped.size(); ++i) {
+      stepped[i]->done += static_cast<int64_t>(plan.segments[i].tokens.size());
+      if (plan.segments[i].logits_rows > 0) take(*stepped[i], result.row(i, 0));
+    }
+  }
+}
+
 std::vector<Run> make_runs(const std::vector<GoldenCase>& cases, const VerifyOptions& options, VerifyReport& report) {
   std::vector<Run> runs;
   for (size_t i = 0; i < cases.size(); ++i) {
@@ -125,6 +154,10 @@ std::string VerifyReport::to_string() const {
       "{} greedy tokens differ",
       ok() ? "equal" : "NOT equal", rows, cases, worst_error, worst_at, median_error, tolerance, rows_over,
       mismatches.size());
+  if (routing_ties > 0) {
+    text += fmt::format(", {} expert choices were ties within the tolerance and follow float32", routing_ties);
+  }
+  if (routing_differences > 0) text += fmt::format(", {} expert choices differ", routing_differences);
   if (cases_left_out > 0) text += fmt::format(", {} cases left out", cases_left_out);
   for (const std::string& line : mismatches) text += "\n  " + line;
   return text;
@@ -151,31 +184,25 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
 
   uint32_t pages = 0;
   give_pages(runs, how, pages);
-  std::vector<std::vector<std::byte>> memory;
-  std::vector<std::span<std::byte>> pools;
-  for (int r = 0; r < how.layout.world(); ++r) {
-    const PageShape shape = rank_page_shape(how.layout, r, config.kv_geometry(how.kv_dtype), how.page_tokens);
-    memory.emplace_back(shape.page_bytes() * pages);
+  RoutingReference routing(report.tolerance);
+  const bool mixture =
+      std::find(config.layer_is_moe.begin(), config.layer_is_moe.end(), true) != config.layer_is_moe.end();
+  if (mixture && how.compute != Compute::kF32 && !options.own_routing) {
+    ExecutorOptions exact = how;
+    exact.compute = Compute::kF32;
+    exact.kv_dtype = DType::kF32;
+    exact.routing = &routing;
+    BATON_TRY(run_steps(exact, config, options.chunk_tokens, pages, runs, [](Run& run, const float*) { ++run.row; }));
+    routing.follow();
+    for (Run& run : runs) run.row = 0, run.done = 0;
   }
-  for (std::vector<std::byte>& m : memory) pools.emplace_back(m);
-  BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(how, config, pools));
-
+  ExecutorOptions asked = how;
+  if (routing.following()) asked.routing = &routing;
   std::vector<double> errors;
-  for (;;) {
-    StepPlan plan;
-    std::vector<Run*> stepped;
-    for (Run& run : runs) {
-      if (run.row == run.golden->rows.size()) continue;
-      plan.segments.push_back(next_segment(run, options.chunk_tokens));
-      stepped.push_back(&run);
-    }
-    if (stepped.empty()) break;
-    BATON_ASSIGN(const StepResult result, executor->run(plan));
-    for (size_t i = 0; i < stepped.size(); ++i) {
-      stepped[i]->done += static_cast<int64_t>(plan.segments[i].tokens.size());
-      if (plan.segments[i].logits_rows > 0) compare(*stepped[i], result.row(i, 0), config.vocab, report, errors);
-    }
-  }
+  BATON_TRY(run_steps(asked, config, options.chunk_tokens, pages, runs,
+                      [&](Run& run, const float* logits) { compare(run, logits, config.vocab, report, errors); }));
+  report.routing_ties = routing.ties();
+  report.routing_differences = routing.differences();
   summarize(errors, report);
   return report;
 }

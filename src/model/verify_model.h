@@ -14,10 +14,11 @@ struct VerifyOptions {
   std::string golden_path;        // golden.h
   int chunk_tokens = 0;           // of a prompt in one step; 0: the whole prompt
   int64_t prompt_tokens_max = 0;  // leaves out longer cases; 0: none
-  // Largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16. A mixture of experts whose gate has a
-  // near tie may choose another expert in bfloat16 and then differs by more; median_error and rows_over tell that apart
-  // from a wrong model.
-  double tolerance = 0;
+  double tolerance = 0;           // largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16
+  // A mixture of experts in bfloat16 is first run in float32, and follows its choice where the gate's logits agree
+  // within the tolerance and two experts are nearer to each other than that (routing_reference.h). With own_routing it
+  // does not: median_error and rows_over then tell a tie from a wrong model.
+  bool own_routing = false;
 };
 
 struct VerifyReport {
@@ -29,6 +30,8 @@ struct VerifyReport {
   double median_error = 0;
   int rows_over = 0;  // of `rows`, beyond the tolerance
   double tolerance = 0;
+  int routing_ties = 0;         // (layer, row) that followed float32
+  int routing_differences = 0;  // that differ by more than a tie
   // Greedy tokens that differ, one line each. In bfloat16 near ties may fall either way, so only float32 fails on them.
   std::vector<std::string> mismatches;
   bool tokens_must_match = false;

@@ -20,6 +20,7 @@ from pathlib import Path
 from conftest import BATON, MODELS, Cluster, call, get_json
 
 PAGE_TOKENS = 64
+POOL_TOKENS = 49152  # an instance: 64 of them and their caches fit in 16 GiB
 LAYOUTS = [(tp, dp, pp) for tp in (1, 2, 3, 4, 6, 8) for dp in range(1, tp + 1) if tp % dp == 0 for pp in (1, 2)]
 
 
@@ -129,7 +130,7 @@ class Walk:
         self.model, self.prompts, self.folder = model, prompts, Path(folder)
         self.expected, self.lengths = expected
         flags = [word for layout in prefills for word in ("--prefill", flag(layout))] + [word for layout in decodes for word in ("--decode", flag(layout))]
-        self.cluster = Cluster("--model-path", str(MODELS[model]), "--page-size", str(PAGE_TOKENS), "--max-total-tokens", "131072", "--log-level", "warning", *flags,
+        self.cluster = Cluster("--model-path", str(MODELS[model]), "--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--log-level", "warning", *flags,
                                log=self.folder / f"walk-{model}.log")
         found = re.findall(r"^\s+prefill-\d+ .*(http://\S+), bootstrap port (\d+)", self.cluster.summary, re.M)
         self.prefills = dict(zip(prefills, found, strict=True))
@@ -147,7 +148,8 @@ class Walk:
             self.wait_quiet(source[0], destination)
             check_counters(self.model, decode, lengths, before, counters(source[0], destination))
         except AssertionError as failed:
-            raise AssertionError(f"{self.model}, prefill {flag(prefill)} to decode {flag(decode)}: {failed}") from None
+            words = "".join(log.read_text()[-2000:] for log in (self.folder / "router.log", self.folder / f"walk-{self.model}.log"))
+            raise AssertionError(f"{self.model}, prefill {flag(prefill)} to decode {flag(decode)}: {failed}\n{words}") from None
         finally:
             router.stop()
 

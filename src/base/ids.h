@@ -38,6 +38,15 @@ struct Incarnation {
   [[nodiscard]] std::string to_string() const { return fmt::format("{:016x}{:016x}", high, low); }
 };
 
+// 128 bits over a model's weights, or over weights and configuration: what must be equal on both sides for KV of one to
+// mean anything to the other.
+struct ModelDigest {
+  uint64_t high = 0;
+  uint64_t low = 0;
+  constexpr auto operator<=>(const ModelDigest&) const = default;
+  [[nodiscard]] std::string to_string() const { return fmt::format("{:016x}{:016x}", high, low); }
+};
+
 }  // namespace baton
 
 template <typename Tag, typename Rep>

@@ -79,7 +79,7 @@ Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& option
 Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int pages, Incarnation incarnation) {
   Manifest self;
   self.incarnation = incarnation;
-  self.model_digest = {facts.digest[0], facts.digest[1]};
+  self.model_digest = facts.digest;
   self.geometry = facts.geometry;
   self.kv_dtype = dtype_name(options.executor.kv_dtype);
   self.layout = options.executor.layout;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/ids.h"
 #include "base/result.h"
 #include "engine/engine.h"
 #include "engine/engine_loop.h"
@@ -55,7 +56,7 @@ struct ModelFacts {
   int64_t context = 0;
   std::vector<int32_t> eos_ids;
   CostModel cost;
-  std::array<uint64_t, 2> digest{};
+  ModelDigest digest;
 };
 using ExecutorFactory = std::function<Result<std::unique_ptr<Executor>>(std::vector<std::span<std::byte>> pools)>;
 Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,

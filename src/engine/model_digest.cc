@@ -10,7 +10,7 @@
 
 namespace baton {
 
-Result<std::array<uint64_t, 2>> digest_of_model(const ExecutorOptions& options) {
+Result<ModelDigest> digest_of_model(const ExecutorOptions& options) {
   const std::string path = options.model_path + "/config.json";
   std::ifstream file(path, std::ios::binary);
   if (!file) return error(ErrorCode::kNotFound, "no config.json in {}", options.model_path);
@@ -22,7 +22,7 @@ Result<std::array<uint64_t, 2>> digest_of_model(const ExecutorOptions& options) 
     words += "\nweights " + checkpoint.digest().to_string();
   }
   const XXH128_hash_t hash = XXH3_128bits(words.data(), words.size());
-  return std::array<uint64_t, 2>{hash.high64, hash.low64};
+  return ModelDigest{hash.high64, hash.low64};
 }
 
 }  // namespace baton

@@ -1,15 +1,13 @@
 // What two instances compare to know that KV of one means something to the other.
 #pragma once
 
-#include <array>
-#include <cstdint>
-
+#include "base/ids.h"
 #include "base/result.h"
 #include "model/executor.h"
 
 namespace baton {
 
-// XXH3-128 over config.json and the weights' digest, or, for dummy weights, their seed. {high, low}.
-Result<std::array<uint64_t, 2>> digest_of_model(const ExecutorOptions& options);
+// XXH3-128 over config.json and the weights' digest, or, for dummy weights, their seed.
+Result<ModelDigest> digest_of_model(const ExecutorOptions& options);
 
 }  // namespace baton

@@ -7,18 +7,11 @@
 #include <string_view>
 #include <vector>
 
+#include "base/ids.h"
 #include "base/result.h"
 #include "tensor/safetensors.h"
 
 namespace baton {
-
-// What two instances compare to know that they hold the same model.
-struct ModelDigest {
-  uint64_t high = 0;
-  uint64_t low = 0;
-  constexpr auto operator<=>(const ModelDigest&) const = default;
-  [[nodiscard]] std::string to_string() const { return fmt::format("{:016x}{:016x}", high, low); }
-};
 
 // Immutable once open; any thread may read. Views borrow the mapped files and live as long as the Checkpoint.
 class Checkpoint {

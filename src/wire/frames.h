@@ -23,15 +23,6 @@ inline constexpr uint16_t kProtocolVersion = 1;
 
 enum class InstanceRole : uint8_t { kPrefill = 1, kDecode = 2 };
 
-// 128 bits over what must be equal on both sides for KV of one to mean anything to the other: weights and
-// configuration.
-struct ModelDigest {
-  uint64_t high = 0;
-  uint64_t low = 0;
-  constexpr auto operator<=>(const ModelDigest&) const = default;
-  [[nodiscard]] std::string to_string() const { return fmt::format("{:016x}{:016x}", high, low); }
-};
-
 // What an instance says of itself when two meet. The order of `regions` is the world rank.
 struct Manifest {
   struct Region {

@@ -37,6 +37,7 @@ int run(int argc, char** argv) {
     return command.run();
   }
   std::vector<std::string> names;
+  names.reserve(commands.size());
   for (const Command& command : commands) names.push_back(command.app->get_name());
   const auto rest = app.remaining();
   if (rest.empty()) {

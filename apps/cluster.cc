@@ -80,6 +80,7 @@ Status Cluster::spawn(std::string name, std::string role, std::vector<std::strin
   arguments.emplace_back("--report-fd");
   arguments.push_back(std::to_string(ends[1]));
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   const pid_t parent = getpid();

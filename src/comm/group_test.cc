@@ -15,6 +15,7 @@ namespace {
 
 void on_ranks(int ranks, const std::function<void(int)>& body) {
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(ranks));
   for (int r = 0; r < ranks; ++r) threads.emplace_back(body, r);
   for (std::thread& t : threads) t.join();
 }

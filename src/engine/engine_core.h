@@ -74,7 +74,7 @@ class EngineCore {
   std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
   std::unordered_map<std::string, SequenceId> by_rid_;
   uint64_t next_sequence_ = 1;
-  uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0, cached_tokens_ = 0;
+  uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;
 };
 
 }  // namespace baton

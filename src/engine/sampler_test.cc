@@ -34,6 +34,7 @@ std::vector<double> reference_distribution(std::vector<double> x, const Sampling
   }
   const double best = *std::max_element(x.begin(), x.end());
   std::vector<double> probability;
+  probability.reserve(x.size());
   for (const double v : x) probability.push_back(std::exp((v - best) / p.temperature));
   const double total = std::accumulate(probability.begin(), probability.end(), 0.0);
   for (double& v : probability) v /= total;

@@ -87,7 +87,7 @@ std::vector<Row> table() {
   other_self.decode = {9, 9};
   other_grant.digest = 8;
   short_commit.counts = error(ErrorCode::kCorrupt, "bytes");
-  using enum State;
+  using enum DecodeAttempt::State;
   return {
       {kPairing, "ready", ready, kStart, kGranted, "grant"},
       {kPairing, "unreachable", unreachable, kStart, kOver, "end(failed,unreachable,quiet)"},

@@ -218,22 +218,22 @@ void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttemp
 
 void DecodeHandoff::Service::committed(AttemptId attempt, const Entry& entry) {
   const VerifyJob& job = *entry.verify;
-  DecodeCommitted event{.attempt = attempt,
-                        .bytes = job.commit().bytes,
-                        .copies = job.commit().copies,
-                        .local_bytes = job.local_bytes(),
-                        .checksums = job.checksums(),
-                        .durations = job.commit().durations,
-                        .pairing = entry.granted - entry.received,
-                        .waited = entry.committed - entry.granted,
-                        .verify = now_ - entry.committed};
+  const DecodeCommitted event{.attempt = attempt,
+                              .bytes = job.commit().bytes,
+                              .copies = job.commit().copies,
+                              .local_bytes = job.local_bytes(),
+                              .checksums = job.checksums(),
+                              .durations = job.commit().durations,
+                              .pairing = entry.granted - entry.received,
+                              .waited = entry.committed - entry.granted,
+                              .verify = now_ - entry.committed};
   count([&](HandoffStats& s) {
     ++s.committed;
     s.bytes += event.bytes;
     s.copies += event.copies;
   });
   forget(attempt);  // `entry` is gone
-  sink_(std::move(event));
+  sink_(event);
 }
 
 void DecodeHandoff::Service::ended(AttemptId attempt, const DecodeAttempt::Actions& actions) {

@@ -95,7 +95,7 @@ std::vector<Row> table() {
   other.digest = 8;
   stale.prefill = {9, 9};
   longer.prompt_tokens = 11;
-  using enum State;
+  using enum PrefillAttempt::State;
   return {
       {kWaiting, "begin again", begin_input(), kStart, kWaiting, "stale"},
       {kWaiting, "grant", grant_input(), kStart, kSending, "granted"},

@@ -17,6 +17,7 @@ KvGeometry mla_geometry() { return {.layers = 6, .kv_heads = 1, .k_dim = 36, .v_
 
 std::vector<PageId> numbers_of(const std::vector<GrantedPage>& pages) {
   std::vector<PageId> numbers;
+  numbers.reserve(pages.size());
   for (const GrantedPage& page : pages) numbers.push_back(page.page);
   return numbers;
 }

@@ -176,6 +176,7 @@ TEST(GqaAttention, ManyThreadsAtOnce) {
   const auto q = random_floats(m * 128, 19);
   std::vector<std::vector<float>> results(8, std::vector<float>(m * 128));
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (auto& out : results)
     threads.emplace_back([&] {
       for (int i = 0; i < 10; ++i)

@@ -115,8 +115,8 @@ void gqa(benchmark::State& state) {
             dim = static_cast<int>(state.range(4));
   const Compute compute = state.range(5) != 0 ? Compute::kBF16 : Compute::kF32;
   const PoolOfOne pool(kv_heads, dim, dim, context);
-  std::vector<int> kv_head_of;
-  for (int h = 0; h < q_heads; ++h) kv_head_of.push_back(h * kv_heads / q_heads);
+  std::vector<int> kv_head_of(static_cast<size_t>(q_heads));
+  for (int h = 0; h < q_heads; ++h) kv_head_of[static_cast<size_t>(h)] = h * kv_heads / q_heads;
   const auto q = normal_floats(m * q_heads * dim);
   std::vector<float> out(q.size());
   for (auto _ : state) {

@@ -23,7 +23,7 @@ struct KvShape {
 // pages.
 class TestPool {
  public:
-  TestPool(const KvShape& shape, int64_t tokens) : shape_(shape) {
+  TestPool(const KvShape& shape, int64_t tokens) {
     const size_t element = dtype_size(shape.dtype), gap = 8;
     const auto page_tokens = static_cast<size_t>(shape.page_tokens);
     const size_t layer = page_tokens * static_cast<size_t>(shape.k_dim + shape.v_dim) * element + gap;
@@ -51,7 +51,6 @@ class TestPool {
   [[nodiscard]] const std::vector<std::byte>& bytes() const { return bytes_; }
 
  private:
-  KvShape shape_;
   std::vector<std::byte> bytes_;
   std::vector<uint32_t> pages_;
   PagedKv view_;

@@ -17,6 +17,7 @@ std::vector<PageLease> must_reserve(PageLedger& ledger, int count) {
 
 std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
   std::vector<uint32_t> pages;
+  pages.reserve(leases.size());
   for (const PageLease& lease : leases) pages.push_back(lease.page().value());
   return pages;
 }

@@ -16,6 +16,7 @@ using Tokens = std::vector<int32_t>;
 
 std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
   std::vector<uint32_t> pages;
+  pages.reserve(leases.size());
   for (const PageLease& lease : leases) pages.push_back(lease.page().value());
   return pages;
 }
@@ -283,6 +284,7 @@ class Model {
 
   void insert(const std::string& salt, const Tokens& tokens, const std::vector<PageLease>& sequence) {
     std::vector<PageLease> given;
+    given.reserve(sequence.size());
     for (const PageLease& lease : sequence) given.push_back(lease.share());
     int added = 0;
     if (!given.empty()) ++tick_;

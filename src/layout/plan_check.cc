@@ -127,6 +127,7 @@ Status check_plan(const Planner& planner, const Plan& plan) {
   }
 
   std::vector<Marks> from_fabric;
+  from_fabric.reserve(static_cast<size_t>(destinations));
   for (int d = 0; d < destinations; ++d)
     from_fabric.emplace_back(planner.destination_shape(d), static_cast<int>(period));
   for (const Piece& piece : plan.pieces) from_fabric[static_cast<size_t>(piece.destination)].add(piece);

@@ -39,6 +39,7 @@ MoeConfig config(MoeConfig::Score score, MoeConfig::TopK topk, int groups, int k
 // Logarithms of probabilities that sum to one, so that softmax gives them back.
 std::vector<float> logs(const std::vector<float>& p) {
   std::vector<float> l;
+  l.reserve(p.size());
   for (const float x : p) l.push_back(std::log(x));
   return l;
 }

@@ -69,6 +69,7 @@ RC_GTEST_PROP(Bpe, MergesByRankFromTheLeft, (unsigned seed)) {
   std::vector<int32_t> ids;
   bpe.encode(text, ids);
   std::vector<std::string> found;
+  found.reserve(ids.size());
   for (int32_t id : ids) found.push_back(model.tokens[id]);
   RC_ASSERT(found == model.merge(text));
 }

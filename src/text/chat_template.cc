@@ -18,7 +18,6 @@ namespace {
 using jinja::Body;
 using jinja::Expr;
 using jinja::ExprKind;
-using jinja::Statement;
 using jinja::StatementKind;
 
 // message.content, message['content'], or that through filters.

@@ -131,6 +131,7 @@ TEST(ChatTemplate, OneTemplateServesManyThreads) {
       boost::json::parse(R"({"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true})");
   std::vector<std::string> out(4);
   std::vector<std::thread> threads;
+  threads.reserve(out.size());
   for (std::string& text : out) {
     threads.emplace_back([&] {
       for (int i = 0; i < 50; ++i) text = *parsed.render(context.as_object());

@@ -9,12 +9,14 @@ namespace baton {
 namespace {
 
 class ModelDir : public testing::Test {
- protected:
+ public:
   ModelDir() {
     std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
   }
   ~ModelDir() override { std::filesystem::remove_all(dir_); }
+
+ protected:
   void write(const std::string& name, std::string_view text) const {
     std::ofstream(dir_ / name, std::ios::binary) << text;
   }

@@ -52,6 +52,7 @@ TEST(Tokenizer, ThreadsShareOne) {
   const std::string text = "Hello, world! 12345 \xE4\xB8\xAD\xE6\x96\x87 <\xEF\xBD\x9CUser\xEF\xBD\x9C> don't\n\n";
   const auto expected = deepseek.encode(text, true);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   std::atomic<int> wrong = 0;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {

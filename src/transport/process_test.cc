@@ -57,8 +57,8 @@ TEST_P(TwoProcesses, PostsToAKilledOwnerAreLostAndNeverDone) {
   const TransferEvent first = events.wait(post());
   ASSERT_EQ(first.outcome, TransferOutcome::kDone) << first.detail;
 
-  std::vector<TransferId> ids;
-  for (int i = 0; i < 20; ++i) ids.push_back(post());
+  std::vector<TransferId> ids(20);
+  for (TransferId& id : ids) id = post();
   owner->kill();
   const TransferId after = post();  // with a queue that is not empty
   EXPECT_EQ(events.wait(after).outcome, TransferOutcome::kPeerLost);

@@ -40,7 +40,7 @@ Status Lane::handle(std::vector<Ended>* ended) {
 
 void Lane::give(Outgoing post) {
   BATON_CHECK(can_take());
-  sending_ = Sending{.post = std::move(post)};
+  sending_.emplace(std::move(post));
 }
 
 bool Lane::holds(TransferId id) const {

@@ -60,6 +60,7 @@ class Lane {
  private:
   enum class State { kConnecting, kGreeting, kReady };
   struct Sending {
+    explicit Sending(Outgoing outgoing) : post(std::move(outgoing)) {}
     Outgoing post;
     size_t block = 0;   // the next frame begins here
     uint64_t done = 0;  // bytes of that block already framed

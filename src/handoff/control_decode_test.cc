@@ -1,0 +1,224 @@
+// The decode service against a prefill instance that speaks the frames by hand: stale and false commits, silence, and
+// evidence.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+
+#include "handoff/control_test.h"
+#include "handoff/pairing.h"
+
+namespace baton {
+namespace {
+
+using namespace by_hand;
+
+// A transport whose windows do not become quiet until told.
+class BusyWindows final : public Transport {
+ public:
+  explicit BusyWindows(std::unique_ptr<Transport> inner) : inner_(std::move(inner)) {}
+  std::atomic<bool> busy{false};
+  TransportCaps caps() const override { return inner_->caps(); }
+  Result<Region> allocate(uint64_t bytes) override { return inner_->allocate(bytes); }
+  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return inner_->register_memory(bytes); }
+  std::string local_blob() const override { return inner_->local_blob(); }
+  Result<PeerId> connect(std::string_view blob) override { return inner_->connect(blob); }
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
+    return inner_->open_window(token, ranges);
+  }
+  bool close_window(const WindowToken& token) override { return inner_->close_window(token) && !busy; }
+  bool window_quiet(const WindowToken& token) override { return inner_->window_quiet(token) && !busy; }
+  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
+                                TimePoint deadline) override {
+    return inner_->post_write(peer, blocks, token, deadline);
+  }
+  void cancel(TransferId transfer) override { inner_->cancel(transfer); }
+  void poll(std::vector<TransferEvent>* events) override { inner_->poll(events); }
+  int event_fd() const override { return inner_->event_fd(); }
+  void forget(PeerId peer) override { inner_->forget(peer); }
+
+ private:
+  std::unique_ptr<Transport> inner_;
+};
+
+class AgainstDecode : public testing::Test {
+ protected:
+  explicit AgainstDecode(Duration heartbeat = 10s)
+      : transport_(loopback(kPrefill)), memory_(spec().prefill, spec().geometry, *transport_) {
+    listener_ = listen_on("127.0.0.1", 0).value();
+    port_ = bound_port(listener_.get()).value();
+    auto busy = std::make_unique<BusyWindows>(loopback(kDecode));
+    windows_ = busy.get();
+    DecodeHandoffOptions options;
+    options.heartbeat = heartbeat;
+    decode_ = std::make_unique<TestDecode>(spec(), std::move(busy), kDecode, options);
+  }
+  std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill) {
+    ControlFd fd;
+    EXPECT_TRUE(eventually([&] {
+      fd = ControlFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      return fd.open();
+    }));
+    auto peer = std::make_unique<RawPeer>(std::move(fd));
+    const Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, incarnation), InstanceRole::kPrefill,
+                                            *transport_, memory_.pools())
+                              .value();
+    const Planner planner = agree(self, peer->expect<Manifest>()).value();
+    peer->send(self);
+    peer->send(Accept{planner.hash()});
+    EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
+    return peer;
+  }
+  bool over(uint64_t attempt) {
+    return eventually([&] {
+      decode_->pump();
+      return decode_->over(AttemptId(attempt));
+    });
+  }
+  bool all_free(Duration timeout = 5s) {
+    return eventually(
+        [&] {
+          decode_->pump();
+          return decode_->all_free();
+        },
+        timeout);
+  }
+  static Commit commit_of(const Grant& grant) {
+    Commit commit;
+    commit.attempt = grant.attempt;
+    commit.decode = kDecode;
+    commit.prefill = kPrefill;
+    commit.grant_digest = grant_digest(grant);
+    commit.first.token = 5;
+    commit.bytes = expected_bytes(spec(), grant.prompt_tokens, grant.cached_tokens);
+    commit.copies = 1;
+    commit.checksum_pages = static_cast<uint32_t>(grant.pages.size());
+    commit.checksums.assign(grant.pages.size(), 0);
+    return commit;
+  }
+
+  std::unique_ptr<Transport> transport_;
+  Memory memory_;
+  ControlFd listener_;
+  uint16_t port_ = 0;
+  BusyWindows* windows_ = nullptr;
+  std::unique_ptr<TestDecode> decode_;
+};
+
+TEST_F(AgainstDecode, StaleCommitsHaveNoEffect) {
+  ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
+  auto peer = meet();
+  const Grant grant = peer->expect<Grant>();
+  EXPECT_EQ(grant.pages.size(), 3u);
+  Commit stale = commit_of(grant);
+  stale.prefill = {9, 9};
+  peer->send(stale);
+  stale = commit_of(grant);
+  stale.decode = {9, 9};
+  peer->send(stale);
+  stale = commit_of(grant);
+  ++stale.grant_digest;
+  peer->send(stale);
+  stale = commit_of(grant);
+  stale.attempt = AttemptId(2);
+  peer->send(stale);
+  EXPECT_TRUE(eventually([&] { return decode_->stats().stale_frames == 4; }));
+  decode_->pump();
+  EXPECT_FALSE(decode_->over(AttemptId(1)));
+  EXPECT_FALSE(decode_->outcome(AttemptId(1)).first);
+  peer->send(Cancel{AttemptId(1), grant_digest(grant) + 1, true, "about an older grant"});
+  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(grant) + 1);
+  EXPECT_FALSE(decode_->over(AttemptId(1)));
+}
+
+TEST_F(AgainstDecode, ACommitWithoutTheBytesIsNeverCommitted) {
+  for (uint64_t attempt = 1; attempt <= 3; ++attempt)
+    ASSERT_TRUE(decode_->request(AttemptId(attempt), "127.0.0.1", port_, 0, 20));
+  auto peer = meet();
+  std::map<AttemptId, Grant> grants;
+  for (int i = 0; i < 3; ++i) {
+    const Grant grant = peer->expect<Grant>();
+    grants[grant.attempt] = grant;
+  }
+  Commit few = commit_of(grants[AttemptId(1)]);
+  --few.bytes;
+  peer->send(few);
+  Commit short_list = commit_of(grants[AttemptId(2)]);
+  short_list.checksums.pop_back();
+  peer->send(short_list);
+  peer->send(commit_of(grants[AttemptId(3)]));  // counts are right, nothing was written: the sums are wrong
+  for (uint64_t attempt = 1; attempt <= 3; ++attempt) {
+    ASSERT_TRUE(over(attempt));
+    ASSERT_TRUE(decode_->outcome(AttemptId(attempt)).ended);
+    EXPECT_TRUE(decode_->outcome(AttemptId(attempt)).ended->corrupt);
+    EXPECT_TRUE(peer->expect<Cancel>().fault);
+  }
+  EXPECT_EQ(decode_->stats().failures["counts"], 2u);
+  EXPECT_EQ(decode_->stats().failures["checksum"], 1u);
+}
+
+TEST_F(AgainstDecode, PagesStayQuarantinedUntilDrainedComes) {
+  windows_->busy = true;
+  ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20, 0, 300ms));
+  auto peer = meet();
+  const Grant grant = peer->expect<Grant>();
+  EXPECT_EQ(peer->expect<Cancel>().grant_digest, grant_digest(grant));  // the deadline
+  ASSERT_TRUE(over(1));
+  EXPECT_FALSE(decode_->outcome(AttemptId(1)).ended->quiet);
+  EXPECT_EQ(decode_->stats().attempts_quarantined, 1u);
+  EXPECT_FALSE(decode_->handoff()
+                   .receive({.attempt = AttemptId(1),
+                             .host = "127.0.0.1",
+                             .port = port_,
+                             .dp_rank = 0,
+                             .prompt_tokens = 1,
+                             .cached_tokens = 0,
+                             .pages = {{PageId(9), 1}},
+                             .deadline = SteadyClock().now() + 1s})
+                   .ok());
+  peer->send(Drained{AttemptId(1), grant_digest(grant) + 1});  // of another grant
+  EXPECT_FALSE(all_free(150ms)) << "neither time nor another grant's Drained is evidence";
+
+  // The connection is lost, and with it any Drained that was on its way: decode asks again when it meets the same
+  // incarnation.
+  peer.reset();
+  EXPECT_FALSE(all_free(50ms)) << "a closed socket is no evidence";
+  auto stranger = meet({7, 7});
+  stranger->send(Drained{AttemptId(1), grant_digest(grant)});
+  EXPECT_FALSE(all_free(100ms)) << "only the writer's incarnation can say it";
+  stranger.reset();
+  auto again = meet();
+  EXPECT_EQ(again->expect<Cancel>().grant_digest, grant_digest(grant));
+  again->send(Drained{AttemptId(1), grant_digest(grant)});
+  EXPECT_TRUE(all_free());
+  EXPECT_EQ(decode_->stats().attempts_quarantined, 0u);
+}
+
+TEST_F(AgainstDecode, OurOwnFenceIsEvidence) {
+  windows_->busy = true;
+  ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
+  auto peer = meet();
+  const Grant grant = peer->expect<Grant>();
+  decode_->cancel(AttemptId(1));
+  ASSERT_TRUE(over(1));
+  EXPECT_FALSE(all_free(50ms));
+  windows_->busy = false;
+  EXPECT_TRUE(all_free());
+}
+
+class AgainstImpatientDecode : public AgainstDecode {
+ protected:
+  AgainstImpatientDecode() : AgainstDecode(100ms) {}
+};
+
+TEST_F(AgainstImpatientDecode, ASilentPrefillIsLost) {
+  ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
+  auto peer = meet();
+  const Grant grant = peer->expect<Grant>();
+  ASSERT_TRUE(over(1));  // pings are not answered
+  EXPECT_NE(decode_->outcome(AttemptId(1)).ended->message.find("nothing heard"), std::string::npos);
+  EXPECT_TRUE(all_free());
+}
+
+}  // namespace
+}  // namespace baton

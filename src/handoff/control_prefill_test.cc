@@ -1,0 +1,188 @@
+// The prefill service against a decode instance that speaks the frames by hand: stale, repeated, malformed and missing
+// ones.
+#include <gtest/gtest.h>
+
+#include "handoff/control_test.h"
+#include "handoff/pairing.h"
+
+namespace baton {
+namespace {
+
+using namespace by_hand;
+
+class AgainstPrefill : public testing::Test {
+ protected:
+  // Patient unless told otherwise: the peer by hand does not answer pings.
+  explicit AgainstPrefill(Duration heartbeat = 10s)
+      : transport_(loopback(kDecode)),
+        memory_(spec().decode, spec().geometry, *transport_),
+        prefill_(spec(), loopback(kPrefill), kPrefill, options(heartbeat)) {}
+
+  static PrefillHandoffOptions options(Duration heartbeat) {
+    PrefillHandoffOptions options;
+    options.heartbeat = heartbeat;
+    options.early_grants_max = 2;
+    return options;
+  }
+  std::unique_ptr<RawPeer> meet() {
+    auto peer = std::make_unique<RawPeer>(RawPeer::connect_to(prefill_.port()));
+    const Manifest self = complete_manifest(manifest_of(spec(), spec().decode, kDecode), InstanceRole::kDecode,
+                                            *transport_, memory_.pools())
+                              .value();
+    peer->send(self);
+    const Planner planner = agree(peer->expect<Manifest>(), self).value();
+    EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
+    peer->send(Accept{planner.hash()});
+    return peer;
+  }
+  static Grant grant(uint64_t attempt, int64_t tokens = 20) {
+    Grant grant;
+    grant.attempt = AttemptId(attempt);
+    grant.decode = kDecode;
+    grant.prefill = kPrefill;
+    grant.prompt_tokens = tokens;
+    grant.window_secret = attempt * 77;
+    grant.budget_ms = 5000;
+    for (int64_t i = 0; i * kPage < tokens; ++i) grant.pages.push_back({PageId(static_cast<uint32_t>(i)), 1});
+    return grant;
+  }
+
+  std::unique_ptr<Transport> transport_;
+  Memory memory_;
+  TestPrefill prefill_;
+};
+
+TEST_F(AgainstPrefill, NoiseIsDroppedAndOthersAreServed) {
+  const ControlFd noise = RawPeer::connect_to(prefill_.port());
+  ASSERT_GT(::send(noise.get(), "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL), 0);
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().bad_frames == 1; }));
+  const ControlFd huge = RawPeer::connect_to(prefill_.port());
+  ASSERT_GT(::send(huge.get(), "\xff\xff\xff\xff", 4, MSG_NOSIGNAL), 0);
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().bad_frames == 2; }));
+  RawPeer early(RawPeer::connect_to(prefill_.port()));
+  early.send(grant(1));  // before a manifest
+  EXPECT_TRUE(early.closed());
+  auto peer = meet();
+  peer->send(Ping{3});
+  EXPECT_FALSE(peer->next(100ms));
+  EXPECT_GE(peer->pongs, 1);
+}
+
+TEST_F(AgainstPrefill, AnotherPlanHashIsRefused) {
+  RawPeer peer(RawPeer::connect_to(prefill_.port()));
+  peer.send(complete_manifest(manifest_of(spec(), spec().decode, kDecode), InstanceRole::kDecode, *transport_,
+                              memory_.pools())
+                .value());
+  peer.expect<Manifest>();
+  peer.send(Accept{peer.expect<Accept>().plan_hash + 1});
+  EXPECT_NE(peer.expect<Refuse>().text.find("plan hash"), std::string::npos);
+  EXPECT_TRUE(peer.closed());
+}
+
+TEST_F(AgainstPrefill, StaleGrantsHaveNoEffectAndARepeatIsOneGrant) {
+  auto peer = meet();
+  Grant stale = grant(1);
+  stale.prefill = {9, 9};
+  peer->send(stale);
+  stale = grant(1);
+  stale.decode = {9, 9};
+  peer->send(stale);
+  peer->send(Release{AttemptId(5), 1});
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 3; }));
+
+  ASSERT_TRUE(transport_
+                  ->open_window({AttemptId(1), 77}, std::vector<WindowRange>{{memory_.pools()[0].region, 0,
+                                                                              memory_.pools()[0].bytes.size()}})
+                  .ok());
+  prefill_.paused = true;
+  prefill_.begin(AttemptId(1), 0, 20);
+  peer->send(grant(1));
+  peer->send(grant(1));
+  Grant other = grant(1);
+  other.pages[0].generation = 2;
+  peer->send(other);
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 4; }));
+  prefill_.paused = false;
+  std::optional<Frame> frame;
+  ASSERT_TRUE(eventually([&] {
+    prefill_.pump();
+    frame = peer->next(1ms);
+    return frame.has_value();
+  }));
+  const Commit commit = std::get<Commit>(*frame);
+  EXPECT_EQ(commit.grant_digest, grant_digest(grant(1)));
+  EXPECT_EQ(memory_.compare(1, 0, numbers_of(grant(1).pages), 0, 20), "");
+  peer->send(Release{AttemptId(1), commit.grant_digest});
+  peer->send(Release{AttemptId(1), commit.grant_digest});
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 5 && prefill_.stats().committed == 1; }));
+}
+
+TEST_F(AgainstPrefill, GrantsThatCannotBeAreTurnedDown) {
+  auto peer = meet();
+  Grant outside = grant(1);
+  outside.pages[1].page = PageId(16);
+  Grant few = grant(2);
+  few.pages.pop_back();
+  Grant group = grant(3);
+  group.dp_rank = 1;
+  Grant cached = grant(4);
+  cached.cached_tokens = 3;
+  for (const Grant& bad : {outside, few, group, cached}) {
+    peer->send(bad);
+    const Cancel cancel = peer->expect<Cancel>();
+    EXPECT_EQ(cancel.attempt, bad.attempt);
+    EXPECT_TRUE(cancel.fault);
+    EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(bad));
+  }
+  // The table of early grants is bounded.
+  for (const uint64_t attempt : {10, 11, 12}) peer->send(grant(attempt));
+  EXPECT_EQ(peer->expect<Cancel>().attempt, AttemptId(12));
+  EXPECT_EQ(peer->expect<Drained>().attempt, AttemptId(12));
+}
+
+TEST_F(AgainstPrefill, CancelIsAnsweredWithDrainedKnownOrNot) {
+  auto peer = meet();
+  peer->send(Cancel{AttemptId(8), 123, false, "left"});
+  EXPECT_EQ(peer->expect<Drained>().grant_digest, 123u);
+  peer->send(grant(9));
+  peer->send(Cancel{AttemptId(9), grant_digest(grant(9)), false, "left"});
+  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(grant(9)));
+  prefill_.begin(AttemptId(9), 0, 20);  // comes late and is told at once
+  ASSERT_TRUE(eventually([&] {
+    prefill_.pump();
+    return prefill_.idle();
+  }));
+  EXPECT_EQ(prefill_.ended().at(AttemptId(9)).outcome, AttemptOutcome::kCancelled);
+}
+
+class AgainstImpatientPrefill : public AgainstPrefill {
+ protected:
+  AgainstImpatientPrefill() : AgainstPrefill(100ms) {}
+};
+
+TEST_F(AgainstImpatientPrefill, ASilentDecodeIsLostAndItsAttemptsFail) {
+  auto peer = meet();
+  prefill_.begin(AttemptId(1), 0, 20);
+  peer->send(grant(1));
+  prefill_.paused = true;
+  ASSERT_TRUE(eventually([&] {  // the peer does not answer pings from here on
+    prefill_.pump();
+    return prefill_.idle();
+  }));
+  EXPECT_EQ(prefill_.ended().at(AttemptId(1)).outcome, AttemptOutcome::kFailed);
+  EXPECT_EQ(prefill_.stats().failures["peer_lost"], 1u);
+  EXPECT_EQ(prefill_.stats().peers, 0u);
+}
+
+TEST_F(AgainstPrefill, ANewConnectionOfTheSameDecodeReplacesTheOld) {
+  auto first = meet();
+  first->send(grant(1));
+  auto second = meet();
+  EXPECT_TRUE(first->closed());
+  EXPECT_TRUE(eventually([&] { return prefill_.stats().peers == 1; }));
+  second->send(Cancel{AttemptId(1), grant_digest(grant(1)), true, "lost"});
+  EXPECT_EQ(second->expect<Drained>().attempt, AttemptId(1));
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,105 @@
+// For the tests of the control protocol: the other instance, speaking the frames by hand.
+#pragma once
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "handoff/control_connection.h"
+#include "handoff/rig_test.h"
+
+namespace baton::by_hand {
+
+using namespace std::chrono_literals;
+
+inline constexpr Incarnation kPrefill{1, 1}, kDecode{2, 2};
+inline constexpr int kPage = 8;
+
+inline PairSpec spec() {
+  return {.name = "",
+          .geometry = mla_geometry(),
+          .prefill = {{.tp = 1}, kPage, 16},
+          .decode = {{.tp = 1}, kPage, 16},
+          .fanout = {},
+          .policy = {}};
+}
+
+inline std::unique_ptr<Transport> loopback(Incarnation incarnation) {
+  TransportOptions options;
+  options.incarnation = incarnation;
+  options.bind_address = draw_incarnation().to_string();
+  auto made = make_transport("loopback", options);
+  BATON_CHECK(made.ok(), "{}", made.error().message);
+  return std::move(*made);
+}
+
+inline sockaddr_in local(uint16_t port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(port);
+  return address;
+}
+
+// The other end, by hand.
+class RawPeer {
+ public:
+  static ControlFd connect_to(uint16_t port) {
+    ControlFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_in address = local(port);
+    BATON_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0, "connect");
+    return fd;
+  }
+  explicit RawPeer(ControlFd fd) : fd_(fd.get()), connection_(std::move(fd), SteadyClock().now()) {
+    connection_.set_paired();
+  }
+
+  void send(const Frame& frame) { connection_.send(frame); }
+  // The next frame that is not a Ping or a Pong; nullopt when there is none in time or the connection is closed.
+  std::optional<Frame> next(Duration timeout = 5s) {
+    const TimePoint until = SteadyClock().now() + timeout;
+    for (;;) {
+      const Result<std::optional<Frame>> frame = connection_.next();
+      BATON_CHECK(frame.ok(), "{}", frame.error().message);
+      if (frame->has_value()) {
+        if (std::holds_alternative<Pong>(**frame)) ++pongs;
+        if (std::holds_alternative<Ping>(**frame) || std::holds_alternative<Pong>(**frame)) continue;
+        return **frame;
+      }
+      pollfd fd{fd_, POLLIN, 0};
+      if (connection_.broken() || SteadyClock().now() > until) return std::nullopt;
+      if (::poll(&fd, 1, 5) == 1) connection_.receive(SteadyClock().now());
+    }
+  }
+  template <typename T>
+  T expect() {
+    const std::optional<Frame> frame = next();
+    BATON_CHECK(frame && std::holds_alternative<T>(*frame), "got {}", frame ? frame_name(*frame) : "nothing");
+    return std::get<T>(*frame);
+  }
+  [[nodiscard]] bool closed() {
+    next(200ms);
+    return connection_.broken();
+  }
+  int pongs = 0;
+
+ private:
+  int fd_;
+  ControlConnection connection_;
+};
+
+template <typename Done>
+bool eventually(Done done, Duration timeout = 5s) {
+  const TimePoint until = SteadyClock().now() + timeout;
+  while (!done()) {
+    if (SteadyClock().now() > until) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+}  // namespace baton::by_hand

@@ -1,0 +1,113 @@
+// Which request is let in, to which group, with which pages.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "scheduler/machine_test.h"
+
+namespace baton {
+namespace {
+
+TEST(Admission, AdmissionLeavesRoomForTheGrowthOfAll) {
+  // Pages of 4 tokens. The first has 17 tokens after its first step and may grow by 8, so 7 pages; the second needs 3,
+  // and 2 to grow.
+  Machine m(small(11));
+  m.add(prompt_of(16), 20);
+  const SequenceId second = m.add(prompt_of(12, 100), 20);
+  m.turn();
+  m.turn();
+  EXPECT_EQ(m.scheduler.sequence(second).state, SequenceState::kWaiting);
+  Machine roomy(small(12));
+  roomy.add(prompt_of(16), 20);
+  const SequenceId fits = roomy.add(prompt_of(12, 100), 20);
+  roomy.turn();
+  roomy.turn();
+  EXPECT_NE(roomy.scheduler.sequence(fits).state, SequenceState::kWaiting);
+}
+
+TEST(Admission, ARequestThatDoesNotFitHoldsUpItsGroupOnly) {
+  Machine m(small(10, 2));
+  m.add(prompt_of(30), 2, 0);
+  m.turn();
+  const SequenceId blocked = m.add(prompt_of(24, 200), 2, 0), behind = m.add(prompt_of(4, 300), 2, 0),
+                   other = m.add(prompt_of(4, 400), 2, 1);
+  m.turn();
+  EXPECT_EQ(m.scheduler.sequence(blocked).state, SequenceState::kWaiting);
+  EXPECT_EQ(m.scheduler.sequence(behind).state, SequenceState::kWaiting) << "would fit, but came later";
+  EXPECT_NE(m.scheduler.sequence(other).state, SequenceState::kWaiting);
+  m.run_to_idle(30);
+}
+
+TEST(Admission, NewRequestsGoToTheGroupWithTheLeastWork) {
+  SchedulerOptions options = small(64, 3);
+  options.chunked_prefill_size = 1000;
+  Machine m(options);
+  const SequenceId a = m.add(prompt_of(100), 2), b = m.add(prompt_of(40, 200), 2), c = m.add(prompt_of(30, 300), 2),
+                   d = m.add(prompt_of(20, 400), 2), e = m.add(prompt_of(60, 500), 2);
+  m.turn();
+  const auto group = [&](SequenceId id) { return m.scheduler.sequence(id).group; };
+  EXPECT_EQ(std::set({group(a), group(b), group(c)}).size(), 3u);
+  EXPECT_EQ(group(d), group(c));
+  EXPECT_EQ(group(e), group(b));
+}
+
+TEST(Admission, ACachedPrefixAttractsTheRequest) {
+  Machine m(small(64, 2));
+  m.add(prompt_of(40), 1, 1);
+  m.run_to_idle(5);
+  const SequenceId id = m.add(prompt_of(44), 1);
+  const Turn turn = m.turn();
+  EXPECT_EQ(turn.plan.segments.at(0).dp_rank, 1);
+  EXPECT_EQ(turn.plan.segments.at(0).begin, 40);
+  EXPECT_EQ(turn.plan.segments.at(0).sequence, id);
+}
+
+TEST(Admission, HeldSequencesTakeNoPagesAndCountAsWork) {
+  Machine m(small(64, 2));
+  const SequenceId held = m.add(prompt_of(40), 1, {}, Entry::kHeld);
+  const int group = m.scheduler.sequence(held).group;
+  EXPECT_TRUE(m.turn().plan.segments.empty());
+  EXPECT_EQ(m.scheduler.ledger(group).counts().free, 64);
+  const SequenceId next = m.add(prompt_of(40, 100), 1, {}, Entry::kHeld);
+  EXPECT_NE(m.scheduler.sequence(next).group, group) << "the held prompt is outstanding work";
+  m.scheduler.release(held);
+  EXPECT_EQ(m.turn().plan.segments.at(0).sequence, held);
+  m.scheduler.finish(next);
+  m.run_to_idle(10);
+}
+
+TEST(Admission, PrebuiltSequencesGetPagesAndRunAfterTheyJoin) {
+  Machine m(small(16));
+  m.add(prompt_of(8), 1);
+  m.run_to_idle(3);
+  const SequenceId id = m.add(prompt_of(14), 3, {}, Entry::kPrebuilt);
+  Turn turn = m.turn();
+  EXPECT_EQ(turn.admitted, std::vector{id});
+  EXPECT_TRUE(turn.plan.segments.empty());
+  const Sequence& s = m.scheduler.sequence(id);
+  EXPECT_EQ(s.cached, 8);
+  ASSERT_EQ(s.pages.size(), 4u);
+  PageLedger& ledger = m.scheduler.ledger(0);
+  for (size_t i = 2; i < 4; ++i) ledger.grant(s.pages[i]);
+  EXPECT_TRUE(m.turn().plan.segments.empty());
+  m.fill(id);
+  for (size_t i = 2; i < 4; ++i) ledger.settle(s.pages[i]);
+  m.scheduler.join(id, 42);
+  turn = m.turn();
+  EXPECT_EQ(turn.plan.segments.at(0).begin, 14);
+  EXPECT_EQ(turn.plan.segments.at(0).tokens, std::vector<int32_t>{42});
+  m.run_to_idle(5);
+}
+
+TEST(Admission, AnAbortedPrebuiltSequenceLeavesNothingInTheTree) {
+  Machine m(small(16));
+  const SequenceId id = m.add(prompt_of(12), 3, {}, Entry::kPrebuilt);
+  m.turn();
+  for (const PageLease& lease : m.scheduler.sequence(id).pages) m.scheduler.ledger(0).grant(lease);
+  { const auto pages = m.scheduler.finish(id); }  // granted pages without a lease
+  EXPECT_EQ(m.scheduler.ledger(0).counts().quarantined, 3);
+  EXPECT_EQ(m.scheduler.ledger(0).counts().cached, 0);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,96 @@
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "scheduler/machine_test.h"
+
+namespace baton {
+namespace {
+
+// Random arrivals, groups, salts, aborts, holds and transfers on pools so small that retraction and eviction are
+// common.
+RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed)) {
+  Random random(seed);
+  SchedulerOptions options = small(static_cast<int>(8 + random.below(24)), static_cast<int>(1 + random.below(3)));
+  options.mixed_chunk = random.below(2) == 0;
+  options.prefix_cache = random.below(4) != 0;
+  options.max_running_requests = static_cast<int>(1 + random.below(12));
+  options.chunked_prefill_size = static_cast<int64_t>(1 + random.below(40));
+  options.reserved_decode_tokens = static_cast<int>(random.below(12));
+  Machine m(options);
+  std::set<SequenceId> held, reserved;
+  const auto step = [&] {
+    const Turn turn = m.turn();
+    for (const SequenceId id : turn.admitted) {
+      const bool over = std::find(m.finished.begin(), m.finished.end(), id) != m.finished.end();
+      if (over || m.scheduler.sequence(id).state != SequenceState::kReserved) continue;
+      const Sequence& s = m.scheduler.sequence(id);
+      for (size_t i = static_cast<size_t>(s.cached / options.page_tokens); i < s.pages.size(); ++i)
+        m.scheduler.ledger(s.group).grant(s.pages[i]);
+      reserved.insert(id);
+    }
+  };
+  const auto settle = [&](SequenceId id) {
+    const Sequence& s = m.scheduler.sequence(id);
+    for (size_t i = static_cast<size_t>(s.cached / options.page_tokens); i < s.pages.size(); ++i)
+      m.scheduler.ledger(s.group).settle(s.pages[i]);
+  };
+  const auto arrive = [&] {
+    const int64_t most = m.scheduler.sequence_tokens_max();
+    const auto length = static_cast<int>(1 + random.below(static_cast<uint64_t>(std::min<int64_t>(most - 1, 60))));
+    const auto new_tokens =
+        static_cast<int>(1 + random.below(static_cast<uint64_t>(std::min<int64_t>(most - length, 30))));
+    std::optional<int> group;
+    if (random.below(3) == 0) group = static_cast<int>(random.below(static_cast<uint64_t>(options.dp)));
+    const Entry entry = static_cast<Entry>(random.below(3));
+    const SequenceId id = m.add(prompt_of(length, static_cast<int32_t>(random.below(3))), new_tokens, group, entry);
+    if (entry == Entry::kHeld) held.insert(id);
+  };
+  const auto resolve = [&](bool all) {
+    for (auto& set : {&held, &reserved}) {
+      for (auto it = set->begin(); it != set->end();) {
+        if (!all && random.below(3) != 0) {
+          ++it;
+          continue;
+        }
+        if (set == &held) {
+          m.scheduler.release(*it);
+        } else {
+          m.fill(*it);
+          settle(*it);
+          m.scheduler.join(*it, 5);
+        }
+        it = set->erase(it);
+      }
+    }
+  };
+  std::vector<SequenceId> all;
+  for (int round = 0; round < 60; ++round) {
+    if (random.below(2) == 0) arrive();
+    resolve(false);
+    if (random.below(8) == 0 && !reserved.empty()) {  // a transfer is cancelled and its writers are quiet
+      const SequenceId id = *reserved.begin();
+      settle(id);
+      m.scheduler.finish(id);
+      reserved.erase(id);
+    }
+    step();
+    for (int g = 0; g < options.dp; ++g) RC_ASSERT(m.scheduler.ledger(g).counts().total() == options.pages_per_group);
+    const SchedulerCounts counts = m.scheduler.counts();
+    RC_ASSERT(counts.computing + counts.running + counts.reserved <= options.max_running_requests);
+    RC_ASSERT(!testing::Test::HasFailure());
+  }
+  for (int i = 0; i < 6000 && !m.scheduler.empty(); ++i) {
+    resolve(true);
+    step();
+  }
+  RC_ASSERT(m.scheduler.empty());
+  RC_ASSERT(!testing::Test::HasFailure());
+  m.scheduler.flush_cache();
+  for (int g = 0; g < options.dp; ++g) RC_ASSERT(m.scheduler.ledger(g).counts().free == options.pages_per_group);
+}
+
+}  // namespace
+}  // namespace baton

@@ -7,6 +7,7 @@
 
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
+#include "transport/forwarding.h"
 
 namespace baton {
 namespace {
@@ -14,31 +15,12 @@ namespace {
 using namespace by_hand;
 
 // A transport whose windows do not become quiet until told.
-class BusyWindows final : public Transport {
+class BusyWindows final : public ForwardingTransport {
  public:
-  explicit BusyWindows(std::unique_ptr<Transport> inner) : inner_(std::move(inner)) {}
+  using ForwardingTransport::ForwardingTransport;
   std::atomic<bool> busy{false};
-  TransportCaps caps() const override { return inner_->caps(); }
-  Result<Region> allocate(uint64_t bytes) override { return inner_->allocate(bytes); }
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return inner_->register_memory(bytes); }
-  std::string local_blob() const override { return inner_->local_blob(); }
-  Result<PeerId> connect(std::string_view blob) override { return inner_->connect(blob); }
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return inner_->open_window(token, ranges);
-  }
-  bool close_window(const WindowToken& token) override { return inner_->close_window(token) && !busy; }
-  bool window_quiet(const WindowToken& token) override { return inner_->window_quiet(token) && !busy; }
-  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
-                                TimePoint deadline) override {
-    return inner_->post_write(peer, blocks, token, deadline);
-  }
-  void cancel(TransferId transfer) override { inner_->cancel(transfer); }
-  void poll(std::vector<TransferEvent>* events) override { inner_->poll(events); }
-  int event_fd() const override { return inner_->event_fd(); }
-  void forget(PeerId peer) override { inner_->forget(peer); }
-
- private:
-  std::unique_ptr<Transport> inner_;
+  bool close_window(const WindowToken& token) override { return wrapped().close_window(token) && !busy; }
+  bool window_quiet(const WindowToken& token) override { return wrapped().window_quiet(token) && !busy; }
 };
 
 class AgainstDecode : public testing::Test {

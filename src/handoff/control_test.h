@@ -32,9 +32,7 @@ inline std::unique_ptr<Transport> loopback(Incarnation incarnation) {
   TransportOptions options;
   options.incarnation = incarnation;
   options.bind_address = draw_incarnation().to_string();
-  auto made = make_transport("loopback", options);
-  BATON_CHECK(made.ok(), "{}", made.error().message);
-  return std::move(*made);
+  return transport_of("loopback", options);
 }
 
 inline sockaddr_in local(uint16_t port) {

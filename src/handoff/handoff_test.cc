@@ -13,14 +13,6 @@ using namespace std::chrono_literals;
 
 constexpr Incarnation kPrefillIncarnation{1, 11};
 
-std::unique_ptr<Transport> transport_of(const std::string& name) {
-  TransportOptions options;
-  options.incarnation = draw_incarnation();
-  auto made = make_transport(name, options);
-  BATON_CHECK(made.ok(), "{}", made.error().message);
-  return std::move(*made);
-}
-
 struct Both {
   explicit Both(const PairSpec& spec, const std::string& transport = "loopback",
                 PrefillHandoffOptions prefill_options = {}, DecodeHandoffOptions decode_options = {},

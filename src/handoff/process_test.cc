@@ -32,14 +32,6 @@ PairSpec spec_of_processes() {
           .policy = WriterPolicy::kBalanced};
 }
 
-std::unique_ptr<Transport> transport_of(const std::string& name) {
-  TransportOptions options;
-  options.incarnation = draw_incarnation();
-  auto made = make_transport(name, options);
-  BATON_CHECK(made.ok(), "{}", made.error().message);
-  return std::move(*made);
-}
-
 PrefillHandoffOptions prefill_options() {
   PrefillHandoffOptions options;
   options.heartbeat = 600ms;

@@ -6,8 +6,21 @@
 #include <cstring>
 
 #include "handoff/pairing.h"
+#include "transport/forwarding.h"
 
 namespace baton {
+
+std::unique_ptr<Transport> transport_of(const std::string& name, const TransportOptions& options) {
+  auto made = make_transport(name, options);
+  BATON_CHECK(made.ok(), "{}", made.error().message);
+  return std::move(*made);
+}
+
+std::unique_ptr<Transport> transport_of(const std::string& name) {
+  TransportOptions options;
+  options.incarnation = draw_incarnation();
+  return transport_of(name, options);
+}
 namespace {
 constexpr std::byte kPoison{0xdd};
 }
@@ -315,35 +328,21 @@ uint64_t expected_bytes(const PairSpec& spec, int64_t tokens, int64_t cached) {
 
 namespace {
 
-class CorruptingTransport final : public Transport {
+class CorruptingTransport final : public ForwardingTransport {
  public:
-  CorruptingTransport(std::unique_ptr<Transport> inner, int nth) : inner_(std::move(inner)), left_(nth) {}
-  TransportCaps caps() const override { return inner_->caps(); }
+  CorruptingTransport(std::unique_ptr<Transport> sound, int nth) : ForwardingTransport(std::move(sound)), left_(nth) {}
   Result<Region> allocate(uint64_t bytes) override {
-    Result<Region> region = inner_->allocate(bytes);
+    Result<Region> region = wrapped().allocate(bytes);
     if (region) regions_[region->id] = region->bytes;
     return region;
   }
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return inner_->register_memory(bytes); }
-  std::string local_blob() const override { return inner_->local_blob(); }
-  Result<PeerId> connect(std::string_view blob) override { return inner_->connect(blob); }
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return inner_->open_window(token, ranges);
-  }
-  bool close_window(const WindowToken& token) override { return inner_->close_window(token); }
-  bool window_quiet(const WindowToken& token) override { return inner_->window_quiet(token); }
   Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
                                 TimePoint deadline) override {
     if (--left_ == 0) regions_.at(blocks[0].local_region)[blocks[0].local_offset] ^= std::byte{4};
-    return inner_->post_write(peer, blocks, token, deadline);
+    return wrapped().post_write(peer, blocks, token, deadline);
   }
-  void cancel(TransferId transfer) override { inner_->cancel(transfer); }
-  void poll(std::vector<TransferEvent>* events) override { inner_->poll(events); }
-  int event_fd() const override { return inner_->event_fd(); }
-  void forget(PeerId peer) override { inner_->forget(peer); }
 
  private:
-  std::unique_ptr<Transport> inner_;
   std::map<RegionId, std::span<std::byte>> regions_;
   int left_;
 };

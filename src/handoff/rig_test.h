@@ -18,6 +18,10 @@
 
 namespace baton {
 
+// A transport of another incarnation each time, or with the given options.
+[[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name);
+[[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name, const TransportOptions& options);
+
 struct SideSpec {
   Layout layout;
   int page_tokens = 8;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/random.h"
+#include "kv/lease_testing.h"
 
 namespace baton {
 namespace {
@@ -13,13 +14,6 @@ std::vector<PageLease> must_reserve(PageLedger& ledger, int count) {
   Result<std::vector<PageLease>> leases = ledger.reserve(count);
   BATON_CHECK(leases.ok(), "{}", leases.error().message);
   return std::move(*leases);
-}
-
-std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
-  std::vector<uint32_t> pages;
-  pages.reserve(leases.size());
-  for (const PageLease& lease : leases) pages.push_back(lease.page().value());
-  return pages;
 }
 
 TEST(PageLedger, ReservesTheShortestRunThatFits) {

@@ -8,18 +8,12 @@
 #include <optional>
 
 #include "base/random.h"
+#include "kv/lease_testing.h"
 
 namespace baton {
 namespace {
 
 using Tokens = std::vector<int32_t>;
-
-std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
-  std::vector<uint32_t> pages;
-  pages.reserve(leases.size());
-  for (const PageLease& lease : leases) pages.push_back(lease.page().value());
-  return pages;
-}
 
 class PrefixTreeTest : public testing::Test {
  protected:

@@ -12,6 +12,7 @@
 
 #include "base/random.h"
 #include "transport/event_queue.h"
+#include "transport/forwarding.h"
 #include "transport/memory.h"
 
 namespace baton {
@@ -39,10 +40,10 @@ Fate draw(Random* random, const FaultOptions& o) {
   return {Fault::kNone, delay};
 }
 
-class FaultyTransport final : public Transport {
+class FaultyTransport final : public ForwardingTransport {
  public:
   FaultyTransport(std::unique_ptr<Transport> inner, uint64_t seed, const FaultOptions& options, Region scratch)
-      : inner_(std::move(inner)),
+      : ForwardingTransport(std::move(inner)),
         options_(options),
         clock_(options.clock != nullptr ? options.clock : &steady_),
         scratch_(scratch),
@@ -50,37 +51,30 @@ class FaultyTransport final : public Transport {
         ready_(::epoll_create1(EPOLL_CLOEXEC)),
         random_(seed) {
     BATON_CHECK(timer_.valid() && ready_.valid(), "descriptors: {}", errno_text());
-    for (const int fd : {inner_->event_fd(), wake_.fd(), timer_.get()}) {
+    for (const int fd : {wrapped().event_fd(), wake_.fd(), timer_.get()}) {
       epoll_event event{};
       event.events = EPOLLIN;
       BATON_CHECK(::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl: {}", errno_text());
     }
   }
 
-  TransportCaps caps() const override { return inner_->caps(); }
-  std::string local_blob() const override { return inner_->local_blob(); }
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return inner_->open_window(token, ranges);
-  }
-  bool close_window(const WindowToken& token) override { return inner_->close_window(token); }
-  bool window_quiet(const WindowToken& token) override { return inner_->window_quiet(token); }
   int event_fd() const override { return ready_.get(); }
 
   Result<Region> allocate(uint64_t bytes) override {
-    BATON_ASSIGN(const Region region, inner_->allocate(bytes));
+    BATON_ASSIGN(const Region region, wrapped().allocate(bytes));
     std::lock_guard lock(mutex_);
     memory_[region.id] = region.bytes;
     return region;
   }
   Result<RegionId> register_memory(std::span<std::byte> bytes) override {
-    BATON_ASSIGN(const RegionId id, inner_->register_memory(bytes));
+    BATON_ASSIGN(const RegionId id, wrapped().register_memory(bytes));
     std::lock_guard lock(mutex_);
     memory_[id] = bytes;
     return id;
   }
 
   Result<PeerId> connect(std::string_view blob) override {
-    BATON_ASSIGN(const PeerId peer, inner_->connect(blob));
+    BATON_ASSIGN(const PeerId peer, wrapped().connect(blob));
     std::lock_guard lock(mutex_);
     killed_.erase(peer);
     return peer;
@@ -130,7 +124,6 @@ class FaultyTransport final : public Transport {
   void kill(PeerId peer);
   void arm(TimePoint now);
 
-  const std::unique_ptr<Transport> inner_;
   const FaultOptions options_;
   const SteadyClock steady_;
   const Clock* const clock_;
@@ -193,7 +186,7 @@ Result<TransferId> FaultyTransport::post_write(PeerId peer, std::span<const Bloc
 }
 
 Status FaultyTransport::pass(Post& post) {
-  BATON_ASSIGN(const TransferId inner, inner_->post_write(post.peer, post.blocks, post.token, post.deadline));
+  BATON_ASSIGN(const TransferId inner, wrapped().post_write(post.peer, post.blocks, post.token, post.deadline));
   outer_of_[inner] = post.id;
   post.passed = true;
   post.quiet = false;
@@ -224,7 +217,7 @@ void FaultyTransport::cancel(TransferId transfer) {
   if (it == posts_.end()) return;
   if (it->second.passed) {
     for (const auto& [inner, outer] : outer_of_) {
-      if (outer == transfer) inner_->cancel(inner);
+      if (outer == transfer) wrapped().cancel(inner);
     }
   } else if (it->second.fault == Fault::kDelay) {
     end(transfer, TransferOutcome::kCancelled, true, "cancelled by the caller");
@@ -237,7 +230,7 @@ void FaultyTransport::poll(std::vector<TransferEvent>* events) {
   std::lock_guard lock(mutex_);
   wake_.clear();
   std::vector<TransferEvent> inner;
-  inner_->poll(&inner);
+  wrapped().poll(&inner);
   for (TransferEvent& event : inner) on_inner(std::move(event));
   const TimePoint now = clock_->now();
   run_due(now);
@@ -314,7 +307,7 @@ void FaultyTransport::act(Post& post, TimePoint now) {
 
 void FaultyTransport::release_ghost(TimePoint now) {
   ghost_->due = TimePoint::max();
-  auto posted = inner_->post_write(ghost_->peer, ghost_->blocks, ghost_->token, now + std::chrono::seconds(5));
+  auto posted = wrapped().post_write(ghost_->peer, ghost_->blocks, ghost_->token, now + std::chrono::seconds(5));
   if (posted) {
     outer_of_[*posted] = TransferId();
   } else {
@@ -324,7 +317,7 @@ void FaultyTransport::release_ghost(TimePoint now) {
 
 // The posts with the inner transport get their event from there.
 void FaultyTransport::kill(PeerId peer) {
-  inner_->forget(peer);
+  wrapped().forget(peer);
   std::vector<TransferId> held;
   for (const auto& [id, post] : posts_) {
     if (post.peer == peer && !post.passed) held.push_back(id);

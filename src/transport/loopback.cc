@@ -57,11 +57,7 @@ class LoopbackTransport final : public Transport {
 
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(Mapping slab, Mapping::anonymous(bytes));
-    BATON_ASSIGN(const RegionId id, regions_.add(slab.bytes()));
-    const Region region{id, slab.bytes()};
-    std::lock_guard lock(registry().mutex);
-    slabs_.push_back(std::move(slab));
-    return region;
+    return regions_.adopt(std::move(slab));
   }
 
   Result<RegionId> register_memory(std::span<std::byte> bytes) override { return regions_.add(bytes); }
@@ -190,7 +186,6 @@ class LoopbackTransport final : public Transport {
   WindowTable windows_;
   WakeFd ready_;
   // Guarded by the registry's mutex.
-  std::vector<Mapping> slabs_;
   std::map<PeerId, Peer> peers_;
   std::deque<Post> pending_;
   std::vector<TransferEvent> ended_;

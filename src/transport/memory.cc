@@ -47,6 +47,14 @@ Result<RegionId> RegionTable::add(std::span<std::byte> bytes) {
   return RegionId(static_cast<uint32_t>(regions_.size()));
 }
 
+Result<Transport::Region> RegionTable::adopt(Mapping slab) {
+  BATON_ASSIGN(const RegionId id, add(slab.bytes()));
+  const Transport::Region region{id, slab.bytes()};
+  std::unique_lock lock(mutex_);
+  slabs_.push_back(std::move(slab));
+  return region;
+}
+
 std::optional<std::span<std::byte>> RegionTable::find(RegionId id) const {
   std::shared_lock lock(mutex_);
   if (id.value() == 0 || id.value() > regions_.size()) return std::nullopt;

@@ -45,6 +45,8 @@ class RegionTable {
  public:
   // kInvalidArgument for empty memory, kResourceExhausted after kRegionsMax.
   Result<RegionId> add(std::span<std::byte> bytes);
+  // The same for a mapping, which the table keeps.
+  Result<Transport::Region> adopt(Mapping slab);
   [[nodiscard]] std::optional<std::span<std::byte>> find(RegionId id) const;
   [[nodiscard]] std::vector<std::span<std::byte>> all() const;  // index i is region i + 1
 
@@ -53,6 +55,7 @@ class RegionTable {
  private:
   mutable std::shared_mutex mutex_;
   std::vector<std::span<std::byte>> regions_;
+  std::vector<Mapping> slabs_;
 };
 
 // A block whose source has been found and checked; where it goes is for the owner to check.

@@ -49,10 +49,8 @@ class ShmTransport final : public Transport {
     BATON_ASSIGN(UniqueFd slab, shm::create_slab("baton-pool", bytes));
     BATON_ASSIGN(Mapping mapping, Mapping::shared(slab.get(), bytes));
     std::lock_guard lock(mutex_);  // ids and the order of announcement are the same
-    BATON_ASSIGN(const RegionId id, regions_.add(mapping.bytes()));
+    BATON_ASSIGN(const Region region, regions_.adopt(std::move(mapping)));
     acceptor_.add_region(std::move(slab), bytes);
-    const Region region{id, mapping.bytes()};
-    slabs_.push_back(std::move(mapping));
     wake_.wake();
     return region;
   }
@@ -128,7 +126,6 @@ class ShmTransport final : public Transport {
   UniqueFd epoll_;
   RegionTable regions_;
   std::mutex mutex_;
-  std::vector<Mapping> slabs_;          // guarded by mutex_
   std::vector<Incarnation> dismissed_;  // guarded by mutex_
   std::unique_ptr<shm::WindowOwner> windows_;
   shm::Acceptor acceptor_;

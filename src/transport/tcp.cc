@@ -25,11 +25,7 @@ class TcpTransport final : public Transport {
 
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(Mapping slab, Mapping::anonymous(bytes));
-    BATON_ASSIGN(const RegionId id, regions_.add(slab.bytes()));
-    const Region region{id, slab.bytes()};
-    std::lock_guard lock(mutex_);
-    slabs_.push_back(std::move(slab));
-    return region;
+    return regions_.adopt(std::move(slab));
   }
 
   Result<RegionId> register_memory(std::span<std::byte> bytes) override { return regions_.add(bytes); }
@@ -93,8 +89,7 @@ class TcpTransport final : public Transport {
   RegionTable regions_;
   WindowTable windows_;
   std::mutex mutex_;
-  std::vector<Mapping> slabs_;  // guarded by mutex_, as all below
-  std::map<PeerId, Peer> peers_;
+  std::map<PeerId, Peer> peers_;  // guarded by mutex_, as the two below
   uint32_t last_peer_ = 0;
   uint64_t last_transfer_ = 0;
   tcp::Loop loop_;  // last: its thread uses what stands above and ends first

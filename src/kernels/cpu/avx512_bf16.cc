@@ -74,8 +74,7 @@ void rows(const Product& p, int64_t column) {
     const auto* a = static_cast<const uint32_t*>(p.a) + r * p.a_stride;
     const auto* b = static_cast<const uint32_t*>(p.b) + column;
     float* c = p.c + r * p.c_stride + column;
-    const int64_t left = p.rows - r;
-    const int64_t take = left >= 2 * kRows || left == kRows ? kRows : left > kRows ? (left + 1) / 2 : left;
+    const int64_t take = tile_rows(p.rows - r, kRows);
     switch (take) {
       case 1:
         tile<1, V>(p, a, b, c);

@@ -32,6 +32,12 @@ struct Product {
   bool accumulate;
 };
 
+// How many of the `left` rows the next register tile takes, of at most `most`: the last two tiles share what is left,
+// rather than leaving a thin one.
+[[nodiscard]] constexpr int64_t tile_rows(int64_t left, int64_t most) {
+  return left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left;
+}
+
 // A and B float32.
 void multiply_f32(const Product& p);
 

@@ -64,9 +64,7 @@ HWY_INLINE void multiply_rows(const Product& p, int64_t column) {
   for (int64_t r = 0; r < p.rows;) {
     const float* a = static_cast<const float*>(p.a) + r * p.a_stride;
     float* c = p.c + r * p.c_stride + column;
-    const int64_t left = p.rows - r;
-    // The last two tiles share what is left, rather than leaving a thin one.
-    const int64_t take = left >= 2 * kRows || left == kRows ? kRows : left > kRows ? (left + 1) / 2 : left;
+    const int64_t take = tile_rows(p.rows - r, kRows);
     switch (take) {
       case 1:
         multiply_tile<1, V>(p.depth, p, a, b, c);

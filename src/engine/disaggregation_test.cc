@@ -291,9 +291,10 @@ TEST_F(DisaggregationTest, ADecodeInstanceWithoutRoomWaitsInOrderAndGivesUpInTim
 // not for the transfer.
 TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
   using std::chrono::milliseconds;
-  constexpr milliseconds kHeld(80);
-  std::atomic<bool> hold{true};
+  constexpr milliseconds kHeld(300);
+  std::atomic<bool> hold{true}, running{false};
   Pair::before_prefill = [&](const StepPlan&) {
+    running = true;
     while (hold) std::this_thread::sleep_for(milliseconds(1));
   };
   Pair pair(simple());
@@ -302,7 +303,7 @@ TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
   double elapsed_ms = 0;
   const auto begun = std::chrono::steady_clock::now();
   pair.submit(request_of("0", random_prompt(0, 20, kVocab), 1), prefill[0], decode);
-  EXPECT_TRUE(eventually(*pair.decode, [](const EngineStats& s) { return s.transferring == 1; }));
+  while (!running) std::this_thread::sleep_for(milliseconds(1));
   Request second = request_of("1", random_prompt(1, 20, kVocab), 2);
   second.disaggregation = pair.address();
   std::atomic<bool> over{false};
@@ -321,7 +322,7 @@ TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
   std::this_thread::sleep_for(kHeld);
   hold = false;
   while (!over) std::this_thread::sleep_for(milliseconds(1));
-  EXPECT_GE(parts.prefill_queue_ms, 0.5 * to_ms(kHeld));
+  EXPECT_GE(parts.prefill_queue_ms, 0.2 * to_ms(kHeld));
   for (const double part : {parts.grant_ms, parts.prefill_ms, parts.transfer_ms, parts.first_step_ms})
     EXPECT_GE(part, 0);
   EXPECT_LE(parts.grant_ms + parts.prefill_queue_ms + parts.prefill_ms + parts.transfer_ms + parts.first_step_ms,

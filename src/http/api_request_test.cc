@@ -124,7 +124,8 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
       {{kAll[0], kAll[1], kAll[2]}, {"bootstrap_room", {"7"}, {}, ""}},
       {{kAll[0], kAll[1], kAll[2]}, {"a_field_of_tomorrow", {"1", "{}", "[[]]"}, {}, ""}},
   };
-  for (const auto& [kinds, f] : cases) {
+  for (const auto& [kinds, field_case] : cases) {
+    const auto& f = field_case;  // clang 14 captures no structured binding
     for (const ApiKind kind : kinds) {
       const auto with = [&](const char* value) {
         const std::string field = fmt::format("\"{}\":{}", f.field, value);

@@ -155,6 +155,7 @@ std::string usage_json(const AnswerContext& context, const std::vector<const Cho
 
 std::vector<const ChoiceState*> pointers(const std::vector<ChoiceState>& choices) {
   std::vector<const ChoiceState*> out;
+  out.reserve(choices.size());
   for (const ChoiceState& choice : choices) out.push_back(&choice);
   return out;
 }

@@ -198,7 +198,7 @@ TEST(Generation, StreamedOffsetsGoOn) {
     p.engine.sinks.begin()->second(logprobs_output("x", std::nullopt));
     p.engine.sinks.begin()->second(logprobs_output("yz", finished(FinishReason::kLength)));
     const int base = echo ? 2 : 0;
-    EXPECT_EQ(at(p.event(0), "/choices/0/logprobs/text_offset"), json::array({base}));
+    EXPECT_EQ(at(p.event(0), "/choices/0/logprobs/text_offset"), json::array({json::value(base)}));
     EXPECT_EQ(at(p.event(1), "/choices/0/logprobs/text_offset"), json::array({base + 1, base + 2}));
     EXPECT_EQ(at(p.event(0), "/choices/0/text"), echo ? "abx" : "x");
   }
@@ -225,7 +225,7 @@ TEST(Generation, ChatLogprobsHaveBytes) {
   const json::value answer = p.whole();
   const json::value& entry = at(answer, "/choices/0/logprobs/content/0");
   EXPECT_EQ(at(entry, "/token"), "x");
-  EXPECT_EQ(at(entry, "/bytes"), json::array({120}));
+  EXPECT_EQ(at(entry, "/bytes"), json::array({json::value(120)}));
   EXPECT_EQ(at(entry, "/top_logprobs").as_array().size(), 2U);
 }
 
@@ -249,7 +249,7 @@ TEST(Generation, WithoutATokenizerEveryTokenIsAnEvent) {
   Played p(ApiKind::kGenerate, R"({"input_ids":[5],"stream":true})", bare.get());
   p.engine.deliver(0, "x");
   ASSERT_EQ(p.events().size(), 1U);
-  EXPECT_EQ(at(p.event(0), "/output_ids"), json::array({120}));
+  EXPECT_EQ(at(p.event(0), "/output_ids"), json::array({json::value(120)}));
   EXPECT_EQ(at(p.event(0), "/text"), "");
 }
 

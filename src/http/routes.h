@@ -65,6 +65,7 @@ const Route<Handler>* find_route(const std::vector<Route<Handler>>& table, const
 template <typename Handler>
 std::vector<std::string> route_names(const std::vector<Route<Handler>>& table) {
   std::vector<std::string> names;
+  names.reserve(table.size());
   for (const Route<Handler>& route : table) names.push_back(std::string(route.method) + " " + route.path);
   return names;
 }

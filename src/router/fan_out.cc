@@ -56,8 +56,8 @@ HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i) {
 void fan_out(HttpClient& client, const std::vector<WorkerAddress>& workers, Exchange x,
              std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done) {
   if (workers.empty()) return done(x, {});
-  const auto all = std::make_shared<FanOut>(std::move(x), std::move(done));
-  all->missing = workers.size();
+  const auto all = std::shared_ptr<FanOut>(new FanOut{std::move(x), std::move(done), {}, {}, workers.size()});
+  all->replies.reserve(workers.size());
   for (const WorkerAddress& worker : workers) all->replies.push_back({worker, 502, {}});
   for (size_t i = 0; i < workers.size(); ++i) client.start(call_of(all->x.request, workers[i].url), collect(all, i));
 }

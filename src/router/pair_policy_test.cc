@@ -41,6 +41,7 @@ TEST(PairPolicy, RoundRobinTakesTurnsAmongTheAvailable) {
   auto prefill = loads({0, 0, 0});
   prefill[1].available = false;
   std::vector<size_t> order;
+  order.reserve(4);
   for (int i = 0; i < 4; ++i) order.push_back(policy.choose(prefill, loads({0}), kNobody)->prefill);
   EXPECT_EQ(order, (std::vector<size_t>{0, 2, 0, 2}));
 }

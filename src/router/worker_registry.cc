@@ -47,6 +47,7 @@ Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now) {
   std::lock_guard lock(mutex_);
   const auto loads = [&](const std::vector<Worker>& list) {
     std::vector<WorkerLoad> out;
+    out.reserve(list.size());
     for (const Worker& worker : list) out.push_back({usable(worker, now), worker.view.outstanding});
     return out;
   };

@@ -119,7 +119,8 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
   grant.prompt_tokens = entry.request.prompt_tokens;
   grant.cached_tokens = entry.request.cached_tokens;
   grant.window_secret = entry.window_secret;
-  // Rounded up: the deadline is ours to declare, and prefill must not give up a moment earlier with a reason of its own.
+  // Rounded up: the deadline is ours to declare, and prefill must not give up a moment earlier with a reason of its
+  // own.
   const int64_t budget_ms = std::chrono::ceil<std::chrono::milliseconds>(entry.request.deadline - now_).count();
   grant.budget_ms = static_cast<uint32_t>(std::clamp<int64_t>(budget_ms, 1, UINT32_MAX));
   grant.pages = entry.request.pages;

@@ -158,7 +158,9 @@ void read_deepseek(JsonFields& fields, ModelConfig& config) {
 
 void read_qwen_moe(JsonFields& fields, ModelConfig& config) {
   MoeConfig& moe = config.moe;
-  moe.experts = fields.count("num_experts", 0, kExpertsMax, 0);
+  // Transformers 5 writes it under its second name.
+  const bool renamed = fields.find("num_experts") == nullptr && fields.find("num_local_experts") != nullptr;
+  moe.experts = fields.count(renamed ? "num_local_experts" : "num_experts", 0, kExpertsMax);
   if (moe.experts == 0) return;
   moe.experts_per_token = fields.count("num_experts_per_tok", 1, moe.experts);
   moe.expert_ffn = fields.count("moe_intermediate_size", 1, kWidthMax);

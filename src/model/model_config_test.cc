@@ -135,14 +135,23 @@ TEST(ModelConfig, SlidingWindowIsRefusedOnlyWhereItIsUsed) {
 }
 
 TEST(ModelConfig, Qwen3MoeLayers) {
-  std::string text =
-      llama(R"(, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": true,
-    "decoder_sparse_step": 2, "mlp_only_layers": [3], "head_dim": 32)");
-  const auto c = parse(text.replace(text.find("Llama"), 5, "Qwen3Moe"));
-  ASSERT_TRUE(c.ok()) << c.error().message;
-  EXPECT_TRUE(c->qk_norm && c->moe.normalize);
-  EXPECT_EQ(c->head_dim, 32);
-  EXPECT_THAT(c->layer_is_moe, ElementsAre(false, true, false, false));
+  const auto qwen = [](const std::string& experts) {
+    std::string text = llama(R"(, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": true,
+    "decoder_sparse_step": 2, "mlp_only_layers": [3], "head_dim": 32)" +
+                             experts);
+    return parse(text.replace(text.find("Llama"), 5, "Qwen3Moe"));
+  };
+  for (const char* experts : {R"(, "num_experts": 8)", R"(, "num_local_experts": 8)"}) {
+    const auto c = qwen(experts);
+    ASSERT_TRUE(c.ok()) << c.error().message;
+    EXPECT_TRUE(c->qk_norm && c->moe.normalize);
+    EXPECT_EQ(c->moe.experts, 8);
+    EXPECT_EQ(c->head_dim, 32);
+    EXPECT_THAT(c->layer_is_moe, ElementsAre(false, true, false, false));
+  }
+  const auto missing = qwen("");
+  ASSERT_FALSE(missing.ok());
+  EXPECT_THAT(missing.error().message, HasSubstr("num_experts"));
 }
 
 TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {

@@ -20,7 +20,9 @@ from pathlib import Path
 from conftest import BATON, MODELS, Cluster, call, get_json
 
 PAGE_TOKENS = 64
-POOL_TOKENS = 49152  # an instance: 64 of them and their caches fit in 16 GiB
+POOL_TOKENS = 49152
+# With these two 64 instances, their caches and what prefill needs for a step fit in 16 GiB. Half of the prompts take several chunks.
+CHUNK_TOKENS = 1024
 LAYOUTS = [(tp, dp, pp) for tp in (1, 2, 3, 4, 6, 8) for dp in range(1, tp + 1) if tp % dp == 0 for pp in (1, 2)]
 
 
@@ -130,7 +132,7 @@ class Walk:
         self.model, self.prompts, self.folder = model, prompts, Path(folder)
         self.expected, self.lengths = expected
         flags = [word for layout in prefills for word in ("--prefill", flag(layout))] + [word for layout in decodes for word in ("--decode", flag(layout))]
-        self.cluster = Cluster("--model-path", str(MODELS[model]), "--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--log-level", "warning", *flags,
+        self.cluster = Cluster("--model-path", str(MODELS[model]), "--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--chunked-prefill-size", str(CHUNK_TOKENS), "--log-level", "warning", *flags,
                                log=self.folder / f"walk-{model}.log")
         found = re.findall(r"^\s+prefill-\d+ .*(http://\S+), bootstrap port (\d+)", self.cluster.summary, re.M)
         self.prefills = dict(zip(prefills, found, strict=True))

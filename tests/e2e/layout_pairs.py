@@ -132,8 +132,8 @@ class Walk:
         self.model, self.prompts, self.folder = model, prompts, Path(folder)
         self.expected, self.lengths = expected
         flags = [word for layout in prefills for word in ("--prefill", flag(layout))] + [word for layout in decodes for word in ("--decode", flag(layout))]
-        self.cluster = Cluster("--model-path", str(MODELS[model]), "--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--chunked-prefill-size", str(CHUNK_TOKENS), "--log-level", "warning", *flags,
-                               log=self.folder / f"walk-{model}.log")
+        sizes = ["--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--chunked-prefill-size", str(CHUNK_TOKENS)]
+        self.cluster = Cluster("--model-path", str(MODELS[model]), *sizes, "--log-level", "warning", *flags, log=self.folder / f"walk-{model}.log")
         found = re.findall(r"^\s+prefill-\d+ .*(http://\S+), bootstrap port (\d+)", self.cluster.summary, re.M)
         self.prefills = dict(zip(prefills, found, strict=True))
         self.decodes = dict(zip(decodes, re.findall(r"^\s+decode-\d+ .*(http://\S+) ", self.cluster.summary, re.M), strict=True))

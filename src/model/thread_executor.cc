@@ -32,10 +32,11 @@ class StageThreads {
           [this, &rank = *rank, &weights, routing, gemm_threads] { loop(rank, weights, routing, gemm_threads); });
     }
   }
-  // Every thread ends at its next barrier or layer; the first failure is the one that callers get.
+  // Every thread ends at its next barrier or layer; the first failure is the one that callers get. The gate is told
+  // first: a thread that the stage's abort has ended has a failure of its own to tell, which must come second.
   void abort(const Error& failure) {
-    stage_.abort(failure);
     gate_.abort(failure);
+    stage_.abort(failure);
   }
   // Waits until every rank has loaded.
   Status wait_loaded() { return gate_.barrier(); }

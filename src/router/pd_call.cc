@@ -14,6 +14,7 @@ namespace baton {
 namespace {
 
 namespace json = boost::json;
+using Event = RouterMetrics::Event;
 
 bool worth_retrying(int status) {
   return status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
@@ -33,13 +34,13 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
         arrival_(context_.clock.now()) {}
 
   void run() {
-    ++context_.counters.requests;
+    context_.metrics.count(Event::kRequest);
     if (traits_.sequences > kChoicesMax)
       return refuse(400, fmt::format("n: {} sequences; at most {} a call", traits_.sequences, kChoicesMax));
     writer_->on_disconnect([self = shared_from_this()] {
       self->writer_->post([self] {
         if (self->over_) return;
-        ++self->context_.counters.clients_left;
+        self->context_.metrics.count(Event::kClientLeft);
         self->finish(WorkerRegistry::Blame::kNobody);
       });
     });
@@ -140,7 +141,10 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     if (!open_) {
       if (decode_.status != 200 || (traits_.merge_logprobs && !merger_)) return;
       open_ = true;
-      if (traits_.stream) writer_->start(200, answer_headers());
+      if (traits_.stream) {
+        context_.metrics.on_answer(sent_ - arrival_);
+        writer_->start(200, answer_headers());
+      }
     }
     if (traits_.stream) pass_events();
     if (!decode_.ended) return;
@@ -148,6 +152,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       writer_->write(std::move(decode_.body));
       writer_->finish();
     } else {
+      context_.metrics.on_answer(sent_ - arrival_);
       writer_->send(200, answer_headers(), merger_ ? merger_->merge(decode_.body) : std::move(decode_.body));
     }
     // A prefill leg that is still sending its small answer is let be: cancelling it would look like a client that left.
@@ -177,7 +182,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   }
 
   void fail(bool prefill_failed, const Status& status) {
-    ++(prefill_failed ? context_.counters.prefill_errors : context_.counters.decode_errors);
+    context_.metrics.count(prefill_failed ? Event::kPrefillError : Event::kDecodeError);
     const Leg& leg = prefill_failed ? prefill_ : decode_;
     const int code = leg.status != 0 && leg.status != 200 ? leg.status : 502;
     const std::string who = prefill_failed ? "prefill" : "decode";
@@ -186,7 +191,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
                        : prefill_failed ? WorkerRegistry::Blame::kPrefill
                                         : WorkerRegistry::Blame::kDecode;
     if (open_ && traits_.stream) {  // the client has seen a part: an error event, never a silent end (S7)
-      ++context_.counters.stream_errors;
+      context_.metrics.count(Event::kStreamError);
       writer_->write(
           "data: " +
           error_json(code, fmt::format("the {} instance broke off: {}", who, status ? "" : status.error().message)) +
@@ -195,7 +200,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       return finish(blame);
     }
     if (worth_retrying(code) && attempt_ < context_.attempts_max) {
-      ++context_.counters.retries;
+      context_.metrics.count(Event::kRetry);
       open_ = false;
       merger_.reset();
       release(blame);

@@ -1,26 +1,22 @@
 // One client request on its two legs.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <string>
 
 #include "base/clock.h"
 #include "http/client.h"
 #include "http/routes.h"
+#include "router/router_metrics.h"
 #include "router/worker_registry.h"
 
 namespace baton {
-
-struct RouterCounters {
-  std::atomic<uint64_t> requests{0}, retries{0}, prefill_errors{0}, decode_errors{0}, clients_left{0}, stream_errors{0};
-};
 
 struct PdCallContext {
   WorkerRegistry& registry;
   HttpClient& client;
   const Clock& clock;
-  RouterCounters& counters;
+  RouterMetrics& metrics;
   int attempts_max = 3;  // tries in all, each with new rooms, as long as the client has seen nothing
 };
 

@@ -21,6 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 using namespace std::chrono_literals;
 using Play = PlayedWorker::Play;
+using Event = RouterMetrics::Event;
 
 const Play kHandsOver = [](const Exchange& x) {
   x.reply(R"({"text":"","meta_info":{"finish_reason":{"type":"length","length":0}}})");
@@ -49,7 +50,7 @@ struct Pair {
     registry.set_health(prefill.url(), true, "");
     registry.set_health(decode.url(), true, "");
     front = HttpServer::start({}, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-              start_pd_call({registry, *legs, clock, counters}, Exchange(std::move(request), std::move(writer)));
+              start_pd_call({registry, *legs, clock, metrics}, Exchange(std::move(request), std::move(writer)));
             }).value();
   }
   ~Pair() {
@@ -84,7 +85,7 @@ struct Pair {
 
   WorkerRegistry registry{{}, PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)};
   SteadyClock clock;
-  RouterCounters counters;
+  RouterMetrics metrics;
   PlayedWorker prefill, decode;
   std::unique_ptr<HttpServer> front;
   std::unique_ptr<HttpClient> legs = std::make_unique<HttpClient>();
@@ -152,7 +153,7 @@ TEST(PdCall, ATransientErrorIsTriedAgainWithANewRoomAndThenShown) {
   const HttpReply reply = pair.ask(R"({"text":"a"})");
   EXPECT_EQ(reply.status, 503);
   EXPECT_EQ(find_header(reply.headers, "retry-after"), "1");
-  EXPECT_EQ(pair.counters.retries, 2U);
+  EXPECT_EQ(pair.metrics.counted(Event::kRetry), 2U);
   std::set<int64_t> rooms;
   for (const HttpRequest& asked : pair.prefill.asked())
     rooms.insert(json::parse(asked.body).at("bootstrap_room").as_int64());
@@ -204,7 +205,7 @@ TEST(PdCall, ADecodeStreamThatBreaksOffEndsWithAnErrorEvent) {
   ASSERT_TRUE(seen.ends_with("\n\ndata: [DONE]\n\n")) << seen;
   const size_t at = seen.find("data: {\"error\"") + 6;
   EXPECT_EQ(json::parse(seen.substr(at, seen.find("\n\n", at) - at)).at_pointer("/error/code"), 502);
-  EXPECT_EQ(pair.counters.stream_errors, 1U);
+  EXPECT_EQ(pair.metrics.counted(Event::kStreamError), 1U);
   EXPECT_EQ(pair.registry.view()[1].failures, 1U);
   pair.expect_idle();
 }
@@ -226,7 +227,7 @@ TEST(PdCall, AClientThatLeavesAbortsBothLegs) {
     EXPECT_TRUE(pair.prefill.wait_left(1)) << streaming;
     EXPECT_TRUE(pair.decode.wait_left(1)) << streaming;
     pair.expect_idle();
-    EXPECT_EQ(pair.counters.clients_left, 1U);
+    EXPECT_EQ(pair.metrics.counted(Event::kClientLeft), 1U);
   }
 }
 

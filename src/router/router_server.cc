@@ -130,7 +130,7 @@ class Router::Impl {
   }
 
  private:
-  void pd(Exchange x) { start_pd_call({registry_, client_, clock_, counters_}, std::move(x)); }
+  void pd(Exchange x) { start_pd_call({registry_, client_, clock_, metrics_}, std::move(x)); }
 
   void health(Exchange x) {
     if (registry_.can_serve(clock_.now())) return x.reply("{\"status\":\"ok\"}");
@@ -216,32 +216,7 @@ class Router::Impl {
     });
   }
 
-  void metrics(Exchange x) {
-    std::string text;
-    const auto counter = [&](const char* name, const char* help, uint64_t value) {
-      text += fmt::format("# HELP {0} {1}\n# TYPE {0} counter\n{0} {2}\n", name, help, value);
-    };
-    counter("baton_router_requests_total", "Requests", counters_.requests);
-    counter("baton_router_retries_total", "New attempts after a failure the client did not see", counters_.retries);
-    counter("baton_router_prefill_errors_total", "Prefill legs that failed", counters_.prefill_errors);
-    counter("baton_router_decode_errors_total", "Decode legs that failed", counters_.decode_errors);
-    counter("baton_router_clients_left_total", "Clients that left before the end", counters_.clients_left);
-    counter("baton_router_stream_errors_total", "Answers that broke off after their first byte",
-            counters_.stream_errors);
-    text += "# HELP baton_router_worker_healthy Health of each worker\n# TYPE baton_router_worker_healthy gauge\n";
-    for (const WorkerView& view : registry_.view()) {
-      text += fmt::format("baton_router_worker_healthy{{role=\"{}\",worker=\"{}\"}} {}\n", role_name(view.address.role),
-                          view.address.url.authority(), view.healthy ? 1 : 0);
-    }
-    text +=
-        "# HELP baton_router_worker_outstanding Requests under way on each worker\n# TYPE "
-        "baton_router_worker_outstanding gauge\n";
-    for (const WorkerView& view : registry_.view()) {
-      text += fmt::format("baton_router_worker_outstanding{{role=\"{}\",worker=\"{}\"}} {}\n",
-                          role_name(view.address.role), view.address.url.authority(), view.outstanding);
-    }
-    x.reply_text(kPrometheusText, std::move(text));
-  }
+  void metrics(Exchange x) { x.reply_text(kPrometheusText, metrics_.render(registry_.view())); }
 
   void list_workers(Exchange x) {
     std::string prefill, decode;
@@ -288,7 +263,7 @@ class Router::Impl {
 
   const RouterOptions options_;
   SteadyClock clock_;
-  RouterCounters counters_;
+  RouterMetrics metrics_;
   WorkerRegistry registry_;
   std::unique_ptr<HttpServer> server_;
   HttpClient client_;  // destroyed before the server: its calls end and let go of their writers

@@ -113,7 +113,18 @@ TEST(Router, InfoOfAllInstances) {
   const HttpReply metrics = running.ask("GET", "/engine_metrics");
   EXPECT_THAT(metrics.body, HasSubstr("up{who=\"p\"} 1\n"));
   EXPECT_THAT(metrics.body, HasSubstr("up{who=\"d\"} 1\n"));
-  EXPECT_THAT(running.ask("GET", "/metrics").body, HasSubstr("baton_router_worker_healthy{role=\"decode\""));
+}
+
+TEST(Router, ItsOwnMetrics) {
+  Running running;
+  EXPECT_THAT(
+      running.ask("GET", "/metrics").body,
+      AllOf(HasSubstr("baton_router_worker_healthy{role=\"decode\""), HasSubstr("baton_router_requests_total 0\n"),
+            HasSubstr("baton_ttft_part_seconds_count{part=\"router\"} 0\n")));
+  EXPECT_EQ(running.ask("POST", "/generate", R"({"text": "x"})").status, 200);
+  EXPECT_THAT(running.ask("GET", "/metrics").body,
+              AllOf(HasSubstr("baton_router_requests_total 1\n"), HasSubstr("baton_router_retries_total 0\n"),
+                    HasSubstr("baton_ttft_part_seconds_count{part=\"router\"} 1\n")));
 }
 
 // A decoded path must not become more than a path on its way to a worker.

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """The four layout pairs of the anchor table (SGLang pull request 5887) on one machine: `./dev bench layouts [--model DIR] [--num-prompts N] [--rate R]`.
 
-Each pair is started alone with `baton up`, measured by `baton bench` (4096 tokens in, 100 out), and stopped; the pairs are interleaved over the rounds and the median of the
-rounds is printed, with the load average beside it. A failed request fails the run.
+Each pair is started alone with `baton up`, measured by `baton bench` (4096 tokens in, 100 out), and stopped; the pairs are interleaved over the rounds and each pair's
+round of median TTFT is printed, with the load average beside it. A failed request fails the run.
 """
 import argparse
 import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,16 +51,18 @@ def main():
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     results = {pair: [] for pair in PAIRS}
+    before = os.getloadavg()[0]
     for _ in range(args.rounds):
         for pair in PAIRS:
             results[pair].append(measure(args.model, *pair, args))
-    middle = lambda runs, key: statistics.median(run[key] for run in runs)
-    print(f"{args.num_prompts} prompts, {args.input_len} in / {args.output_len} out, {args.rate} req/s, median of {args.rounds}, load {os.getloadavg()[0]:.1f}")
+    print(f"{args.num_prompts} prompts, {args.input_len} in / {args.output_len} out, {args.rate} req/s, the round of median TTFT of {args.rounds}, "
+          f"load {before:.1f} before, {os.getloadavg()[0]:.1f} at the end")
     print(f"{'prefill':12} {'decode':12} {'TTFT ms':>9} {'ITL ms':>8} {'QPS':>6}   TTFT as a sum (ms)")
     for (prefill, decode), runs in results.items():
-        parts = runs[-1]["mean_ttft_parts_ms"]
+        run = sorted(runs, key=lambda run: run["mean_ttft_ms"])[len(runs) // 2]  # one round, so that the parts add up
+        parts = run["mean_ttft_parts_ms"]
         total = " + ".join(f"{name} {parts[name]:.0f}" for name in ("router", "grant", "prefill_queue", "prefill", "transfer", "first_step") if name in parts)
-        print(f"{prefill:12} {decode:12} {middle(runs, 'mean_ttft_ms'):9.0f} {middle(runs, 'mean_itl_ms'):8.1f} {middle(runs, 'request_throughput'):6.2f}   {total}")
+        print(f"{prefill:12} {decode:12} {run['mean_ttft_ms']:9.0f} {run['mean_itl_ms']:8.1f} {run['request_throughput']:6.2f}   {total}")
 
 
 if __name__ == "__main__":

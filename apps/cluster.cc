@@ -26,14 +26,15 @@ std::string describe_exit(int status) {
   return fmt::format("ended with exit code {}", WEXITSTATUS(status));
 }
 
+constexpr const char* kLoopback = "127.0.0.1";
+
 }  // namespace
 
 Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   Cluster cluster(std::move(options));
   const ClusterOptions& o = cluster.options_;
   const auto serve = [&](const std::string& name, const Layout& layout, const std::string& mode, int port) {
-    std::vector<std::string> arguments = {"serve",  "--model-path",       o.model_path, "--host", o.host,
-                                          "--port", std::to_string(port), "--log-name", name};
+    std::vector<std::string> arguments = {"serve", "--model-path", o.model_path};
     if (!mode.empty()) {
       for (const char* word : {"--disaggregation-mode", mode.c_str()}) arguments.emplace_back(word);
       if (mode == "prefill") {
@@ -42,7 +43,8 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
     }
     for (std::string& flag : layout_flags(layout)) arguments.push_back(std::move(flag));
     arguments.insert(arguments.end(), o.serve_arguments.begin(), o.serve_arguments.end());
-    return cluster.spawn(name, (mode.empty() ? "unified " : mode + " ") + layout.to_string(), std::move(arguments));
+    return cluster.spawn(name, (mode.empty() ? "unified " : mode + " ") + layout.to_string(),
+                         o.unified ? o.host : kLoopback, port, std::move(arguments));
   };
   if (o.unified) {
     BATON_TRY(serve("unified", o.unified_layout, "", o.port));
@@ -55,16 +57,14 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
     cluster.port_ = cluster.children_.front().port;
     return cluster;
   }
-  std::vector<std::string> arguments = {"router",     "--host", o.host, "--port", std::to_string(o.port),
-                                        "--log-name", "router"};
+  std::vector<std::string> arguments = {"router"};
   for (const Child& child : cluster.children_) {
     const bool prefill = child.bootstrap_port != 0;
     arguments.emplace_back(prefill ? "--prefill" : "--decode");
-    arguments.push_back(
-        fmt::format("http://{}:{}", o.host.find(':') == std::string::npos ? o.host : "[" + o.host + "]", child.port));
+    arguments.push_back(fmt::format("http://{}:{}", child.host, child.port));
     if (prefill) arguments.push_back(std::to_string(child.bootstrap_port));
   }
-  BATON_TRY(cluster.spawn("router", "router", std::move(arguments)));
+  BATON_TRY(cluster.spawn("router", "router", o.host, o.port, std::move(arguments)));
   BATON_TRY(cluster.wait_all_ready(signals));
   cluster.port_ = cluster.children_.back().port;
   return cluster;
@@ -72,13 +72,18 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
 
 Cluster::~Cluster() { stop(); }
 
-Status Cluster::spawn(std::string name, std::string role, std::vector<std::string> arguments) {
+Status Cluster::spawn(std::string name, std::string role, std::string host, int port,
+                      std::vector<std::string> arguments) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0)
     return error(ErrorCode::kUnavailable, "cannot make a pipe for {}: errno {}", name, errno);
   arguments.insert(arguments.begin(), options_.program);
-  arguments.emplace_back("--report-fd");
-  arguments.push_back(std::to_string(ends[1]));
+  for (const std::string& word :
+       {std::string("--host"), host, std::string("--port"), std::to_string(port), std::string("--log-name"), name,
+        std::string("--report-fd"), std::to_string(ends[1])}) {
+    arguments.push_back(word);
+  }
+  arguments.insert(arguments.end(), options_.common_arguments.begin(), options_.common_arguments.end());
   std::vector<char*> argv;
   argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -99,6 +104,7 @@ Status Cluster::spawn(std::string name, std::string role, std::vector<std::strin
   Child child;
   child.name = std::move(name);
   child.role = std::move(role);
+  child.host = std::move(host);
   child.pid = pid;
   child.report_fd = ends[0];
   children_.push_back(std::move(child));
@@ -188,7 +194,7 @@ std::string Cluster::summary() const {
   for (const Child& child : children_) {
     const std::string bootstrap =
         child.bootstrap_port != 0 ? fmt::format(", bootstrap port {}", child.bootstrap_port) : "";
-    out += fmt::format("  {:<10} {:<20} http://{}:{}{} (pid {})\n", child.name, child.role, options_.host, child.port,
+    out += fmt::format("  {:<10} {:<20} http://{}:{}{} (pid {})\n", child.name, child.role, child.host, child.port,
                        bootstrap, child.pid);
     for (const std::string& line : child.lines) out += fmt::format("  {:<10}   {}\n", "", line);
   }
@@ -204,27 +210,34 @@ Status Cluster::wait(SignalWait& signals) {
   }
 }
 
-void Cluster::stop() {
-  // The router first, so that it does not report its workers' end as a failure.
-  for (auto child = children_.rbegin(); child != children_.rend(); ++child) {
-    if (child->pid > 0) kill(child->pid, SIGTERM);
-  }
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  for (Child& child : children_) {
-    while (child.pid > 0) {
-      if (waitpid(child.pid, nullptr, WNOHANG) == child.pid) {
-        child.pid = -1;
-      } else if (std::chrono::steady_clock::now() > give_up) {
-        kill(child.pid, SIGKILL);
-        waitpid(child.pid, nullptr, 0);
-        child.pid = -1;
-      } else {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      }
+void Cluster::await_end(Child& child, TimePoint give_up) {
+  while (child.pid > 0) {
+    if (waitpid(child.pid, nullptr, WNOHANG) == child.pid) {
+      child.pid = -1;
+    } else if (std::chrono::steady_clock::now() > give_up) {
+      kill(child.pid, SIGKILL);
+      waitpid(child.pid, nullptr, 0);
+      child.pid = -1;
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    if (child.report_fd >= 0) close(child.report_fd);
-    child.report_fd = -1;
   }
+  if (child.report_fd >= 0) close(child.report_fd);
+  child.report_fd = -1;
+}
+
+void Cluster::stop() {
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto ask = [](const Child& child) {
+    if (child.pid > 0) kill(child.pid, SIGTERM);
+  };
+  // The router is gone before its workers are, so that it does not report their end as a failure.
+  if (!options_.unified && !children_.empty() && children_.back().role == "router") {
+    ask(children_.back());
+    await_end(children_.back(), give_up);
+  }
+  for (const Child& child : children_) ask(child);
+  for (Child& child : children_) await_end(child, give_up);
 }
 
 }  // namespace baton

@@ -20,10 +20,12 @@ struct ClusterOptions {
   std::vector<Layout> prefill, decode;
   bool unified = false;
   Layout unified_layout;
+  // Of the API, which is the router's or the undivided instance's; the instances behind a router stay on loopback.
   std::string host = "127.0.0.1";
   int port = 8000;
-  std::vector<std::string> serve_arguments;  // for every instance
-  bool quiet = false;                        // no progress line
+  std::vector<std::string> common_arguments;  // for every instance and the router
+  std::vector<std::string> serve_arguments;   // for every instance
+  bool quiet = false;                         // no progress line
 };
 
 // One thread. Children die with this process, however it ends.
@@ -40,13 +42,14 @@ class Cluster {
   [[nodiscard]] std::string summary() const;
   // Waits for Ctrl-C (an ok result) or the death of a child (an error that names it).
   Status wait(SignalWait& signals);
-  // Asks every child to stop, and kills what has not after ten seconds. Idempotent.
+  // Asks every child to stop, the router first, and kills what has not after ten seconds. Idempotent.
   void stop();
 
  private:
   struct Child {
     std::string name;
     std::string role;  // "prefill TP4"
+    std::string host;
     pid_t pid = -1;
     int report_fd = -1;
     std::string buffer;
@@ -57,12 +60,14 @@ class Cluster {
     std::vector<std::string> lines;  // of the summary
   };
   explicit Cluster(ClusterOptions options) : options_(std::move(options)) {}
-  Status spawn(std::string name, std::string role, std::vector<std::string> arguments);
+  // `arguments` without what every child gets: its name, its address, the common ones.
+  Status spawn(std::string name, std::string role, std::string host, int port, std::vector<std::string> arguments);
   Status wait_all_ready(SignalWait& signals);
   void read_reports(Duration timeout);
   void take_line(Child& child, const std::string& line);
   void draw_progress(bool finished);
   [[nodiscard]] Status find_dead();
+  static void await_end(Child& child, TimePoint give_up);
 
   ClusterOptions options_;
   std::vector<Child> children_;

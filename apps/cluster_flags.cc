@@ -12,19 +12,24 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   app.add_option("--unified", flags.unified, "Layout of one undivided instance, in place of --prefill and --decode");
   app.add_option("--host", flags.host, "Address to listen on");
   app.add_option("--port", flags.port, "Port of the API; 0: any free one")->check(CLI::Range(0, 65535));
-  // Flags that every instance gets, so that a cluster is configured like one server.
+  // Flags that are passed on, so that a cluster is configured like one server.
+  const auto pass_on = [&app](const char* name, const char* help, std::vector<std::string>& arguments) {
+    app.add_option_function<std::string>(
+        name,
+        [name, &arguments](const std::string& value) {
+          arguments.emplace_back(name);
+          arguments.push_back(value);
+        },
+        help);
+  };
+  for (const char* name : {"--api-key", "--log-level"})
+    pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
   for (const char* name :
        {"--page-size", "--dtype", "--kv-cache-dtype", "--quantization", "--load-format", "--max-total-tokens",
         "--mem-fraction-static", "--max-running-requests", "--chunked-prefill-size", "--context-length",
-        "--served-model-name", "--api-key", "--log-level", "--disaggregation-transfer-backend",
-        "--num-reserved-decode-tokens", "--fanout", "--writer-policy"}) {
-    app.add_option_function<std::string>(
-        name,
-        [name, &flags](const std::string& value) {
-          flags.serve.emplace_back(name);
-          flags.serve.push_back(value);
-        },
-        "As of `baton serve`, for every instance");
+        "--served-model-name", "--disaggregation-transfer-backend", "--num-reserved-decode-tokens", "--fanout",
+        "--writer-policy"}) {
+    pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
   for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache"}) {
     app.add_flag_callback(
@@ -41,6 +46,7 @@ Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
   options.model_path = flags.model_path;
   options.host = flags.host;
   options.port = flags.port;
+  options.common_arguments = flags.common;
   options.serve_arguments = flags.serve;
   options.unified = !flags.unified.empty();
   if (options.unified != (flags.prefill.empty() && flags.decode.empty())) {

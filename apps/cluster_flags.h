@@ -15,7 +15,7 @@ struct ClusterFlags {
   std::string unified;
   std::string host = "127.0.0.1";
   int port = 8000;
-  std::vector<std::string> serve;  // flags for every instance, passed through
+  std::vector<std::string> common, serve;  // passed through: to every process, to every instance
 };
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags);

@@ -76,13 +76,23 @@ int run_router(const CLI::App& app, const Flags& flags) {
   if (!router) return fail(app, router.error());
   log_info("router listens on http://{}:{}", flags.host, (*router)->port());
   ReportPipe report(flags.report_fd);
+  const auto stopped = [&](Duration timeout) {
+    const int signal = signals.wait(timeout);
+    return signal == SIGINT || signal == SIGTERM;
+  };
   if (flags.report_fd >= 0) {
-    const Status ready =
-        (*router)->wait_ready(std::chrono::milliseconds(static_cast<int64_t>(flags.wait_ready_s * 1000)));
-    if (!ready) return fail(app, kExitConfiguration, ready.error().message);
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::duration<double>(flags.wait_ready_s);
+    Status ready = (*router)->wait_ready(std::chrono::milliseconds(100));
+    while (!ready && std::chrono::steady_clock::now() < give_up) {
+      if (stopped(std::chrono::milliseconds(0))) return kExitOk;
+      ready = (*router)->wait_ready(std::chrono::milliseconds(100));
+    }
+    if (!ready) {
+      return fail(app, kExitConfiguration, fmt::format("{} (waited {} s)", ready.error().message, flags.wait_ready_s));
+    }
     report.ready((*router)->port(), 0);
   }
-  for (int signal = 0; signal != SIGINT && signal != SIGTERM;) signal = signals.wait(std::chrono::seconds(3600));
+  while (!stopped(std::chrono::seconds(3600))) continue;
   log_info("stopping");
   return kExitOk;
 }

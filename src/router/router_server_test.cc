@@ -136,6 +136,17 @@ TEST(Router, PathsAreEncodedForWorkers) {
   EXPECT_EQ(find_header(asked.headers, "x-evil"), "");
 }
 
+TEST(Router, WorkersThatMeetAreShownTheKey) {
+  Running running("secret");
+  size_t meetings = 0;
+  for (const HttpRequest& asked : running.decode.asked()) {
+    if (asked.path != "/pair") continue;
+    ++meetings;
+    EXPECT_EQ(find_header(asked.headers, "authorization"), "Bearer secret");
+  }
+  EXPECT_GE(meetings, 1U);
+}
+
 TEST(Router, TheKeyProtectsAllButHealthVersionAndMetrics) {
   Running running("secret");
   for (const std::string& route : Router::routes()) {

@@ -31,8 +31,7 @@ Status WorkerProbe::wait_ready(Duration timeout) {
     if (!view.problem.empty())
       problems += fmt::format("; {} {}: {}", role_name(view.address.role), view.address.url.authority(), view.problem);
   }
-  return error(ErrorCode::kDeadlineExceeded, "no pair of instances can serve after {:.0f} s{}", to_seconds(timeout),
-               problems);
+  return error(ErrorCode::kDeadlineExceeded, "no pair of instances can serve{}", problems);
 }
 
 // Health of each worker, then the meeting of pairs that have not met, so that a mismatch is known before a request

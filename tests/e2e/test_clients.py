@@ -149,3 +149,17 @@ def test_bench_reports_ttft_as_a_sum(up):
     assert "Successful requests:                     4" in made.stdout
     for part in ("router", "grant", "prefill_queue", "prefill", "transfer"):
         assert f"TTFT part {part} (ms):" in made.stdout
+
+
+def test_a_key_for_the_whole_cluster(tmp_path):
+    """The router shows it to its workers, and wants it from clients; the instances are on loopback even where the API is not."""
+    cluster = Cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=2", "--decode", "tp=1", "--api-key", "k7", "--host", "0.0.0.0", log=tmp_path / "log")
+    port = cluster.url.rsplit(":", 1)[1]
+    ask = dict(model="default", prompt="Once upon a time", max_tokens=4)
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="wrong", max_retries=0).completions.create(**ask)
+    assert openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k7", max_retries=0).completions.create(**ask).usage.completion_tokens == 4
+    assert [url for role in ("prefill", "decode") for url in cluster.instances(role) if "127.0.0.1" not in url] == []
+    assert len(cluster.instances("prefill")) == len(cluster.instances("decode")) == 1
+    assert cluster.stop() == 0
+    assert "not healthy" not in cluster.log_path.read_text()

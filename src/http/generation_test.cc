@@ -15,7 +15,6 @@ namespace {
 namespace json = boost::json;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using ::testing::StartsWith;
 
 // One call from its body on; the test plays the engine.
 struct Played {

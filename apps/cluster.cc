@@ -232,7 +232,7 @@ void Cluster::stop() {
     if (child.pid > 0) kill(child.pid, SIGTERM);
   };
   // The router is gone before its workers are, so that it does not report their end as a failure.
-  if (!options_.unified && !children_.empty() && children_.back().role == "router") {
+  if (!children_.empty() && children_.back().role == "router") {
     ask(children_.back());
     await_end(children_.back(), give_up);
   }

@@ -177,41 +177,4 @@ Result<HttpReply> HttpClient::fetch(HttpCallRequest request) {
   return reply;
 }
 
-std::string Url::authority() const {
-  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
-}
-
-Result<Url> parse_url(std::string_view text) {
-  const std::string_view whole = text;
-  Url url;
-  if (text.starts_with("https://"))
-    return error(ErrorCode::kInvalidArgument, "'{}': https is not supported; give an http:// address", whole);
-  if (text.starts_with("http://")) text.remove_prefix(7);
-  const size_t slash = std::min(text.find('/'), text.size());
-  url.path = std::string(text.substr(slash));
-  while (url.path.ends_with('/')) url.path.pop_back();
-  std::string_view authority = text.substr(0, slash);
-  if (authority.starts_with('[')) {
-    const size_t close = authority.find(']');
-    if (close == std::string_view::npos)
-      return error(ErrorCode::kInvalidArgument, "'{}': no ] after the IPv6 address", whole);
-    url.host = std::string(authority.substr(1, close - 1));
-    authority.remove_prefix(close + 1);
-  } else {
-    const size_t colon = std::min(authority.find(':'), authority.size());
-    url.host = std::string(authority.substr(0, colon));
-    authority.remove_prefix(colon);
-  }
-  if (!authority.empty()) {
-    const auto digits = authority.substr(1);
-    const auto [end, failed] = std::from_chars(digits.data(), digits.data() + digits.size(), url.port);
-    if (authority.front() != ':' || failed != std::errc() || end != digits.data() + digits.size() || url.port < 1 ||
-        url.port > 65535) {
-      return error(ErrorCode::kInvalidArgument, "'{}': the port is not a number from 1 to 65535", whole);
-    }
-  }
-  if (url.host.empty()) return error(ErrorCode::kInvalidArgument, "'{}': no host; write http://HOST:PORT", whole);
-  return url;
-}
-
 }  // namespace baton

@@ -9,17 +9,9 @@
 
 #include "base/result.h"
 #include "http/message.h"
+#include "http/url.h"
 
 namespace baton {
-
-// "http://127.0.0.1:8000/base"; "http://[::1]:8000"; a bare "host:port" too.
-struct Url {
-  std::string host;  // without brackets
-  int port = 80;
-  std::string path;                             // "" or "/base"
-  [[nodiscard]] std::string authority() const;  // "host:port", IPv6 in brackets
-};
-Result<Url> parse_url(std::string_view text);
 
 struct HttpCallRequest {
   Url url;

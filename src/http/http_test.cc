@@ -227,19 +227,30 @@ TEST(Http, ManyConcurrentCalls) {
 
 TEST(Http, PathsKeepTheirPlusAndGoBackOnTheWireAsOneWord) {
   auto server = serve(echo);
-  const std::string said = raw(server->port(), "GET /a+b%20c%0D%0AX:%20y?q=1+2 HTTP/1.1\r\nHost: h\r\n\r\n");
+  const std::string said = raw(server->port(), "GET //a+b%20c%0D%0AX:%20y?q=1+2 HTTP/1.1\r\nHost: h\r\n\r\n");
   EXPECT_NE(said.find("GET /a+b c\r\nX: y q=1+2"), std::string::npos) << said;
-  const std::string decoded = "/v1/models/a+b c\r\nX: \xC3\xA9%";
-  const std::string sent = percent_encode_path(decoded);
-  EXPECT_EQ(sent, "/v1/models/a+b%20c%0D%0AX:%20%C3%A9%25");
-  EXPECT_EQ(percent_decode(sent, false), decoded);
+  const std::string decoded = "/v1/models/a+b c\r\nX: \xC3\xA9%?#";
+  const std::string sent = encode_path(decoded);
+  EXPECT_EQ(sent, "/v1/models/a+b%20c%0D%0AX:%20%C3%A9%25%3F%23");
+  EXPECT_EQ(parse_target(sent)->path, decoded);
 }
 
-TEST(ParseUrl, Cases) {
+TEST(Http, ATargetIsInOriginOrAbsoluteForm) {
+  EXPECT_EQ(parse_target("http://h:80//a?b=c")->path, "/a");
+  EXPECT_EQ(parse_target("http://h:80//a?b=c")->query, "b=c");
+  for (const char* bad : {"*", "a", "/%zz", "/%", "/a b", "/a#b"}) EXPECT_FALSE(parse_target(bad)) << bad;
+  auto server = serve(echo);
+  EXPECT_TRUE(raw(server->port(), "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n").starts_with("HTTP/1.1 400 "));
+}
+
+TEST(Url, Cases) {
   EXPECT_EQ(parse_url("http://h:80/a/")->path, "/a");
   EXPECT_EQ(parse_url("[::1]:9")->authority(), "[::1]:9");
+  EXPECT_EQ(parse_url("[::1]:9")->host, "::1");
   EXPECT_EQ(parse_url("localhost:30000")->port, 30000);
-  for (const char* bad : {"https://h", "http://:80", "h:99999", "h:x", "[::1", ""})
+  EXPECT_EQ(parse_url("localhost:30000")->host, "localhost");
+  EXPECT_EQ(parse_url("http://a_b.svc")->authority(), "a_b.svc:80");
+  for (const char* bad : {"https://h", "http://:80", "h:99999", "h:0", "h:x", "[::1", "", "http://u@h", "h?q", "h h"})
     EXPECT_FALSE(parse_url(bad).ok()) << bad;
 }
 

@@ -23,12 +23,6 @@ struct HttpRequest {
   std::string peer;  // "127.0.0.1:40112"
 };
 
-// The value of `name` in a query string, percent-decoded; "" if absent.
-[[nodiscard]] std::string query_value(std::string_view query, std::string_view name);
-// %XX; in queries '+' is a space too, in paths it is itself.
-[[nodiscard]] std::string percent_decode(std::string_view text, bool plus_is_space);
-// A decoded path as it may stand in a request line: everything but unreserved characters and "/:@+$,;=&!" is %XX.
-[[nodiscard]] std::string percent_encode_path(std::string_view path);
 [[nodiscard]] const char* status_text(int status);
 
 }  // namespace baton

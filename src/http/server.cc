@@ -24,6 +24,7 @@
 #include "base/port_owner.h"
 #include "base/thread.h"
 #include "http/api_error.h"
+#include "http/url.h"
 
 namespace baton {
 namespace {
@@ -168,14 +169,6 @@ class Writer final : public ResponseWriter {
   std::shared_ptr<Exchange> exchange_;
 };
 
-std::string collapse_slashes(std::string_view path) {
-  std::string out;
-  for (const char c : path) {
-    if (c != '/' || out.empty() || out.back() != '/') out += c;
-  }
-  return out;
-}
-
 }  // namespace
 
 struct HttpServer::Impl {
@@ -272,8 +265,13 @@ struct HttpServer::Impl {
       }
       first = false;
       auto message = parser.release();
+      auto target = parse_target({message.target().data(), message.target().size()});
+      if (!target) {
+        co_await refuse(stream, beast::http::error::bad_target);
+        break;
+      }
       stream.expires_never();
-      if (!co_await exchange(stream, buffer, std::move(message), peer)) break;
+      if (!co_await exchange(stream, buffer, std::move(message), std::move(*target), peer)) break;
     }
     stream.socket().shutdown(tcp::socket::shutdown_send, failed);
   }
@@ -306,13 +304,12 @@ struct HttpServer::Impl {
     }
   }
 
-  static HttpRequest to_request(beast::http::request<beast::http::string_body>&& message, const std::string& peer) {
+  static HttpRequest to_request(beast::http::request<beast::http::string_body>&& message, Target target,
+                                const std::string& peer) {
     HttpRequest request;
     request.method = std::string(message.method_string());
-    const std::string_view target(message.target().data(), message.target().size());
-    const size_t question = std::min(target.find('?'), target.size());
-    request.path = collapse_slashes(percent_decode(target.substr(0, question), false));
-    if (question < target.size()) request.query = std::string(target.substr(question + 1));
+    request.path = std::move(target.path);
+    request.query = std::move(target.query);
     for (const auto& field : message)
       request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
     request.body = std::move(message.body());
@@ -322,7 +319,8 @@ struct HttpServer::Impl {
 
   // Hands one request to the handler and sends what it answers. False: the connection is over.
   asio::awaitable<bool> exchange(beast::tcp_stream& stream, const beast::flat_buffer& buffer,
-                                 beast::http::request<beast::http::string_body> message, const std::string& peer) {
+                                 beast::http::request<beast::http::string_body> message, Target target,
+                                 const std::string& peer) {
     const bool keep_alive = message.keep_alive();
     const auto executor = co_await asio::this_coro::executor;
     auto state = std::make_shared<Exchange>(executor, keep_alive, message.method() == beast::http::verb::head);
@@ -336,7 +334,7 @@ struct HttpServer::Impl {
     if (buffer.size() == 0) {
       asio::co_spawn(executor, watch(stream.socket(), state, watching), asio::detached);
     }
-    handler(to_request(std::move(message), peer), std::make_shared<Writer>(state));
+    handler(to_request(std::move(message), std::move(target), peer), std::make_shared<Writer>(state));
 
     bool alive = true;
     for (bool complete = false; !complete && alive;) {

@@ -22,7 +22,7 @@ HttpCallRequest call_of(const HttpRequest& request, const Url& url) {
   HttpCallRequest call;
   call.url = url;
   call.method = request.method;
-  call.target = url.path + percent_encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
+  call.target = url.path + encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
   call.body = request.body;
   call.idle_timeout = std::chrono::seconds(60);
   if (const auto auth = find_header(request.headers, "authorization"); !auth.empty())

@@ -12,6 +12,8 @@ namespace baton {
 namespace {
 
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
+// What a penalty may make of a logit: far beyond every model's, and two of them still have a difference.
+constexpr float kLargest = 1e30F;
 constexpr double kGreedyBelow = 1e-6;
 // Ends of the first sorted run of candidates; most top_p cuts are shorter.
 constexpr size_t kFirstRun = 64;
@@ -74,7 +76,9 @@ void Sampler::adjust(const float* logits, const Draw& draw) {
     const auto repetition = static_cast<float>(params.repetition_penalty);
     for (const auto& [token, count] : draw.generated.counts()) {
       float& x = adjusted_[static_cast<size_t>(token)];
-      x = x > 0 ? x / repetition : x * repetition;
+      if (x == kBarred) continue;
+      // A logit stays a number, however near to 0 the penalty: infinity less infinity is none.
+      x = std::clamp(x > 0 ? x / repetition : x * repetition, -kLargest, kLargest);
       x -= static_cast<float>(params.frequency_penalty * count + params.presence_penalty);
     }
   }
@@ -85,7 +89,9 @@ int32_t Sampler::draw_from_adjusted(const SamplingParams& params, float best, do
   const auto inverse = static_cast<float>(1 / params.temperature);
   double total = 0;
   for (int i = 0; i < vocab_; ++i) {
-    const float weight = std::exp((adjusted_[static_cast<size_t>(i)] - best) * inverse);
+    const float x = adjusted_[static_cast<size_t>(i)];
+    // A barred token stays out at any temperature: infinity times an inverse of 0 is no number.
+    const float weight = x == kBarred ? 0 : std::exp((x - best) * inverse);
     weights_[static_cast<size_t>(i)] = weight;
     total += weight;
   }
@@ -123,6 +129,7 @@ int32_t Sampler::draw_from_adjusted(const SamplingParams& params, float best, do
       mass += weights_[static_cast<size_t>(candidates_[kept])];
     }
   }
+  BATON_CHECK(kept > 0, "the best token is always a candidate");
   double left = uniform * mass;
   for (size_t i = 0; i + 1 < kept; ++i) {
     left -= weights_[static_cast<size_t>(candidates_[i])];

@@ -144,6 +144,35 @@ TEST(Sampler, GreedyIsTheFirstOfTheBest) {
   }
 }
 
+// At the ends of the ranges that requests may ask for, a draw is still one of the tokens that may be drawn.
+TEST(Sampler, ExtremesDrawWhatMayBeDrawn) {
+  Sampler sampler(kVocab, {0, 7});
+  const std::vector<float> logits = random_logits(3);
+  TokenCounts generated;
+  for (const int32_t token : {11, 12, 13}) generated.add(token);
+  for (const double temperature : {1e-5, 1.0, 1e300}) {
+    for (const double repetition : {1e-300, 1e-30, 1.0}) {
+      for (const double top_p : {1e-300, 0.5, 1.0}) {
+        for (const int min_new : {0, 8}) {
+          SamplingParams p;
+          p.temperature = temperature;
+          p.repetition_penalty = repetition;
+          p.top_p = top_p;
+          p.min_new_tokens = min_new;
+          p.logit_bias[50] = 100;
+          for (uint64_t seed = 0; seed < 20; ++seed) {
+            const auto token = sampler.sample(logits.data(), {p, seed, 1, generated, -1});
+            ASSERT_TRUE(token.ok());
+            ASSERT_GE(token->id, 0);
+            ASSERT_LT(token->id, kVocab);
+            ASSERT_TRUE(min_new == 0 || (token->id != 0 && token->id != 7));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Sampler, PenaltiesMoveTheGreedyChoice) {
   Sampler sampler(3, {});
   const float logits[] = {2.0f, 1.9f, -1.0f};

@@ -1,7 +1,7 @@
 #include "router/pd_call.h"
 
-#include <algorithm>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/random.h"
@@ -44,7 +44,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
         self->finish(WorkerRegistry::Blame::kNobody);
       });
     });
-    attempt();
+    if (const Status sent = attempt(); !sent) refuse(503, sent.error().message);
   }
 
  private:
@@ -56,10 +56,13 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     bool ended = false;
   };
 
-  void attempt() {
+  // Sends both legs to a pair, at best one that has not failed this call. kUnavailable: there is none, nothing is sent.
+  Status attempt() {
+    auto pair = context_.registry.begin_request(context_.clock.now(), failed_);
+    if (!pair) return pair.error();
     ++attempt_;
-    auto pair = context_.registry.begin_request(context_.clock.now());
-    if (!pair) return refuse(503, pair.error().message);
+    open_ = false;
+    merger_.reset();
     pair_ = *pair;
     std::vector<AttemptId> rooms;
     for (size_t i = 0; i < traits_.sequences; ++i) rooms.push_back(draw_attempt());
@@ -70,6 +73,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     prefill_.call = post(pair_->prefill.url, body, &PdCall::prefill_);
     decode_.call = post(pair_->decode.url, body, &PdCall::decode_);
     sent_ = context_.clock.now();
+    return {};
   }
 
   std::shared_ptr<HttpCall> post(const Url& url, const std::string& body, Leg PdCall::*leg) {
@@ -186,10 +190,14 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     const Leg& leg = prefill_failed ? prefill_ : decode_;
     const int code = leg.status != 0 && leg.status != 200 ? leg.status : 502;
     const std::string who = prefill_failed ? "prefill" : "decode";
-    const bool by_worker = code >= 500;
-    const auto blame = !by_worker       ? WorkerRegistry::Blame::kNobody
-                       : prefill_failed ? WorkerRegistry::Blame::kPrefill
-                                        : WorkerRegistry::Blame::kDecode;
+    using Blame = WorkerRegistry::Blame;
+    // "Unavailable" and "timed out" are what an instance says of a peer that did not come as well as of itself.
+    const Blame blame = code < 500                   ? Blame::kNobody
+                        : code == 503 || code == 504 ? Blame::kUnclear
+                        : prefill_failed             ? Blame::kPrefill
+                                                     : Blame::kDecode;
+    if (prefill_failed || blame == Blame::kUnclear) failed_.insert(pair_->prefill_id);
+    if (!prefill_failed || blame == Blame::kUnclear) failed_.insert(pair_->decode_id);
     if (open_ && traits_.stream) {  // the client has seen a part: an error event, never a silent end (S7)
       context_.metrics.count(Event::kStreamError);
       writer_->write(
@@ -200,11 +208,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       return finish(blame);
     }
     if (worth_retrying(code) && attempt_ < context_.attempts_max) {
-      context_.metrics.count(Event::kRetry);
-      open_ = false;
-      merger_.reset();
       release(blame);
-      return attempt();
+      if (attempt()) return context_.metrics.count(Event::kRetry);
     }
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", fmt::format("failed; leg={}; tries={}", who, attempt_));
@@ -225,7 +230,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   void refuse(int status, const std::string& message) {
     Headers headers = echo_;
-    headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", std::max(attempt_ - 1, 0)));
+    headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_));
     send_error(*writer_, status, message, headers);
     over_ = true;
   }
@@ -256,7 +261,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   TimePoint sent_{};
   std::optional<WorkerRegistry::Pair> pair_;
   AttemptId room_;
-  int attempt_ = 0;
+  std::set<uint64_t> failed_;  // workers that failed a try of this call, or may have
+  int attempt_ = 0;            // tries so far
   Leg prefill_, decode_;
   std::optional<LogprobMerger> merger_;  // when the prefill leg of such a request has ended
   bool open_ = false;                    // decode's answer is being passed on

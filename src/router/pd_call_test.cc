@@ -6,6 +6,7 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <future>
+#include <map>
 #include <set>
 #include <thread>
 
@@ -158,8 +159,47 @@ TEST(PdCall, ATransientErrorIsTriedAgainWithANewRoomAndThenShown) {
   for (const HttpRequest& asked : pair.prefill.asked())
     rooms.insert(json::parse(asked.body).at("bootstrap_room").as_int64());
   EXPECT_EQ(rooms.size(), 3U);
-  EXPECT_EQ(pair.registry.view()[0].failures, 3U);
-  EXPECT_EQ(pair.registry.view()[1].failures, 0U);
+  pair.expect_idle();
+}
+
+// A decode instance whose KV did not come answers 503 or 504; that says nothing against it.
+TEST(PdCall, OnlyWhatBreaksCountsAgainstAnInstance) {
+  for (const auto& [status, failures] : std::map<int, uint64_t>{{503, 0}, {504, 0}, {500, 3}, {502, 3}}) {
+    Pair pair(kSilent, refuses(status, "the KV did not arrive"));
+    EXPECT_EQ(pair.ask(R"({"text":"a"})").status, status);
+    EXPECT_EQ(pair.registry.view()[0].failures, 0U) << status;
+    EXPECT_EQ(pair.registry.view()[1].failures, failures) << status;
+    EXPECT_EQ(pair.registry.view()[1].breaker_open, failures != 0) << status;
+    pair.expect_idle();
+  }
+}
+
+// The least loaded prefill would be the dead one every time.
+TEST(PdCall, ARetryGoesToAnotherInstanceWhereThereIsOne) {
+  Pair pair(kHandsOver, answers(R"({"text":"ok"})"));
+  PlayedWorker dead(kSilent);
+  dead.break_off();
+  ASSERT_TRUE(pair.registry.add({Role::kPrefill, dead.url(), 1}).ok());
+  pair.registry.set_health(dead.url(), true, "");
+  const auto busy =
+      pair.registry.begin_request(pair.clock.now());  // on the first, so that the dead one is the idle one
+  ASSERT_EQ(busy->prefill.url.port, pair.prefill.url().port);
+  const HttpReply reply = pair.ask(R"({"text":"a"})");
+  EXPECT_EQ(reply.status, 200) << reply.body;
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), HasSubstr("tries=2"));
+  pair.registry.end_request(*busy, WorkerRegistry::Blame::kNobody, pair.clock.now());
+  pair.expect_idle();
+}
+
+// What the client is told is what went wrong, not that nobody is left to try.
+TEST(PdCall, WithNobodyLeftToTryTheLastErrorIsShown) {
+  Pair pair(kSilent, refuses(500, "the disk is on fire"));
+  const WorkerRegistry::Pair before = *pair.registry.begin_request(pair.clock.now());
+  pair.registry.end_request(before, WorkerRegistry::Blame::kDecode, pair.clock.now());
+  const HttpReply reply = pair.ask(R"({"text":"a"})");  // its second failure, three in a row, opens the breaker
+  EXPECT_EQ(reply.status, 500);
+  EXPECT_THAT(reply.body, HasSubstr("the disk is on fire"));
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), StartsWith("failed; leg=decode; tries=2"));
   pair.expect_idle();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 namespace baton {
 
@@ -43,25 +44,41 @@ bool WorkerRegistry::usable(const Worker& worker, TimePoint now) const {
   return worker.view.healthy && (!worker.view.breaker_open || now >= worker.retry_at);
 }
 
-Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now) {
+Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now, const std::set<uint64_t>& avoid) {
   std::lock_guard lock(mutex_);
-  const auto loads = [&](const std::vector<Worker>& list) {
+  const auto loads = [&](const std::vector<Worker>& list, bool avoiding) {
     std::vector<WorkerLoad> out;
     out.reserve(list.size());
-    for (const Worker& worker : list) out.push_back({usable(worker, now), worker.view.outstanding});
+    for (const Worker& worker : list) {
+      out.push_back({usable(worker, now) && !(avoiding && avoid.contains(worker.id)), worker.view.outstanding});
+    }
     return out;
   };
   const auto refused = [&](size_t p, size_t d) {
     return refused_.contains({prefill_[p].view.address.url.authority(), decode_[d].view.address.url.authority()});
   };
-  const auto choice = policy_.choose(loads(prefill_), loads(decode_), refused);
+  std::optional<PairPolicy::Choice> choice;
+  for (const auto& [avoid_prefill, avoid_decode] :
+       {std::pair{true, true}, {true, false}, {false, true}, {false, false}}) {
+    choice = policy_.choose(loads(prefill_, avoid_prefill), loads(decode_, avoid_decode), refused);
+    if (choice || avoid.empty()) break;
+  }
   if (!choice) {
-    const auto count = [&](const std::vector<Worker>& list) {
-      return std::count_if(list.begin(), list.end(), [&](const Worker& w) { return usable(w, now); });
+    const auto healthy = [](const std::vector<Worker>& list) {
+      return std::count_if(list.begin(), list.end(), [](const Worker& w) { return w.view.healthy; });
     };
+    std::string held_back;
+    for (const auto* list : {&prefill_, &decode_}) {
+      for (const Worker& worker : *list) {
+        if (!worker.view.healthy || usable(worker, now)) continue;
+        held_back += fmt::format("; {} failed {} times in a row and is held back for {:.1f} s more",
+                                 worker.view.address.url.authority(), worker.failures_in_row,
+                                 to_ms(worker.retry_at - now) / 1e3);
+      }
+    }
     return error(ErrorCode::kUnavailable,
-                 "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy{}",
-                 count(prefill_), prefill_.size(), count(decode_), decode_.size(), refusals_text());
+                 "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy{}{}",
+                 healthy(prefill_), prefill_.size(), healthy(decode_), decode_.size(), held_back, refusals_text());
   }
   for (Worker* worker : {&prefill_[choice->prefill], &decode_[choice->decode]}) {
     ++worker->view.outstanding;
@@ -103,8 +120,11 @@ void WorkerRegistry::set_health(const Url& url, bool healthy, std::string proble
   Worker* worker = find(url);
   if (worker == nullptr) return;
   if (healthy != worker->view.healthy) {
-    // Up or down, it may be another incarnation when it is seen next: what it agreed with others is void.
+    // Up or down, it may be another incarnation when it is seen next: what it agreed with others is void, and what
+    // failed before is not its fault.
     forget_pairings(url.authority());
+    worker->failures_in_row = 0;
+    worker->view.breaker_open = false;
   }
   worker->view.healthy = healthy;
   worker->view.problem = std::move(problem);

@@ -47,10 +47,12 @@ class WorkerRegistry {
     WorkerAddress prefill, decode;
     uint64_t prefill_id = 0, decode_id = 0;  // of begin_request(), for end_request()
   };
-  // Counts the request as outstanding on both; end_request() must follow. kUnavailable says how many of each there are
-  // and why none fits.
-  Result<Pair> begin_request(TimePoint now);
-  enum class Blame : uint8_t { kNobody, kPrefill, kDecode };
+  // Counts the request as outstanding on both; end_request() must follow. Workers in `avoid` (their ids) are taken only
+  // where no other can serve. kUnavailable says how many of each there are and why none fits.
+  Result<Pair> begin_request(TimePoint now, const std::set<uint64_t>& avoid = {});
+  // Whose fault the end was. kUnclear counts for and against nobody: an instance that waited for its peer in vain
+  // answers for a failure that need not be its own.
+  enum class Blame : uint8_t { kNobody, kPrefill, kDecode, kUnclear };
   void end_request(const Pair& pair, Blame blame, TimePoint now);
 
   void set_health(const Url& url, bool healthy, std::string problem);

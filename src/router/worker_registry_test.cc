@@ -77,6 +77,44 @@ TEST(WorkerRegistry, ABreakerOpensAfterFailuresInARowAndTriesAgain) {
   EXPECT_EQ(registry.of(kP1).failures, 0U);  // the innocent leg
 }
 
+TEST(WorkerRegistry, ABreakerSaysWhoIsHeldBackAndForHowLong) {
+  Known registry;
+  for (int i = 0; i < 2; ++i) registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
+  EXPECT_THAT(registry.begin_request(kNow + 1s).error().message,
+              HasSubstr("1 of 1 decode instances are healthy; d:1 failed 2 times in a row and is held back for 4.0 s"));
+}
+
+// An instance that went down and came back is not held back for what it did before.
+TEST(WorkerRegistry, AnInstanceThatIsSeenHealthyAnewStartsWithAClosedBreaker) {
+  Known registry;
+  for (int i = 0; i < 2; ++i) registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
+  EXPECT_FALSE(registry.can_serve(kNow + 1s));
+  registry.set_health(kD1, false, "connection refused");
+  registry.set_health(kD1, true, "");
+  EXPECT_TRUE(registry.can_serve(kNow + 1s));
+}
+
+TEST(WorkerRegistry, AnUnclearFailureCountsForAndAgainstNobody) {
+  Known registry;
+  const auto end_with = [&](Blame blame) { registry.end_request(*registry.begin_request(kNow), blame, kNow); };
+  for (int i = 0; i < 5; ++i) end_with(Blame::kUnclear);
+  EXPECT_TRUE(registry.can_serve(kNow));
+  end_with(Blame::kDecode);
+  end_with(Blame::kUnclear);
+  end_with(Blame::kDecode);
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+}
+
+TEST(WorkerRegistry, AvoidsAWorkerAsLongAsAnotherCanServe) {
+  Known registry({kP1, kP2}, {kD1});
+  const auto first = registry.begin_request(kNow);
+  const auto again = registry.begin_request(kNow, {first->prefill_id, first->decode_id});
+  EXPECT_NE(again->prefill_id, first->prefill_id);
+  EXPECT_EQ(again->decode_id, first->decode_id);  // there is no other
+  const auto last = registry.begin_request(kNow, {first->prefill_id, again->prefill_id});
+  EXPECT_TRUE(last.ok());
+}
+
 TEST(WorkerRegistry, AFailureOfOneLegSaysNothingOfTheOther) {
   Known registry;
   registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);

@@ -106,9 +106,10 @@ Command add_router(CLI::App& parent) {
       ->type_name("URL [PORT]");
   app->add_option("--decode", flags->decode, "URL of a decode instance; may be repeated")->type_name("URL");
   app->add_option("--prefill-bootstrap-ports", flags->prefill_ports,
-                  "Bootstrap ports of the prefill instances, in order");
+                  "Bootstrap ports of the prefill instances, in order")
+      ->check(CLI::Range(1, 65535));
   app->add_option("--host", flags->host, "Address to listen on (loopback unless told otherwise)");
-  app->add_option("--port", flags->port, "Port to listen on; 0: any free one");
+  app->add_option("--port", flags->port, "Port to listen on; 0: any free one")->check(CLI::Range(0, 65535));
   app->add_option("--policy", flags->policy, "least_loaded, round_robin, random or power_of_two");
   app->add_option("--prefill-policy", flags->prefill_policy, "As --policy, for the prefill side");
   app->add_option("--decode-policy", flags->decode_policy, "As --policy, for the decode side");

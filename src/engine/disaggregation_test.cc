@@ -70,9 +70,9 @@ class Pair {
   // What a router does.
   void submit(Request request, Client& prefill_client, Client& decode_client) {
     request.disaggregation = address();
-    Status to_prefill = prefill->submit(request, prefill_client.sink());
+    const auto to_prefill = prefill->submit(request, prefill_client.sink());
     ASSERT_TRUE(to_prefill.ok()) << to_prefill.error().message;
-    Status to_decode = decode->submit(std::move(request), decode_client.sink());
+    const auto to_decode = decode->submit(std::move(request), decode_client.sink());
     ASSERT_TRUE(to_decode.ok()) << to_decode.error().message;
   }
   Disaggregation address() { return {"127.0.0.1", prefill->info().bootstrap_port, draw_attempt(), false}; }

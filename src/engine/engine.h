@@ -46,7 +46,8 @@ struct Disaggregation {
 };
 
 struct Request {
-  std::string rid;              // unique among live requests of this engine
+  std::string rid;              // how the client names it; need not be unique
+  std::string call;             // how the client names the call that it is part of, if otherwise
   std::vector<int32_t> prompt;  // 1 .. max_model_len - 1 tokens
   SamplingParams sampling;
   int logprobs = -1;                             // -1 none, 0 of the sampled token, n also of the n best
@@ -152,10 +153,13 @@ class Engine {
   virtual ~Engine() = default;
   // kInvalidArgument: prompt too long (numbers and flag), bad parameters, missing room; kResourceExhausted: queue full;
   // kUnavailable: shutting down. After success `sink` gets exactly one Output with `finish`.
-  virtual Status submit(Request request, OutputSink sink) = 0;
-  // Ends the request (finish kAbort, error kCancelled) if it lives; pages return when their writers are quiet. Unknown
-  // rids are ignored.
-  virtual void abort(const std::string& rid) = 0;
+  virtual Result<SequenceId> submit(Request request, OutputSink sink) = 0;
+  // Ends the request (finish kAbort, error kCancelled) if it lives; pages return when their writers are quiet.
+  virtual void abort(SequenceId request) = 0;
+  // Likewise every live request of that rid or call.
+  virtual void abort(const std::string& name) = 0;
+  // Ends the request if it lives, as a stop token would have: the client has all it wants.
+  virtual void stop(SequenceId request) = 0;
   virtual void abort_all() = 0;
   // Drops every cached prefix; kUnavailable while requests run.
   virtual Status flush_cache() = 0;

@@ -13,15 +13,14 @@ namespace baton {
 EngineCore::EngineCore(CoreOptions options)
     : options_(std::move(options)), scheduler_(options_.scheduler), sampler_(options_.info.vocab, options_.eos_ids) {}
 
-void EngineCore::open(Request request, OutputSink sink) {
+void EngineCore::open(SequenceId id, Request request, OutputSink sink) {
   auto owned = std::make_unique<LiveRequest>();
   LiveRequest& live = *owned;
-  live.sequence = SequenceId(next_sequence_++);
+  live.sequence = id;
   live.request = std::move(request);
   live.sink = std::move(sink);
   live.submitted = live.computable = live.request.arrival;
   live.seed = live.sampling().seed ? *live.sampling().seed : entropy();
-  by_rid_[live.request.rid] = live.sequence;
   live_[live.sequence] = std::move(owned);
   ++requests_;
   prompt_tokens_ += static_cast<uint64_t>(live.prompt_tokens());
@@ -33,11 +32,6 @@ void EngineCore::open(Request request, OutputSink sink) {
 LiveRequest* EngineCore::find(SequenceId sequence) {
   const auto found = live_.find(sequence);
   return found == live_.end() ? nullptr : found->second.get();
-}
-
-LiveRequest* EngineCore::find(const std::string& rid) {
-  const auto found = by_rid_.find(rid);
-  return found == by_rid_.end() ? nullptr : find(found->second);
 }
 
 std::vector<SequenceId> EngineCore::live() const {
@@ -85,7 +79,7 @@ std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken
   output.tokens.push_back(std::move(token));
   if (finish && with_finish) {
     output.finish = finish;
-    options_.on_closed(live.request.rid);
+    options_.on_closed();
   }
   live.sink(std::move(output));
   return finish;
@@ -98,7 +92,6 @@ bool EngineCore::emit(LiveRequest& live, GeneratedToken token) {
     return false;
   }
   role_->release(live, "");
-  by_rid_.erase(live.request.rid);
   live_.erase(live.sequence);
   return true;
 }
@@ -110,8 +103,7 @@ void EngineCore::close(LiveRequest& live, Output::Finish finish, bool handed_ove
   if (finish.reason == FinishReason::kAbort) ++aborted_;
   output.finish = std::move(finish);
   OutputSink sink = std::move(live.sink);
-  options_.on_closed(live.request.rid);
-  by_rid_.erase(live.request.rid);
+  options_.on_closed();
   live_.erase(live.sequence);
   sink(std::move(output));
 }

@@ -21,9 +21,9 @@ struct CoreOptions {
   InstanceInfo info;
   SchedulerOptions scheduler;
   std::vector<int32_t> eos_ids;
-  std::shared_ptr<const Clock> clock;                     // shared: the caller of make_engine may keep it too
-  EngineObserver* observer = nullptr;                     // outlives the engine; may be null
-  std::function<void(const std::string& rid)> on_closed;  // the rid may be used again
+  std::shared_ptr<const Clock> clock;  // shared: the caller of make_engine may keep it too
+  EngineObserver* observer = nullptr;  // outlives the engine; may be null
+  std::function<void()> on_closed;     // once for each request opened
 };
 
 class EngineCore {
@@ -41,10 +41,9 @@ class EngineCore {
 
   // ---- requests ----
   // Takes a request and hands it to the role; a refused one gets its abort.
-  void open(Request request, OutputSink sink);
+  void open(SequenceId id, Request request, OutputSink sink);
   // A live request; null when it has ended.
   [[nodiscard]] LiveRequest* find(SequenceId sequence);
-  [[nodiscard]] LiveRequest* find(const std::string& rid);
   [[nodiscard]] std::vector<SequenceId> live() const;
   [[nodiscard]] size_t live_count() const { return live_.size(); }
 
@@ -72,8 +71,6 @@ class EngineCore {
   Sampler sampler_;
   RolePart* role_ = nullptr;
   std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
-  std::unordered_map<std::string, SequenceId> by_rid_;
-  uint64_t next_sequence_ = 1;
   uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;
 };
 

@@ -23,9 +23,9 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> exec
       executor_(std::move(executor)),
       inbound_(4 * options_.requests_max + 64) {  // requests, and an abort or two of each
   CoreOptions core{options_.info, options_.scheduler, options_.eos_ids, options_.clock, options_.observer, {}};
-  core.on_closed = [this](const std::string& rid) {
+  core.on_closed = [this] {
     std::lock_guard lock(mutex_);
-    rids_.erase(rid);
+    --open_;
   };
   core_ = std::make_unique<EngineCore>(std::move(core));
 }
@@ -97,37 +97,39 @@ Status EngineLoop::check(Request* request) const {
   return {};
 }
 
-Status EngineLoop::submit(Request request, OutputSink sink) {
+Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
   BATON_TRY(check(&request));
   if (stopping_) return shutting_down();
   if (failed_) return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it");
   if (request.arrival == TimePoint{}) request.arrival = options_.clock->now();  // the engine may be in a long step
-  const std::string rid = request.rid;
+  SequenceId id;
   {
     std::lock_guard lock(mutex_);
-    if (rids_.size() >= options_.requests_max) {
+    if (open_ >= options_.requests_max) {
       return error(ErrorCode::kResourceExhausted,
-                   "{} requests are waiting or running, the most this instance takes; retry later", rids_.size());
+                   "{} requests are waiting or running, the most this instance takes; retry later", open_);
     }
-    if (!rids_.insert(rid).second) return error(ErrorCode::kInvalidArgument, "rid {} is in use by a live request", rid);
+    ++open_;
+    id = SequenceId(++submitted_);
   }
   busy_ = true;
-  if (inbound_.try_push(Submit{std::move(request), std::move(sink)})) return {};
+  if (inbound_.try_push(Submit{id, std::move(request), std::move(sink)})) return id;
   std::lock_guard lock(mutex_);
-  rids_.erase(rid);
+  --open_;
   if (stopping_) return shutting_down();
   return error(ErrorCode::kResourceExhausted, "the instance's queue is full; retry later");
 }
 
-void EngineLoop::abort(const std::string& rid) { inbound_.push_always(Abort{rid}); }
+void EngineLoop::abort(SequenceId request) { inbound_.push_always(Abort{request}); }
+void EngineLoop::abort(const std::string& name) { inbound_.push_always(AbortNamed{name}); }
+void EngineLoop::stop(SequenceId request) { inbound_.push_always(Stop{request}); }
 void EngineLoop::abort_all() { inbound_.push_always(AbortAll{}); }
 
 Status EngineLoop::flush_cache() {
   {
     std::lock_guard lock(mutex_);
-    if (!rids_.empty())
-      return error(ErrorCode::kUnavailable, "{} requests are waiting or running; flush when there are none",
-                   rids_.size());
+    if (open_ > 0)
+      return error(ErrorCode::kUnavailable, "{} requests are waiting or running; flush when there are none", open_);
   }
   if (!inbound_.push_always(Flush{})) return shutting_down();
   return {};
@@ -173,10 +175,17 @@ void EngineLoop::run() {
 
 void EngineLoop::handle(Command command) {
   if (auto* submit = std::get_if<Submit>(&command)) {
-    core_->open(std::move(submit->request), std::move(submit->sink));
+    core_->open(submit->id, std::move(submit->request), std::move(submit->sink));
   } else if (auto* abort = std::get_if<Abort>(&command)) {
-    LiveRequest* live = core_->find(abort->rid);
-    if (live != nullptr) core_->fail(*live, error(ErrorCode::kCancelled, "request {} was aborted", abort->rid));
+    if (LiveRequest* live = core_->find(abort->id)) this->abort(*live);
+  } else if (auto* named = std::get_if<AbortNamed>(&command)) {
+    for (const SequenceId id : core_->live()) {
+      LiveRequest* live = core_->find(id);
+      if (live != nullptr && (live->request.rid == named->name || live->request.call == named->name))
+        this->abort(*live);
+    }
+  } else if (auto* stop = std::get_if<Stop>(&command)) {
+    if (LiveRequest* live = core_->find(stop->id)) finish(*live, FinishReason::kStop);
   } else if (std::holds_alternative<AbortAll>(command)) {
     fail_all(error(ErrorCode::kCancelled, "all requests were aborted"));
   } else if (std::holds_alternative<Flush>(command)) {
@@ -184,6 +193,15 @@ void EngineLoop::handle(Command command) {
   } else if (auto* pair = std::get_if<Pair>(&command)) {
     role_->pair(pair->host, pair->port, std::move(pair->done));
   }
+}
+
+void EngineLoop::abort(LiveRequest& live) {
+  core_->fail(live, error(ErrorCode::kCancelled, "request {} was aborted", live.request.rid));
+}
+
+void EngineLoop::finish(LiveRequest& live, FinishReason reason) {
+  role_->release(live, "");
+  core_->close(live, {reason, std::nullopt, std::nullopt});
 }
 
 void EngineLoop::fail_all(const Error& failure) {
@@ -270,8 +288,7 @@ bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const Segment& segment,
 
 void EngineLoop::sample(LiveRequest& live, const float* logits) {
   if (live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified) {
-    role_->release(live, "");
-    core_->close(live, {FinishReason::kLength, std::nullopt, std::nullopt});
+    finish(live, FinishReason::kLength);
     return;
   }
   const Sampler::Draw draw{live.sampling(), live.seed, live.completion_tokens, live.generated, live.request.logprobs};
@@ -296,7 +313,7 @@ void EngineLoop::publish() {
   role_->fill(&stats);
   std::string pairs = role_->describe_pairs();
   std::lock_guard lock(mutex_);
-  busy_ = !rids_.empty();
+  busy_ = open_ > 0;
   stats_ = std::move(stats);
   pairs_ = std::move(pairs);
 }

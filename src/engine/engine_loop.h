@@ -7,7 +7,6 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <unordered_set>
 #include <variant>
 #include <vector>
 
@@ -43,8 +42,10 @@ class EngineLoop final : public Engine {
   // Ends every live request (kAbort, kUnavailable), then the role, then the executor.
   ~EngineLoop() override;
 
-  Status submit(Request request, OutputSink sink) override;
-  void abort(const std::string& rid) override;
+  Result<SequenceId> submit(Request request, OutputSink sink) override;
+  void abort(SequenceId request) override;
+  void abort(const std::string& name) override;
+  void stop(SequenceId request) override;
   void abort_all() override;
   Status flush_cache() override;
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
@@ -55,20 +56,27 @@ class EngineLoop final : public Engine {
 
  private:
   struct Submit {
+    SequenceId id;
     Request request;
     OutputSink sink;
   };
   struct Abort {
-    std::string rid;
+    SequenceId id;
+  };
+  struct AbortNamed {
+    std::string name;
   };
   struct AbortAll {};
+  struct Stop {
+    SequenceId id;
+  };
   struct Flush {};
   struct Pair {
     std::string host;
     int port;
     std::function<void(Status)> done;
   };
-  using Command = std::variant<Submit, Abort, AbortAll, Flush, Pair>;
+  using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, Stop, Flush, Pair>;
 
   EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor);
   [[nodiscard]] Status check(Request* request) const;
@@ -80,6 +88,8 @@ class EngineLoop final : public Engine {
   void take_result(const StepPlan& plan, const StepResult& result);
   bool take_prompt_logprobs(LiveRequest& live, const Segment& segment, const StepResult& result, size_t index);
   void sample(LiveRequest& live, const float* logits);
+  void abort(LiveRequest& live);
+  void finish(LiveRequest& live, FinishReason reason);
   void fail_all(const Error& failure);
   void publish();
   void note_progress();
@@ -95,10 +105,11 @@ class EngineLoop final : public Engine {
 
   std::atomic<bool> stopping_{false};
   std::atomic<bool> failed_{false};
-  std::atomic<int64_t> progress_ns_{0};   // of the clock, when work moved last
-  std::atomic<bool> busy_{false};         // something waits or runs
-  mutable std::mutex mutex_;              // of the three below
-  std::unordered_set<std::string> rids_;  // submitted and not ended
+  std::atomic<int64_t> progress_ns_{0};  // of the clock, when work moved last
+  std::atomic<bool> busy_{false};        // something waits or runs
+  mutable std::mutex mutex_;             // of the four below
+  size_t open_ = 0;                      // requests submitted and not ended
+  uint64_t submitted_ = 0;
   EngineStats stats_;
   std::string pairs_;
   std::thread thread_;

@@ -30,7 +30,9 @@ struct Rig {
                                      });
     engine = std::move(started).value();
   }
-  Status submit(Request request, Client& client) { return engine->submit(std::move(request), client.sink()); }
+  Result<SequenceId> submit(Request request, Client& client) {
+    return engine->submit(std::move(request), client.sink());
+  }
 
   RigOptions options;
   std::vector<std::unique_ptr<std::vector<std::byte>>> pools;
@@ -248,7 +250,7 @@ TEST(EngineLoop, RefusalsNameTheNumbersAndTheRemedy) {
     Request request = request_of("a", {1, 2, 3}, 4);
     c.set(request);
     Client client;
-    const Status status = c.rig.submit(request, client);
+    const auto status = c.rig.submit(request, client);
     ASSERT_FALSE(status.ok());
     EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument);
     for (const char* word : c.says)
@@ -266,7 +268,7 @@ struct Gate {
   }
 };
 
-TEST(EngineLoop, RidsAreUniqueAndTheNumberOfRequestsIsBounded) {
+TEST(EngineLoop, TheNumberOfRequestsIsBounded) {
   Gate gate;
   Rig rig({}, [&](EngineLoopOptions& loop, FakeExecutorOptions& fake) {
     loop.requests_max = 3;
@@ -282,17 +284,6 @@ TEST(EngineLoop, RidsAreUniqueAndTheNumberOfRequestsIsBounded) {
   Client again;
   EXPECT_TRUE(rig.submit(request_of("0", {1, 2, 3}, 2), again).ok());
   EXPECT_TRUE(again.wait());
-}
-
-TEST(EngineLoop, ADuplicateRidHarmsNoOne) {
-  Gate gate;
-  Rig rig({}, [&](EngineLoopOptions&, FakeExecutorOptions& fake) { fake.before_run = gate.hook(); });
-  Client client, other;
-  ASSERT_TRUE(rig.submit(request_of("a", {1, 2, 3}, 5), client).ok());
-  EXPECT_EQ(rig.submit(request_of("a", {4}, 5), other).error().code, ErrorCode::kInvalidArgument);
-  gate.open.set_value();
-  ASSERT_TRUE(client.wait());
-  EXPECT_EQ(client.text(), FakeExecutor::greedy_text({1, 2, 3}, 5, 100));
 }
 
 TEST(EngineLoop, AFailedRankEndsAllRequestsWithAnError) {
@@ -331,6 +322,35 @@ TEST(EngineLoop, AbortEndsARequestAtOnceAndAbortAllEveryOne) {
   rig.engine->abort_all();
   for (Client& client : clients) ASSERT_TRUE(client.wait());
   expect_all_pages_back(rig);
+}
+
+TEST(EngineLoop, RequestsMayShareARidAndEachEndsAlone) {
+  Rig rig({}, [](EngineLoopOptions&, FakeExecutorOptions& fake) {  // steps slow enough for none to reach its end
+    fake.before_run = [](const StepPlan&) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  });
+  std::vector<Client> clients(4);
+  std::vector<SequenceId> ids;
+  for (size_t i = 0; i < 4; ++i) {
+    Request request = request_of(i < 3 ? "r" : "r-3", {1, 2, static_cast<int32_t>(i)}, 1'000'000);
+    request.call = i == 3 ? "r" : "";
+    request.sampling.ignore_eos = true;
+    ids.push_back(rig.submit(std::move(request), clients[i]).value());
+    ASSERT_TRUE(clients[i].wait_tokens(1));
+  }
+  rig.engine->abort(ids[0]);
+  ASSERT_TRUE(clients[0].wait());
+  EXPECT_EQ(clients[0].finish().error->code, ErrorCode::kCancelled);
+  rig.engine->stop(ids[1]);
+  ASSERT_TRUE(clients[1].wait());
+  EXPECT_EQ(clients[1].finish().reason, FinishReason::kStop);
+  rig.engine->abort("r");
+  for (size_t i = 2; i < 4; ++i) {
+    ASSERT_TRUE(clients[i].wait());
+    EXPECT_EQ(clients[i].finish().error->code, ErrorCode::kCancelled);
+  }
+  for (const SequenceId id : ids) rig.engine->stop(id);  // ended long ago
+  expect_all_pages_back(rig);
+  EXPECT_EQ(rig.engine->stats().aborted_total, 3U) << "a stop is not an abort";
 }
 
 TEST(EngineLoop, ShutdownEndsEveryRequest) {

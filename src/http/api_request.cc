@@ -206,11 +206,14 @@ Status read_routing(const json::object& body, Role role, ApiRequest* request) {
 
 std::string fresh_id() { return fmt::format("{:016x}{:016x}", entropy(), entropy()); }
 
-Status read_rids(const json::object& body, ApiRequest* request) {
+// Names the call and its choices: as the client does, or afresh. Choices that share a name get "-0", "-1" behind it,
+// and can be aborted by either.
+Status read_rids(const json::object& body, const char* prefix, ApiRequest* request) {
   const json::value* rid = find_field(body, "rid");
+  request->id = prefix + fresh_id();
   const size_t choices = request->choices.size();
   for (size_t i = 0; i < choices; ++i) {
-    std::string mine;
+    std::string name = request->id;
     if (rid != nullptr) {
       const json::value* entry = entry_for(*rid, i, choices, request->samples);
       if (entry == nullptr || !entry->is_string() || entry->as_string().size() > 256) {
@@ -218,11 +221,12 @@ Status read_rids(const json::object& body, ApiRequest* request) {
                      "rid: must be a string of at most 256 bytes, or a list of one for each of the {} prompts",
                      choices);
       }
-      mine = std::string(entry->as_string());
-      const bool shared = !rid->is_array() || rid->as_array().size() != choices;
-      if (shared && choices > 1) mine += fmt::format("-{}", i);
+      if (!entry->as_string().empty()) name = std::string(entry->as_string());
     }
-    request->choices[i].engine.rid = mine.empty() ? fresh_id() : mine;
+    if (i == 0 && (rid == nullptr || !rid->is_array())) request->id = name;
+    const bool shared = choices > 1 && (rid == nullptr || !rid->is_array() || rid->as_array().size() != choices);
+    request->choices[i].engine.rid = shared ? fmt::format("{}-{}", name, i) : name;
+    if (shared) request->choices[i].engine.call = name;
   }
   return {};
 }
@@ -328,8 +332,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ModelText& mod
   }
   BATON_TRY(expand(std::move(prompts), params, stops, &request));
   if (request.samples > 1) request.batch = true;
-  BATON_TRY(read_rids(body, &request));
-  request.id = request.choices.front().engine.rid;
+  BATON_TRY(read_rids(body, "", &request));
 
   BATON_ASSIGN(auto stream, bool_field(body, "stream"));
   request.stream = stream.value_or(false);
@@ -384,14 +387,13 @@ Status finish_openai(const json::object& body, const ModelText& model, Role role
     }
   }
   BATON_TRY(expand(std::move(prompts), {params}, {stops}, request));
-  BATON_TRY(read_rids(body, request));
+  BATON_TRY(read_rids(body, request->kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-", request));
   return read_routing(body, role, request);
 }
 
 Result<ApiRequest> parse_completion(const json::object& body, const ModelText& model, Role role) {
   ApiRequest request;
   request.kind = ApiKind::kCompletion;
-  request.id = "cmpl-" + fresh_id();
   const json::value* prompt = find_field(body, "prompt");
   if (prompt == nullptr) return error(ErrorCode::kInvalidArgument, "prompt: missing");
   if (const json::value* suffix = find_field(body, "suffix");
@@ -418,7 +420,6 @@ Result<ApiRequest> parse_completion(const json::object& body, const ModelText& m
 Result<ApiRequest> parse_chat(const json::object& body, const ModelText& model, Role role) {
   ApiRequest request;
   request.kind = ApiKind::kChat;
-  request.id = "chatcmpl-" + fresh_id();
   const json::value* messages = find_field(body, "messages");
   if (messages == nullptr || !messages->is_array() || messages->as_array().empty()) {
     return error(ErrorCode::kInvalidArgument, "messages: must be a list with at least one message");

@@ -45,7 +45,7 @@ inline constexpr size_t kStopsMax = 64;
 
 struct ApiRequest {
   ApiKind kind = ApiKind::kGenerate;
-  std::string id;                      // "cmpl-...", "chatcmpl-...", or the rid
+  std::string id;                      // the rid, or "cmpl-...", "chatcmpl-..."
   std::string model;                   // as the client named it
   std::vector<ChoiceRequest> choices;  // prompt-major
   int samples = 1;                     // choices of each prompt (n)

@@ -248,9 +248,18 @@ TEST(ApiRequest, EachSampleHasItsOwnRidAndSeed) {
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(request.choices[i].engine.sampling.seed, 5 + i);
     EXPECT_EQ(request.choices[i].engine.rid, fmt::format("r-{}", i));
+    EXPECT_EQ(request.choices[i].engine.call, "r");
   }
+  EXPECT_EQ(request.id, "r");
   const ApiRequest list = parsed(ApiKind::kGenerate, R"({"text":["a","b"],"rid":["x","y"]})");
   EXPECT_EQ(list.choices[1].engine.rid, "y");
+  EXPECT_EQ(list.choices[1].engine.call, "");
+  // What an answer shows as its id is what /abort_request takes.
+  const ApiRequest fresh = parsed(ApiKind::kChat, R"({"messages":[{"role":"user","content":"a"}],"n":2})");
+  EXPECT_THAT(fresh.id, StartsWith("chatcmpl-"));
+  EXPECT_EQ(fresh.choices[1].engine.call, fresh.id);
+  const ApiRequest one = parsed(ApiKind::kCompletion, R"({"prompt":"a"})");
+  EXPECT_EQ(one.choices[0].engine.rid, one.id);
 }
 
 TEST(ApiRequest, LogprobsOfEachEndpoint) {

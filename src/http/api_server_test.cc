@@ -189,7 +189,7 @@ TEST(ApiServer, CacheAndAborts) {
   EXPECT_EQ(served.ask("POST", "/abort_request", R"({"rid":"r"})").status, 200);
   EXPECT_EQ(served.ask("POST", "/abort_request", R"({"abort_all":true,"rid":null})").status, 200);
   EXPECT_EQ(served.ask("POST", "/abort_request", "{}").status, 400);
-  EXPECT_EQ(served.engine.aborted, (std::vector<std::string>{"r", "*"}));
+  EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "*"}));
   served.engine.deliver(0, "x", finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
   EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
 }

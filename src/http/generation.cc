@@ -25,6 +25,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
         std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
     first_token_.resize(request_.choices.size());
     last_token_.resize(request_.choices.size());
+    ids_.resize(request_.choices.size());
     for (size_t i = 0; i < request_.choices.size(); ++i) {
       choices_.emplace_back(request_.choices[i], request_, model_, static_cast<int>(i));
     }
@@ -35,10 +36,12 @@ class Generation : public std::enable_shared_from_this<Generation> {
     for (size_t i = 0; i < request_.choices.size(); ++i) {
       Request engine_request = request_.choices[i].engine;
       engine_request.arrival = start_;
-      const Status accepted = engine_.submit(std::move(engine_request), [self = shared_from_this(), i](Output output) {
+      const Result<SequenceId> accepted = engine_.submit(std::move(engine_request), [self = shared_from_this(),
+                                                                                     i](Output output) {
         self->writer_->post([self, i, output = std::move(output)]() mutable { self->on_output(i, std::move(output)); });
       });
       if (!accepted) return fail(accepted.error());
+      ids_[i] = *accepted;
       accepted_ = i + 1;
     }
   }
@@ -49,9 +52,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   }
   [[nodiscard]] AnswerContext context() const { return {request_, model_, created_, elapsed()}; }
 
-  // Any thread. Only what the engine took: the rid of a choice that it refused may be another call's.
+  // Any thread.
   void abort_all() {
-    for (size_t i = 0; i < accepted_; ++i) engine_.abort(request_.choices[i].engine.rid);
+    for (size_t i = 0; i < accepted_; ++i) engine_.abort(ids_[i]);
   }
 
   void fail(const Error& failure) {
@@ -90,7 +93,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     const size_t tokens_before = choice.tokens.size();
     const bool stop_engine = choice.take(std::move(output));
     measure(i, tokens_before);
-    if (stop_engine) engine_.abort(request_.choices[i].engine.rid);
+    if (stop_engine) engine_.stop(ids_[i]);
     if (choice.finish) {
       ++finished_;
       metrics_.on_request_end(elapsed(), since_first_token(i), choice.finish->reason);
@@ -141,7 +144,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<std::chrono::steady_clock::time_point> first_token_, last_token_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   int64_t created_ = 0;
-  std::atomic<size_t> accepted_{0};  // choices that the engine has taken
+  std::vector<SequenceId> ids_;      // of the choices; those that the engine has taken are set
+  std::atomic<size_t> accepted_{0};  // how many those are
   size_t finished_ = 0;
   bool started_ = false;  // a streamed answer's head is out
   bool over_ = false;     // the answer is complete

@@ -59,17 +59,16 @@ class PlayedEngine final : public Engine {
     stats_.pages.resize(1);
   }
 
-  Status submit(Request request, OutputSink sink) override {
+  Result<SequenceId> submit(Request request, OutputSink sink) override {
     if (refuse) return *refuse;
-    for (const auto& [rid, live] : sinks) {
-      if (rid == request.rid) return error(ErrorCode::kInvalidArgument, "rid {} is in use by a live request", rid);
-    }
-    sinks[request.rid] = std::move(sink);
+    sinks[requests.size()] = std::move(sink);
     requests.push_back(std::move(request));
-    return {};
+    return SequenceId(requests.size() - 1);
   }
-  void abort(const std::string& rid) override { aborted.push_back(rid); }
-  void abort_all() override { aborted.push_back("*"); }
+  void abort(SequenceId request) override { aborted.push_back(request.value()); }
+  void abort(const std::string& name) override { aborted_names.push_back(name); }
+  void abort_all() override { aborted_names.emplace_back("*"); }
+  void stop(SequenceId request) override { stopped.push_back(request.value()); }
   Status flush_cache() override {
     if (!sinks.empty()) return error(ErrorCode::kUnavailable, "{} requests run", sinks.size());
     return {};
@@ -85,8 +84,8 @@ class PlayedEngine final : public Engine {
     Output output;
     for (const char c : text) output.tokens.push_back({static_cast<unsigned char>(c), -0.5F, {}});
     output.finish = std::move(finish);
-    const OutputSink sink = sinks.at(requests[i].rid);
-    if (output.finish) sinks.erase(requests[i].rid);
+    const OutputSink sink = sinks.at(i);
+    if (output.finish) sinks.erase(i);
     sink(std::move(output));
   }
 
@@ -94,8 +93,9 @@ class PlayedEngine final : public Engine {
   EngineStats stats_;
   std::optional<Error> refuse;
   std::vector<Request> requests;
-  std::map<std::string, OutputSink> sinks;
-  std::vector<std::string> aborted;
+  std::map<size_t, OutputSink> sinks;  // by place in `requests`, which is also a request's id
+  std::vector<uint64_t> aborted, stopped;
+  std::vector<std::string> aborted_names;
 };
 
 inline Output::Finish finished(FinishReason reason, std::optional<Error> failure = std::nullopt) {

@@ -34,8 +34,8 @@ HttpCallRequest call_to(const HttpServer& server, std::string target, std::strin
   return request;
 }
 
-// Sends bytes as they are and returns everything the server says until it closes.
-std::string raw(int port, const std::string& bytes) {
+// Connects and sends bytes as they are.
+int raw_socket(int port, const std::string& bytes) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -43,6 +43,12 @@ std::string raw(int port, const std::string& bytes) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   EXPECT_EQ(send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  return fd;
+}
+
+// Sends bytes as they are and returns everything the server says until it closes.
+std::string raw(int port, const std::string& bytes) {
+  const int fd = raw_socket(port, bytes);
   shutdown(fd, SHUT_WR);
   std::string all(1 << 16, '\0');
   size_t got = 0;
@@ -100,6 +106,7 @@ TEST(Http, RefusesAmbiguousAndOversizedMessages) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
       {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"},
+      {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", "400"},
       {"GET / HTTP/1.1\nHost: h\n\n", "400"},
       {"GET / HTTP/1.1\r\nHost h\r\n\r\n", "400"},
       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"},
@@ -150,6 +157,77 @@ TEST(Http, TellsTheHandlerWhenTheClientLeaves) {
   held->write("into the void");
   server->stop();
   held.reset();
+}
+
+// A stray byte behind the request, with it or after it, does not hide the goodbye.
+TEST(Http, TellsTheHandlerWhenTheClientLeavesBytesBehind) {
+  for (const bool with_the_request : {true, false}) {
+    std::promise<void> asked, left;
+    std::shared_ptr<ResponseWriter> held;
+    auto server = serve([&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+      writer->on_disconnect([&] { left.set_value(); });
+      held = std::move(writer);
+      asked.set_value();
+    });
+    const int fd =
+        raw_socket(server->port(), std::string("GET / HTTP/1.1\r\nHost: h\r\n\r\n") + (with_the_request ? "x" : ""));
+    ASSERT_EQ(asked.get_future().wait_for(10s), std::future_status::ready);
+    if (!with_the_request) {
+      EXPECT_EQ(send(fd, "x", 1, MSG_NOSIGNAL), 1);
+    }
+    close(fd);
+    EXPECT_EQ(left.get_future().wait_for(10s), std::future_status::ready);
+    server->stop();
+    held.reset();
+  }
+}
+
+TEST(Http, AClientThatDoesNotReadHasLeft) {
+  HttpServerOptions options;
+  options.unread_bytes_max = 1 << 20;
+  std::promise<void> left;
+  std::atomic<bool> gone{false};
+  std::thread writing;
+  auto server = serve(
+      [&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+        writer->on_disconnect([&] {
+          gone = true;
+          left.set_value();
+        });
+        writer->start(200, {{"Content-Type", "text/plain"}});
+        writing = std::thread([writer, &gone] {
+          for (int i = 0; i < 10'000 && !gone; ++i) {
+            writer->write(std::string(64 << 10, 'x'));
+            std::this_thread::sleep_for(1ms);
+          }
+        });
+      },
+      options);
+  const int fd = raw_socket(server->port(), "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_EQ(left.get_future().wait_for(10s), std::future_status::ready);
+  gone = true;
+  writing.join();
+  close(fd);
+}
+
+// The write timeout is that of a client that reads nothing; one that reads slowly gets all of a long answer.
+TEST(Http, AClientMayReadSlowly) {
+  HttpServerOptions options;
+  options.write_timeout = 1s;
+  const size_t body = 24 << 20;
+  auto server = serve(
+      [&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+        writer->send(200, {{"Content-Type", "text/plain"}}, std::string(body, 'x'));
+      },
+      options);
+  const int fd = raw_socket(server->port(), "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+  std::string some(512 << 10, '\0');
+  size_t got = 0;
+  for (ssize_t n; (n = recv(fd, some.data(), some.size(), MSG_WAITALL)) > 0; got += static_cast<size_t>(n)) {
+    std::this_thread::sleep_for(50ms);
+  }
+  close(fd);
+  EXPECT_GT(got, body);
 }
 
 // stop() itself ends what is open; a client need not wait for the server object to go.

@@ -1,5 +1,6 @@
 #include "http/server.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <atomic>
@@ -44,11 +45,12 @@ std::string head_text(int status, const Headers& headers, bool keep_alive) {
 // The answer under way: filled by any thread, emptied by the connection's coroutine on its strand.
 class Exchange final : public ResponseWriter, public std::enable_shared_from_this<Exchange> {
  public:
-  Exchange(asio::any_io_executor executor, bool keep_alive, bool head_only)
+  Exchange(asio::any_io_executor executor, bool keep_alive, bool head_only, size_t unread_bytes_max)
       : executor_(std::move(executor)),
         event_(executor_, asio::steady_timer::time_point::max()),
         keep_alive_(keep_alive),
-        head_only_(head_only) {}
+        head_only_(head_only),
+        unread_bytes_max_(unread_bytes_max) {}
 
   ~Exchange() override = default;
 
@@ -125,13 +127,20 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
 
  private:
   void push(std::string bytes, bool last) {
+    bool stalled = false;
     {
       std::lock_guard lock(mutex_);
-      if (gone_ || complete_) return;
+      if (gone_ || complete_ || stalled_) return;
       touched_ = true;
-      pending_ += bytes;
-      complete_ = last;
+      // A single write may be of any size; what piles up behind one that the client does not read is bounded.
+      stalled = !pending_.empty() && pending_.size() + bytes.size() > unread_bytes_max_;
+      stalled_ = stalled;
+      if (!stalled) {
+        pending_ += bytes;
+        complete_ = last;
+      }
     }
+    if (stalled) return asio::post(executor_, [self = shared_from_this()] { self->client_left(); });
     wake();
   }
 
@@ -139,10 +148,12 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
   asio::steady_timer event_;  // cancelled to wake the connection's coroutine; touched on the strand only
   const bool keep_alive_;
   const bool head_only_;
+  const size_t unread_bytes_max_;
   std::mutex mutex_;
   std::string pending_;
   bool touched_ = false;
   bool complete_ = false;
+  bool stalled_ = false;  // the client reads too slowly to be served: gone_ soon
   bool gone_ = false;
   std::function<void()> disconnected_;
 };
@@ -252,6 +263,9 @@ struct HttpServer::Impl {
       // timeout does.
       stream.expires_after(first ? options.header_timeout : options.idle_timeout);
       co_await beast::http::async_read_header(stream, buffer, parser, asio::redirect_error(use_awaitable, failed));
+      if (!failed && parser.get().count(beast::http::field::content_length) > 1) {
+        failed = beast::http::error::bad_content_length;  // even equal ones: proxies disagree on what they mean
+      }
       if (!failed && beast::iequals(parser.get()[beast::http::field::expect], "100-continue")) {
         co_await asio::async_write(stream, asio::buffer(std::string_view("HTTP/1.1 100 Continue\r\n\r\n")),
                                    asio::redirect_error(use_awaitable, failed));
@@ -323,17 +337,14 @@ struct HttpServer::Impl {
                                  const std::string& peer) {
     const bool keep_alive = message.keep_alive();
     const auto executor = co_await asio::this_coro::executor;
-    auto state = std::make_shared<Exchange>(executor, keep_alive, message.method() == beast::http::verb::head);
+    auto state = std::make_shared<Exchange>(executor, keep_alive, message.method() == beast::http::verb::head,
+                                            options.unread_bytes_max);
     {
       std::lock_guard lock(mutex);
       live.insert(state);
     }
-    // A client that leaves shows as readable-with-nothing-to-read. Pipelined bytes already here end the watch: they are
-    // no goodbye.
-    auto watching = std::make_shared<bool>(true);
-    if (buffer.size() == 0) {
-      asio::co_spawn(executor, watch(stream.socket(), state, watching), asio::detached);
-    }
+    auto watching = std::make_shared<Watch>(executor, buffer.size() > 0);
+    asio::co_spawn(executor, watch(stream.socket(), state, watching), asio::detached);
     handler(to_request(std::move(message), std::move(target), peer), std::make_shared<Writer>(state));
 
     bool alive = true;
@@ -341,10 +352,13 @@ struct HttpServer::Impl {
       auto [bytes, last] = state->take();
       boost::system::error_code failed;
       if (!bytes.empty()) {
-        stream.expires_after(std::chrono::seconds(60));  // a client that reads nothing for a minute is gone
-        co_await asio::async_write(stream, asio::buffer(bytes), asio::redirect_error(use_awaitable, failed));
+        for (size_t sent = 0; sent < bytes.size() && !failed && !state->gone();) {
+          stream.expires_after(options.write_timeout);  // of the next byte to move, not of them all
+          sent +=
+              co_await stream.async_write_some(asio::buffer(bytes) + sent, asio::redirect_error(use_awaitable, failed));
+        }
         stream.expires_never();
-        if (failed) alive = false;
+        if (failed || state->gone()) alive = false;
         complete = last;
       } else if (last) {
         complete = true;
@@ -357,13 +371,14 @@ struct HttpServer::Impl {
     }
     if (!alive) state->client_left();
     state->done();
-    if (*watching) {
-      *watching = false;
+    if (watching->on) {
+      watching->on = false;
       boost::system::error_code ignored;
-      stream.socket().cancel(ignored);    // ends the watch; nothing else is pending on the socket
-      while (watching.use_count() > 1) {  // the watch refers to the socket: let it end first
-        co_await asio::post(executor, use_awaitable);
-      }
+      stream.socket().cancel(ignored);  // ends the watch; nothing else is pending on the socket
+      watching->pause.cancel();
+    }
+    while (watching.use_count() > 1) {  // the watch refers to the socket: let it end first
+      co_await asio::post(executor, use_awaitable);
     }
     {
       std::lock_guard lock(mutex);
@@ -372,20 +387,35 @@ struct HttpServer::Impl {
     co_return alive&& keep_alive;
   }
 
+  struct Watch {
+    Watch(const asio::any_io_executor& executor, bool bytes_are_here) : early(bytes_are_here), pause(executor) {}
+    bool on = true;
+    bool early;  // bytes of the next request are here already
+    asio::steady_timer pause;
+  };
+
+  // A client that leaves shows as readable-with-nothing-to-read. Behind the bytes of a next request that would not be
+  // seen: then the state of the connection is asked for now and then.
   static asio::awaitable<void> watch(tcp::socket& socket, std::shared_ptr<Exchange> state,
-                                     std::shared_ptr<bool> watching) {
-    while (*watching) {
+                                     std::shared_ptr<Watch> watching) {
+    for (bool here = true; here;) {
       boost::system::error_code failed;
-      co_await socket.async_wait(tcp::socket::wait_read, asio::redirect_error(use_awaitable, failed));
-      if (!*watching) co_return;
-      if (failed) break;
-      char byte = 0;
-      const ssize_t n = ::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-      if (n > 0) co_return;  // the next request, early
-      if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-      break;
+      if (watching->early) {
+        watching->pause.expires_after(std::chrono::milliseconds(250));
+        co_await watching->pause.async_wait(asio::redirect_error(use_awaitable, failed));
+        if (!watching->on) co_return;
+        pollfd ended{socket.native_handle(), POLLRDHUP, 0};
+        here = ::poll(&ended, 1, 0) == 0;
+      } else {
+        co_await socket.async_wait(tcp::socket::wait_read, asio::redirect_error(use_awaitable, failed));
+        if (!watching->on) co_return;
+        char byte = 0;
+        const ssize_t n = failed ? 0 : ::recv(socket.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        watching->early = n > 0;
+        here = n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+      }
     }
-    *watching = false;
+    watching->on = false;
     state->client_left();
   }
 };

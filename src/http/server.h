@@ -45,6 +45,8 @@ struct HttpServerOptions {
   std::chrono::seconds header_timeout{10};
   std::chrono::seconds body_timeout{60};
   std::chrono::seconds idle_timeout{75};
+  std::chrono::seconds write_timeout{60};  // a client that reads nothing for so long has left, and so has one that
+  size_t unread_bytes_max = 16u << 20;     // leaves more than this of what was written unread
   size_t connections_max = 16384;
 };
 

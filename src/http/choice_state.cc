@@ -9,8 +9,12 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
       stop_strings_(request.stops),
       stops_(request.stops, {.no_stop_trim = call.no_stop_trim}),
       no_stop_trim_(call.no_stop_trim) {
-  if (model.tokenizer)
-    detokenizer_.emplace(*model.tokenizer, StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
+  if (!model.tokenizer) return;
+  detokenizer_.emplace(*model.tokenizer, StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
+  for (const std::string& stop : stop_strings_) {
+    const auto token = call.skip_special_tokens ? model.tokenizer->token_id(stop) : std::nullopt;
+    if (token && model.tokenizer->is_special(*token)) stop_specials_[*token] = stop;
+  }
 }
 
 void ChoiceState::push_text(const std::string& piece) {
@@ -18,6 +22,14 @@ void ChoiceState::push_text(const std::string& piece) {
   const StopMatcher::Output step = stops_.feed(piece);
   text += step.text;
   if (step.stop) matched_stop_ = stop_strings_[*step.stop];
+}
+
+void ChoiceState::end_at_special(const std::string& stop) {
+  push_text(detokenizer_->finish());
+  if (matched_stop_) return;
+  text += stops_.finish();
+  if (no_stop_trim_) text += stop;
+  matched_stop_ = stop;
 }
 
 bool ChoiceState::take(Output output) {
@@ -32,6 +44,9 @@ bool ChoiceState::take(Output output) {
     GeneratedToken& token = output.tokens[i];
     const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
     if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id));
+    if (const auto special = stop_specials_.find(token.id); special != stop_specials_.end() && !is_stop) {
+      end_at_special(special->second);
+    }
     tokens.push_back(std::move(token));
     if (matched_stop_) {
       finish = ChoiceFinish{FinishReason::kStop, *matched_stop_, std::nullopt};

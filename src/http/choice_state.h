@@ -1,6 +1,7 @@
 // One token stream of a client call on its way to text.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -43,9 +44,11 @@ class ChoiceState {
 
  private:
   void push_text(const std::string& piece);
+  void end_at_special(const std::string& stop);
 
   std::optional<StreamingDetokenizer> detokenizer_;
   std::vector<std::string> stop_strings_;
+  std::map<int32_t, std::string> stop_specials_;  // stop strings that are special tokens, which the text leaves out
   StopMatcher stops_;
   bool no_stop_trim_;
   std::optional<std::string> matched_stop_;

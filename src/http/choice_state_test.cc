@@ -98,6 +98,25 @@ TEST(ChoiceState, StopTokensAreCountedAndNotShown) {
   }
 }
 
+// The text leaves special tokens out, so a stop string that is one is met in the tokens.
+TEST(ChoiceState, ASpecialTokenMayBeAStopString) {
+  for (const bool no_trim : {false, true}) {
+    for (const bool skip : {true, false}) {
+      ApiRequest call;
+      call.no_stop_trim = no_trim;
+      call.skip_special_tokens = skip;
+      Stream stream({"ab!", "<s>"}, call);
+      Output output;
+      for (const int id : {int{'x'}, int{'a'}, int{'b'}, 256, int{'y'}}) output.tokens.push_back({id, 0, {}});
+      EXPECT_TRUE(stream.state->take(std::move(output)));
+      EXPECT_EQ(stream.state->text, no_trim ? "xab<s>" : "xab");
+      EXPECT_EQ(stream.state->tokens.size(), 4U);
+      ASSERT_TRUE(stream.state->finish.has_value());
+      EXPECT_EQ(std::get<std::string>(stream.state->finish->matched), "<s>");
+    }
+  }
+}
+
 // However the bytes are cut into deliveries, the text is that of all at once, and what was shown is never taken back.
 RC_GTEST_PROP(ChoiceState, DoesNotDependOnTheCuts, ()) {
   const auto text = *rc::gen::container<std::string>(rc::gen::elementOf(std::string("ab\xC3\xA9\xE4\xB8\xAD")));

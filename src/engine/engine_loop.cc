@@ -77,13 +77,16 @@ Status EngineLoop::check(Request* request) const {
   }
   BATON_TRY(validate(request->sampling, info.vocab));
   if (request->dp_rank && (*request->dp_rank < 0 || *request->dp_rank >= info.layout.dp)) {
-    return error(ErrorCode::kInvalidArgument, "routed_dp_rank is {}; this instance has DP ranks 0 to {}",
+    return error(ErrorCode::kInvalidArgument, "routed_dp_rank: {} is not in [0, {}], the DP ranks of this instance",
                  *request->dp_rank, info.layout.dp - 1);
   }
-  if (request->logprobs > info.vocab || request->prompt_logprob_start >= prompt) {
-    return error(ErrorCode::kInvalidArgument,
-                 "logprobs {} or logprob_start_len {} is out of range for {} tokens and a prompt of {}",
-                 request->logprobs, request->prompt_logprob_start, info.vocab, prompt);
+  if (request->logprobs > info.vocab) {
+    return error(ErrorCode::kInvalidArgument, "logprobs: {} is not in [0, {}], the tokens of the vocabulary",
+                 request->logprobs, info.vocab);
+  }
+  if (request->prompt_logprob_start >= prompt) {
+    return error(ErrorCode::kInvalidArgument, "logprob_start_len: {} is not in [-1, {}], the prompt's tokens",
+                 request->prompt_logprob_start, prompt - 1);
   }
   const auto& peer = request->disaggregation;
   if (info.role != Role::kUnified && (!peer || (!peer->fake && peer->room.value() == 0))) {

@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "http/json.h"
+#include "text/utf8.h"
 
 namespace baton {
 
@@ -67,8 +68,8 @@ std::string error_json(int status, const std::string& message) {
   }
   const std::string code =
       status == 404 && message.starts_with("the model '") ? "\"model_not_found\"" : std::to_string(status);
-  return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}", json_string(message),
-                     error_type(status), param, code);
+  return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}",
+                     json_string(replace_invalid_utf8(message)), error_type(status), param, code);
 }
 
 void send_json(ResponseWriter& writer, int status, std::string body, Headers extra) {

@@ -10,6 +10,8 @@
 #include <sstream>
 #include <thread>
 
+#include "exit_code.h"
+
 namespace baton {
 namespace {
 
@@ -116,8 +118,8 @@ Status Cluster::find_dead() {
     int status = 0;
     if (child.pid > 0 && waitpid(child.pid, &status, WNOHANG) == child.pid) {
       child.pid = -1;
-      return error(ErrorCode::kUnavailable, "{} ({}) {}; its last words are in the log above", child.name, child.role,
-                   describe_exit(status));
+      return error(error_code_of_exit(WIFEXITED(status) ? WEXITSTATUS(status) : kExitFailed),
+                   "{} ({}) {}; its last words are in the log above", child.name, child.role, describe_exit(status));
     }
   }
   return {};

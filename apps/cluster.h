@@ -31,7 +31,8 @@ struct ClusterOptions {
 // One thread. Children die with this process, however it ends.
 class Cluster {
  public:
-  // Starts everything and waits until it serves. On an error everything that was started has been stopped.
+  // Starts everything and waits until it serves. On an error everything that was started has been stopped; the error
+  // of a child that ended has its exit code (exit_code_of).
   static Result<Cluster> start(ClusterOptions options, SignalWait& signals);
   ~Cluster();
   Cluster(Cluster&&) noexcept = default;

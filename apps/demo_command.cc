@@ -155,7 +155,7 @@ int run_demo(const CLI::App& app, const Flags& flags) {
   if (!options) return fail(app, options.error());
   options->serve_arguments.insert(options->serve_arguments.begin(), {"--log-level", "warning"});
   auto cluster = Cluster::start(std::move(*options), signals);
-  if (!cluster) return fail(app, kExitFailed, cluster.error().message);
+  if (!cluster) return fail(app, cluster.error());
   std::cout << fmt::format("Separate processes, serving {}:\n{}", flags.cluster.model_path, cluster->summary())
             << std::flush;
   // The questions are asked aside, so that Ctrl-C and the death of a child are seen meanwhile.
@@ -165,13 +165,13 @@ int run_demo(const CLI::App& app, const Flags& flags) {
     if (signal == SIGINT || signal == SIGTERM || signal == SIGCHLD) cluster->stop();  // ends the questions too
   }
   const Status shown = asking.get();
-  if (!shown) return fail(app, kExitFailed, shown.error().message);
+  if (!shown) return fail(app, shown.error());
   if (flags.keep) {
     std::cout << fmt::format("\nStill serving at http://{}:{}; Ctrl-C stops everything\n", flags.cluster.host,
                              cluster->port())
               << std::flush;
     const Status ended = cluster->wait(signals);
-    if (!ended) return fail(app, kExitFailed, ended.error().message);
+    if (!ended) return fail(app, ended.error());
   }
   cluster->stop();
   return kExitOk;

@@ -33,4 +33,20 @@ enum ExitCode : int {
   return kExitFailed;
 }
 
+// The reverse, of a child that ended: exit_code_of() of it is the child's exit code again.
+[[nodiscard]] inline ErrorCode error_code_of_exit(int exit_code) {
+  switch (exit_code) {
+    case kExitUsage:
+      return ErrorCode::kInvalidArgument;
+    case kExitConfiguration:
+      return ErrorCode::kIncompatible;
+    case kExitModel:
+      return ErrorCode::kCorrupt;
+    case kExitNetwork:
+      return ErrorCode::kUnavailable;
+    default:
+      return ErrorCode::kCancelled;
+  }
+}
+
 }  // namespace baton

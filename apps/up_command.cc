@@ -20,7 +20,7 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
   if (!options) return fail(app, options.error());
   const auto start = std::chrono::steady_clock::now();
   auto cluster = Cluster::start(std::move(*options), signals);
-  if (!cluster) return fail(app, kExitFailed, cluster.error().message);
+  if (!cluster) return fail(app, cluster.error());
   std::cout << fmt::format(
                    "\n{}\n  API: http://{}:{}   (try: curl http://{}:{}/v1/models)\n  ready in {:.1f} s; Ctrl-C stops "
                    "everything\n",
@@ -29,7 +29,7 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
             << std::flush;
   const Status ended = cluster->wait(signals);
   cluster->stop();
-  if (!ended) return fail(app, kExitFailed, ended.error().message);
+  if (!ended) return fail(app, ended.error());
   return kExitOk;
 }
 

@@ -22,6 +22,7 @@ def run(*arguments, timeout=60):
     (["serve", "--model-path", MODELS["mla"], "--tp-size", "4", "--dp-size", "3"], 2, "3"),
     (["serve", "--model-path", MODELS["mla"], "--tp-size", "16"], 3, "16"),
     (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
+    (["up", "--model-path", MODELS["mla"], "--unified", "tp=16", "--port", "0"], 3, "exit code 3"),
     (["router", "--port", "99999"], 2, "--port: Value 99999 not in range 0 to 65535"),
     (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "banana"),
 ])

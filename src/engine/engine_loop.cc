@@ -105,22 +105,21 @@ Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
   if (stopping_) return shutting_down();
   if (failed_) return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it");
   if (request.arrival == TimePoint{}) request.arrival = options_.clock->now();  // the engine may be in a long step
-  SequenceId id;
-  {
-    std::lock_guard lock(mutex_);
-    if (open_ >= options_.requests_max) {
-      return error(ErrorCode::kResourceExhausted,
-                   "{} requests are waiting or running, the most this instance takes; retry later", open_);
-    }
-    ++open_;
-    id = SequenceId(++submitted_);
-  }
-  busy_ = true;
-  if (inbound_.try_push(Submit{id, std::move(request), std::move(sink)})) return id;
+  // One lock over the id and its place in the queue: the scheduler takes ids in rising order.
   std::lock_guard lock(mutex_);
-  --open_;
-  if (stopping_) return shutting_down();
-  return error(ErrorCode::kResourceExhausted, "the instance's queue is full; retry later");
+  if (open_ >= options_.requests_max) {
+    return error(ErrorCode::kResourceExhausted,
+                 "{} requests are waiting or running, the most this instance takes; retry later", open_);
+  }
+  const SequenceId id(submitted_ + 1);
+  if (!inbound_.try_push(Submit{id, std::move(request), std::move(sink)})) {
+    if (stopping_) return shutting_down();
+    return error(ErrorCode::kResourceExhausted, "the instance's queue is full; retry later");
+  }
+  ++submitted_;
+  ++open_;
+  busy_ = true;
+  return id;
 }
 
 void EngineLoop::abort(SequenceId request) { inbound_.push_always(Abort{request}); }

@@ -62,6 +62,33 @@ TEST(EngineLoop, GeneratesTheTextOfTheModel) {
   expect_all_pages_back(rig);
 }
 
+// Ids are given in the order in which the engine takes the requests, whichever threads they come from.
+TEST(EngineLoop, ThreadsMaySubmitAtOnce) {
+  RigOptions options;
+  options.pages_per_group = 4096;
+  Rig rig(options);
+  constexpr int kThreads = 8, kEach = 500;
+  const std::vector<int32_t> prompt = {1};
+  std::vector<Client> clients(kThreads * kEach);
+  std::atomic<int> ready{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      ++ready;
+      while (ready < kThreads) std::this_thread::yield();
+      for (int i = 0; i < kEach; ++i)
+        EXPECT_TRUE(rig.submit(request_of("a", prompt, 1), clients[static_cast<size_t>(t * kEach + i)]).ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const auto text = FakeExecutor::greedy_text(prompt, 1, options.vocab);
+  for (Client& client : clients) {
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.text(), text);
+  }
+  expect_all_pages_back(rig);
+}
+
 struct Mix {
   const char* name;
   Layout layout;

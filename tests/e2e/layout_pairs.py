@@ -125,6 +125,12 @@ def check_counters(model, layout, lengths, before, after):
     assert after[2] == 0, f"{after[2]} pages differ"
 
 
+def told(log):
+    """What a log says: its beginning, where a first cause is, and its end; every instance of a walk tells of every other's end in between."""
+    text = log.read_text()
+    return text if len(text) <= 4000 else f"{text[:2000]}\n[...]\n{text[-2000:]}"
+
+
 class Walk:
     """A cluster of `prefills` x `decodes` (layouts) and what is expected of each pair."""
 
@@ -150,7 +156,7 @@ class Walk:
             self.wait_quiet(source[0], destination)
             check_counters(self.model, decode, lengths, before, counters(source[0], destination))
         except AssertionError as failed:
-            words = "".join(log.read_text()[-2000:] for log in (self.folder / "router.log", self.folder / f"walk-{self.model}.log"))
+            words = "".join(told(log) for log in (self.folder / "router.log", self.folder / f"walk-{self.model}.log"))
             raise AssertionError(f"{self.model}, prefill {flag(prefill)} to decode {flag(decode)}: {failed}\n{words}") from None
         finally:
             router.stop()

@@ -1,12 +1,13 @@
 // baton demo: starts a cluster, asks it three questions, and shows where the time and the bytes went.
 #include <boost/json.hpp>
-#include <fstream>
 #include <future>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <set>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include "cluster.h"
 #include "cluster_flags.h"
@@ -14,6 +15,7 @@
 #include "exit_code.h"
 #include "http/client.h"
 #include "http/json.h"
+#include "model/json_fields.h"
 
 namespace baton {
 namespace {
@@ -28,40 +30,49 @@ struct Flags {
 struct Question {
   std::string title;
   std::string text;
+  std::string answer;     // what the reference implementation answered
+  bool complete = false;  // it is all of it, not the beginning
 };
 
-// The longest of the prompts that the model's golden file holds: a note book of stories with pass keys in it, about
-// 3,000 tokens.
-Result<std::string> long_prompt(const std::string& model_path) {
-  std::ifstream file(model_path + "/golden.json");
-  std::stringstream text;
-  text << file.rdbuf();
-  boost::system::error_code bad;
-  const json::value golden = json::parse(text.str(), bad);
-  std::string longest;
-  if (!bad && golden.is_object()) {
-    for (const json::value& entry : golden.as_object().at("cases").as_array()) {
-      const auto& prompt = entry.as_object().at("prompt").as_string();
-      if (prompt.size() > longest.size()) longest = std::string(prompt);
-    }
+// Chat prompts of the model's golden file: a story, a sum, and the longest, a note book of stories with pass keys in
+// it.
+Result<std::vector<Question>> golden_questions(const std::string& model_path) {
+  constexpr std::string_view kUser = "<｜User｜>", kAssistant = "<｜Assistant｜>", kEnd = "<｜end▁of▁sentence｜>";
+  const std::string path = model_path + "/golden.json";
+  BATON_ASSIGN(const json::object golden, read_json_object(path));
+  Question story, sum, notebook;
+  const json::value* cases = golden.if_contains("cases");
+  if (cases == nullptr || !cases->is_array()) return error(ErrorCode::kCorrupt, "{}: no cases", path);
+  for (const json::value& entry : cases->get_array()) {
+    if (!entry.is_object()) continue;
+    JsonFields fields(entry.get_object(), path);
+    // Only what the user said: the chat template puts the markers back.
+    std::string prompt = fields.text("prompt", "");
+    const size_t begin = prompt.find(kUser), end = prompt.rfind(kAssistant);
+    if (begin == std::string::npos || end == std::string::npos) continue;
+    prompt = prompt.substr(begin + kUser.size(), end - begin - kUser.size());
+    std::string answer = fields.text("greedy_text", "");
+    const bool complete = answer.ends_with(kEnd);
+    if (complete) answer.resize(answer.size() - kEnd.size());
+    if (prompt.starts_with("Tell me a story")) story = {"A story", prompt, answer, complete};
+    if (prompt.starts_with("What is ") && prompt.find(" + ") != std::string::npos)
+      sum = {"A sum", prompt, answer, complete};
+    if (prompt.size() > notebook.text.size()) notebook = {"A pass key in a long text", prompt, answer, complete};
   }
-  // Only what the user said: the chat template puts the markers back.
-  const std::string user = "<｜User｜>", assistant = "<｜Assistant｜>";
-  const size_t begin = longest.find(user), end = longest.rfind(assistant);
-  if (begin == std::string::npos || end == std::string::npos) {
-    return error(
-        ErrorCode::kNotFound,
-        "{}/golden.json has no long prompt; the demo asks the bundled models (models/tiny-mla, models/tiny-gqa)",
-        model_path);
+  if (story.text.empty() || sum.text.empty()) {
+    return error(ErrorCode::kNotFound,
+                 "{} does not hold the demo's questions; it asks the bundled models (models/tiny-mla, models/tiny-gqa)",
+                 path);
   }
-  return longest.substr(begin + user.size(), end - begin - user.size());
+  return std::vector<Question>{story, sum, notebook};
 }
 
 std::string shortened(const std::string& text) {
   return text.size() <= 160 ? text : text.substr(0, 60) + " [...] " + text.substr(text.size() - 60);
 }
 
-// One question through /v1/chat/completions, and the line of where its time went.
+// One question through /v1/chat/completions, the line of where its time went, and whether the answer is the
+// reference's.
 Status ask(HttpClient& client, const Url& url, const Question& question) {
   HttpCallRequest call;
   call.url = url;
@@ -85,10 +96,20 @@ Status ask(HttpClient& client, const Url& url, const Question& question) {
     ttft += ms.to_number<double>();
   }
   const int64_t tokens = usage.at("completion_tokens").as_int64();
+  std::cout
+      << fmt::format(
+             "\n{}\n  > {}\n  {}\n  time: first token {:.1f} ms = {}; {} tokens in {:.0f} ms, {} prompt tokens; {}\n",
+             question.title, shortened(question.text), answer, ttft, parts, tokens, total_ms,
+             usage.at("prompt_tokens").as_int64(), find_header(reply.headers, "x-baton-verdict"))
+      << std::flush;
+  if (question.complete ? answer != question.answer : !answer.starts_with(question.answer)) {
+    return error(ErrorCode::kCorrupt, "this is not the answer of the reference implementation (golden.json): {}",
+                 question.answer);
+  }
   std::cout << fmt::format(
-      "\n{}\n  > {}\n  {}\n  time: first token {:.1f} ms = {}; {} tokens in {:.0f} ms, {} prompt tokens; {}\n",
-      question.title, shortened(question.text), answer, ttft, parts, tokens, total_ms,
-      usage.at("prompt_tokens").as_int64(), find_header(reply.headers, "x-baton-verdict"));
+                   "  equal to the reference implementation's greedy answer{}\n",
+                   question.complete ? "" : fmt::format(", as far as that goes ({} bytes)", question.answer.size()))
+            << std::flush;
   return {};
 }
 
@@ -132,18 +153,15 @@ Status print_matrix(HttpClient& client, const Url& url) {
                                                                     : "");
     }
   }
-  std::cout << fmt::format("\n  total {:.0f} bytes\n", total);
+  std::cout << fmt::format("\n  total {:.0f} bytes\n", total) << std::flush;
   if (total == 0) return error(ErrorCode::kUnavailable, "no KV crossed between the instances");
   return {};
 }
 
 Status show(const Cluster& cluster, const Flags& flags) {
-  BATON_ASSIGN(const std::string notebook, long_prompt(flags.cluster.model_path));
+  BATON_ASSIGN(const std::vector<Question> questions, golden_questions(flags.cluster.model_path));
   HttpClient client;
   const Url url{flags.cluster.host, cluster.port(), ""};
-  const Question questions[] = {{"A story", "Tell me a story about an otter."},
-                                {"A sum", "What is 23 + 19?"},
-                                {"A pass key in a long text", notebook}};
   for (const Question& question : questions) BATON_TRY(ask(client, url, question));
   return flags.cluster.unified.empty() ? print_matrix(client, url) : Status();
 }

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "base/futex.h"
 #include "base/ids.h"
 #include "base/queue.h"
 #include "base/random.h"
@@ -54,6 +55,23 @@ TEST(BoundedQueue, WakesAWaiter) {
   while (got.empty()) got = queue.wait_drain(std::chrono::seconds(10));
   EXPECT_EQ(got, (std::vector<int>{7}));
   producer.join();
+}
+
+TEST(Futex, SleepsThroughWakesWithoutAChange) {
+  FutexWord word{1};
+  std::atomic<bool> returned{false};
+  std::thread waiter([&] {
+    futex_wait(word, 1);
+    returned = true;
+  });
+  for (int i = 0; i < 100; ++i) {
+    futex_wake_all(word);
+    EXPECT_FALSE(returned);
+  }
+  word = 2;
+  futex_wake_all(word);
+  waiter.join();
+  futex_wait(word, 1);  // at once
 }
 
 TEST(Random, SameSeedSameSequenceAndBounded) {

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/futex.h"
 #include "base/result.h"
 
 namespace baton {
@@ -21,8 +23,8 @@ namespace baton {
 // strands
 //    nobody. An aborted group stays aborted.
 //
-// Waiting spins for a few microseconds when the machine has a core for every rank, and then sleeps in the kernel: more
-// ranks than cores must not burn the core that the last rank needs.
+// Waiting spins for a few microseconds when the machine has a core for every rank, yields a few times while that pays,
+// and then sleeps in the kernel: more ranks than cores must not burn the core that the last rank needs.
 class Group {
  public:
   // ranks >= 1.
@@ -65,6 +67,8 @@ class Group {
     std::vector<float> sum;
   };
 
+  // Returns when the phase is another.
+  void wait_while(uint32_t phase);
   Exchange& next_exchange(int rank);
   [[nodiscard]] Error failure() const;
 
@@ -72,7 +76,8 @@ class Group {
   Exchange exchanges_[2];
   int spins_ = 0;
   alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};  // barriers completed; also moved by abort()
+  alignas(64) FutexWord phase_{0};                                    // barriers completed; also moved by abort()
+  std::atomic<std::chrono::steady_clock::time_point> yields_from_{};  // before then a yield does not pay
   std::atomic<bool> aborted_{false};
   mutable std::mutex mutex_;
   std::optional<Error> failure_;

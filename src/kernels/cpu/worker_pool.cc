@@ -10,13 +10,12 @@ namespace {
 
 constexpr int kSpins = 500;  // some microseconds: the gap between two products of one layer
 
-template <typename T>
-void wait_while(const std::atomic<T>& value, T old) {
+void wait_while(const FutexWord& word, uint32_t old) {
   for (int i = 0; i < kSpins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
+    if (word.load(std::memory_order_acquire) != old) return;
     hwy::Pause();
   }
-  value.wait(old, std::memory_order_acquire);
+  futex_wait(word, old);
 }
 
 }  // namespace
@@ -30,18 +29,18 @@ WorkerPool::WorkerPool(int helpers) {
 WorkerPool::~WorkerPool() {
   stop_.store(true, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  futex_wake_all(generation_);
   for (std::thread& thread : threads_) thread.join();
 }
 
 void WorkerPool::run(Job job, const void* context) {
   job_ = job;
   context_ = context;
-  running_.store(static_cast<int32_t>(threads_.size()), std::memory_order_relaxed);
+  running_.store(static_cast<uint32_t>(threads_.size()), std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  futex_wake_all(generation_);
   job(context, 0);
-  for (int32_t left = running_.load(std::memory_order_acquire); left != 0;
+  for (uint32_t left = running_.load(std::memory_order_acquire); left != 0;
        left = running_.load(std::memory_order_acquire))
     wait_while(running_, left);
 }
@@ -53,8 +52,7 @@ void WorkerPool::help(int part) {
     ++seen;  // run() waits for every helper, so generations arrive one at a time
     if (stop_.load(std::memory_order_relaxed)) return;
     job_(context_, part);
-    running_.fetch_sub(1, std::memory_order_release);
-    running_.notify_one();
+    if (running_.fetch_sub(1, std::memory_order_release) == 1) futex_wake_all(running_);
   }
 }
 

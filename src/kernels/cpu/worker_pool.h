@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/futex.h"
+
 namespace baton {
 
 // Owned and used by one thread. Waits are a short spin and then a futex, so that idle helpers and a rank whose helpers
@@ -34,8 +36,8 @@ class WorkerPool {
 
   Job job_ = nullptr;
   const void* context_ = nullptr;
-  std::atomic<uint32_t> generation_{0};  // raised when job_ is set; published with release
-  std::atomic<int32_t> running_{0};
+  FutexWord generation_{0};  // raised when job_ is set; published with release
+  FutexWord running_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };

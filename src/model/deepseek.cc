@@ -9,7 +9,7 @@ namespace baton {
 namespace {
 
 // Context tokens expanded at a time.
-constexpr int64_t kExpandTokens = 256;
+constexpr int64_t kExpandTokens = 1024;
 
 void turn(bool interleaved, float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
           const StepBatch& batch, int64_t row) {

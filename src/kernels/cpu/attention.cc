@@ -53,7 +53,9 @@ Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, i
     read_bf16(kv, begin, tokens, head, k, v);
     block.k = k;
     block.k_stride = kv.k_dim / 2;
-    block.v = pair_tokens(kv.v_dim > 0 ? v : k, v_stride, tokens, v_dim, tile.v_columns);
+    auto* pairs = scratch.v_pairs.get<uint32_t>(kBlockTokens / 2 * tile.v_columns);
+    pair_tokens(kv.v_dim > 0 ? v : k, v_stride, tokens, v_dim, pairs, tile.v_columns);
+    block.v = pairs;
     block.v_stride = tile.v_columns;
   } else {
     auto* k = scratch.k.get<float>(k_size);
@@ -65,6 +67,63 @@ Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, i
     block.v_stride = v_stride;
   }
   return block;
+}
+
+// One head's K and V in float32, n tokens each.
+struct DenseHead {
+  const float* k;
+  int64_t k_stride, k_dim;
+  const float* v;
+  int64_t v_stride, v_dim;
+  int64_t n;
+};
+
+// The same as the products read it; every tile of queries walks over it.
+struct Context {
+  bool pairs;
+  const std::byte* k;  // float32 rows, or rows of bfloat16 pairs; strides in 4-byte units
+  int64_t k_stride;
+  const std::byte* v;  // float32 rows, or rows of pairs of tokens
+  int64_t v_stride;
+
+  // `at` is a multiple of two.
+  [[nodiscard]] Block block(int64_t begin, int64_t at, int tokens) const {
+    return {.begin = begin + at,
+            .tokens = tokens,
+            .k = k + at * k_stride * 4,
+            .k_stride = k_stride,
+            .v = v + (pairs ? at / 2 : at) * v_stride * 4,
+            .v_stride = v_stride};
+  }
+};
+
+Context read_context(const DenseHead& head, bool pairs) {
+  const auto bytes = [](const auto* p) { return reinterpret_cast<const std::byte*>(p); };
+  AttentionScratch& scratch = attention_scratch();
+  const int64_t v_columns = round_up(head.v_dim, kProductColumns);
+  Context context{pairs, bytes(head.k), head.k_stride, bytes(head.v), head.v_stride};
+  if (pairs) {
+    auto* k = scratch.k.get<uint16_t>(head.n * head.k_dim);
+    auto* v = scratch.v.get<uint16_t>(head.n * head.v_dim);
+    for (int64_t t = 0; t < head.n; ++t) {
+      round_bf16_natively(head.k + t * head.k_stride, head.k_dim, k + t * head.k_dim);
+      round_bf16_natively(head.v + t * head.v_stride, head.v_dim, v + t * head.v_dim);
+    }
+    auto* v_pairs = scratch.v_pairs.get<uint32_t>((head.n + 1) / 2 * v_columns);
+    pair_tokens(v, head.v_dim, head.n, head.v_dim, v_pairs, v_columns);
+    context.k = bytes(k);
+    context.k_stride = head.k_dim / 2;
+    context.v = bytes(v_pairs);
+    context.v_stride = v_columns;
+  } else if (head.v_dim != v_columns) {
+    // Padding columns must be readable, also behind the last row.
+    auto* padded = scratch.v.get<float>(head.n * v_columns);
+    for (int64_t t = 0; t < head.n; ++t)
+      std::memcpy(padded + t * v_columns, head.v + t * head.v_stride, static_cast<size_t>(head.v_dim) * sizeof(float));
+    context.v = bytes(padded);
+    context.v_stride = v_columns;
+  }
+  return context;
 }
 
 // One token, few heads of one KV head.
@@ -164,13 +223,20 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
                      const float* v, int64_t block_begin, int64_t n, float scale, Compute compute, float* acc,
                      float* row_max, float* row_sum) {
   Tile tile;
-  const int64_t k_row = int64_t{heads} * qk_dim, v_row = int64_t{heads} * v_dim;
-  for (int h = 0; h < heads; ++h)
+  for (int h = 0; h < heads; ++h) {
+    const DenseHead head{k + int64_t{h} * qk_dim,
+                         int64_t{heads} * qk_dim,
+                         qk_dim,
+                         v + int64_t{h} * v_dim,
+                         int64_t{heads} * v_dim,
+                         v_dim,
+                         n};
+    const Context context = read_context(head, use_pairs(qk_dim, compute));
     for (int64_t first = 0; first < m; first += kTileRows) {
       const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m - first));
-      const int64_t context =
+      const int64_t visible =
           std::min(n, begin + first + rows - block_begin);  // of this block, what the tile's last row sees
-      if (context <= 0) continue;
+      if (visible <= 0) continue;
       start_tile(tile, rows, qk_dim, v_dim, compute);
       for (int r = 0; r < rows; ++r) {
         const int64_t row = (first + r) * heads + h;
@@ -180,31 +246,9 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
         std::memcpy(tile.acc + r * tile.v_columns, acc + row * v_dim, static_cast<size_t>(v_dim) * sizeof(float));
         pack_query(tile, r, q + row * qk_dim, qk_dim, scale);
       }
-      for (int64_t at = 0; at < context; at += kBlockTokens) {
-        const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, context - at));
-        const float *k_at = k + at * k_row + int64_t{h} * qk_dim, *v_at = v + at * v_row + int64_t{h} * v_dim;
-        Block block{
-            .begin = block_begin + at, .tokens = tokens, .k = k_at, .k_stride = k_row, .v = v_at, .v_stride = v_row};
-        if (tile.pairs) {
-          auto* k_rounded = attention_scratch().k.get<uint16_t>(int64_t{kBlockTokens} * qk_dim);
-          auto* v_rounded = attention_scratch().v.get<uint16_t>(int64_t{kBlockTokens} * v_dim);
-          for (int t = 0; t < tokens; ++t) {
-            round_bf16_natively(k_at + t * k_row, qk_dim, k_rounded + int64_t{t} * qk_dim);
-            round_bf16_natively(v_at + t * v_row, v_dim, v_rounded + int64_t{t} * v_dim);
-          }
-          block.k = k_rounded;
-          block.k_stride = qk_dim / 2;
-          block.v = pair_tokens(v_rounded, v_dim, tokens, v_dim, tile.v_columns);
-          block.v_stride = tile.v_columns;
-        } else if (v_dim != tile.v_columns) {
-          // Padding columns must be readable, also behind the last row.
-          auto* padded = attention_scratch().v.get<float>(kBlockTokens * tile.v_columns);
-          for (int t = 0; t < tokens; ++t)
-            std::memcpy(padded + t * tile.v_columns, v_at + t * v_row, static_cast<size_t>(v_dim) * sizeof(float));
-          block.v = padded;
-          block.v_stride = tile.v_columns;
-        }
-        attend(tile, block, qk_dim);
+      for (int64_t at = 0; at < visible; at += kBlockTokens) {
+        const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, visible - at));
+        attend(tile, context.block(block_begin, at, tokens), qk_dim);
       }
       for (int r = 0; r < rows; ++r) {
         const int64_t row = (first + r) * heads + h;
@@ -213,6 +257,7 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
         std::memcpy(acc + row * v_dim, tile.acc + r * tile.v_columns, static_cast<size_t>(v_dim) * sizeof(float));
       }
     }
+  }
 }
 
 void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* row_sum) {

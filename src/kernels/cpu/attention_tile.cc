@@ -15,11 +15,15 @@ AttentionScratch& attention_scratch() {
   return scratch;
 }
 
+bool use_pairs(int64_t k_dim, Compute compute) {
+  return compute == Compute::kBF16 && k_dim % 2 == 0 && use_bf16_product();
+}
+
 void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute compute) {
   tile.rows = rows;
   tile.columns = round_up(rows, kProductColumns);
   tile.v_columns = round_up(v_dim, kProductColumns);
-  tile.pairs = compute == Compute::kBF16 && k_dim % 2 == 0 && use_bf16_product();
+  tile.pairs = use_pairs(k_dim, compute);
   AttentionScratch& scratch = attention_scratch();
   tile.queries = scratch.queries.get<uint32_t>(k_dim * tile.columns);
   tile.acc = scratch.acc.get<float>(rows * tile.v_columns);
@@ -34,9 +38,12 @@ void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute comp
 void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale) {
   uint32_t* column = tile.queries + row;
   if (tile.pairs) {
-    for (int64_t i = 0; i < k_dim / 2; ++i)
-      column[i * tile.columns] =
-          to_bf16(q[2 * i] * scale).bits | static_cast<uint32_t>(to_bf16(q[2 * i + 1] * scale).bits) << 16;
+    AttentionScratch& scratch = attention_scratch();
+    float* scaled = scratch.query_scaled.get<float>(k_dim);
+    auto* rounded = scratch.query_rounded.get<uint16_t>(k_dim);
+    scale_row(q, k_dim, scale, scaled);
+    round_bf16_natively(scaled, k_dim, rounded);
+    for (int64_t i = 0; i < k_dim / 2; ++i) std::memcpy(column + i * tile.columns, rounded + 2 * i, sizeof(uint32_t));
   } else {
     for (int64_t i = 0; i < k_dim; ++i) column[i * tile.columns] = std::bit_cast<uint32_t>(q[i] * scale);
   }
@@ -90,12 +97,11 @@ void attend(Tile& tile, const Block& block, int64_t k_dim) {
                    .accumulate = true});
 }
 
-const uint32_t* pair_tokens(const uint16_t* v, int64_t v_stride, int tokens, int64_t v_dim, int64_t v_columns) {
-  auto* out = attention_scratch().v_pairs.get<uint32_t>(kBlockTokens / 2 * v_columns);
-  for (int t = 0; t < tokens; t += 2)
+void pair_tokens(const uint16_t* v, int64_t v_stride, int64_t tokens, int64_t v_dim, uint32_t* out,
+                 int64_t out_stride) {
+  for (int64_t t = 0; t < tokens; t += 2)
     interleave_bf16(v + t * v_stride, t + 1 < tokens ? v + (t + 1) * v_stride : nullptr, v_dim,
-                    out + t / 2 * v_columns);
-  return out;
+                    out + t / 2 * out_stride);
 }
 
 }  // namespace baton

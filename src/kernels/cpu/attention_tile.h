@@ -34,17 +34,19 @@ struct Block {
 
 // Work space of the calling thread; tiles and blocks point into it.
 struct AttentionScratch {
-  Scratch queries, acc, k, v, v_pairs, scores, probabilities, heads;
+  Scratch queries, query_scaled, query_rounded, acc, k, v, v_pairs, scores, probabilities, heads;
 };
 AttentionScratch& attention_scratch();
 
+// Whether keys of k_dim values are multiplied as bfloat16 pairs.
+[[nodiscard]] bool use_pairs(int64_t k_dim, Compute compute);
 // A tile that has seen nothing. One tile a thread at a time: its rows lie in the thread's scratch.
 void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute compute);
 // Puts scale * q (k_dim) into row `row`.
 void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale);
 // Adds what the tile's rows see of the block to their sums.
 void attend(Tile& tile, const Block& block, int64_t k_dim);
-// Rows of bfloat16 (tokens, v_dim) to rows of pairs of tokens (2i, 2i + 1), v_columns wide.
-const uint32_t* pair_tokens(const uint16_t* v, int64_t v_stride, int tokens, int64_t v_dim, int64_t v_columns);
+// Rows of bfloat16 v (tokens, v_dim) to rows of pairs of tokens (2i, 2i + 1): out ((tokens + 1) / 2, v_dim).
+void pair_tokens(const uint16_t* v, int64_t v_stride, int64_t tokens, int64_t v_dim, uint32_t* out, int64_t out_stride);
 
 }  // namespace baton

@@ -3,14 +3,16 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
+#include <array>
 
 #include "text/unicode.h"
 #include "text/utf8.h"
 
 namespace baton {
 namespace {
+
+constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+constexpr auto kCompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
 Status append_forms(const JsonNode& node, std::vector<Normalizer::Form>& forms) {
   if (node.is_null()) return {};
@@ -29,26 +31,61 @@ Status append_forms(const JsonNode& node, std::vector<Normalizer::Form>& forms) 
   return {};
 }
 
-void append_form(std::string& out, std::string_view text, Normalizer::Form form) {
-  if (text.empty()) return;
-  utf8proc_uint8_t* mapped = nullptr;
-  const auto direction = form == Normalizer::Form::kNfc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
-  const utf8proc_ssize_t length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                   &mapped, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | direction));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owned(mapped, &std::free);
-  BATON_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
-  out.append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
+// Canonical decomposition (Unicode 15, section 3.11), marks in canonical order. utf8proc_map orders them by swapping
+// neighbours, which takes hours for a megabyte of marks that alternate.
+std::vector<utf8proc_int32_t> decompose(std::string_view text) {
+  constexpr size_t kLongest = 4;  // code points of one canonical decomposition
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Unit unit = decode_utf8(text.substr(at));
+    at += unit.length;
+    std::array<utf8proc_int32_t, kLongest> parts;
+    int unused = 0;
+    const utf8proc_ssize_t count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(unit.code_point), parts.data(),
+                                                           parts.size(), kDecompose, &unused);
+    BATON_CHECK(count >= 0 && static_cast<size_t>(count) <= kLongest, "utf8proc: {} for U+{:04X}", count,
+                static_cast<uint32_t>(unit.code_point));
+    points.insert(points.end(), parts.begin(), parts.begin() + count);
+  }
+  const auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto is_starter = [&](utf8proc_int32_t c) { return combining_class(c) == 0; };
+  for (auto run = points.begin(); run != points.end();) {
+    run = std::find_if_not(run, points.end(), is_starter);
+    const auto end = std::find_if(run, points.end(), is_starter);
+    std::stable_sort(run, end, [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    run = end;
+  }
+  return points;
 }
 
-// To a normalizer that does not know a mark, it is a starter that composes with nothing: it parts the text in two.
+void append_form(std::string& out, std::string_view text, Normalizer::Form form) {
+  std::vector<utf8proc_int32_t> points = decompose(text);
+  if (form == Normalizer::Form::kNfc) {
+    const utf8proc_ssize_t length =
+        utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), kCompose);
+    BATON_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
+    points.resize(static_cast<size_t>(length));
+  }
+  for (const utf8proc_int32_t c : points) append_utf8(out, static_cast<char32_t>(c));
+}
+
+// utf8proc 2.8 composes a Hangul syllable with this vowel, the code point before the final consonants, and drops it.
+constexpr char32_t kBeforeFinalConsonants = 0x11A7;
+
+// A starter that composes with nothing, so it parts the text in two. To a normalizer that does not know a mark, it is
+// one.
+bool parts_text(char32_t code_point) {
+  return code_point == kBeforeFinalConsonants || is_unknown_to_normalizer(code_point);
+}
+
 std::string to_form(std::string_view text, Normalizer::Form form) {
   std::string out;
   out.reserve(text.size());
   size_t begin = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Unit unit = decode_utf8(text.substr(at));
-    if (unit.length > 1 && is_unknown_to_normalizer(unit.code_point)) {
+    if (unit.length > 1 && parts_text(unit.code_point)) {
       append_form(out, text.substr(begin, at - begin), form);
       out += text.substr(at, unit.length);
       begin = at + unit.length;

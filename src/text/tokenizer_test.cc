@@ -90,6 +90,32 @@ TEST(Tokenizer, TakesAMegabyteOfOneKind) {
   }
 }
 
+TEST(Tokenizer, ComposesHangulOnlyOfItsThreeParts) {
+  const Tokenizer qwen = fixture("qwen2");
+  const auto composed = [&](std::string_view text) { return qwen.decode(qwen.encode(text, false), false); };
+  EXPECT_EQ(composed("\u1100\u1161\u11A8"), "\uAC01");
+  EXPECT_EQ(composed("\uAC00\u11A8"), "\uAC01");
+  EXPECT_EQ(composed("\uAC00\u11A7"), "\uAC00\u11A7");  // a vowel, next to the first final consonant
+  EXPECT_EQ(composed("\u1100\u1161\u11A7\u11A8"), "\uAC00\u11A7\u11A8");
+  EXPECT_EQ(composed("\uAC00\u11C3"), "\uAC00\u11C3");
+}
+
+// Hours, if marks were put in order by swapping neighbours.
+TEST(Tokenizer, OrdersAMegabyteOfMarks) {
+  constexpr size_t kMarks = 250'000;
+  const auto many = [](std::string_view text, size_t times) {
+    std::string out;
+    while (times-- > 0) out += text;
+    return out;
+  };
+  const Tokenizer qwen = fixture("qwen2");
+  const std::string above = "\u0301", below = "\u0316", vowels = "\u0F73";  // classes 230 and 220; 129 and 130 in one
+  EXPECT_TRUE(qwen.decode(qwen.encode("a" + many(above + below, kMarks), false), false) ==
+              "\u00E1" + many(below, kMarks) + many(above, kMarks - 1));
+  EXPECT_TRUE(qwen.decode(qwen.encode(many(vowels, kMarks), false), false) ==
+              many("\u0F71", kMarks) + many("\u0F72", kMarks));
+}
+
 struct Refused {
   const char* key;    // member of a good file
   const char* value;  // put in its place

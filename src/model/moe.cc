@@ -68,7 +68,8 @@ void weigh(const MoeConfig& moe, bool scale_normalized, std::span<const float> s
            float* weight) {
   float sum = 0;
   for (int i = 0; i < moe.experts_per_token; ++i) sum += weight[i] = scores[static_cast<size_t>(expert[i])];
-  const bool normalize = moe.normalize && moe.experts_per_token > 1;
+  // A single choice is normalized too (its weight is then the scale alone), but for DeepSeek-V2.
+  const bool normalize = moe.normalize && (scale_normalized || moe.experts_per_token > 1);
   float factor = static_cast<float>(moe.routed_scale);
   if (normalize) factor = (scale_normalized ? factor : 1.0F) / (sum + 1e-20F);
   for (int i = 0; i < moe.experts_per_token; ++i) weight[i] *= factor;

@@ -51,6 +51,11 @@ TEST(ChooseExperts, Table) {
   // Logits of sigmoid scores: 0.9 0.1 | 0.6 0.6 | 0.5 0.2 | 0.3 0.3
   std::vector<float> logit;
   for (const float s : {0.9F, 0.1F, 0.6F, 0.6F, 0.5F, 0.2F, 0.3F, 0.3F}) logit.push_back(std::log(s / (1 - s)));
+  const auto one_choice = [](Score score, TopK topk) {
+    MoeConfig m = config(score, topk, 1, 1, true);
+    m.experts_per_token = 1;
+    return m;
+  };
   struct Case {
     const char* what;
     MoeConfig moe;
@@ -75,6 +80,15 @@ TEST(ChooseExperts, Table) {
        false,
        {4, 1},
        {0.6F, 0.4F}},
+      {"a single choice is normalized too", one_choice(Score::kSoftmax, TopK::kGreedy), logs(p), {}, true, {4}, {2.5F}},
+      {"but not by V2", one_choice(Score::kSoftmax, TopK::kGreedy), logs(p), {}, false, {4}, {0.75F}},
+      {"a single choice of V3",
+       one_choice(Score::kSigmoid, TopK::kNoauxTc),
+       logit,
+       std::vector<float>(8, 0.0F),
+       true,
+       {0},
+       {2.5F}},
       // Groups of two by their best: {0.20, 0.19, 0.30, 0.04}; one is kept.
       {"group limited",
        config(Score::kSoftmax, TopK::kGroupLimited, 4, 1, false),

@@ -11,6 +11,10 @@ namespace {
 // Context tokens expanded at a time.
 constexpr int64_t kExpandTokens = 1024;
 
+// The norms of the latents have an epsilon of their own, whatever rms_norm_eps says (modeling_deepseek.py of the
+// published checkpoints, and Transformers).
+constexpr float kLatentEps = 1e-6F;
+
 void turn(bool interleaved, float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
           const StepBatch& batch, int64_t row) {
   const auto rope = interleaved ? rope_interleaved : rope_half;
@@ -28,7 +32,6 @@ class MlaPreparation final : public AttentionPreparation {
     p->kv_lora_ = g.kv_lora;
     p->qk_rope_ = g.qk_rope;
     p->interleaved_ = g.rope_is_interleaved;
-    p->eps_ = static_cast<float>(g.rms_eps);
     if (g.q_lora > 0) {
       BATON_ASSIGN(p->q_down_,
                    load_linear(c, "self_attn.q_a_proj.weight", g.q_lora, g.hidden, whole(g.q_lora), whole(g.hidden)));
@@ -48,19 +51,18 @@ class MlaPreparation final : public AttentionPreparation {
     if (q_lora_ > 0) {
       float* q = activations.q_latent.data() + rows.begin * q_lora_;
       q_down_.apply(x, m, q);
-      rms_norm(q, q_lora_, q_norm_.data(), eps_, m, q_lora_, q, q_lora_);
+      rms_norm(q, q_lora_, q_norm_.data(), kLatentEps, m, q_lora_, q, q_lora_);
     }
     const int64_t width = kv_lora_ + qk_rope_;
     float* entry = activations.kv_entry.data() + rows.begin * width;
     kv_down_.apply(x, m, entry);
-    rms_norm(entry, width, kv_norm_.data(), eps_, m, kv_lora_, entry, width);
+    rms_norm(entry, width, kv_norm_.data(), kLatentEps, m, kv_lora_, entry, width);
     turn(interleaved_, entry + kv_lora_, m, width, 1, qk_rope_, qk_rope_, batch, rows.begin);
   }
 
  private:
   int hidden_ = 0, q_lora_ = 0, kv_lora_ = 0, qk_rope_ = 0;
   bool interleaved_ = true;
-  float eps_ = 0;
   Linear q_down_;   // (q_lora, hidden)
   Linear kv_down_;  // (kv_lora + qk_rope, hidden)
   std::vector<float> q_norm_, kv_norm_;

@@ -102,7 +102,8 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Values(Model{"tests/fixtures/llama3", 200}, Model{"tests/fixtures/qwen2", 200},
                                          Model{"tests/fixtures/qwen3-moe", 200},
                                          Model{"tests/fixtures/deepseek-v2-lite", 200},
-                                         Model{"tests/fixtures/deepseek-v3-yarn", 200}, Model{"models/tiny-gqa", 20},
+                                         Model{"tests/fixtures/deepseek-v3-yarn", 200},
+                                         Model{"tests/fixtures/deepseek-v3-fp8", 200}, Model{"models/tiny-gqa", 20},
                                          Model{"models/tiny-mla", 20}));
 
 // In case 0, step 3, layer 1, experts 6 and 15 are 0.0004 apart in float32, and in bfloat16 the other one is chosen;

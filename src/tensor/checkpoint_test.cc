@@ -136,15 +136,17 @@ TEST(Fixtures, EveryTensorOfEveryBundledModelReads) {
         ASSERT_TRUE(view.ok()) << view.error().message;
         bytes += view->bytes();
         const Slice all{0, view->shape[0]};
-        const auto values =
-            view->shape.size() == 1 ? dequantize_1d(*view, all) : dequantize(*view, nullptr, all, {0, view->shape[1]});
+        const auto scale = checkpoint->tensor(name + "_scale_inv");
+        const auto values = view->shape.size() == 1
+                                ? dequantize_1d(*view, all)
+                                : dequantize(*view, scale.ok() ? &scale.value() : nullptr, all, {0, view->shape[1]});
         ASSERT_TRUE(values.ok()) << name << ": " << values.error().message;
         for (const float v : *values) ASSERT_TRUE(std::isfinite(v)) << name;
       }
       EXPECT_EQ(bytes, checkpoint->total_bytes());
       ++models;
     }
-  EXPECT_GE(models, 7);
+  EXPECT_GE(models, 8);
 }
 
 }  // namespace

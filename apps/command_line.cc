@@ -13,14 +13,15 @@ void ForeignFlags::accept(CLI::App& app, const std::string& names, bool value, c
     option = app.add_flag_callback(
         names, [] {}, "(accepted, no meaning here)");
   }
-  flags_.push_back({option->group(""), why});
+  if (value) option->expected(0, 1);  // whatever it would have been
+  // Hidden from --help, and from then on an option does not tell its name.
+  flags_.push_back({option->group(""), "--" + option->get_lnames().front(), why});
 }
 
 std::vector<std::string> ForeignFlags::warnings() const {
   std::vector<std::string> lines;
   for (const Flag& flag : flags_) {
-    if (flag.option->count() > 0)
-      lines.push_back(fmt::format("{} has no meaning here: {}", flag.option->get_name(), flag.why));
+    if (flag.option->count() > 0) lines.push_back(fmt::format("{} has no meaning here: {}", flag.name, flag.why));
   }
   return lines;
 }

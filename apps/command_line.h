@@ -14,7 +14,7 @@ namespace baton {
 // program's name changed.
 class ForeignFlags {
  public:
-  // `value`: the flag takes one (or, where optional_value, may).
+  // `names`: long ones. `value`: the flag may have one.
   void accept(CLI::App& app, const std::string& names, bool value, const std::string& why);
   // One line for each that was given: "--trust-remote-code has no meaning here: ...".
   [[nodiscard]] std::vector<std::string> warnings() const;
@@ -22,6 +22,7 @@ class ForeignFlags {
  private:
   struct Flag {
     CLI::Option* option;
+    std::string name;
     std::string why;
   };
   std::vector<Flag> flags_;

@@ -113,6 +113,8 @@ class Serve {
 
     auto options = engine_options(flags_);
     if (!options) return StageFailure{kExitUsage, options.error().message};
+    const auto config = load_model_config(flags_.model_path);
+    if (!config) return StageFailure{kExitModel, config.error().message};
     ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name, flags_.chat_template,
                           flags_.skip_tokenizer_init || needs_no_tokenizer()};
     auto model = load_model_text(text);
@@ -125,8 +127,6 @@ class Serve {
       api_.set_progress({"weights", done, total});
       report_.progress("weights", done, total);
     };
-    const auto config = load_model_config(flags_.model_path);
-    if (!config) return StageFailure{kExitModel, config.error().message};
     auto engine = make_engine(*options);
     if (!engine) return StageFailure{engine_exit_code(engine.error().code), engine.error().message};
     engine_ = std::move(*engine);

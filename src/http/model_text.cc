@@ -48,6 +48,12 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
   BATON_TRY(read_defaults(options.model_path, &model->defaults));
   if (options.skip_tokenizer) return model;
   const std::string directory = options.tokenizer_path.empty() ? options.model_path : options.tokenizer_path;
+  if (const std::string path = directory + "/tokenizer.json"; !std::filesystem::exists(path)) {
+    return error(ErrorCode::kNotFound,
+                 "no {}; name a directory that has one with --tokenizer-path, or serve token ids alone with "
+                 "--skip-tokenizer-init",
+                 path);
+  }
   BATON_ASSIGN(ModelTokenizer loaded, load_model_tokenizer(directory));
   model->tokenizer = std::move(loaded.tokenizer);
   model->bos_token = loaded.config.bos_token.value_or("");

@@ -279,7 +279,7 @@ KvGeometry ModelConfig::kv_geometry(DType kv_dtype) const {
 Result<ModelConfig> load_model_config(const std::string& directory) {
   const std::string path = directory + "/config.json";
   if (!std::filesystem::exists(path)) {
-    return error(ErrorCode::kNotFound, "no {}; the model path must be a Hugging Face directory", path);
+    return error(ErrorCode::kNotFound, "no {}; the model path must be a Hugging Face directory on this machine", path);
   }
   BATON_ASSIGN(const json::object root, read_json_object(path));
   JsonFields fields(root, path);

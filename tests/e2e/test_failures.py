@@ -18,7 +18,7 @@ def run(*arguments, timeout=60):
 @pytest.mark.parametrize("arguments,code,words", [
     (["serve", "--model-path", MODELS["mla"], "--tp-siz", "4"], 2, "did you mean --tp-size?"),
     (["srve"], 2, "did you mean 'serve'"),
-    (["serve", "--model-path", "/nonexistent"], 4, "/nonexistent"),
+    (["serve", "--model-path", "/nonexistent"], 4, "no /nonexistent/config.json; the model path must be a Hugging Face directory"),
     (["serve", "--model-path", MODELS["mla"], "--tp-size", "4", "--dp-size", "3"], 2, "3"),
     (["serve", "--model-path", MODELS["mla"], "--tp-size", "16"], 3, "16"),
     (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
@@ -58,6 +58,7 @@ def cut(name, size):
     (cut("model-00002-of-00002.safetensors", 100_000), "model-00002-of-00002.safetensors"),
     (cut("tokenizer.json", 5000), "tokenizer.json"),
     (cut("config.json", 20), "config.json"),
+    (lambda d: os.remove(d / "tokenizer.json"), "--tokenizer-path"),
     (lambda d: os.remove(d / "model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors"),
 ])
 def test_damaged_models(tmp_path, damage, words):

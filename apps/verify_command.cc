@@ -75,10 +75,11 @@ Command add_verify(CLI::App& parent) {
   app->add_option("--page-size", flags->page_size, "Tokens of a KV page")->check(CLI::Range(1, 128));
   app->add_option("--chunked-prefill-size", flags->chunk, "Prompt tokens of a step; 0: the whole prompt")
       ->check(CLI::NonNegativeNumber);
-  app->add_option("--tolerance", flags->tolerance, "Largest relative error; 0: 1e-4 for float32, 3e-2 otherwise")
+  app->add_option("--tolerance", flags->tolerance,
+                  "Largest relative error; 0: 1e-4 if weights and KV are float32, else 3e-2")
       ->check(CLI::NonNegativeNumber);
   app->add_flag("--own-routing", flags->own_routing,
-                "With --dtype auto, experts are chosen without the float32 run that settles ties");
+                "In bfloat16, experts are chosen without the float32 run that settles ties");
   return {app, [app, flags] { return run_verify(*app, *flags); }};
 }
 

@@ -98,6 +98,17 @@ TEST_P(Golden, Bfloat16) {
   }
 }
 
+// The KV alone rounds as all of the model in bfloat16 does.
+TEST_P(Golden, Bfloat16KvUnderFloat32) {
+  VerifyOptions o = options_for(GetParam(), {4, 2, 1, 1});
+  o.executor.kv_dtype = DType::kBF16;
+  const auto report = verify_model(o);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_TRUE(report->ok()) << report->to_string();
+  EXPECT_EQ(report->tolerance, 3e-2);
+  EXPECT_EQ(report->routing_differences, 0) << report->to_string();
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Values(Model{"tests/fixtures/llama3", 200}, Model{"tests/fixtures/qwen2", 200},
                                          Model{"tests/fixtures/qwen3-moe", 200},

@@ -84,7 +84,7 @@ bool nearly_equal(const GoldenRow& golden, int32_t a, int32_t b, double toleranc
   return x && y && std::abs(*x - *y) <= tolerance * std::max(std::abs(*x), std::abs(*y));
 }
 
-void compare(Run& run, const float* logits, const ModelConfig& config, Compute compute, VerifyReport& report,
+void compare(Run& run, const float* logits, const ModelConfig& config, bool exact, VerifyReport& report,
              std::vector<double>& errors) {
   const size_t step = run.row++;
   const GoldenRow& golden = run.golden->rows[step];
@@ -98,7 +98,7 @@ void compare(Run& run, const float* logits, const ModelConfig& config, Compute c
   const auto ours = static_cast<int32_t>(std::max_element(logits, logits + config.vocab) - logits);
   const int32_t theirs = run.golden->greedy_ids[step];
   if (ours == theirs) return;
-  const bool tie = compute != Compute::kF32 && nearly_equal(golden, ours, theirs, report.tolerance);
+  const bool tie = !exact && nearly_equal(golden, ours, theirs, report.tolerance);
   report.token_ties += tie ? 1 : 0;
   report.mismatches.push_back(fmt::format("case {}, step {}: token {} ({:.5f}) here, golden {} ({:.5f}){}", run.index,
                                           step, ours, logits[ours], theirs, logits[theirs],
@@ -187,7 +187,8 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   BATON_TRY(check_model_layout(config, how.layout));
   BATON_ASSIGN(const std::vector<GoldenCase> cases, read_golden(options.golden_path, config.vocab));
   VerifyReport report;
-  report.tolerance = options.tolerance > 0 ? options.tolerance : (how.compute == Compute::kF32 ? 1e-4 : 3e-2);
+  const bool exact = how.compute == Compute::kF32 && how.kv_dtype == DType::kF32;
+  report.tolerance = options.tolerance > 0 ? options.tolerance : (exact ? 1e-4 : 3e-2);
   std::vector<Run> runs = make_runs(cases, options, report);
   if (runs.empty())
     return error(ErrorCode::kInvalidArgument, "{}: every case is longer than {} tokens", options.golden_path,
@@ -204,21 +205,20 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   RoutingReference routing(report.tolerance);
   const bool mixture =
       std::find(config.layer_is_moe.begin(), config.layer_is_moe.end(), true) != config.layer_is_moe.end();
-  if (mixture && how.compute != Compute::kF32 && !options.own_routing) {
-    ExecutorOptions exact = how;
-    exact.compute = Compute::kF32;
-    exact.kv_dtype = DType::kF32;
-    exact.routing = &routing;
-    BATON_TRY(run_steps(exact, config, options.chunk_tokens, pages, runs, [](Run& run, const float*) { ++run.row; }));
+  if (mixture && !exact && !options.own_routing) {
+    ExecutorOptions first = how;
+    first.compute = Compute::kF32;
+    first.kv_dtype = DType::kF32;
+    first.routing = &routing;
+    BATON_TRY(run_steps(first, config, options.chunk_tokens, pages, runs, [](Run& run, const float*) { ++run.row; }));
     routing.follow();
     for (Run& run : runs) run.row = 0, run.done = 0;
   }
   ExecutorOptions asked = how;
   if (routing.following()) asked.routing = &routing;
   std::vector<double> errors;
-  BATON_TRY(run_steps(asked, config, options.chunk_tokens, pages, runs, [&](Run& run, const float* logits) {
-    compare(run, logits, config, how.compute, report, errors);
-  }));
+  BATON_TRY(run_steps(asked, config, options.chunk_tokens, pages, runs,
+                      [&](Run& run, const float* logits) { compare(run, logits, config, exact, report, errors); }));
   report.routing_ties = routing.ties();
   report.routing_differences = routing.differences();
   summarize(errors, report);

@@ -14,7 +14,9 @@ struct VerifyOptions {
   std::string golden_path;        // golden.h
   int chunk_tokens = 0;           // of a prompt in one step; 0: the whole prompt
   int64_t prompt_tokens_max = 0;  // leaves out longer cases; 0: none
-  double tolerance = 0;           // largest relative error that passes; 0: 1e-4 for float32, 3e-2 for bfloat16
+  // Largest relative error that passes; 0: 1e-4 if arithmetic and KV are float32, 3e-2 if one of them is bfloat16,
+  // which is what "in bfloat16" below means.
+  double tolerance = 0;
   // A mixture of experts in bfloat16 is first run in float32, and follows its choice where the gate's logits agree
   // within the tolerance and two experts are nearer to each other than that (routing_reference.h). With own_routing it
   // does not: median_error and rows_over then tell a tie from a wrong model.

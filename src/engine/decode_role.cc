@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "engine/handoff_stats.h"
+#include "handoff/control_connection.h"
 
 namespace baton {
 namespace {
@@ -15,13 +16,11 @@ constexpr size_t kLinksMax = 4096;
 constexpr int64_t kDescribedTokens = 4096;
 constexpr Duration kExpiryInterval = std::chrono::milliseconds(100);
 
-// As the handoff service names pairs.
-std::string address_of(const std::string& host, int port) { return fmt::format("{}:{}", host, port); }
-
 Status check_address(const std::string& host, int port) {
   if (!host.empty() && port >= 1 && port <= 65535) return {};
   return error(ErrorCode::kInvalidArgument,
-               "bootstrap_host \"{}\" or bootstrap_port {} does not name a prefill instance", host, port);
+               "bootstrap_host \"{}\" or bootstrap_port {} does not name a prefill instance", host.substr(0, 255),
+               port);
 }
 
 }  // namespace
@@ -68,7 +67,7 @@ Status DecodeRole::accept(LiveRequest& live) {
   core_.add_sequence(live, Entry::kPrebuilt, live.sampling().max_new_tokens);
   Attempt& attempt = attempts_[peer.room];
   attempt.sequence = live.sequence;
-  attempt.address = address_of(peer.bootstrap_host, peer.bootstrap_port);
+  attempt.address = address_text(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
   attempt.accepted = core_.now();
   // Pairing overlaps with the wait for pages.
   handoff_->pair(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
@@ -275,7 +274,7 @@ void DecodeRole::pair(const std::string& host, int port, std::function<void(Stat
     done(valid);
     return;
   }
-  const std::string address = address_of(host, port);
+  const std::string address = address_text(host, static_cast<uint16_t>(port));
   if (pairs_.contains(address)) {
     done({});
     return;

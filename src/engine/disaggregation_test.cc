@@ -387,15 +387,26 @@ TEST_F(DisaggregationTest, RefusalsAreClear) {
   pair.expect_idle();
 }
 
+Status ask(Engine& engine, const std::string& host, int port) {
+  auto answer = std::make_shared<std::promise<Status>>();
+  engine.pair(host, port, [answer](Status status) { answer->set_value(std::move(status)); });
+  auto future = answer->get_future();
+  if (future.wait_for(std::chrono::seconds(20)) == std::future_status::ready) return future.get();
+  return error(ErrorCode::kDeadlineExceeded, "no answer");
+}
+
+TEST_F(DisaggregationTest, PairingOverIPv6IsAnswered) {
+  Pair pair(simple(), [](EngineOptions& options) { options.transfer.bootstrap_host = "::1"; });
+  const int port = pair.prefill->info().bootstrap_port;
+  for (int round = 0; round < 2; ++round) {
+    const Status met = ask(*pair.decode, "::1", port);
+    EXPECT_TRUE(met.ok()) << met.error().message;
+  }
+  EXPECT_FALSE(pair.decode->describe_pairs().empty());
+}
+
 TEST_F(DisaggregationTest, PairingAheadOfRequests) {
   Pair pair(simple());
-  const auto ask = [](Engine& engine, const std::string& host, int port) {
-    auto answer = std::make_shared<std::promise<Status>>();
-    engine.pair(host, port, [answer](Status status) { answer->set_value(std::move(status)); });
-    auto future = answer->get_future();
-    EXPECT_EQ(future.wait_for(std::chrono::seconds(20)), std::future_status::ready);
-    return future.get();
-  };
   const int port = pair.prefill->info().bootstrap_port;
   EXPECT_GT(port, 0);
   EXPECT_TRUE(ask(*pair.decode, "127.0.0.1", port).ok());

@@ -13,6 +13,7 @@ namespace {
 // How long the loop sleeps when nothing can be computed; deadlines of roles are checked as often.
 constexpr Duration kIdleWait = std::chrono::milliseconds(100);
 
+Error rank_failed() { return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it"); }
 Error shutting_down() { return error(ErrorCode::kUnavailable, "the instance is shutting down"); }
 
 }  // namespace
@@ -103,7 +104,7 @@ Status EngineLoop::check(Request* request) const {
 Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
   BATON_TRY(check(&request));
   if (stopping_) return shutting_down();
-  if (failed_) return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it");
+  if (failed_) return rank_failed();
   if (request.arrival == TimePoint{}) request.arrival = options_.clock->now();  // the engine may be in a long step
   // One lock over the id and its place in the queue: the scheduler takes ids in rising order.
   std::lock_guard lock(mutex_);
@@ -177,7 +178,10 @@ void EngineLoop::run() {
 
 void EngineLoop::handle(Command command) {
   if (auto* submit = std::get_if<Submit>(&command)) {
-    core_->open(submit->id, std::move(submit->request), std::move(submit->sink));
+    const SequenceId id = submit->id;
+    core_->open(id, std::move(submit->request), std::move(submit->sink));
+    // It was queued while the step ran that failed: no other will end it.
+    if (LiveRequest* live = failed_ ? core_->find(id) : nullptr) core_->fail(*live, rank_failed());
   } else if (auto* abort = std::get_if<Abort>(&command)) {
     if (LiveRequest* live = core_->find(abort->id)) this->abort(*live);
   } else if (auto* named = std::get_if<AbortNamed>(&command)) {

@@ -336,6 +336,24 @@ TEST(EngineLoop, AFailedRankEndsAllRequestsWithAnError) {
   EXPECT_EQ(rig.submit(request_of("late", {1}, 1), late).error().code, ErrorCode::kUnavailable);
 }
 
+// Nothing runs after the failed step, so nothing else would end what was queued while it ran.
+TEST(EngineLoop, ARequestQueuedDuringTheFailingStepEndsToo) {
+  Gate gate;
+  Rig rig({}, [&](EngineLoopOptions&, FakeExecutorOptions& fake) {
+    fake.before_run = gate.hook();
+    fake.fault = [&]() -> Status { return error(ErrorCode::kUnavailable, "rank 0 is gone"); };
+  });
+  Client first, queued;
+  ASSERT_TRUE(rig.submit(request_of("first", {1, 2, 3}, 5), first).ok());
+  ASSERT_TRUE(eventually(*rig.engine, [](const EngineStats&) { return true; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the step has begun
+  ASSERT_TRUE(rig.submit(request_of("queued", {1, 2, 3}, 5), queued).ok());
+  gate.open.set_value();
+  ASSERT_TRUE(first.wait());
+  ASSERT_TRUE(queued.wait());
+  EXPECT_EQ(queued.finish().error->code, ErrorCode::kUnavailable);
+}
+
 TEST(EngineLoop, AbortEndsARequestAtOnceAndAbortAllEveryOne) {
   Rig rig;
   std::vector<Client> clients(4);

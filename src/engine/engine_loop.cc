@@ -25,6 +25,7 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> exec
       inbound_(4 * options_.requests_max + 64) {  // requests, and an abort or two of each
   CoreOptions core{options_.info, options_.scheduler, options_.eos_ids, options_.clock, options_.observer, {}};
   core.on_closed = [this] {
+    note_progress();
     std::lock_guard lock(mutex_);
     --open_;
   };
@@ -117,6 +118,7 @@ Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
     if (stopping_) return shutting_down();
     return error(ErrorCode::kResourceExhausted, "the instance's queue is full; retry later");
   }
+  if (open_ == 0) note_progress();  // the wait begins now, however long nothing was asked for
   ++submitted_;
   ++open_;
   busy_ = true;
@@ -169,7 +171,7 @@ void EngineLoop::run() {
     for (Command& command : commands) handle(std::move(command));
     role_->poll(core_->now());
     worked = !failed_ && step();
-    if (worked || !commands.empty()) note_progress();
+    if (worked) note_progress();  // more requests are no progress: none of them may ever end
     publish();
   }
   for (Command& command : inbound_.drain()) handle(std::move(command));

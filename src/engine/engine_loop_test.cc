@@ -432,14 +432,64 @@ TEST(EngineLoop, IsHealthyWhileWorkMovesOrNoneWaits) {
   EXPECT_TRUE(rig.engine->healthy()) << "nothing waits";
   Client client;
   ASSERT_TRUE(rig.submit(request_of("a", {1, 2, 3}, 3), client).ok());
-  ASSERT_TRUE(eventually(*rig.engine, [](const EngineStats&) { return true; }));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the step has begun and hangs
+  EXPECT_TRUE(rig.engine->healthy()) << "the hour was idle, the step is young";
   clock->advance(std::chrono::seconds(11));
   EXPECT_FALSE(rig.engine->healthy());
   gate.open.set_value();
   ASSERT_TRUE(client.wait());
   ASSERT_TRUE(eventually(*rig.engine, is_idle));
   EXPECT_TRUE(rig.engine->healthy());
+}
+
+// A role that never computes anything, as one whose peers are gone.
+class StuckRole final : public RolePart {
+ public:
+  explicit StuckRole(EngineCore& core) : core_(core) {}
+  Status accept(LiveRequest& live) override {
+    core_.add_sequence(live, Entry::kHeld, 1);
+    return {};
+  }
+  void poll(TimePoint) override {}
+  void admitted(LiveRequest&) override {}
+  void computed(LiveRequest&, int64_t) override {}
+  void sampled(LiveRequest&, GeneratedToken) override {}
+  void release(LiveRequest& live, const std::string&) override { core_.scheduler().finish(live.sequence); }
+  void machine_failed(const std::string&) override {}
+  void pair(const std::string&, int, std::function<void(Status)>) override {}
+  void fill(EngineStats*) const override {}
+  [[nodiscard]] std::string describe_pairs() const override { return {}; }
+  [[nodiscard]] int listening_port() const override { return 0; }
+
+ private:
+  EngineCore& core_;
+};
+
+TEST(EngineLoop, RequestsThatComeWhileNoneMovesAreNoSignOfHealth) {
+  auto clock = std::make_shared<SettableClock>();
+  const RigOptions rig;
+  EngineLoopOptions options = loop_options(rig);
+  options.clock = clock;
+  options.watchdog_timeout = std::chrono::seconds(10);
+  std::vector<std::byte> pool(pool_bytes(rig, 0));
+  auto engine = EngineLoop::start(std::move(options),
+                                  std::make_unique<FakeExecutor>(fake_options(rig), std::vector{std::span(pool)}),
+                                  [](EngineCore& core, std::function<void()>) -> Result<std::unique_ptr<RolePart>> {
+                                    return std::unique_ptr<RolePart>(std::make_unique<StuckRole>(core));
+                                  })
+                    .value();
+  std::vector<Client> clients(3);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(engine->healthy()) << i;
+    ASSERT_TRUE(engine->submit(request_of(std::to_string(i), {1, 2}, 1), clients[static_cast<size_t>(i)].sink()).ok());
+    ASSERT_TRUE(eventually(*engine, [i](const EngineStats& stats) { return stats.waiting == i + 1; }));
+    clock->advance(std::chrono::seconds(4));
+  }
+  EXPECT_FALSE(engine->healthy());
+  engine->abort_all();
+  for (Client& client : clients) ASSERT_TRUE(client.wait());
+  ASSERT_TRUE(eventually(*engine, is_idle));
+  EXPECT_TRUE(engine->healthy()) << "nothing waits";
 }
 
 TEST(EngineLoop, StatsCountWhatWasDone) {

@@ -17,7 +17,7 @@ constexpr int64_t kDescribedTokens = 4096;
 constexpr Duration kExpiryInterval = std::chrono::milliseconds(100);
 
 Status check_address(const std::string& host, int port) {
-  if (!host.empty() && port >= 1 && port <= 65535) return {};
+  if (!host.empty() && host.size() <= 255 && port >= 1 && port <= 65535) return {};
   return error(ErrorCode::kInvalidArgument,
                "bootstrap_host \"{}\" or bootstrap_port {} does not name a prefill instance", host.substr(0, 255),
                port);

@@ -188,6 +188,26 @@ TEST_F(AgainstDecode, OurOwnFenceIsEvidence) {
   EXPECT_TRUE(all_free());
 }
 
+TEST(DecodePairs, APeerThatNobodyAsksForIsNotTriedForEver) {
+  const ControlFd listener = listen_on("127.0.0.1", 0).value();
+  const uint16_t port = bound_port(listener.get()).value();
+  DecodeHandoffOptions options;
+  options.reconnect_min = options.reconnect_max = 5ms;
+  options.heartbeat = 20ms;
+  options.forget_after = 100ms;
+  TestDecode decode(spec(), loopback(kDecode), kDecode, options);
+  const auto tried = [&](Duration timeout) {
+    return eventually([&] { return ControlFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).open(); },
+                      timeout);
+  };
+  for (int round = 0; round < 2; ++round) {
+    decode.handoff().pair("127.0.0.1", port);
+    EXPECT_TRUE(tried(5s));
+    EXPECT_TRUE(tried(5s)) << "one failure is not the end";
+    EXPECT_TRUE(eventually([&] { return !tried(200ms); })) << "nobody asks any more";
+  }
+}
+
 class AgainstImpatientDecode : public AgainstDecode {
  protected:
   AgainstImpatientDecode() : AgainstDecode(100ms) {}

@@ -21,6 +21,7 @@ struct DecodeHandoffOptions {
   Duration connect_timeout = std::chrono::seconds(5);  // TCP connection and manifests together
   Duration reconnect_min = std::chrono::milliseconds(50);
   Duration reconnect_max = std::chrono::seconds(2);
+  Duration forget_after = std::chrono::minutes(1);  // a peer that cannot be met and nobody has asked for since
   // Bytes copied and hashed between two looks at the sockets.
   uint64_t verify_slice_bytes = 16u << 20;
   // For tests of the checksums: called on the service's thread after the window of a committed attempt closed and
@@ -39,7 +40,8 @@ class DecodeHandoff {
   DecodeHandoff(const DecodeHandoff&) = delete;
   DecodeHandoff& operator=(const DecodeHandoff&) = delete;
 
-  // Meets the prefill instance behind a control port and stays connected. Asking again is free. Paired follows.
+  // Meets the prefill instance behind a control port and stays connected. Asking again is free. Paired follows. A peer
+  // that cannot be met is tried again and again for forget_after, then when somebody asks for it.
   void pair(const std::string& host, uint16_t port);
 
   // Pairs if needed, opens the window, sends the grant. kInvalidArgument, and no event: the attempt is live or

@@ -43,6 +43,7 @@ void DecodeHandoff::Service::run() {
     take_commands();
     take_addresses();
     serve_pairs();
+    forget_pairs();
     verify_slices();
     tick();
   }
@@ -81,7 +82,17 @@ DecodeHandoff::Service::Pair& DecodeHandoff::Service::pair_with(const std::strin
     slot->next_try = now_;
     slot->backoff = options_.reconnect_min;
   }
+  slot->wanted = now_;
   return *slot;
+}
+
+// Addresses come with requests: those that name nobody must not be tried, or kept, for ever.
+void DecodeHandoff::Service::forget_pairs() {
+  std::erase_if(pairs_, [this](const auto& entry) {
+    const Pair& pair = *entry.second;
+    return pair.state == Pair::State::kBackoff && now_ - pair.wanted > options_.forget_after &&
+           attempts_of(pair).empty();
+  });
 }
 
 void DecodeHandoff::Service::take_addresses() {
@@ -266,6 +277,7 @@ void DecodeHandoff::Service::pair_lost(Pair& pair) {
     ++s.peers_lost;
     --s.peers;
   });
+  pair.wanted = now_;
   back_off(pair);
   sink_(DecodePairLost{pair.address, why});
   for (const AttemptId attempt : attempts_of(pair)) step(attempt, DecodeAttempt::PeerLost{why});

@@ -40,7 +40,7 @@ class DecodeHandoff::Service {
   };
   using Command = std::variant<PairCommand, DecodeRequest, CancelCommand>;
 
-  // A prefill instance's address; lives as long as the service.
+  // A prefill instance's address.
   struct Pair {
     enum class State { kBackoff, kResolving, kConnecting, kManifest, kAccept, kPaired };
     std::string host;
@@ -49,6 +49,7 @@ class DecodeHandoff::Service {
     State state = State::kBackoff;
     TimePoint since;     // of the try
     TimePoint next_try;  // in kBackoff
+    TimePoint wanted;    // last asked for, or paired
     Duration backoff{};
     ControlFd connecting;
     std::unique_ptr<ControlConnection> connection;
@@ -87,6 +88,7 @@ class DecodeHandoff::Service {
   void pair_failed(Pair& pair, const Status& status);
   void pair_lost(Pair& pair);
   void back_off(Pair& pair);
+  void forget_pairs();
   void try_soon(Pair& pair);
   [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
   void on_commit(Commit& commit);

@@ -71,9 +71,9 @@ struct DecodeRequest {
   TimePoint deadline;
 };
 
-// A pairing ended, well or not. When it failed, service goes on trying with backoff for as long as it runs, unless the
-// two sides refuse each other (kIncompatible): then only a new incarnation of the peer, met on a slow retry, changes
-// the answer.
+// A pairing ended, well or not. When it failed, service goes on trying with backoff until it forgets the peer
+// (DecodeHandoffOptions::forget_after). After a refusal (kIncompatible) only a new incarnation of the peer, met on a
+// slow retry, changes the answer.
 struct DecodePaired {
   std::string address;  // "host:port" as given to pair() or receive()
   Status status;

@@ -122,6 +122,9 @@ void DecodeRole::release(LiveRequest& live, const std::string& why) {
   }
   attempt->in_scheduler = false;
   attempt->pages = std::move(pages);
+  // A client that has all it wants from the first token: its KV is here and being verified, and the prefill leg has
+  // done its work.
+  if (attempt->first_token && why.empty()) return;
   handoff_->cancel(room, why);
 }
 

@@ -32,8 +32,9 @@ struct PairOptions {
 
 class Pair {
  public:
-  explicit Pair(PairOptions options, const std::function<void(EngineOptions&)>& adjust = {})
-      : options_(std::move(options)), adjust_(adjust) {
+  explicit Pair(PairOptions options, const std::function<void(EngineOptions&)>& adjust = {},
+                KvGeometry geometry = small_geometry())
+      : options_(std::move(options)), adjust_(adjust), geometry_(geometry) {
     prefill = make(Role::kPrefill, options_.prefill);
     decode = make(Role::kDecode, options_.decode);
   }
@@ -52,7 +53,7 @@ class Pair {
     options.transfer.attempt_timeout = std::chrono::seconds(15);
     if (adjust_) adjust_(options);
     ModelFacts facts;
-    facts.geometry = small_geometry();
+    facts.geometry = geometry_;
     facts.vocab = kVocab;
     facts.context = 4096;
     facts.digest = {1, 2};
@@ -60,6 +61,7 @@ class Pair {
         options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<Executor>> {
           RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, kVocab, 4096, {}};
           FakeExecutorOptions fake = fake_options(rig);
+          fake.geometry = geometry_;
           if (role == Role::kPrefill) fake.before_run = before_prefill;
           return std::unique_ptr<Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
         });
@@ -90,6 +92,7 @@ class Pair {
  private:
   PairOptions options_;
   std::function<void(EngineOptions&)> adjust_;
+  KvGeometry geometry_;
 };
 
 class DisaggregationTest : public testing::Test {
@@ -188,6 +191,30 @@ TEST_F(DisaggregationTest, TheFirstTokenMayBeTheLast) {
     ASSERT_TRUE(prefill.wait()) << c.name;
     EXPECT_EQ(decode.text().size(), c.length) << c.name;
     EXPECT_EQ(decode.finish().reason, c.reason) << c.name;
+  }
+  pair.expect_idle();
+}
+
+// A stop string in the first token ends the request while its KV is still being verified. The prefill leg has done its
+// work and says so: a cancel would make its answer, with the logprobs of the prompt, an error.
+TEST_F(DisaggregationTest, AStopAtTheFirstTokenLetsThePrefillLegEndWell) {
+  Pair pair(simple(), {}, {16, 2, 1 << 14, 1 << 14, 2});
+  for (int i = 0; i < 3; ++i) {
+    Request request = request_of("a", random_prompt(static_cast<uint64_t>(i), 60, kVocab), 9);
+    request.disaggregation = pair.address();
+    Client prefill;
+    std::promise<void> ended;
+    std::atomic<SequenceId::rep> id{0};
+    ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
+    const auto submitted = pair.decode->submit(std::move(request), [&](const Output& output) {
+      if (output.finish) return ended.set_value();
+      if (output.completion_tokens == 1) pair.decode->stop(SequenceId(id.load()));
+    });
+    ASSERT_TRUE(submitted.ok());
+    id = submitted->value();
+    ASSERT_TRUE(prefill.wait());
+    EXPECT_TRUE(prefill.last().handed_over) << prefill.finish().error->message;
+    ended.get_future().wait();
   }
   pair.expect_idle();
 }

@@ -102,6 +102,11 @@ TEST_F(AgainstPrefill, StaleGrantsHaveNoEffectAndARepeatIsOneGrant) {
   other.pages[0].generation = 2;
   peer->send(other);
   EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 4; }));
+  // Another grant of an id that lives: who sent it hears so, and the first is not touched.
+  const Cancel cancel = peer->expect<Cancel>();
+  EXPECT_TRUE(cancel.fault);
+  EXPECT_EQ(cancel.grant_digest, grant_digest(other));
+  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(other));
   prefill_.paused = false;
   std::optional<Frame> frame;
   ASSERT_TRUE(eventually([&] {

@@ -148,8 +148,9 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
                                 .deadline = now_ + std::chrono::milliseconds(grant.budget_ms),
                                 .early_deadline = now_ + options_.early_grant_timeout};
   if (found != attempts_.end() && found->second->machine.granted()) {
-    if (found->second->peer != id)
-      turn_down(peer, grant, "the attempt is granted by another decode instance: draw a new bootstrap_room", true);
+    // An id that is used again while it lives here: whoever waits on the new grant hears it now, not at its deadline.
+    if (found->second->peer != id || found->second->digest != input.digest)
+      turn_down(peer, grant, "the attempt is in use by another grant: draw a new bootstrap_room", true);
     return step(grant.attempt, input);  // a repeat, or stale
   }
   if (found == attempts_.end() && early_ >= options_.early_grants_max) {

@@ -34,6 +34,9 @@ Status DecodeHandoff::Service::receive(DecodeRequest request) {
       cached % self_.page_tokens != 0)
     return error(ErrorCode::kInvalidArgument, "{} pages of {} tokens for {} tokens, {} cached", request.pages.size(),
                  self_.page_tokens, request.prompt_tokens, cached);
+  if (pages > kGrantPagesMax)
+    return error(ErrorCode::kInvalidArgument,
+                 "a prompt on {} pages, one grant names {} at most: use a larger --page-size", pages, kGrantPagesMax);
   if (pages * self_.layout.attn_tp() * self_.layout.pp > kChecksumsMax)
     return error(ErrorCode::kInvalidArgument, "{} pages on {} ranks are more than one commit can account for ({})",
                  pages, self_.layout.attn_tp() * self_.layout.pp, kChecksumsMax);

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "handoff/rig_test.h"
+#include "wire/frame_codec.h"
 
 namespace baton {
 namespace {
@@ -361,6 +362,10 @@ TEST(Handoff, BadCallsAreRefusedWithoutAnEvent) {
   EXPECT_TRUE(refused([](DecodeRequest& r) { r.cached_tokens = 4; }));
   EXPECT_TRUE(refused([](DecodeRequest& r) { r.cached_tokens = 16; }));
   EXPECT_TRUE(refused([](DecodeRequest& r) { r.port = 0; }));
+  EXPECT_TRUE(refused([](DecodeRequest& r) {  // more than a grant frame may name
+    r.pages.assign(kGrantPagesMax + 1, {PageId(0), 1});
+    r.prompt_tokens = int64_t{kGrantPagesMax + 1} * 8;
+  }));
   EXPECT_TRUE(both.settle());
 }
 

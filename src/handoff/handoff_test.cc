@@ -57,7 +57,13 @@ struct Both {
 
 PairSpec spec_of(std::string name, KvGeometry geometry, Layout prefill, Layout decode, int prefill_page = 8,
                  int decode_page = 8, Fanout fanout = Fanout::kDirect) {
-  return {std::move(name), geometry, {prefill, prefill_page, 96}, {decode, decode_page, 96}, fanout};
+  // 96 pages, or what the longest prompt here needs.
+  const auto pages = [](int page) { return std::max(96, 256 / page); };
+  return {std::move(name),
+          geometry,
+          {prefill, prefill_page, pages(prefill_page)},
+          {decode, decode_page, pages(decode_page)},
+          fanout};
 }
 
 std::vector<PairSpec> pair_table() {
@@ -72,6 +78,13 @@ std::vector<PairSpec> pair_table() {
       spec_of("mla_tp1_to_tp3_pages", mla, {.tp = 1}, {.tp = 3}, 8, 4),
       spec_of("mla_tp2_to_tp4_local_pages", mla, {.tp = 2}, {.tp = 4}, 4, 16, Fanout::kLocal),
       spec_of("mla_pp2_to_tp2", mla, {.tp = 1, .pp = 2}, {.tp = 2}),
+      // Grids of which neither divides the other, and the smallest and largest pages.
+      spec_of("mla_tp1_to_tp3_local_pages_3_7", mla, {.tp = 1}, {.tp = 3}, 3, 7, Fanout::kLocal),
+      spec_of("mla_tp2_to_tp2_local_pages_7_3", mla, {.tp = 2}, {.tp = 2}, 7, 3, Fanout::kLocal),
+      spec_of("mla_tp2_to_tp4dp2_local_pages_1_128", mla, {.tp = 2}, {.tp = 4, .dp = 2}, 1, 128, Fanout::kLocal),
+      spec_of("mla_tp4dp2_to_tp2_local_pages_128_1", mla, {.tp = 4, .dp = 2}, {.tp = 2}, 128, 1, Fanout::kLocal),
+      spec_of("gqa_tp3_to_tp4pp2_pages_7_3", gqa, {.tp = 3}, {.tp = 4, .pp = 2}, 7, 3),
+      spec_of("gqa_tp4_to_tp3_pages_64_1", gqa, {.tp = 4}, {.tp = 3}, 64, 1),
       spec_of("gqa_tp1_to_tp1", gqa, {.tp = 1}, {.tp = 1}),
       spec_of("gqa_tp2_to_tp4", gqa, {.tp = 2}, {.tp = 4}),
       spec_of("gqa_tp8_to_tp2", gqa, {.tp = 8}, {.tp = 2}),
@@ -98,7 +111,8 @@ TEST_P(HandoffPairs, WhatDecodeHoldsIsWhatPrefillComputed) {
     int64_t tokens, cached;
   };
   uint64_t bytes = 0;
-  const std::vector<Case> cases = {{1, 0}, {page, 0}, {67, 0}, {100, 0}, {67, 2 * page}, {96, 96 - 16 / page * page}};
+  const std::vector<Case> cases = {
+      {1, 0}, {page, 0}, {page + 1, 0}, {67, 0}, {100, 0}, {67, 40 / page * page}, {96, 80 / page * page}};
   for (size_t i = 0; i < cases.size(); ++i) {
     const Case& c = cases[i];
     const AttemptId attempt(1000 + i);

@@ -35,7 +35,8 @@ class AgainstDecode : public testing::Test {
     options.heartbeat = heartbeat;
     decode_ = std::make_unique<TestDecode>(spec(), std::move(busy), kDecode, options);
   }
-  std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill) {
+  // `hash_error` is added to the hash of the plan that the peer claims.
+  std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill, uint64_t hash_error = 0) {
     ControlFd fd;
     EXPECT_TRUE(eventually([&] {
       fd = ControlFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
@@ -47,7 +48,7 @@ class AgainstDecode : public testing::Test {
                               .value();
     const Planner planner = agree(self, peer->expect<Manifest>()).value();
     peer->send(self);
-    peer->send(Accept{planner.hash()});
+    peer->send(Accept{planner.hash() + hash_error});
     EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
     return peer;
   }
@@ -111,6 +112,15 @@ TEST_F(AgainstDecode, StaleCommitsHaveNoEffect) {
   peer->send(Cancel{AttemptId(1), grant_digest(grant) + 1, true, "about an older grant"});
   EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(grant) + 1);
   EXPECT_FALSE(decode_->over(AttemptId(1)));
+}
+
+TEST_F(AgainstDecode, AnotherPlanHashIsRefused) {
+  ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
+  auto peer = meet(kPrefill, 1);
+  EXPECT_TRUE(peer->closed());
+  ASSERT_TRUE(over(1));
+  EXPECT_NE(decode_->outcome(AttemptId(1)).ended->message.find("plan hash"), std::string::npos);
+  EXPECT_EQ(decode_->stats().pairings, 0u);
 }
 
 TEST_F(AgainstDecode, ACommitWithoutTheBytesIsNeverCommitted) {

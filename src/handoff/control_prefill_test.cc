@@ -4,6 +4,7 @@
 
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
+#include "transport/forwarding.h"
 
 namespace baton {
 namespace {
@@ -13,10 +14,10 @@ using namespace by_hand;
 class AgainstPrefill : public testing::Test {
  protected:
   // Patient unless told otherwise: the peer by hand does not answer pings.
-  explicit AgainstPrefill(Duration heartbeat = 10s)
+  explicit AgainstPrefill(Duration heartbeat = 10s, std::unique_ptr<Transport> transport = loopback(kPrefill))
       : transport_(loopback(kDecode)),
         memory_(spec().decode, spec().geometry, *transport_),
-        prefill_(spec(), loopback(kPrefill), kPrefill, options(heartbeat)) {}
+        prefill_(spec(), std::move(transport), kPrefill, options(heartbeat)) {}
 
   static PrefillHandoffOptions options(Duration heartbeat) {
     PrefillHandoffOptions options;
@@ -177,6 +178,39 @@ TEST_F(AgainstImpatientPrefill, ASilentDecodeIsLostAndItsAttemptsFail) {
   EXPECT_EQ(prefill_.ended().at(AttemptId(1)).outcome, AttemptOutcome::kFailed);
   EXPECT_EQ(prefill_.stats().failures["peer_lost"], 1u);
   EXPECT_EQ(prefill_.stats().peers, 0u);
+}
+
+// A transport that loses its peer with every post, and cannot say whether the bytes still land.
+class DoubtfulTransport final : public ForwardingTransport {
+ public:
+  using ForwardingTransport::ForwardingTransport;
+  void poll(std::vector<TransferEvent>* events) override {
+    wrapped().poll(events);
+    for (TransferEvent& event : *events) {
+      event.outcome = TransferOutcome::kPeerLost;
+      event.remote_quiesced = false;
+    }
+  }
+};
+
+class AgainstDoubtfulPrefill : public AgainstPrefill {
+ protected:
+  AgainstDoubtfulPrefill() : AgainstPrefill(10s, std::make_unique<DoubtfulTransport>(loopback(kPrefill))) {}
+};
+
+TEST_F(AgainstDoubtfulPrefill, DrainedIsNeverSaidOfAGrantWhoseWritersMayStillWrite) {
+  auto peer = meet();
+  prefill_.begin(AttemptId(1), 0, 20);
+  peer->send(grant(1));
+  ASSERT_TRUE(eventually([&] {
+    prefill_.pump();
+    return prefill_.idle();
+  }));
+  EXPECT_EQ(prefill_.ended().at(AttemptId(1)).outcome, AttemptOutcome::kFailed);
+  EXPECT_EQ(peer->expect<Cancel>().attempt, AttemptId(1));
+  peer->send(Cancel{AttemptId(1), grant_digest(grant(1)), true, "asked again"});
+  peer->send(Cancel{AttemptId(2), 123, true, "of a grant that never was"});
+  EXPECT_EQ(peer->expect<Drained>().attempt, AttemptId(2));
 }
 
 TEST_F(AgainstPrefill, ANewConnectionOfTheSameDecodeReplacesTheOld) {

@@ -284,6 +284,41 @@ TEST(Handoff, ABitFlippedAtDecodeBeforeVerificationIsCaught) {
   }
 }
 
+// Whole pages travel; what an earlier tenant left in the rest of the last one must not (S12).
+TEST(Handoff, TheTailOfTheLastPageTravelsAsZeros) {
+  const PairSpec spec = spec_of("", gqa_geometry(), {.tp = 1}, {.tp = 1});
+  TestDecode* decode = nullptr;
+  DecodeHandoffOptions options;
+  std::atomic<int> old_bytes{-1};
+  std::vector<PageId> pages;
+  options.before_verify = [&](AttemptId) {
+    const Pool& pool = decode->memory().pools()[0];
+    const std::byte* page = pool.bytes.data() + pages[2].value() * pool.shape.page_bytes();
+    const KvGeometry& g = pool.shape.geometry;
+    int others = 0;
+    const auto count = [&](uint64_t offset, int dim) {
+      for (int i = 0; i < dim * g.element_size; ++i) others += page[offset + static_cast<uint64_t>(i)] != std::byte{0};
+    };
+    for (int head = 0; head < g.kv_heads; ++head) {
+      for (int layer = 0; layer < g.layers; ++layer) {
+        for (int token = 4; token < 8; ++token) {
+          count(pool.shape.k_offset(layer, head, token), g.k_dim);
+          count(pool.shape.v_offset(layer, head, token), g.v_dim);
+        }
+      }
+    }
+    old_bytes = others;
+  };
+  Both both(spec, "loopback", {}, options);
+  decode = &both.decode;
+  ASSERT_TRUE(both.decode.request(AttemptId(9), "127.0.0.1", both.prefill.port(), 0, 20));
+  pages = both.decode.pages_of(AttemptId(9));
+  both.prefill.begin(AttemptId(9), 0, 20);
+  ASSERT_TRUE(both.settle());
+  EXPECT_TRUE(both.decode.outcome(AttemptId(9)).committed);
+  EXPECT_EQ(old_bytes, 0);
+}
+
 TEST(Handoff, DeadlinesEndBothSides) {
   Both both(small());
   // Decode waits for a request that never reaches prefill.

@@ -24,7 +24,7 @@ const char* kind_name(uint8_t kind) {
 }  // namespace
 
 std::string encode_blob(const PeerBlob& blob) {
-  ByteWriter out;
+  FieldWriter out;
   out.u32(kMagic);
   out.u8(kVersion);
   out.u8(static_cast<uint8_t>(blob.kind));
@@ -35,7 +35,7 @@ std::string encode_blob(const PeerBlob& blob) {
 }
 
 Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected) {
-  ByteReader in(as_span(bytes));
+  FieldReader in(as_span(bytes));
   const uint32_t magic = in.u32();
   const uint8_t version = in.u8();
   const uint8_t kind = in.u8();

@@ -20,7 +20,7 @@ inline std::span<const std::byte> as_span(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-class ByteWriter {
+class FieldWriter {
  public:
   void u8(uint8_t v) { raw(&v, sizeof(v)); }
   void u16(uint16_t v) { raw(&v, sizeof(v)); }
@@ -44,9 +44,9 @@ class ByteWriter {
   std::string out_;
 };
 
-class ByteReader {
+class FieldReader {
  public:
-  explicit ByteReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  explicit FieldReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
   uint8_t u8() { return fixed<uint8_t>(); }
   uint16_t u16() { return fixed<uint16_t>(); }
   uint32_t u32() { return fixed<uint32_t>(); }

@@ -43,7 +43,7 @@ Result<UniqueFd> make_socket() {
   return fd;
 }
 
-bool bad_start(ByteReader* in) {
+bool bad_start(FieldReader* in) {
   const uint32_t magic = in->u32();
   return in->u8() != kVersion || magic != kMagic;
 }
@@ -51,7 +51,7 @@ bool bad_start(ByteReader* in) {
 }  // namespace
 
 std::string encode(const AttachRequest& message) {
-  ByteWriter out;
+  FieldWriter out;
   out.u32(kMagic);
   out.u8(kVersion);
   out.incarnation(message.writer);
@@ -60,7 +60,7 @@ std::string encode(const AttachRequest& message) {
 }
 
 std::string encode(const OwnerMessage& message) {
-  ByteWriter out;
+  FieldWriter out;
   out.u32(kMagic);
   out.u8(kVersion);
   out.u8(static_cast<uint8_t>(message.kind));
@@ -72,7 +72,7 @@ std::string encode(const OwnerMessage& message) {
 }
 
 Result<AttachRequest> decode_request(std::span<const std::byte> bytes) {
-  ByteReader in(bytes);
+  FieldReader in(bytes);
   const bool bad = bad_start(&in);
   AttachRequest request{.writer = in.incarnation(), .owner = {}};
   request.owner = in.incarnation();
@@ -81,7 +81,7 @@ Result<AttachRequest> decode_request(std::span<const std::byte> bytes) {
 }
 
 Result<OwnerMessage> decode_owner_message(std::span<const std::byte> bytes) {
-  ByteReader in(bytes);
+  FieldReader in(bytes);
   const bool bad = bad_start(&in);
   const uint8_t kind = in.u8();
   OwnerMessage message{.kind = static_cast<OwnerMessage::Kind>(kind),

@@ -8,7 +8,7 @@ namespace {
 constexpr uint32_t kMagic = 0x314e5442;  // "BTN1"
 
 std::string with_header(FrameType type, uint8_t flags, const std::string& body) {
-  ByteWriter out;
+  FieldWriter out;
   out.u32(kMagic);
   out.u8(static_cast<uint8_t>(type));
   out.u8(flags);
@@ -58,21 +58,21 @@ void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, u
 }
 
 std::string encode(const Hello& frame) {
-  ByteWriter body;
+  FieldWriter body;
   body.incarnation(frame.writer);
   body.incarnation(frame.owner);
   return with_header(FrameType::kHello, 0, body.str());
 }
 
 std::string encode(const Welcome& frame) {
-  ByteWriter body;
+  FieldWriter body;
   body.u8(frame.accepted ? 1 : 0);
   body.text(frame.detail, kDetailMax);
   return with_header(FrameType::kWelcome, 0, body.str());
 }
 
 std::string encode(const WriteFrame& frame, bool first, bool last) {
-  ByteWriter body;
+  FieldWriter body;
   body.u64(frame.post);
   body.u64(frame.token.attempt.value());
   body.u64(frame.token.secret);
@@ -91,7 +91,7 @@ std::string encode(const WriteFrame& frame, bool first, bool last) {
 }
 
 std::string encode(const ResultFrame& frame) {
-  ByteWriter body;
+  FieldWriter body;
   body.u64(frame.post);
   body.u64(frame.bytes);
   body.u8(static_cast<uint8_t>(frame.outcome));
@@ -100,13 +100,13 @@ std::string encode(const ResultFrame& frame) {
 }
 
 std::string encode_cancel(uint64_t post) {
-  ByteWriter body;
+  FieldWriter body;
   body.u64(post);
   return with_header(FrameType::kCancel, 0, body.str());
 }
 
 Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
-  ByteReader in(bytes);
+  FieldReader in(bytes);
   const uint32_t magic = in.u32();
   const uint8_t type = in.u8();
   const uint8_t flags = in.u8();
@@ -128,7 +128,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
 }
 
 Result<Hello> decode_hello(std::span<const std::byte> body) {
-  ByteReader in(body);
+  FieldReader in(body);
   Hello hello{.writer = in.incarnation(), .owner = {}};
   hello.owner = in.incarnation();
   if (!in.complete()) return error(ErrorCode::kCorrupt, "a hello of {} bytes", body.size());
@@ -136,7 +136,7 @@ Result<Hello> decode_hello(std::span<const std::byte> body) {
 }
 
 Result<Welcome> decode_welcome(std::span<const std::byte> body) {
-  ByteReader in(body);
+  FieldReader in(body);
   const uint8_t accepted = in.u8();
   Welcome welcome{.accepted = accepted == 1, .detail = in.text(kDetailMax)};
   if (!in.complete() || accepted > 1) return error(ErrorCode::kCorrupt, "a malformed welcome of {} bytes", body.size());
@@ -144,7 +144,7 @@ Result<Welcome> decode_welcome(std::span<const std::byte> body) {
 }
 
 Result<WriteFrame> decode_write(std::span<const std::byte> body) {
-  ByteReader in(body);
+  FieldReader in(body);
   WriteFrame frame;
   frame.post = in.u64();
   frame.token.attempt = AttemptId(in.u64());
@@ -176,7 +176,7 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body) {
 }
 
 Result<ResultFrame> decode_result(std::span<const std::byte> body) {
-  ByteReader in(body);
+  FieldReader in(body);
   ResultFrame frame{.post = in.u64(), .bytes = in.u64(), .outcome = {}, .detail = {}};
   const uint8_t outcome = in.u8();
   frame.detail = in.text(kDetailMax);
@@ -189,7 +189,7 @@ Result<ResultFrame> decode_result(std::span<const std::byte> body) {
 }
 
 Result<uint64_t> decode_cancel(std::span<const std::byte> body) {
-  ByteReader in(body);
+  FieldReader in(body);
   const uint64_t post = in.u64();
   if (!in.complete()) return error(ErrorCode::kCorrupt, "a cancel of {} bytes", body.size());
   return post;

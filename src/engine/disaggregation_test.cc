@@ -54,12 +54,12 @@ class Pair {
     if (adjust_) adjust_(options);
     ModelFacts facts;
     facts.geometry = geometry_;
-    facts.vocab = kVocab;
+    facts.vocab = role == Role::kPrefill ? prefill_vocab : kVocab;
     facts.context = 4096;
     facts.digest = {1, 2};
     auto made = make_engine_over(
         options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<Executor>> {
-          RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, kVocab, 4096, {}};
+          RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, facts.vocab, 4096, {}};
           FakeExecutorOptions fake = fake_options(rig);
           fake.geometry = geometry_;
           if (role == Role::kPrefill) fake.before_run = before_prefill;
@@ -86,6 +86,7 @@ class Pair {
 
   // Set before the constructor makes engines: a static of the test process, reset by each test.
   static inline std::function<void(const StepPlan&)> before_prefill;
+  static inline int prefill_vocab = kVocab;
 
   std::unique_ptr<Engine> prefill, decode;
 
@@ -99,7 +100,10 @@ class DisaggregationTest : public testing::Test {
  protected:
   // Before any thread: spdlog makes its registry at the first line, in code that ThreadSanitizer cannot see into.
   static void SetUpTestSuite() { log_init(LogLevel::kError, ""); }
-  void SetUp() override { Pair::before_prefill = {}; }
+  void SetUp() override {
+    Pair::before_prefill = {};
+    Pair::prefill_vocab = kVocab;
+  }
 };
 class DisaggregationPairs : public DisaggregationTest, public testing::WithParamInterface<PairOptions> {};
 
@@ -378,6 +382,20 @@ TEST_F(DisaggregationTest, WhenPrefillGoesAwayDecodeSaysSoAndGetsItsPagesBack) {
   pair.submit(request_of("again", random_prompt(1, 20, kVocab), 5), again_prefill, again_decode);
   ASSERT_TRUE(again_decode.wait());
   EXPECT_EQ(again_decode.text(), FakeExecutor::greedy_text(random_prompt(1, 20, kVocab), 5, kVocab));
+}
+
+// A peer that lies, or runs another model under the same digest: its token is in no vocabulary here.
+TEST_F(DisaggregationTest, AFirstTokenThatNamesNothingIsAnErrorAndNeverText) {
+  Pair::prefill_vocab = 1'000'000;
+  Pair pair(simple());
+  Client prefill, decode;
+  pair.submit(request_of("a", random_prompt(3, 20, kVocab), 5), prefill, decode);
+  ASSERT_TRUE(decode.wait());
+  ASSERT_EQ(decode.finish().reason, FinishReason::kAbort);
+  EXPECT_EQ(decode.finish().error->code, ErrorCode::kCorrupt);
+  EXPECT_TRUE(decode.text().empty());
+  ASSERT_TRUE(prefill.wait());
+  pair.expect_idle();
 }
 
 TEST_F(DisaggregationTest, AWarmUpNeedsNoPeerAndLeavesNoPages) {

@@ -1,6 +1,9 @@
 // The prefill service against a decode instance that speaks the frames by hand: stale, repeated, malformed and missing
 // ones.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <ctime>
 
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
@@ -67,6 +70,29 @@ TEST_F(AgainstPrefill, NoiseIsDroppedAndOthersAreServed) {
   peer->send(Ping{3});
   EXPECT_FALSE(peer->next(100ms));
   EXPECT_GE(peer->pongs, 1);
+}
+
+TEST_F(AgainstPrefill, WaitsQuietlyForADescriptorToBecomeFree) {
+  ControlFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{static_cast<rlim_t>(client.get()) + 1, before.rlim_max};
+  std::vector<ControlFd> holes;  // numbers below the client's that are free
+  for (int fd = 0; (fd = ::dup(client.get())) >= 0;) {
+    holes.emplace_back(fd);
+    if (fd > client.get()) break;
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const sockaddr_in address = local(prefill_.port());
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  const std::clock_t cpu = std::clock();
+  std::this_thread::sleep_for(500ms);
+  EXPECT_LT(std::clock() - cpu, CLOCKS_PER_SEC / 10);  // a thread that spins takes all it can get
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  holes.clear();
+  RawPeer peer(std::move(client));
+  peer.send(Ping{1});
+  EXPECT_TRUE(eventually([&] { return peer.closed(); }));  // it was heard: a ping has no place before the manifest
 }
 
 TEST_F(AgainstPrefill, AnotherPlanHashIsRefused) {

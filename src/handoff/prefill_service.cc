@@ -55,7 +55,10 @@ void PrefillHandoff::Service::run() {
 }
 
 void PrefillHandoff::Service::wait_for_work() {
-  std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}, {transport_.event_fd(), POLLIN, 0}};
+  // Out of descriptors the listener would be readable all the time: it is looked at again with the next wait.
+  const auto listening = static_cast<short>(out_of_descriptors_ ? 0 : POLLIN);
+  std::vector<pollfd> fds{
+      {wake_.get(), POLLIN, 0}, {listener_.get(), listening, 0}, {transport_.event_fd(), POLLIN, 0}};
   for (const auto& [id, peer] : peers_) {
     const auto events = static_cast<short>(peer->connection.wants_write() ? POLLIN | POLLOUT : POLLIN);
     fds.push_back({peer->connection.fd(), events, 0});
@@ -74,7 +77,10 @@ int PrefillHandoff::Service::poll_timeout_ms() const {
 void PrefillHandoff::Service::accept_peers() {
   for (;;) {
     ControlFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd.open()) return;
+    if (!fd.open()) {
+      out_of_descriptors_ = errno == EMFILE || errno == ENFILE;
+      return;
+    }
     if (peers_.size() >= kPeersMax) continue;  // closed at once
     peers_.emplace(next_peer_++, std::make_unique<Peer>(std::move(fd), now_));
   }

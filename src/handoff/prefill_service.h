@@ -149,6 +149,7 @@ class PrefillHandoff::Service {
   const PrefillSink sink_;
   SteadyClock clock_;
   ControlFd listener_;
+  bool out_of_descriptors_ = false;  // when a connection was last to be accepted
   uint16_t port_ = 0;
   ControlWake wake_;
   BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it

@@ -1,3 +1,5 @@
+#include <xxhash.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -107,9 +109,7 @@ class DummyWeights final : public WeightSource {
   static float scale_of(int64_t k) { return static_cast<float>(std::sqrt(3.0 / static_cast<double>(k))); }
 
   [[nodiscard]] uint64_t key_of(const std::string& name) const {
-    uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-    for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-    return Random(hash ^ Random(seed_).next()).next();
+    return Random(XXH3_64bits(name.data(), name.size()) ^ Random(seed_).next()).next();
   }
 
   // One round of a 64-bit mixer: a model of a billion weights is made up in seconds. Rounded to bfloat16 as stored

@@ -1,5 +1,7 @@
 #include "wire/frame_codec.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 
 #include "wire/byte_io.h"
@@ -332,14 +334,15 @@ Result<Frame> decode_frame(std::string_view bytes) {
 }
 
 uint64_t grant_digest(const Grant& grant) {
-  uint64_t hash = 0xcbf29ce484222325;
-  const auto mix = [&hash](uint64_t value) {
-    for (int i = 0; i < 8; ++i) hash = (hash ^ ((value >> (8 * i)) & 0xff)) * 0x100000001b3;
-  };
-  mix(grant.attempt.value());
-  mix(grant.window_secret);
-  for (const GrantedPage& page : grant.pages) mix(uint64_t{page.page.value()} << 32 | page.generation);
-  return hash;
+  std::string bytes;
+  ByteWriter out(&bytes);
+  out.number(grant.attempt.value());
+  out.number(grant.window_secret);
+  for (const GrantedPage& page : grant.pages) {
+    out.number(page.page.value());
+    out.number(page.generation);
+  }
+  return XXH3_64bits(bytes.data(), bytes.size());
 }
 
 }  // namespace baton

@@ -39,7 +39,7 @@ Result<size_t> frame_length(std::string_view buffer, size_t limit);
 // Exactly one frame. kIncompatible: another protocol version; kCorrupt: anything else that is wrong.
 Result<Frame> decode_frame(std::string_view bytes);
 
-// What a Commit must quote of the Grant it answers: FNV-1a over attempt, secret, pages and generations.
+// What a Commit must quote of the Grant it answers: XXH3-64 over attempt, secret, pages and generations.
 [[nodiscard]] uint64_t grant_digest(const Grant& grant);
 
 }  // namespace baton

@@ -100,6 +100,11 @@ Status read_sampling(const json::object& from, const ModelText& model, bool open
     BATON_ASSIGN(auto max_tokens, int_field(from, name, 0, tokens_max));
     if (max_tokens) params->max_new_tokens = static_cast<int>(*max_tokens);
   }
+  if (params->min_new_tokens > params->max_new_tokens) {
+    return error(ErrorCode::kInvalidArgument, "{}: {} is not in [0, {}], the most new tokens that are asked for",
+                 find_field(from, "min_tokens") != nullptr ? "min_tokens" : "min_new_tokens", params->min_new_tokens,
+                 params->max_new_tokens);
+  }
   if (const json::value* ids = find_field(from, "stop_token_ids")) {
     BATON_ASSIGN(params->stop_token_ids, ids_from(*ids, "stop_token_ids"));
     BATON_TRY(check_vocabulary(params->stop_token_ids, "stop_token_ids", model));

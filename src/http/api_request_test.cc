@@ -170,6 +170,20 @@ TEST(ApiRequest, SamplingReachesTheEngine) {
   check(parsed(ApiKind::kChat, body_with(ApiKind::kChat, common + R"("min_tokens":2,"max_completion_tokens":5)")));
 }
 
+TEST(ApiRequest, NoMoreTokensAreRequiredThanAreAskedFor) {
+  EXPECT_EQ(parse(ApiKind::kGenerate, body_with(ApiKind::kGenerate, R"("min_new_tokens":6,"max_new_tokens":5)"))
+                .error()
+                .message,
+            "min_new_tokens: 6 is not in [0, 5], the most new tokens that are asked for");
+  EXPECT_THAT(parse(ApiKind::kCompletion, body_with(ApiKind::kCompletion, R"("min_tokens":17)")).error().message,
+              StartsWith("min_tokens: 17 is not in [0, 16]"));
+  // But the context may cut both.
+  EXPECT_EQ(parsed(ApiKind::kChat, body_with(ApiKind::kChat, R"("min_tokens":100)"))
+                .choices[0]
+                .engine.sampling.min_new_tokens,
+            64 - 9);
+}
+
 TEST(ApiRequest, DefaultsAreThoseOfTheOriginals) {
   EXPECT_EQ(parsed(ApiKind::kGenerate, R"({"text":"a"})").choices[0].engine.sampling.max_new_tokens, 63);  // 128, cut
   EXPECT_EQ(parsed(ApiKind::kCompletion, R"({"prompt":"a"})").choices[0].engine.sampling.max_new_tokens, 16);

@@ -238,7 +238,7 @@ class Router::Impl {
     };
     WorkerAddress worker;
     const std::string mode = text("mode", "worker_type");
-    if (mode != "prefill" && mode != "decode") return x.refuse(400, "mode: must be prefill or decode");
+    if (mode != "prefill" && mode != "decode") return x.refuse(400, "worker_type (or mode): must be prefill or decode");
     worker.role = mode == "prefill" ? Role::kPrefill : Role::kDecode;
     auto url = parse_url(text("url", "registry_url"));
     if (!url) return x.refuse(url.error());

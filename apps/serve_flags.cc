@@ -56,7 +56,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--log-level", f.log_level, "debug, info, warning or error");
   app.add_option("--log-name", f.log_name, "A name in every log line");
   app.add_option("--metrics-compat", f.metrics_compat, "sglang or sglang,vllm")
-      ->check(CLI::IsMember({"sglang", "sglang,vllm"}));
+      ->check(CLI::IsMember({"sglang", "sglang,vllm"}).description(""));
   app.add_option("--report-fd", f.report_fd, "For `baton up`")->group("");
 
   app.add_option("--tp-size,--tp,--tensor-parallel-size", f.layout.tp, "Ranks of a pipeline stage")->check(ranks);
@@ -101,8 +101,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--disaggregation-bootstrap-port", f.bootstrap_port,
                  "Prefill: port where decode instances meet it; 0: any free one")
       ->check(CLI::Range(0, 65535));
-  app.add_option("--disaggregation-decode-enable-radix-cache", f.decode_radix_cache,
-                 "Decode: reuse prefixes, and have only the rest sent");
+  app.add_flag("--disaggregation-decode-enable-radix-cache", f.decode_radix_cache,
+               "Decode: reuse prefixes, and have only the rest sent (the default; =false: have all sent)");
   app.add_option("--writer-policy", f.writer_policy,
                  "Which replica sends: balanced, random or first; alike on both sides");
   app.add_option(

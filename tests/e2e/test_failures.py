@@ -33,7 +33,7 @@ def test_wrong_command_lines(arguments, code, words):
 
 
 def test_flags_without_meaning_are_named():
-    made = run("serve", "--trust-remote-code", "--attention-backend", "fa3", "--disaggregation-ib-device", "--model-path", "/nonexistent")
+    made = run("serve", "--trust-remote-code", "--attention-backend", "fa3", "--disaggregation-ib-device", "--disaggregation-decode-enable-radix-cache", "--model-path", "/nonexistent")
     assert made.returncode == 4
     for flag in ("--trust-remote-code", "--attention-backend", "--disaggregation-ib-device"):
         assert f"{flag} has no meaning here: " in made.stderr, made.stderr

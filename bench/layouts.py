@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The four layout pairs of the anchor table (SGLang pull request 5887) on one machine: `./dev bench layouts [--model DIR] [--num-prompts N] [--rate R]`.
 
-Each pair is started alone with `baton up`, measured by `baton bench` (4096 tokens in, 100 out), and stopped; the pairs are interleaved over the rounds and each pair's
-round of median TTFT is printed, with the load average beside it. A failed request fails the run.
+Each pair is started alone with `baton up`, measured by `baton bench` (4096 tokens in, 100 out), and stopped; the pairs are interleaved over the rounds, and the means
+over the prompts of each pair's middle round by TTFT are printed, with the load average beside them. A failed request fails the run.
 """
 import argparse
 import json
@@ -55,7 +55,7 @@ def main():
     for _ in range(args.rounds):
         for pair in PAIRS:
             results[pair].append(measure(args.model, *pair, args))
-    print(f"{args.num_prompts} prompts, {args.input_len} in / {args.output_len} out, {args.rate} req/s, the round of median TTFT of {args.rounds}, "
+    print(f"{args.num_prompts} prompts, {args.input_len} in / {args.output_len} out, {args.rate} req/s, means over the prompts of the middle round by TTFT of {args.rounds}, "
           f"load {before:.1f} before, {os.getloadavg()[0]:.1f} at the end")
     print(f"{'prefill':12} {'decode':12} {'TTFT ms':>9} {'ITL ms':>8} {'QPS':>6}   TTFT as a sum (ms)")
     for (prefill, decode), runs in results.items():

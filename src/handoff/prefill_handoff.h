@@ -17,8 +17,8 @@
 namespace baton {
 
 struct PrefillHandoffOptions {
-  std::string host = "0.0.0.0";  // numeric, IPv4 or IPv6; "" is every address
-  uint16_t port = 0;             // 0: any free one, see port()
+  std::string host = "127.0.0.1";  // numeric, IPv4 or IPv6; "" is every address
+  uint16_t port = 0;               // 0: any free one, see port()
   Duration heartbeat = std::chrono::seconds(1);
   int heartbeat_misses = 3;  // a peer silent for that many is lost
   // Grants whose request has not come yet: held for this long or the grant's own budget, whichever ends first.

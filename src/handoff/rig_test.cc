@@ -160,7 +160,6 @@ TestPrefill::TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transp
                          PrefillHandoffOptions options)
     : spec_(spec), transport_(std::move(transport)), memory_(spec.prefill, spec.geometry, *transport_) {
   pages_.assign(static_cast<size_t>(spec.prefill.layout.dp), PageList(spec.prefill.pages));
-  if (options.host == "0.0.0.0") options.host = "127.0.0.1";
   auto started =
       PrefillHandoff::start(options, manifest_of(spec, spec.prefill, incarnation), *transport_, memory_.pools(),
                             [this](PrefillEvent event) { events_.push_always(std::move(event)); });

@@ -1,6 +1,5 @@
 #include "comm/group.h"
 
-#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -28,19 +27,11 @@ void pause() {
 #endif
 }
 
-// Part i of [0, n) in `parts`, balanced.
-std::pair<int64_t, int64_t> slice(int64_t n, int parts, int i) {
-  const int64_t base = n / parts;
-  const int64_t larger = n % parts;
-  const int64_t begin = i * base + std::min<int64_t>(i, larger);
-  return {begin, begin + base + (i < larger ? 1 : 0)};
-}
-
 }  // namespace
 
 Group::Group(int ranks) : ranks_(static_cast<size_t>(ranks)) {
   BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
-  for (Exchange& e : exchanges_) e.pointers.resize(static_cast<size_t>(ranks));
+  for (Exchange& e : exchanges_) e.resize(static_cast<size_t>(ranks));
   if (static_cast<unsigned>(ranks) <= std::thread::hardware_concurrency()) spins_ = kSpins;
 }
 
@@ -96,41 +87,9 @@ Result<std::span<const float* const>> Group::all_gather(int rank, const float* m
   // Each collective has a barrier, so a rank that writes the exchange of two collectives ago knows that everybody has
   // left it.
   Exchange& exchange = next_exchange(rank);
-  exchange.pointers[static_cast<size_t>(rank)] = mine;
+  exchange[static_cast<size_t>(rank)] = mine;
   BATON_TRY(barrier());
-  return std::span<const float* const>(exchange.pointers);
-}
-
-Result<std::span<const float* const>> Group::gather(int rank, int root, const float* mine) {
-  BATON_ASSIGN(const auto all, all_gather(rank, mine));
-  if (rank != root) return std::span<const float* const>();
-  return all;
-}
-
-Result<const float*> Group::broadcast(int rank, int root, const float* mine) {
-  BATON_ASSIGN(const auto all, all_gather(rank, mine));
-  return all[static_cast<size_t>(root)];
-}
-
-Status Group::all_reduce_sum(int rank, float* data, int64_t n) {
-  if (size() == 1) {
-    if (aborted()) return failure();
-    return {};
-  }
-  Exchange& exchange = next_exchange(rank);
-  exchange.pointers[static_cast<size_t>(rank)] = data;
-  if (rank == 0 && exchange.sum.size() < static_cast<size_t>(n)) exchange.sum.resize(static_cast<size_t>(n));
-  BATON_TRY(barrier());
-  const auto [begin, end] = slice(n, size(), rank);
-  float* sum = exchange.sum.data();
-  std::copy(exchange.pointers[0] + begin, exchange.pointers[0] + end, sum + begin);
-  for (size_t r = 1; r < exchange.pointers.size(); ++r) {
-    const float* part = exchange.pointers[r];
-    for (int64_t i = begin; i < end; ++i) sum[i] += part[i];
-  }
-  BATON_TRY(barrier());
-  std::copy(sum, sum + n, data);
-  return {};
+  return std::span<const float* const>(exchange);
 }
 
 }  // namespace baton

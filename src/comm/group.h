@@ -1,5 +1,4 @@
-// Collectives between the rank threads of one process. Memory is shared, so most of them hand pointers round instead of
-// bytes.
+// Collectives between the rank threads of one process. Memory is shared, so they hand pointers round instead of bytes.
 #pragma once
 
 #include <atomic>
@@ -17,11 +16,10 @@ namespace baton {
 
 // A fixed number of ranks, one thread each, that call the same collectives in the same order.
 //
-// 1. Results never depend on timing: sums are taken in rank order.
+// 1. Results never depend on timing: pointers come in rank order, so that who adds up what they point to does too.
 // 2. What a rank wrote before a collective is visible to every rank after it.
 // 3. After abort() every collective, begun or to come, returns the error that abort() was given, so a rank that fails
-// strands
-//    nobody. An aborted group stays aborted.
+//    strands nobody. An aborted group stays aborted.
 //
 // Waiting spins for a few microseconds when the machine has a core for every rank, yields a few times while that pays,
 // and then sleeps in the kernel: more ranks than cores must not burn the core that the last rank needs.
@@ -42,16 +40,6 @@ class Group {
   // span holds until this rank's next collective.
   Result<std::span<const float* const>> all_gather(int rank, const float* mine);
 
-  // As all_gather, for the rank `root` alone: the others get an empty span.
-  Result<std::span<const float* const>> gather(int rank, int root, const float* mine);
-
-  // The pointer that `root` gave. The same rules for the memory as in all_gather.
-  Result<const float*> broadcast(int rank, int root, const float* mine);
-
-  // data (n) of every rank becomes the sum over all ranks, added in rank order. Each rank sums one slice and all copy
-  // the result. All ranks give the same n.
-  Status all_reduce_sum(int rank, float* data, int64_t n);
-
   // Thread safe, also from threads that are no rank. The first error stays.
   void abort(Error failure);
   [[nodiscard]] bool aborted() const { return aborted_.load(std::memory_order_acquire); }
@@ -61,11 +49,7 @@ class Group {
   struct alignas(64) RankState {
     uint64_t operations = 0;  // collectives that exchange something, so far
   };
-  // Two of them take turns: a fast rank may begin the next collective while a slow one still reads the last one's.
-  struct Exchange {
-    std::vector<const float*> pointers;  // (ranks)
-    std::vector<float> sum;
-  };
+  using Exchange = std::vector<const float*>;  // (ranks)
 
   // Returns when the phase is another.
   void wait_while(uint32_t phase);
@@ -73,6 +57,7 @@ class Group {
   [[nodiscard]] Error failure() const;
 
   std::vector<RankState> ranks_;
+  // They take turns: a fast rank may begin the next collective while a slow one still reads the last one's.
   Exchange exchanges_[2];
   int spins_ = 0;
   alignas(64) std::atomic<uint32_t> arrived_{0};

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "exit_code.h"
+#include "http/url.h"
 
 namespace baton {
 namespace {
@@ -63,7 +64,7 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   for (const Child& child : cluster.children_) {
     const bool prefill = child.bootstrap_port != 0;
     arguments.emplace_back(prefill ? "--prefill" : "--decode");
-    arguments.push_back(fmt::format("http://{}:{}", child.host, child.port));
+    arguments.push_back("http://" + Url{child.host, child.port, ""}.authority());
     if (prefill) arguments.push_back(std::to_string(child.bootstrap_port));
   }
   BATON_TRY(cluster.spawn("router", "router", o.host, o.port, std::move(arguments)));
@@ -196,8 +197,8 @@ std::string Cluster::summary() const {
   for (const Child& child : children_) {
     const std::string bootstrap =
         child.bootstrap_port != 0 ? fmt::format(", bootstrap port {}", child.bootstrap_port) : "";
-    out += fmt::format("  {:<10} {:<20} http://{}:{}{} (pid {})\n", child.name, child.role, child.host, child.port,
-                       bootstrap, child.pid);
+    out += fmt::format("  {:<10} {:<20} http://{}{} (pid {})\n", child.name, child.role,
+                       Url{child.host, child.port, ""}.authority(), bootstrap, child.pid);
     for (const std::string& line : child.lines) out += fmt::format("  {:<10}   {}\n", "", line);
   }
   return out;

@@ -185,8 +185,8 @@ int run_demo(const CLI::App& app, const Flags& flags) {
   const Status shown = asking.get();
   if (!shown) return fail(app, shown.error());
   if (flags.keep) {
-    std::cout << fmt::format("\nStill serving at http://{}:{}; Ctrl-C stops everything\n", flags.cluster.host,
-                             cluster->port())
+    std::cout << fmt::format("\nStill serving at http://{}; Ctrl-C stops everything\n",
+                             Url{flags.cluster.host, cluster->port(), ""}.authority())
               << std::flush;
     const Status ended = cluster->wait(signals);
     if (!ended) return fail(app, ended.error());

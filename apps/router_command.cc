@@ -4,6 +4,7 @@
 #include "command_line.h"
 #include "commands.h"
 #include "exit_code.h"
+#include "http/url.h"
 #include "report_pipe.h"
 #include "router/router_server.h"
 #include "signals.h"
@@ -74,7 +75,7 @@ int run_router(const CLI::App& app, const Flags& flags) {
   if (options.workers.empty()) log_warning("no worker yet: add some with --prefill and --decode, or POST /workers");
   auto router = Router::start(std::move(options));
   if (!router) return fail(app, router.error());
-  log_info("router listens on http://{}:{}", flags.host, (*router)->port());
+  log_info("router listens on http://{}", Url{flags.host, (*router)->port(), ""}.authority());
   ReportPipe report(flags.report_fd);
   const auto stopped = [&](Duration timeout) {
     const int signal = signals.wait(timeout);

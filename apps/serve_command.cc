@@ -8,6 +8,7 @@
 #include "http/api_server.h"
 #include "http/json.h"
 #include "http/model_text.h"
+#include "http/url.h"
 #include "report_pipe.h"
 #include "serve_flags.h"
 #include "signals.h"
@@ -143,7 +144,7 @@ class Serve {
     const InstanceInfo& info = engine_->info();
     const std::string summary = describe(info, model_->served_name);
     log_info("{}", summary);
-    log_info("API on http://{}:{}{}", flags_.host, server_->port(),
+    log_info("API on http://{}{}", Url{flags_.host, server_->port(), ""}.authority(),
              info.bootstrap_port != 0 ? fmt::format(", decode instances meet it at port {}", info.bootstrap_port) : "");
     log_info("The server is fired up and ready to roll!");
     report_.summary(summary);

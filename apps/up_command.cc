@@ -9,6 +9,7 @@
 #include "cluster_flags.h"
 #include "commands.h"
 #include "exit_code.h"
+#include "http/url.h"
 
 namespace baton {
 namespace {
@@ -22,9 +23,9 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
   auto cluster = Cluster::start(std::move(*options), signals);
   if (!cluster) return fail(app, cluster.error());
   std::cout << fmt::format(
-                   "\n{}\n  API: http://{}:{}   (try: curl http://{}:{}/v1/models)\n  ready in {:.1f} s; Ctrl-C stops "
+                   "\n{0}\n  API: http://{1}   (try: curl http://{1}/v1/models)\n  ready in {2:.1f} s; Ctrl-C stops "
                    "everything\n",
-                   cluster->summary(), flags.host, cluster->port(), flags.host, cluster->port(),
+                   cluster->summary(), Url{flags.host, cluster->port(), ""}.authority(),
                    std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count())
             << std::flush;
   const Status ended = cluster->wait(signals);

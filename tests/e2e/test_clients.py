@@ -1,5 +1,6 @@
 """Real clients, unmodified: openai-python, and curl's way of asking."""
 import json
+import socket
 import subprocess
 
 import openai
@@ -149,6 +150,18 @@ def test_bench_reports_ttft_as_a_sum(up):
     assert "Successful requests:                     4" in made.stdout
     for part in ("router", "grant", "prefill_queue", "prefill", "transfer"):
         assert f"TTFT part {part} (ms):" in made.stdout
+
+
+def test_an_ipv6_address_is_printed_as_a_url(tmp_path):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    cluster = Cluster("--model-path", str(MODELS["gqa"]), "--unified", "tp=1", "--host", "::1", log=tmp_path / "log")
+    assert cluster.url.startswith("http://[::1]:") and cluster.instances("unified") == [cluster.url]
+    assert call(cluster.url + "/health")[0] == 200
+    assert cluster.stop() == 0
+    assert f"API on {cluster.url}" in cluster.log_path.read_text()
 
 
 def test_a_key_for_the_whole_cluster(tmp_path):

@@ -1,6 +1,5 @@
 #include "transport/tcp.h"
 
-#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -102,8 +101,11 @@ Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& op
   BATON_ASSIGN(const tcp::SocketAddress address,
                tcp::parse_address(wanted.empty() ? "127.0.0.1" : wanted, /*lookup=*/true));
   if (address.wildcard() && options.advertise_host.empty()) {
-    return error(ErrorCode::kInvalidArgument,
-                 "tcp transport bound to every address ({}): say which one peers shall use", wanted);
+    return error(
+        ErrorCode::kInvalidArgument,
+        "tcp transport bound to every address ({}): peers must be told one of them; give --host an address of this "
+        "machine that they reach",
+        wanted);
   }
   BATON_ASSIGN(UniqueFd listener, tcp::listen_on(address));
   BATON_ASSIGN(tcp::SocketAddress bound, tcp::bound_address(listener.get()));

@@ -1,4 +1,5 @@
 """What goes wrong says so, with the remedy, and leaves nothing behind."""
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BATON, MODELS, ROOT, call, get_json, wait_idle
+from conftest import BATON, MODELS, Cluster, call, pages
 
 
 def run(*arguments, timeout=60):
@@ -19,12 +20,14 @@ def run(*arguments, timeout=60):
     (["serve", "--model-path", MODELS["mla"], "--tp-siz", "4"], 2, "did you mean --tp-size?"),
     (["srve"], 2, "did you mean 'serve'"),
     (["serve", "--model-path", "/nonexistent"], 4, "no /nonexistent/config.json; the model path must be a Hugging Face directory"),
-    (["serve", "--model-path", MODELS["mla"], "--tp-size", "4", "--dp-size", "3"], 2, "3"),
-    (["serve", "--model-path", MODELS["mla"], "--tp-size", "16"], 3, "16"),
+    (["serve", "--model-path", MODELS["mla"], "--tp-size", "4", "--dp-size", "3"], 2, "dp 3 does not divide tp 4"),
+    (["serve", "--model-path", MODELS["mla"], "--tp-size", "16"], 3, "use at most --tp-size 8"),
+    (["serve", "--model-path", MODELS["mla"], "--port", "0", "--disaggregation-mode", "decode", "--disaggregation-transfer-backend", "tcp", "--host", "0.0.0.0"], 3,
+     "give --host an address of this machine"),
     (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
     (["up", "--model-path", MODELS["mla"], "--unified", "tp=16", "--port", "0"], 3, "exit code 3"),
     (["router", "--port", "99999"], 2, "--port: Value 99999 not in range 0 to 65535"),
-    (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "banana"),
+    (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "tp=banana is not a number of ranks"),
 ])
 def test_wrong_command_lines(arguments, code, words):
     made = run(*arguments)
@@ -102,9 +105,7 @@ def test_a_pair_whose_models_differ(tmp_path):
             assert process.wait(timeout=20) == 0
 
 
-def test_the_death_of_a_child_stops_the_cluster(cluster, tmp_path):
-    from conftest import Cluster
-
+def test_the_death_of_a_child_stops_the_cluster(tmp_path):
     up = Cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=2", "--decode", "tp=2", log=tmp_path / "log")
     pids = up.pids()
     os.kill(pids["decode-0"], signal.SIGKILL)
@@ -133,14 +134,12 @@ def test_a_prefill_that_dies_is_an_error_and_frees_decodes_pages(tmp_path):
             ports[mode] = (int(port), int(bootstrap))
         decode = f"http://127.0.0.1:{ports['decode'][0]}"
         body = {"input_ids": [5] * 3000, "sampling_params": {"max_new_tokens": 4}, "bootstrap_host": "127.0.0.1", "bootstrap_port": ports["prefill"][1], "bootstrap_room": 77}
-        waiting = subprocess.Popen(["curl", "-s", "-w", "%{http_code}", decode + "/generate", "-H", "Content-Type: application/json", "-d", __import__("json").dumps(body)],
+        waiting = subprocess.Popen(["curl", "-s", "-w", "%{http_code}", decode + "/generate", "-H", "Content-Type: application/json", "-d", json.dumps(body)],
                                    stdout=subprocess.PIPE, text=True)
         time.sleep(0.5)
         processes["prefill"].kill()
         text, _ = waiting.communicate(timeout=60)
         assert text[-3:] in ("500", "502", "503", "504"), text
-        from conftest import pages
-
         for _ in range(100):
             held = {s: n for s, n in pages(decode).items() if s in ("owned", "granted", "quarantined")}
             if not any(held.values()):

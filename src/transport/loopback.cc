@@ -53,7 +53,7 @@ class LoopbackTransport final : public Transport {
     return {};
   }
 
-  TransportCaps caps() const override { return {.name = "loopback", .owns_memory = false, .same_host_only = true}; }
+  TransportCaps caps() const override { return {.name = "loopback", .owns_memory = false}; }
 
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(Mapping slab, Mapping::anonymous(bytes));

@@ -43,7 +43,7 @@ class ShmTransport final : public Transport {
     thread_.join();
   }
 
-  TransportCaps caps() const override { return {.name = "shm", .owns_memory = true, .same_host_only = true}; }
+  TransportCaps caps() const override { return {.name = "shm", .owns_memory = true}; }
 
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(UniqueFd slab, shm::create_slab("baton-pool", bytes));

@@ -25,8 +25,6 @@ using TransferId = Id<struct TransferTag, uint64_t>;
 struct TransportCaps {
   std::string name;          // "loopback", "shm", "tcp"
   bool owns_memory = false;  // regions must come from allocate()
-  bool same_host_only = false;
-  uint64_t scatter_min_bytes = 0;  // mean block below which staging would pay; 0: scatter costs nothing extra
 };
 
 struct Block {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <thread>
 

@@ -1,7 +1,6 @@
 #include "router/worker_registry.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 
 namespace baton {

@@ -4,7 +4,6 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 

@@ -1,6 +1,5 @@
 """Starts clusters of the built program for the tests, and reads what they say."""
 import json
-import os
 import re
 import signal
 import subprocess

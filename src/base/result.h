@@ -25,8 +25,6 @@ enum class ErrorCode {
   kCorrupt,            // bytes are not what they claim to be: do not use them (exit code 4)
 };
 
-[[nodiscard]] const char* error_code_name(ErrorCode code);
-
 struct Error {
   ErrorCode code;
   std::string message;  // what happened, the numbers, what to do; one line

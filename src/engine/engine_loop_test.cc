@@ -72,6 +72,7 @@ TEST(EngineLoop, ThreadsMaySubmitAtOnce) {
   std::vector<Client> clients(kThreads * kEach);
   std::atomic<int> ready{0};
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       ++ready;

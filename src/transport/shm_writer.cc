@@ -102,8 +102,10 @@ void Writer::copy_loop(uint32_t lane) {
     lock.unlock();
     Attachment::Copied copied{TransferOutcome::kPeerLost, 0, "the peer was lost before the copy began"};
     if (attachment) copied = attachment->copy(post->what, post->token, lane, {&post->cancelled, post->deadline});
-    attachment.reset();
     lock.lock();
+    // Noticed here first: the next post asks anew, whenever the thread that reads the socket comes to it.
+    if (copied.outcome == TransferOutcome::kPeerLost && attachment && post->peer->attachment == attachment)
+      lose(*post->peer, copied.detail);
     end(post, copied.outcome, copied.bytes, std::move(copied.detail));
   }
 }

@@ -12,9 +12,9 @@ namespace {
 // About two microseconds of pause instructions.
 constexpr int kSpins = 64;
 
-// A yield lets a rank that shares the core go on, and costs a tenth of sleeping and being woken. But it gives up this
-// thread's share of the core (all of a time slice since Linux 6.18), so where another program takes it, yields cost
-// milliseconds: after one that took long the group's ranks only sleep for a while.
+// A yield lets a rank that shares the core go on, and costs a fraction of sleeping and being woken. But it gives up
+// this thread's share of the core (all of a time slice since Linux 6.18), so where another program takes it, yields
+// cost milliseconds: after one that took long the group's ranks only sleep for a while.
 constexpr int kYields = 8;
 constexpr auto kYieldTooLong = std::chrono::milliseconds(1);
 constexpr auto kYieldPause = std::chrono::milliseconds(200);

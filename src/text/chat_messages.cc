@@ -5,9 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "jinja/format.h"
+#include "jinja/from_json.h"
 #include "text/chat_template.h"
-#include "text/jinja_format.h"
-#include "text/jinja_from_json.h"
 
 namespace baton {
 namespace {

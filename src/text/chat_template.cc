@@ -7,10 +7,10 @@
 #include <string_view>
 #include <utility>
 
-#include "text/jinja_from_json.h"
-#include "text/jinja_interpreter.h"
-#include "text/jinja_lexer.h"
-#include "text/jinja_parser.h"
+#include "jinja/from_json.h"
+#include "jinja/interpreter.h"
+#include "jinja/lexer.h"
+#include "jinja/parser.h"
 
 namespace baton {
 namespace {

@@ -14,7 +14,7 @@
 #include <string>
 
 #include "base/result.h"
-#include "text/jinja_limits.h"
+#include "jinja/limits.h"
 
 namespace baton {
 

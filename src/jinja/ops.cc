@@ -1,0 +1,417 @@
+#include "jinja/ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "jinja/format.h"
+#include "jinja/methods.h"
+#include "jinja/unicode.h"
+
+namespace baton::jinja {
+namespace {
+
+void require_defined(const Value& value) {
+  if (const Undefined* undefined = value.get<Undefined>()) fail("{}", undefined->reason());
+}
+
+// The attribute of an object in the sandbox: its own, or a method of its type.
+std::optional<Value> find_attribute(const Value& object, std::string_view name) {
+  if (const auto* held = object.get<std::shared_ptr<Object>>()) return (*held)->attribute(name);
+  return find_method(object, name);
+}
+
+std::string character_at(const std::string& text, Int index) {
+  std::size_t at = 0;
+  for (; index > 0; --index) (void)decode_utf8(text, at);
+  const std::size_t begin = at;
+  (void)decode_utf8(text, at);
+  return text.substr(begin, at - begin);
+}
+
+// object[key] as Python has it, or nothing where Python raises TypeError or LookupError.
+std::optional<Value> find_item(Runtime& runtime, const Value& object, const Value& key) {
+  if (const Dict* dict = object.dict()) {
+    if (key.items() != nullptr || key.dict() != nullptr) {
+      if (key.get<Tuple>() == nullptr) return std::nullopt;  // not hashable
+    }
+    const Value* found = dict->find(key);
+    if (found == nullptr) return std::nullopt;
+    return *found;
+  }
+  const Range* range = object.object<Range>();
+  if (!key.is_integral() || (object.items() == nullptr && !object.is_text() && range == nullptr)) return std::nullopt;
+  const Int size = range != nullptr ? range->length() : static_cast<Int>(length(object));
+  Int index = key.integer();
+  if (index < 0) index += size;
+  if (index < 0 || index >= size) return std::nullopt;
+  if (const auto* items = object.items()) return (*items)[static_cast<std::size_t>(index)];
+  if (range != nullptr) return Value(range->at(index));
+  runtime.charge_read(object);
+  return runtime.text(character_at(*object.text(), index), object.get<Text>()->markup);
+}
+
+Value missing_member(const Value& object, const Value& name) {
+  if (name.is_text()) return Value(Undefined{Undefined::Why::kMember, object.type_name(), name.get<Text>()->bytes});
+  return Value::undefined(fmt::format(
+      "{} has no element {}", object.is_none() ? "None" : fmt::format("{} object", object.type_name()), repr(name)));
+}
+
+struct SliceBounds {
+  Int start;
+  Int step;
+  Int count;
+};
+
+Int slice_index(const Value& value) {
+  if (!value.is_integral()) fail("slice indices must be integers or None, not '{}'", value.type_name());
+  return value.integer();
+}
+
+// slice.indices() of Python.
+SliceBounds resolve_slice(Int size, const Value& start, const Value& stop, const Value& step_value) {
+  const Int step = step_value.is_none() ? 1 : slice_index(step_value);
+  if (step == 0) fail("slice step cannot be zero");
+  const Int lowest = step < 0 ? -1 : 0;
+  const Int highest = step < 0 ? size - 1 : size;
+  const auto clamp = [&](const Value& value, Int preset) {
+    if (value.is_none()) return preset;
+    Int index = slice_index(value);
+    if (index < 0) index += size;
+    return std::clamp(index, lowest, highest);
+  };
+  const Int first = clamp(start, step < 0 ? highest : lowest);
+  const Int last = clamp(stop, step < 0 ? lowest : highest);
+  const Int distance = step < 0 ? first - last : last - first;
+  const Int stride = step < 0 ? -step : step;
+  return {first, step, distance > 0 ? (distance - 1) / stride + 1 : 0};
+}
+
+std::string slice_text(const std::string& text, const SliceBounds& bounds) {
+  std::string out;
+  if (bounds.step == 1) {
+    std::size_t begin = 0;
+    for (Int i = 0; i < bounds.start; ++i) (void)decode_utf8(text, begin);
+    std::size_t end = begin;
+    for (Int i = 0; i < bounds.count; ++i) (void)decode_utf8(text, end);
+    return text.substr(begin, end - begin);
+  }
+  const std::u32string characters = decode_all(text);
+  for (Int i = 0; i < bounds.count; ++i) {
+    append_utf8(out, characters[static_cast<std::size_t>(bounds.start + i * bounds.step)]);
+  }
+  return out;
+}
+
+[[noreturn]] void fail_operands(const char* sign, const Value& left, const Value& right) {
+  fail("unsupported operand type(s) for {}: '{}' and '{}'", sign, left.type_name(), right.type_name());
+}
+
+const char* sign_text(Sign sign) {
+  static constexpr const char* kTexts[] = {
+      "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
+  return kTexts[static_cast<std::size_t>(sign)];
+}
+
+Int floor_divide(Int a, Int b) { return a / b - (a % b != 0 && (a < 0) != (b < 0) ? 1 : 0); }
+
+double floor_mod(double a, double b) {
+  double rest = std::fmod(a, b);
+  if (rest == 0) return std::copysign(0.0, b);
+  return (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
+double floor_divide(double a, double b) {  // as CPython's float_floor_div, with its correction of the quotient
+  double rest = std::fmod(a, b);
+  double quotient = (a - rest) / b;
+  if (rest != 0 && (rest < 0) != (b < 0)) quotient -= 1;
+  if (quotient == 0) return std::copysign(0.0, a / b);
+  double floored = std::floor(quotient);
+  if (quotient - floored > 0.5) floored += 1;
+  return floored;
+}
+
+Int power(Int base, Int exponent) {
+  Int result = 1;
+  while (exponent > 0) {
+    if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result)) fail("integer overflow in **");
+    exponent >>= 1;
+    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) fail("integer overflow in **");
+  }
+  return result;
+}
+
+Value real_arithmetic(Sign sign, double a, double b) {
+  if (b == 0 && (sign == Sign::kDiv || sign == Sign::kFloorDiv || sign == Sign::kMod)) fail("division by zero");
+  switch (sign) {
+    case Sign::kAdd:
+      return Value(a + b);
+    case Sign::kSub:
+      return Value(a - b);
+    case Sign::kMul:
+      return Value(a * b);
+    case Sign::kDiv:
+      return Value(a / b);
+    case Sign::kFloorDiv:
+      return Value(floor_divide(a, b));
+    case Sign::kMod:
+      return Value(floor_mod(a, b));
+    default:
+      break;
+  }
+  if (a == 0 && b < 0) fail("0.0 cannot be raised to a negative power");
+  if (a < 0 && std::isfinite(a) && std::isfinite(b) && b != std::floor(b)) fail("complex numbers are not supported");
+  const double result = std::pow(a, b);
+  if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) fail("Numerical result out of range");
+  return Value(result);
+}
+
+Value integer_arithmetic(Sign sign, Int a, Int b) {
+  Int result = 0;
+  bool overflow = false;
+  switch (sign) {
+    case Sign::kAdd:
+      overflow = __builtin_add_overflow(a, b, &result);
+      break;
+    case Sign::kSub:
+      overflow = __builtin_sub_overflow(a, b, &result);
+      break;
+    case Sign::kMul:
+      overflow = __builtin_mul_overflow(a, b, &result);
+      break;
+    case Sign::kFloorDiv:
+    case Sign::kMod:
+      if (b == 0) fail("integer division or modulo by zero");
+      result = b == -1 ? 0 : floor_divide(a, b);
+      if (b == -1) overflow = sign == Sign::kFloorDiv && __builtin_sub_overflow(Int{0}, a, &result);
+      if (sign == Sign::kMod) result = b == -1 ? 0 : a - result * b;
+      break;
+    case Sign::kPow:
+      if (b < 0) return real_arithmetic(sign, static_cast<double>(a), static_cast<double>(b));
+      return Value(power(a, b));
+    default:  // a / b
+      return real_arithmetic(sign, static_cast<double>(a), static_cast<double>(b));
+  }
+  if (overflow) fail("integer overflow in {}", sign_text(sign));
+  return Value(result);
+}
+
+Value add(Runtime& runtime, const Value& left, const Value& right) {
+  const Text* a = left.get<Text>();
+  const Text* b = right.get<Text>();
+  if (a != nullptr && b != nullptr) {
+    if (a->markup == b->markup) return runtime.text(*a->bytes + *b->bytes, a->markup);
+    return runtime.text(
+        (a->markup ? *a->bytes : escape_html(*a->bytes)) + (b->markup ? *b->bytes : escape_html(*b->bytes)), true);
+  }
+  const bool lists = left.get<List>() != nullptr && right.get<List>() != nullptr;
+  const bool tuples = left.get<Tuple>() != nullptr && right.get<Tuple>() != nullptr;
+  if (!lists && !tuples) fail_operands("+", left, right);
+  std::vector<Value> items = *left.items();
+  items.insert(items.end(), right.items()->begin(), right.items()->end());
+  runtime.charge_items(items.size());
+  return lists ? Value::list(std::move(items)) : Value::tuple(std::move(items));
+}
+
+Value repeat(Runtime& runtime, const Value& what, Int count) {
+  if (count < 0) count = 0;
+  const std::size_t unit = what.is_text() ? what.text()->size() : what.items()->size();
+  const std::size_t bytes_max = runtime.limits().output_bytes_max;
+  if (unit > 0 && count > static_cast<Int>(bytes_max / unit)) fail("{} times {} elements: too large", count, unit);
+  if (unit == 0) count = 0;
+  const auto times = static_cast<std::size_t>(count);
+  if (const Text* text = what.get<Text>()) {
+    runtime.charge_bytes(unit * times);
+    std::string out;
+    out.reserve(unit * times);
+    for (std::size_t i = 0; i < times; ++i) out += *text->bytes;
+    return Value(Text{std::make_shared<const std::string>(std::move(out)), text->markup});
+  }
+  runtime.step(unit * times);
+  std::vector<Value> items;
+  items.reserve(unit * times);
+  for (std::size_t i = 0; i < times; ++i) items.insert(items.end(), what.items()->begin(), what.items()->end());
+  return what.get<List>() != nullptr ? Value::list(std::move(items)) : Value::tuple(std::move(items));
+}
+
+}  // namespace
+
+Value get_attribute(const Value& object, const Value& name) {
+  require_defined(object);
+  if (auto found = find_attribute(object, *name.text())) return std::move(*found);
+  const Dict* dict = object.dict();
+  const Value* item = dict == nullptr ? nullptr : dict->find(std::string_view(*name.text()));
+  return item != nullptr ? *item : missing_member(object, name);
+}
+
+Value get_item(Runtime& runtime, const Value& object, const Value& key) {
+  require_defined(object);
+  if (auto found = find_item(runtime, object, key)) return std::move(*found);
+  if (const std::string* name = key.text()) {
+    if (auto found = find_attribute(object, *name)) return std::move(*found);
+  }
+  return missing_member(object, key);
+}
+
+Value get_slice(Runtime& runtime, const Value& object, const Value& start, const Value& stop, const Value& step) {
+  require_defined(object);
+  const Range* range = object.object<Range>();
+  const auto* items = object.items();
+  if (range == nullptr && items == nullptr && !object.is_text())
+    fail("'{}' object cannot be sliced", object.type_name());
+  const Int size = range != nullptr ? range->length() : static_cast<Int>(length(object));
+  const SliceBounds bounds = resolve_slice(size, start, stop, step);
+  if (object.is_text()) runtime.charge_read(object);
+  if (const Text* text = object.get<Text>()) return runtime.text(slice_text(*text->bytes, bounds), text->markup);
+  if (range != nullptr) {
+    auto out = std::make_shared<Range>();
+    out->start = range->at(bounds.start);
+    out->step = range->step * bounds.step;
+    out->stop = out->start + bounds.count * out->step;
+    return Value(std::shared_ptr<Object>(std::move(out)));
+  }
+  runtime.charge_items(static_cast<std::size_t>(bounds.count));
+  std::vector<Value> out;
+  out.reserve(static_cast<std::size_t>(bounds.count));
+  for (Int i = 0; i < bounds.count; ++i)
+    out.push_back((*items)[static_cast<std::size_t>(bounds.start + i * bounds.step)]);
+  return object.get<List>() != nullptr ? Value::list(std::move(out)) : Value::tuple(std::move(out));
+}
+
+Value apply_unary(Sign sign, const Value& operand) {
+  require_defined(operand);
+  if (const double* real = operand.get<double>()) return Value(sign == Sign::kSub ? -*real : *real);
+  if (!operand.is_integral()) fail("bad operand type for unary {}: '{}'", sign_text(sign), operand.type_name());
+  return sign == Sign::kSub ? integer_arithmetic(Sign::kSub, 0, operand.integer()) : Value(operand.integer());
+}
+
+Value apply_binary(Runtime& runtime, Sign sign, const Value& left, const Value& right) {
+  if (left.is_integral() && right.is_integral()) return integer_arithmetic(sign, left.integer(), right.integer());
+  if (left.is_number() && right.is_number()) return real_arithmetic(sign, left.real(), right.real());
+  if (sign == Sign::kMod && left.is_text())
+    return runtime.text(format_percent(*left.text(), right), left.get<Text>()->markup);
+  require_defined(left);
+  require_defined(right);
+  if (sign == Sign::kAdd) return add(runtime, left, right);
+  const auto repeats = [](const Value& what, const Value& count) {
+    return (what.is_text() || what.items() != nullptr) && count.is_integral();
+  };
+  if (sign == Sign::kMul && repeats(left, right)) return repeat(runtime, left, right.integer());
+  if (sign == Sign::kMul && repeats(right, left)) return repeat(runtime, right, left.integer());
+  fail_operands(sign_text(sign), left, right);
+}
+
+bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right) {
+  if (sign != Sign::kIn && sign != Sign::kNotIn) runtime.charge_read(left);
+  switch (sign) {
+    case Sign::kEq:
+      return equal(left, right);
+    case Sign::kNe:
+      return !equal(left, right);
+    case Sign::kLt:
+      return less(left, right, "<");
+    case Sign::kGt:
+      return less(right, left, ">");
+    case Sign::kLe:
+    case Sign::kGe: {
+      const Value& a = sign == Sign::kLe ? left : right;
+      const Value& b = sign == Sign::kLe ? right : left;
+      if (a.is_number() && b.is_number()) return less(a, b, sign_text(sign)) || equal(a, b);
+      return !less(b, a, sign_text(sign));
+    }
+    case Sign::kNotIn:
+      return !contains(runtime, right, left);
+    default:
+      return contains(runtime, right, left);
+  }
+}
+
+bool contains(Runtime& runtime, const Value& container, const Value& item) {
+  if (const std::string* text = container.text()) {
+    if (!item.is_text()) fail("'in <string>' requires string as left operand, not {}", item.type_name());
+    runtime.charge_read(container);
+    return text->find(*item.text()) != std::string::npos;
+  }
+  if (const Dict* dict = container.dict()) return dict->find(item) != nullptr;
+  if (const Range* range = container.object<Range>()) {
+    if (!item.is_number() || item.real() != std::floor(item.real())) return false;
+    const Int value = item.is_integral() ? item.integer() : static_cast<Int>(item.real());
+    const Int index = (value - range->start) / range->step;
+    return index >= 0 && index < range->length() && range->at(index) == value;
+  }
+  if (Generator* generator = container.object<Generator>()) {  // uses it up to the item
+    while (generator->position < generator->items.size()) {
+      if (equal(generator->items[generator->position++], item)) return true;
+    }
+    return false;
+  }
+  if (const DictView* view = container.object<DictView>(); view != nullptr && view->part == DictView::Part::kKeys) {
+    return view->dict->find(item) != nullptr;
+  }
+  if (!is_iterable(container)) fail("argument of type '{}' is not iterable", container.type_name());
+  const std::vector<Value> items = iterate(runtime, container);
+  return std::any_of(items.begin(), items.end(), [&](const Value& other) { return equal(other, item); });
+}
+
+std::vector<Value> iterate(Runtime& runtime, const Value& value) {
+  if (value.is_undefined()) return {};
+  if (const auto* items = value.items()) {
+    runtime.charge_items(items->size());
+    return *items;
+  }
+  std::vector<Value> out;
+  if (const std::string* text = value.text()) {
+    runtime.step(text->size());
+    for (std::size_t at = 0; at < text->size();) {
+      const std::size_t begin = at;
+      (void)decode_utf8(*text, at);
+      out.emplace_back(text->substr(begin, at - begin));
+    }
+  } else if (const Dict* dict = value.dict()) {
+    runtime.charge_items(dict->entries().size());
+    for (const auto& [key, item] : dict->entries()) out.push_back(key);
+  } else if (const Range* range = value.object<Range>()) {
+    const Int size = range->length();
+    runtime.charge_items(static_cast<std::size_t>(size));
+    for (Int i = 0; i < size; ++i) out.emplace_back(range->at(i));
+  } else if (const DictView* view = value.object<DictView>()) {
+    runtime.charge_items(view->dict->entries().size());
+    out = view->items();
+  } else if (Generator* generator = value.object<Generator>()) {
+    runtime.charge_items(generator->items.size());
+    out = generator->take_rest();
+  } else {
+    fail("'{}' object is not iterable", value.type_name());
+  }
+  return out;
+}
+
+bool is_iterable(const Value& value) {
+  return value.is_undefined() || value.is_text() || value.items() != nullptr || value.dict() != nullptr ||
+         value.object<Range>() != nullptr || value.object<DictView>() != nullptr ||
+         value.object<Generator>() != nullptr;
+}
+
+bool has_length(const Value& value) { return is_iterable(value) && value.object<Generator>() == nullptr; }
+
+std::size_t length(const Value& value) {
+  if (value.is_undefined()) return 0;
+  if (const std::string* text = value.text()) return count_code_points(*text);
+  if (const auto* items = value.items()) return items->size();
+  if (const Dict* dict = value.dict()) return dict->entries().size();
+  if (const Range* range = value.object<Range>()) return static_cast<std::size_t>(range->length());
+  if (const DictView* view = value.object<DictView>()) return view->dict->entries().size();
+  fail("object of type '{}' has no len()", value.type_name());
+}
+
+Value call(Runtime& runtime, const Value& callee, const Arguments& arguments) {
+  require_defined(callee);
+  Function* function = callee.object<Function>();
+  if (function == nullptr) fail("'{}' object is not callable", callee.type_name());
+  runtime.enter();
+  Value result = function->call(runtime, arguments);
+  runtime.leave();
+  return result;
+}
+
+}  // namespace baton::jinja

@@ -1,0 +1,16 @@
+// Template text to syntax tree. Throws SyntaxFailure (lexer.h).
+#pragma once
+
+#include <string_view>
+
+#include "jinja/ast.h"
+
+namespace baton::jinja {
+
+inline constexpr std::size_t kSourceBytesMax = 1 << 20;
+inline constexpr int kParseDepthMax = 200;  // of nested brackets and blocks
+inline constexpr int kTreeDepthMax = 400;   // of an expression's tree, which a chain of operators deepens too
+
+[[nodiscard]] Template parse_template(std::string_view source);
+
+}  // namespace baton::jinja

@@ -3,7 +3,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,7 +11,6 @@
 #include <memory>
 #include <utility>
 
-#include "base/check.h"
 #include "base/port_owner.h"
 
 namespace baton {
@@ -21,28 +19,11 @@ constexpr size_t kReadBytes = 64u << 10;
 constexpr size_t kOutBytesMax = 2 * kFrameBytesMax;
 }  // namespace
 
-void ControlFd::reset() {
-  if (fd_ >= 0) ::close(fd_);
-  fd_ = -1;
-}
-
-ControlWake::ControlWake() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-  BATON_CHECK(fd_.open(), "eventfd: {}", std::strerror(errno));
-}
-void ControlWake::wake() {
-  const uint64_t one = 1;
-  (void)!::write(fd_.get(), &one, sizeof(one));
-}
-void ControlWake::clear() {
-  uint64_t count = 0;
-  (void)!::read(fd_.get(), &count, sizeof(count));
-}
-
 std::string address_text(const std::string& host, uint16_t port) {
   return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
 }
 
-Result<ControlFd> listen_on(const std::string& host, uint16_t port) {
+Result<UniqueFd> listen_on(const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -53,10 +34,10 @@ Result<ControlFd> listen_on(const std::string& host, uint16_t port) {
     return error(ErrorCode::kInvalidArgument, "cannot listen on {}: {}; give a numeric address",
                  address_text(host, port), ::gai_strerror(rc));
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
-  ControlFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  UniqueFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   const int on = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (!fd.open() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0) {
+  if (!fd.valid() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0) {
     const int code = errno;
     return error(ErrorCode::kUnavailable,
                  "cannot listen on {} for handoffs: {}; choose another --disaggregation-bootstrap-port",
@@ -75,7 +56,7 @@ Result<uint16_t> bound_port(int fd) {
   return ntohs(port);
 }
 
-ControlConnection::ControlConnection(ControlFd fd, TimePoint now) : fd_(std::move(fd)), heard_(now), pinged_(now) {
+ControlConnection::ControlConnection(UniqueFd fd, TimePoint now) : fd_(std::move(fd)), heard_(now), pinged_(now) {
   const int on = 1;
   ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }

@@ -6,44 +6,14 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/result.h"
 #include "wire/frame_codec.h"
 
 namespace baton {
 
-// A file descriptor, closed when destroyed.
-class ControlFd {
- public:
-  ControlFd() = default;
-  explicit ControlFd(int fd) : fd_(fd) {}
-  ~ControlFd() { reset(); }
-  ControlFd(ControlFd&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  ControlFd& operator=(ControlFd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  [[nodiscard]] int get() const { return fd_; }
-  [[nodiscard]] bool open() const { return fd_ >= 0; }
-  void reset();
-
- private:
-  int fd_ = -1;
-};
-
-// Makes another thread's poll() return.
-class ControlWake {
- public:
-  ControlWake();
-  void wake();
-  void clear();
-  [[nodiscard]] int get() const { return fd_.get(); }
-
- private:
-  ControlFd fd_;
-};
-
 // Listens on host:port, non-blocking. kUnavailable names the port when it is taken.
-Result<ControlFd> listen_on(const std::string& host, uint16_t port);
+Result<UniqueFd> listen_on(const std::string& host, uint16_t port);
 Result<uint16_t> bound_port(int fd);
 
 // "host:port", "[v6]:port".
@@ -52,7 +22,7 @@ Result<uint16_t> bound_port(int fd);
 class ControlConnection {
  public:
   // Of an accepted socket.
-  ControlConnection(ControlFd fd, TimePoint now);
+  ControlConnection(UniqueFd fd, TimePoint now);
 
   // Queues a frame and writes what the socket takes. A peer that does not read until the queue is full counts as
   // broken.
@@ -76,7 +46,7 @@ class ControlConnection {
   [[nodiscard]] int fd() const { return fd_.get(); }
 
  private:
-  ControlFd fd_;
+  UniqueFd fd_;
   std::string in_, out_;
   size_t taken_ = 0;  // of in_
   size_t sent_ = 0;   // of out_

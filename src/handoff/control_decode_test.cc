@@ -37,10 +37,10 @@ class AgainstDecode : public testing::Test {
   }
   // `hash_error` is added to the hash of the plan that the peer claims.
   std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill, uint64_t hash_error = 0) {
-    ControlFd fd;
+    UniqueFd fd;
     EXPECT_TRUE(eventually([&] {
-      fd = ControlFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      return fd.open();
+      fd = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      return fd.valid();
     }));
     auto peer = std::make_unique<RawPeer>(std::move(fd));
     const Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, incarnation), InstanceRole::kPrefill,
@@ -82,7 +82,7 @@ class AgainstDecode : public testing::Test {
 
   std::unique_ptr<Transport> transport_;
   Memory memory_;
-  ControlFd listener_;
+  UniqueFd listener_;
   uint16_t port_ = 0;
   BusyWindows* windows_ = nullptr;
   std::unique_ptr<TestDecode> decode_;
@@ -199,7 +199,7 @@ TEST_F(AgainstDecode, OurOwnFenceIsEvidence) {
 }
 
 TEST(DecodePairs, APeerThatNobodyAsksForIsNotTriedForEver) {
-  const ControlFd listener = listen_on("127.0.0.1", 0).value();
+  const UniqueFd listener = listen_on("127.0.0.1", 0).value();
   const uint16_t port = bound_port(listener.get()).value();
   DecodeHandoffOptions options;
   options.reconnect_min = options.reconnect_max = 5ms;
@@ -207,7 +207,7 @@ TEST(DecodePairs, APeerThatNobodyAsksForIsNotTriedForEver) {
   options.forget_after = 100ms;
   TestDecode decode(spec(), loopback(kDecode), kDecode, options);
   const auto tried = [&](Duration timeout) {
-    return eventually([&] { return ControlFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).open(); },
+    return eventually([&] { return UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).valid(); },
                       timeout);
   };
   for (int round = 0; round < 2; ++round) {

@@ -57,10 +57,10 @@ class AgainstPrefill : public testing::Test {
 };
 
 TEST_F(AgainstPrefill, NoiseIsDroppedAndOthersAreServed) {
-  const ControlFd noise = RawPeer::connect_to(prefill_.port());
+  const UniqueFd noise = RawPeer::connect_to(prefill_.port());
   ASSERT_GT(::send(noise.get(), "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL), 0);
   EXPECT_TRUE(eventually([&] { return prefill_.stats().bad_frames == 1; }));
-  const ControlFd huge = RawPeer::connect_to(prefill_.port());
+  const UniqueFd huge = RawPeer::connect_to(prefill_.port());
   ASSERT_GT(::send(huge.get(), "\xff\xff\xff\xff", 4, MSG_NOSIGNAL), 0);
   EXPECT_TRUE(eventually([&] { return prefill_.stats().bad_frames == 2; }));
   RawPeer early(RawPeer::connect_to(prefill_.port()));
@@ -73,11 +73,11 @@ TEST_F(AgainstPrefill, NoiseIsDroppedAndOthersAreServed) {
 }
 
 TEST_F(AgainstPrefill, WaitsQuietlyForADescriptorToBecomeFree) {
-  ControlFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
   const rlimit none{static_cast<rlim_t>(client.get()) + 1, before.rlim_max};
-  std::vector<ControlFd> holes;  // numbers below the client's that are free
+  std::vector<UniqueFd> holes;  // numbers below the client's that are free
   for (int fd = 0; (fd = ::dup(client.get())) >= 0;) {
     holes.emplace_back(fd);
     if (fd > client.get()) break;

@@ -46,13 +46,13 @@ inline sockaddr_in local(uint16_t port) {
 // The other end, by hand.
 class RawPeer {
  public:
-  static ControlFd connect_to(uint16_t port) {
-    ControlFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  static UniqueFd connect_to(uint16_t port) {
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const sockaddr_in address = local(port);
     BATON_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0, "connect");
     return fd;
   }
-  explicit RawPeer(ControlFd fd) : fd_(fd.get()), connection_(std::move(fd), SteadyClock().now()) {
+  explicit RawPeer(UniqueFd fd) : fd_(fd.get()), connection_(std::move(fd), SteadyClock().now()) {
     connection_.set_paired();
   }
 

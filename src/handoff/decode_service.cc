@@ -53,7 +53,7 @@ void DecodeHandoff::Service::run() {
 void DecodeHandoff::Service::wait_for_work() {
   Duration wait = options_.heartbeat / 4;
   bool verifying = false;
-  std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
+  std::vector<pollfd> fds{{wake_.fd(), POLLIN, 0}};
   for (const auto& [address, pair] : pairs_) {
     if (pair->state == Pair::State::kBackoff) wait = std::min(wait, pair->next_try - now_);
     if (pair->state == Pair::State::kConnecting) fds.push_back({pair->connecting.get(), POLLOUT, 0});
@@ -104,7 +104,7 @@ void DecodeHandoff::Service::take_addresses() {
       pair_failed(pair, answer.address.error());
       continue;
     }
-    Result<ControlFd> fd = start_connect(*answer.address);
+    Result<UniqueFd> fd = start_connect(*answer.address);
     if (!fd) {
       pair_failed(pair,
                   error(ErrorCode::kUnavailable, "cannot reach prefill at {}: {}", pair.address, fd.error().message));

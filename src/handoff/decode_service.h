@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/queue.h"
+#include "base/wake_fd.h"
 #include "handoff/control_connection.h"
 #include "handoff/decode_attempt.h"
 #include "handoff/decode_handoff.h"
@@ -51,7 +52,7 @@ class DecodeHandoff::Service {
     TimePoint next_try;  // in kBackoff
     TimePoint wanted;    // last asked for, or paired
     Duration backoff{};
-    ControlFd connecting;
+    UniqueFd connecting;
     std::unique_ptr<ControlConnection> connection;
     Manifest peer;
     std::shared_ptr<const Planner> planner;
@@ -114,7 +115,7 @@ class DecodeHandoff::Service {
   const std::vector<Pool> pools_;
   const DecodeSink sink_;
   SteadyClock clock_;
-  ControlWake wake_;
+  WakeFd wake_;
   BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it
   std::atomic<bool> stopping_{false};
 

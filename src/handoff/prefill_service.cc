@@ -20,7 +20,7 @@ constexpr Duration kStopTimeout = std::chrono::seconds(2);
 }  // namespace
 
 PrefillHandoff::Service::Service(PrefillHandoffOptions options, Manifest self, Transport& transport,
-                                 std::vector<Pool> pools, PrefillSink sink, ControlFd listener)
+                                 std::vector<Pool> pools, PrefillSink sink, UniqueFd listener)
     : options_(std::move(options)),
       self_(std::move(self)),
       transport_(transport),
@@ -57,8 +57,7 @@ void PrefillHandoff::Service::run() {
 void PrefillHandoff::Service::wait_for_work() {
   // Out of descriptors the listener would be readable all the time: it is looked at again with the next wait.
   const auto listening = static_cast<short>(out_of_descriptors_ ? 0 : POLLIN);
-  std::vector<pollfd> fds{
-      {wake_.get(), POLLIN, 0}, {listener_.get(), listening, 0}, {transport_.event_fd(), POLLIN, 0}};
+  std::vector<pollfd> fds{{wake_.fd(), POLLIN, 0}, {listener_.get(), listening, 0}, {transport_.event_fd(), POLLIN, 0}};
   for (const auto& [id, peer] : peers_) {
     const auto events = static_cast<short>(peer->connection.wants_write() ? POLLIN | POLLOUT : POLLIN);
     fds.push_back({peer->connection.fd(), events, 0});
@@ -76,8 +75,8 @@ int PrefillHandoff::Service::poll_timeout_ms() const {
 
 void PrefillHandoff::Service::accept_peers() {
   for (;;) {
-    ControlFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd.open()) {
+    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd.valid()) {
       out_of_descriptors_ = errno == EMFILE || errno == ENFILE;
       return;
     }
@@ -261,7 +260,7 @@ Result<std::unique_ptr<PrefillHandoff>> PrefillHandoff::start(PrefillHandoffOpti
                                                               Transport& transport, std::vector<Pool> pools,
                                                               PrefillSink sink) {
   BATON_ASSIGN(Manifest manifest, complete_manifest(std::move(self), InstanceRole::kPrefill, transport, pools));
-  BATON_ASSIGN(ControlFd listener, listen_on(options.host, options.port));
+  BATON_ASSIGN(UniqueFd listener, listen_on(options.host, options.port));
   auto service = std::make_unique<Service>(std::move(options), std::move(manifest), transport, std::move(pools),
                                            std::move(sink), std::move(listener));
   return std::unique_ptr<PrefillHandoff>(new PrefillHandoff(std::move(service)));

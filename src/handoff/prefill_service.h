@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/queue.h"
+#include "base/wake_fd.h"
 #include "handoff/control_connection.h"
 #include "handoff/prefill_attempt.h"
 #include "handoff/prefill_handoff.h"
@@ -23,7 +24,7 @@ namespace baton {
 class PrefillHandoff::Service {
  public:
   Service(PrefillHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, PrefillSink sink,
-          ControlFd listener);
+          UniqueFd listener);
   ~Service();
 
   [[nodiscard]] uint16_t port() const { return port_; }
@@ -59,7 +60,7 @@ class PrefillHandoff::Service {
   // A decode instance's connection; numbers are never reused.
   struct Peer {
     enum class State { kManifest, kAccept, kPaired, kRefused };
-    Peer(ControlFd fd, TimePoint now) : connection(std::move(fd), now), since(now) {}
+    Peer(UniqueFd fd, TimePoint now) : connection(std::move(fd), now), since(now) {}
     ControlConnection connection;
     TimePoint since;
     State state = State::kManifest;
@@ -148,10 +149,10 @@ class PrefillHandoff::Service {
   const std::vector<Pool> pools_;
   const PrefillSink sink_;
   SteadyClock clock_;
-  ControlFd listener_;
+  UniqueFd listener_;
   bool out_of_descriptors_ = false;  // when a connection was last to be accepted
   uint16_t port_ = 0;
-  ControlWake wake_;
+  WakeFd wake_;
   BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it
   std::atomic<bool> stopping_{false};
 

@@ -57,9 +57,9 @@ void HostResolver::ask(const std::string& host, uint16_t port) {
   }
 }
 
-Result<ControlFd> start_connect(const ControlAddress& address) {
-  ControlFd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.open()) return error(ErrorCode::kUnavailable, "socket: {}", std::strerror(errno));
+Result<UniqueFd> start_connect(const ControlAddress& address) {
+  UniqueFd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return error(ErrorCode::kUnavailable, "socket: {}", std::strerror(errno));
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address.storage), address.length) != 0 &&
       errno != EINPROGRESS)
     return error(ErrorCode::kUnavailable, "{}", std::strerror(errno));

@@ -49,7 +49,7 @@ class HostResolver {
 };
 
 // A non-blocking socket on its way to `address`; writable when connected or failed.
-Result<ControlFd> start_connect(const ControlAddress& address);
+Result<UniqueFd> start_connect(const ControlAddress& address);
 // After it became writable.
 Status finish_connect(int fd);
 

@@ -1,25 +1,13 @@
-// Finished posts on their way to poll(), and the descriptors that wake. Thread safe.
+// Finished posts on their way to poll(). Thread safe.
 #pragma once
 
 #include <mutex>
 #include <vector>
 
-#include "transport/fd.h"
+#include "base/wake_fd.h"
 #include "transport/transport.h"
 
 namespace baton {
-
-// A descriptor to wake a thread that sleeps in epoll.
-class WakeFd {
- public:
-  WakeFd();
-  void wake() const;
-  void clear() const;
-  [[nodiscard]] int fd() const { return fd_.get(); }
-
- private:
-  UniqueFd fd_;
-};
 
 // Finished posts, and a descriptor that is readable while there are some.
 class EventQueue {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <mutex>
 
-#include "transport/fd.h"
+#include "base/fd.h"
 
 namespace baton {
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "transport/fd.h"
+#include "base/fd.h"
 #include "transport/shm_control.h"
 #include "transport/shm_socket.h"
 

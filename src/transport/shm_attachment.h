@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "transport/fd.h"
+#include "base/fd.h"
 #include "transport/memory.h"
 #include "transport/shm_control.h"
 

@@ -20,7 +20,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "transport/fd.h"
+#include "base/fd.h"
 #include "transport/memory.h"
 #include "transport/window_table.h"
 

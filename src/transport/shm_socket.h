@@ -4,9 +4,9 @@
 #include <span>
 #include <string>
 
+#include "base/fd.h"
 #include "base/ids.h"
 #include "base/result.h"
-#include "transport/fd.h"
 
 namespace baton::shm {
 

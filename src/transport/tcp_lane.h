@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "transport/fd.h"
+#include "base/fd.h"
 #include "transport/memory.h"
 #include "transport/tcp_frames.h"
 #include "transport/tcp_socket.h"

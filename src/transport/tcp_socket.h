@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/fd.h"
 #include "base/result.h"
-#include "transport/fd.h"
 
 namespace baton::tcp {
 

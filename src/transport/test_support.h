@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "transport/fd.h"
+#include "base/fd.h"
 #include "transport/make_transport.h"
 
 namespace baton::testing {

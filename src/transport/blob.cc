@@ -1,13 +1,13 @@
 #include "transport/blob.h"
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 
 namespace baton {
 namespace {
 
 constexpr uint32_t kMagic = 0x424e5442;  // "BTNB"
 constexpr uint8_t kVersion = 1;
-constexpr size_t kAddressMax = 255;
+constexpr uint16_t kAddressMax = 255;
 
 const char* kind_name(uint8_t kind) {
   switch (static_cast<BlobKind>(kind)) {
@@ -24,22 +24,23 @@ const char* kind_name(uint8_t kind) {
 }  // namespace
 
 std::string encode_blob(const PeerBlob& blob) {
-  FieldWriter out;
-  out.u32(kMagic);
-  out.u8(kVersion);
-  out.u8(static_cast<uint8_t>(blob.kind));
-  out.u16(blob.port);
+  std::string bytes;
+  ByteWriter out(&bytes);
+  out.number(kMagic);
+  out.number(kVersion);
+  out.number(static_cast<uint8_t>(blob.kind));
+  out.number(blob.port);
   out.incarnation(blob.incarnation);
-  out.text(blob.address, kAddressMax);
-  return out.take();
+  out.text<uint16_t>(std::string_view(blob.address).substr(0, kAddressMax));
+  return bytes;
 }
 
 Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected) {
-  FieldReader in(as_span(bytes));
-  const uint32_t magic = in.u32();
-  const uint8_t version = in.u8();
-  const uint8_t kind = in.u8();
-  if (!in.ok() || magic != kMagic) {
+  ByteReader in(bytes);
+  const uint32_t magic = in.number<uint32_t>();
+  const uint8_t version = in.number<uint8_t>();
+  const uint8_t kind = in.number<uint8_t>();
+  if (in.failed() || magic != kMagic) {
     return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is not one of ours", bytes.size());
   }
   if (version != kVersion) {
@@ -50,9 +51,9 @@ Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected) {
     return error(ErrorCode::kIncompatible, "peer offers transport {} ({}), this side runs {}: choose one on both sides",
                  kind_name(kind), kind, kind_name(static_cast<uint8_t>(expected)));
   }
-  PeerBlob blob{.kind = expected, .incarnation = {}, .address = {}, .port = in.u16()};
+  PeerBlob blob{.kind = expected, .incarnation = {}, .address = {}, .port = in.number<uint16_t>()};
   blob.incarnation = in.incarnation();
-  blob.address = in.text(kAddressMax);
+  blob.address = in.text<uint16_t>(kAddressMax);
   if (!in.complete() || blob.address.empty()) {
     return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is cut off or too long",
                  bytes.size());

@@ -3,8 +3,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/byte_io.h"
 #include "base/log.h"
-#include "transport/bytes.h"
 
 namespace baton::shm {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 #include "transport/shm_socket.h"
 
 namespace baton::shm {

@@ -7,7 +7,7 @@
 #include <array>
 #include <cstring>
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 #include "transport/shm_control.h"
 
 namespace baton::shm {
@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint32_t kMagic = 0x534e5442;  // "BTNS"
 constexpr uint8_t kVersion = 1;
-constexpr size_t kDetailMax = 300;
+constexpr uint16_t kDetailMax = 300;
 constexpr size_t kMessageMax = 512;
 constexpr int kSoPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5; not in the headers of Debian 12
 
@@ -42,36 +42,41 @@ Result<UniqueFd> make_socket() {
   return fd;
 }
 
-bool bad_start(FieldReader* in) {
-  const uint32_t magic = in->u32();
-  return in->u8() != kVersion || magic != kMagic;
+ByteWriter begin_message(std::string* bytes) {
+  ByteWriter out(bytes);
+  out.number(kMagic);
+  out.number(kVersion);
+  return out;
+}
+
+bool bad_start(ByteReader* in) {
+  const uint32_t magic = in->number<uint32_t>();
+  return in->number<uint8_t>() != kVersion || magic != kMagic;
 }
 
 }  // namespace
 
 std::string encode(const AttachRequest& message) {
-  FieldWriter out;
-  out.u32(kMagic);
-  out.u8(kVersion);
+  std::string bytes;
+  ByteWriter out = begin_message(&bytes);
   out.incarnation(message.writer);
   out.incarnation(message.owner);
-  return out.take();
+  return bytes;
 }
 
 std::string encode(const OwnerMessage& message) {
-  FieldWriter out;
-  out.u32(kMagic);
-  out.u8(kVersion);
-  out.u8(static_cast<uint8_t>(message.kind));
-  out.u32(message.writer);
-  out.u32(message.regions);
-  out.u64(message.bytes);
-  out.text(message.detail, kDetailMax);
-  return out.take();
+  std::string bytes;
+  ByteWriter out = begin_message(&bytes);
+  out.number(static_cast<uint8_t>(message.kind));
+  out.number(message.writer);
+  out.number(message.regions);
+  out.number(message.bytes);
+  out.text<uint16_t>(std::string_view(message.detail).substr(0, kDetailMax));
+  return bytes;
 }
 
 Result<AttachRequest> decode_request(std::span<const std::byte> bytes) {
-  FieldReader in(bytes);
+  ByteReader in(bytes);
   const bool bad = bad_start(&in);
   AttachRequest request{.writer = in.incarnation(), .owner = {}};
   request.owner = in.incarnation();
@@ -80,15 +85,15 @@ Result<AttachRequest> decode_request(std::span<const std::byte> bytes) {
 }
 
 Result<OwnerMessage> decode_owner_message(std::span<const std::byte> bytes) {
-  FieldReader in(bytes);
+  ByteReader in(bytes);
   const bool bad = bad_start(&in);
-  const uint8_t kind = in.u8();
+  const uint8_t kind = in.number<uint8_t>();
   OwnerMessage message{.kind = static_cast<OwnerMessage::Kind>(kind),
-                       .writer = in.u32(),
-                       .regions = in.u32(),
-                       .bytes = in.u64(),
+                       .writer = in.number<uint32_t>(),
+                       .regions = in.number<uint32_t>(),
+                       .bytes = in.number<uint64_t>(),
                        .detail = {}};
-  message.detail = in.text(kDetailMax);
+  message.detail = in.text<uint16_t>(kDetailMax);
   if (bad || !in.complete() || kind < 1 || kind > 3 || message.writer >= kWriters ||
       message.regions > RegionTable::kRegionsMax) {
     return error(ErrorCode::kCorrupt, "a malformed message of {} bytes", bytes.size());

@@ -1,22 +1,33 @@
 #include "transport/tcp_frames.h"
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 
 namespace baton::tcp {
 namespace {
 
 constexpr uint32_t kMagic = 0x314e5442;  // "BTN1"
 
-std::string with_header(FrameType type, uint8_t flags, const std::string& body) {
-  FieldWriter out;
-  out.u32(kMagic);
-  out.u8(static_cast<uint8_t>(type));
-  out.u8(flags);
-  out.u16(0);
-  out.u32(static_cast<uint32_t>(body.size()));
-  out.u32(0);
-  return out.take() + body;
+constexpr size_t kBodySizeAt = 8;
+
+// A frame's header, whose body size end_frame() fills in.
+ByteWriter begin_frame(std::string* bytes, FrameType type, uint8_t flags = 0) {
+  ByteWriter out(bytes);
+  out.number(kMagic);
+  out.number(static_cast<uint8_t>(type));
+  out.number(flags);
+  out.number(uint16_t{0});
+  out.number(uint32_t{0});
+  out.number(uint32_t{0});
+  return out;
 }
+
+std::string end_frame(std::string bytes) {
+  const auto size = static_cast<uint32_t>(bytes.size() - kHeaderBytes);
+  std::memcpy(bytes.data() + kBodySizeAt, &size, sizeof(size));
+  return bytes;
+}
+
+void write_detail(ByteWriter& out, std::string_view text) { out.text<uint16_t>(text.substr(0, kDetailMax)); }
 
 // The body sizes that a type can have.
 struct BodyBounds {
@@ -58,61 +69,66 @@ void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, u
 }
 
 std::string encode(const Hello& frame) {
-  FieldWriter body;
-  body.incarnation(frame.writer);
-  body.incarnation(frame.owner);
-  return with_header(FrameType::kHello, 0, body.str());
+  std::string bytes;
+  ByteWriter out = begin_frame(&bytes, FrameType::kHello);
+  out.incarnation(frame.writer);
+  out.incarnation(frame.owner);
+  return end_frame(std::move(bytes));
 }
 
 std::string encode(const Welcome& frame) {
-  FieldWriter body;
-  body.u8(frame.accepted ? 1 : 0);
-  body.text(frame.detail, kDetailMax);
-  return with_header(FrameType::kWelcome, 0, body.str());
+  std::string bytes;
+  ByteWriter out = begin_frame(&bytes, FrameType::kWelcome);
+  out.number(static_cast<uint8_t>(frame.accepted ? 1 : 0));
+  write_detail(out, frame.detail);
+  return end_frame(std::move(bytes));
 }
 
 std::string encode(const WriteFrame& frame, bool first, bool last) {
-  FieldWriter body;
-  body.u64(frame.post);
-  body.u64(frame.token.attempt.value());
-  body.u64(frame.token.secret);
-  body.u64(frame.payload_bytes);
-  body.u32(static_cast<uint32_t>(frame.runs.size()));
-  body.u32(0);
+  std::string bytes;
+  ByteWriter out =
+      begin_frame(&bytes, FrameType::kWrite, static_cast<uint8_t>((first ? kFirstFrame : 0) | (last ? kLastFrame : 0)));
+  out.number(frame.post);
+  out.number(frame.token.attempt.value());
+  out.number(frame.token.secret);
+  out.number(frame.payload_bytes);
+  out.number(static_cast<uint32_t>(frame.runs.size()));
+  out.number(uint32_t{0});
   for (const BlockRun& r : frame.runs) {
-    body.u32(r.region.value());
-    body.u32(r.count);
-    body.u64(r.offset);
-    body.u64(r.length);
-    body.u64(r.stride);
+    out.number(r.region.value());
+    out.number(r.count);
+    out.number(r.offset);
+    out.number(r.length);
+    out.number(r.stride);
   }
-  const int flags = (first ? kFirstFrame : 0) | (last ? kLastFrame : 0);
-  return with_header(FrameType::kWrite, static_cast<uint8_t>(flags), body.str());
+  return end_frame(std::move(bytes));
 }
 
 std::string encode(const ResultFrame& frame) {
-  FieldWriter body;
-  body.u64(frame.post);
-  body.u64(frame.bytes);
-  body.u8(static_cast<uint8_t>(frame.outcome));
-  body.text(frame.detail, kDetailMax);
-  return with_header(FrameType::kResult, 0, body.str());
+  std::string bytes;
+  ByteWriter out = begin_frame(&bytes, FrameType::kResult);
+  out.number(frame.post);
+  out.number(frame.bytes);
+  out.number(static_cast<uint8_t>(frame.outcome));
+  write_detail(out, frame.detail);
+  return end_frame(std::move(bytes));
 }
 
 std::string encode_cancel(uint64_t post) {
-  FieldWriter body;
-  body.u64(post);
-  return with_header(FrameType::kCancel, 0, body.str());
+  std::string bytes;
+  ByteWriter out = begin_frame(&bytes, FrameType::kCancel);
+  out.number(post);
+  return end_frame(std::move(bytes));
 }
 
 Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
-  FieldReader in(bytes);
-  const uint32_t magic = in.u32();
-  const uint8_t type = in.u8();
-  const uint8_t flags = in.u8();
-  const uint16_t zero16 = in.u16();
-  const uint32_t body_bytes = in.u32();
-  const uint32_t zero32 = in.u32();
+  ByteReader in(bytes);
+  const uint32_t magic = in.number<uint32_t>();
+  const uint8_t type = in.number<uint8_t>();
+  const uint8_t flags = in.number<uint8_t>();
+  const uint16_t zero16 = in.number<uint16_t>();
+  const uint32_t body_bytes = in.number<uint32_t>();
+  const uint32_t zero32 = in.number<uint32_t>();
   if (!in.complete() || magic != kMagic)
     return error(ErrorCode::kCorrupt, "not a frame of this protocol (magic {:08x})", magic);
   const auto bounds = body_bounds(type);
@@ -128,7 +144,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
 }
 
 Result<Hello> decode_hello(std::span<const std::byte> body) {
-  FieldReader in(body);
+  ByteReader in(body);
   Hello hello{.writer = in.incarnation(), .owner = {}};
   hello.owner = in.incarnation();
   if (!in.complete()) return error(ErrorCode::kCorrupt, "a hello of {} bytes", body.size());
@@ -136,31 +152,34 @@ Result<Hello> decode_hello(std::span<const std::byte> body) {
 }
 
 Result<Welcome> decode_welcome(std::span<const std::byte> body) {
-  FieldReader in(body);
-  const uint8_t accepted = in.u8();
-  Welcome welcome{.accepted = accepted == 1, .detail = in.text(kDetailMax)};
+  ByteReader in(body);
+  const uint8_t accepted = in.number<uint8_t>();
+  Welcome welcome{.accepted = accepted == 1, .detail = in.text<uint16_t>(kDetailMax)};
   if (!in.complete() || accepted > 1) return error(ErrorCode::kCorrupt, "a malformed welcome of {} bytes", body.size());
   return welcome;
 }
 
 Result<WriteFrame> decode_write(std::span<const std::byte> body) {
-  FieldReader in(body);
+  ByteReader in(body);
   WriteFrame frame;
-  frame.post = in.u64();
-  frame.token.attempt = AttemptId(in.u64());
-  frame.token.secret = in.u64();
-  frame.payload_bytes = in.u64();
-  const uint64_t runs = in.u32();
-  const uint32_t zero = in.u32();
-  if (!in.ok() || zero != 0 || runs > kFrameBlocksMax || body.size() != kWriteHeadBytes + runs * kRunBytes) {
+  frame.post = in.number<uint64_t>();
+  frame.token.attempt = AttemptId(in.number<uint64_t>());
+  frame.token.secret = in.number<uint64_t>();
+  frame.payload_bytes = in.number<uint64_t>();
+  const uint64_t runs = in.number<uint32_t>();
+  const uint32_t zero = in.number<uint32_t>();
+  if (in.failed() || zero != 0 || runs > kFrameBlocksMax || body.size() != kWriteHeadBytes + runs * kRunBytes) {
     return error(ErrorCode::kCorrupt, "a write of {} bytes that claims {} runs", body.size(), runs);
   }
   frame.runs.reserve(runs);
   uint64_t blocks = 0;
   uint64_t bytes = 0;
   for (uint64_t i = 0; i < runs; ++i) {
-    BlockRun run{
-        .region = RegionId(in.u32()), .count = in.u32(), .offset = in.u64(), .length = in.u64(), .stride = in.u64()};
+    BlockRun run{.region = RegionId(in.number<uint32_t>()),
+                 .count = in.number<uint32_t>(),
+                 .offset = in.number<uint64_t>(),
+                 .length = in.number<uint64_t>(),
+                 .stride = in.number<uint64_t>()};
     blocks += run.count;
     // Both factors are bounded before they are multiplied: 2^12 * 2^20, at most 2^12 times.
     if (run.count == 0 || blocks > kFrameBlocksMax || run.length == 0 || run.length > kFramePayloadMax) {
@@ -176,10 +195,10 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body) {
 }
 
 Result<ResultFrame> decode_result(std::span<const std::byte> body) {
-  FieldReader in(body);
-  ResultFrame frame{.post = in.u64(), .bytes = in.u64(), .outcome = {}, .detail = {}};
-  const uint8_t outcome = in.u8();
-  frame.detail = in.text(kDetailMax);
+  ByteReader in(body);
+  ResultFrame frame{.post = in.number<uint64_t>(), .bytes = in.number<uint64_t>(), .outcome = {}, .detail = {}};
+  const uint8_t outcome = in.number<uint8_t>();
+  frame.detail = in.text<uint16_t>(kDetailMax);
   frame.outcome = static_cast<TransferOutcome>(outcome);
   const bool known = frame.outcome == TransferOutcome::kDone || frame.outcome == TransferOutcome::kRejected ||
                      frame.outcome == TransferOutcome::kCancelled;
@@ -189,8 +208,8 @@ Result<ResultFrame> decode_result(std::span<const std::byte> body) {
 }
 
 Result<uint64_t> decode_cancel(std::span<const std::byte> body) {
-  FieldReader in(body);
-  const uint64_t post = in.u64();
+  ByteReader in(body);
+  const uint64_t post = in.number<uint64_t>();
   if (!in.complete()) return error(ErrorCode::kCorrupt, "a cancel of {} bytes", body.size());
   return post;
 }

@@ -6,12 +6,19 @@
 // (what still comes of it is read and dropped). CANCEL asks for the RESULT of a post whose remaining frames will not
 // come.
 //
+// clang-format off
+//
 //   header   u32 magic "BTN1" | u8 type | u8 flags | u16 zero | u32 body bytes | u32 zero
 //   HELLO    writer's incarnation 16 | owner's incarnation 16
 //   WELCOME  u8 accepted | text
-//   WRITE    u64 post | u64 attempt | u64 secret | u64 payload bytes | u32 runs | u32 zero | runs | (after the body)
-//   payload run      u32 region | u32 count | u64 offset | u64 length | u64 stride     blocks at offset + i * stride,
-//   modulo 2^64 RESULT   u64 post | u64 bytes applied | u8 outcome | text CANCEL   u64 post
+//   WRITE    u64 post | u64 attempt | u64 secret | u64 payload bytes | u32 runs | u32 zero | runs; payload follows the body
+//     run    u32 region | u32 count | u64 offset | u64 length | u64 stride
+//            count blocks of length bytes at offset + i * stride, modulo 2^64
+//   RESULT   u64 post | u64 bytes applied | u8 outcome | text
+//   CANCEL   u64 post
+//
+//   text     u16 bytes | that many bytes, for people
+// clang-format on
 #pragma once
 
 #include <cstddef>
@@ -29,7 +36,7 @@ namespace baton::tcp {
 inline constexpr size_t kHeaderBytes = 16;
 inline constexpr uint64_t kFramePayloadMax = uint64_t{1} << 20;
 inline constexpr uint32_t kFrameBlocksMax = 4096;
-inline constexpr size_t kDetailMax = 400;
+inline constexpr uint16_t kDetailMax = 400;
 inline constexpr size_t kRunBytes = 32;
 inline constexpr size_t kWriteHeadBytes = 40;
 inline constexpr size_t kBodyMax = kWriteHeadBytes + kFrameBlocksMax * kRunBytes;

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 #include "transport/test_support.h"
 
 namespace baton::tcp {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 
-#include "transport/bytes.h"
+#include "base/byte_io.h"
 
 namespace baton::tcp {
 namespace {

@@ -1,9 +1,9 @@
 // An owner of the tcp transport facing writers that do not keep to the protocol.
 #include <gtest/gtest.h>
 
+#include "base/byte_io.h"
 #include "base/random.h"
 #include "transport/blob.h"
-#include "transport/bytes.h"
 #include "transport/tcp_frames.h"
 #include "transport/tcp_socket.h"
 #include "transport/test_support.h"

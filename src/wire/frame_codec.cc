@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "wire/byte_io.h"
+#include "base/byte_io.h"
 
 namespace baton {
 namespace {
@@ -32,24 +32,13 @@ std::string_view cut(std::string_view text, size_t max = kTextBytesMax) {
 void write(ByteWriter& out, AttemptId attempt) { out.number(attempt.value()); }
 AttemptId read_attempt(ByteReader& in) { return AttemptId(in.bounded<uint64_t>(1, INT64_MAX)); }
 
-void write(ByteWriter& out, const Incarnation& incarnation) {
-  out.number(incarnation.high);
-  out.number(incarnation.low);
-}
-Incarnation read_incarnation(ByteReader& in) {
-  Incarnation incarnation;
-  incarnation.high = in.number<uint64_t>();
-  incarnation.low = in.number<uint64_t>();
-  return incarnation;
-}
-
 bool read_flag(ByteReader& in) { return in.bounded<uint8_t>(0, 1) == 1; }
 
 FrameType write_body(ByteWriter& out, const Manifest& m) {
   BATON_CHECK(m.regions.size() <= static_cast<size_t>(kWorldMax), "{} regions", m.regions.size());
   BATON_CHECK(m.transport_blob.size() <= kBlobBytesMax, "transport blob of {} bytes", m.transport_blob.size());
   out.number(m.protocol);
-  write(out, m.incarnation);
+  out.incarnation(m.incarnation);
   out.number(static_cast<uint8_t>(m.role));
   out.number(m.model_digest.high);
   out.number(m.model_digest.low);
@@ -75,7 +64,7 @@ FrameType write_body(ByteWriter& out, const Manifest& m) {
 Frame read_manifest(ByteReader& in) {
   Manifest m;
   m.protocol = in.number<uint16_t>();
-  m.incarnation = read_incarnation(in);
+  m.incarnation = in.incarnation();
   m.role = static_cast<InstanceRole>(in.bounded<uint8_t>(1, 2));
   m.model_digest.high = in.number<uint64_t>();
   m.model_digest.low = in.number<uint64_t>();
@@ -116,8 +105,8 @@ FrameType write_body(ByteWriter& out, const Refuse& refuse) {
 FrameType write_body(ByteWriter& out, const Grant& grant) {
   BATON_CHECK(grant.pages.size() <= kGrantPagesMax, "grant of {} pages", grant.pages.size());
   write(out, grant.attempt);
-  write(out, grant.decode);
-  write(out, grant.prefill);
+  out.incarnation(grant.decode);
+  out.incarnation(grant.prefill);
   out.number(static_cast<int32_t>(grant.dp_rank));
   out.number(grant.prompt_tokens);
   out.number(grant.cached_tokens);
@@ -134,8 +123,8 @@ FrameType write_body(ByteWriter& out, const Grant& grant) {
 Frame read_grant(ByteReader& in) {
   Grant grant;
   grant.attempt = read_attempt(in);
-  grant.decode = read_incarnation(in);
-  grant.prefill = read_incarnation(in);
+  grant.decode = in.incarnation();
+  grant.prefill = in.incarnation();
   grant.dp_rank = in.bounded<int32_t>(0, kWorldMax - 1);
   grant.prompt_tokens = in.bounded<int64_t>(1, kPromptTokensMax);
   grant.cached_tokens = in.bounded<int64_t>(0, grant.prompt_tokens - 1);
@@ -152,8 +141,8 @@ Frame read_grant(ByteReader& in) {
 FrameType write_body(ByteWriter& out, const Commit& commit) {
   BATON_CHECK(commit.checksums.size() <= kChecksumsMax, "commit of {} checksums", commit.checksums.size());
   write(out, commit.attempt);
-  write(out, commit.decode);
-  write(out, commit.prefill);
+  out.incarnation(commit.decode);
+  out.incarnation(commit.prefill);
   out.number(commit.grant_digest);
   out.number(commit.first.token);
   out.number(commit.first.logprob);
@@ -177,8 +166,8 @@ FrameType write_body(ByteWriter& out, const Commit& commit) {
 Frame read_commit(ByteReader& in) {
   Commit commit;
   commit.attempt = read_attempt(in);
-  commit.decode = read_incarnation(in);
-  commit.prefill = read_incarnation(in);
+  commit.decode = in.incarnation();
+  commit.prefill = in.incarnation();
   commit.grant_digest = in.number<uint64_t>();
   commit.first.token = in.number<int32_t>();
   commit.first.logprob = in.number<float>();

@@ -1,17 +1,28 @@
-// Little-endian fields in a byte string. A Reader that ran out or met a bound stays failed and yields zeros, so that a
+// Little-endian fields in a byte string. A reader that ran out or met a bound stays failed and yields zeros, so that a
 // decoder reads straight through and asks once at the end.
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 
+#include "base/ids.h"
+
 namespace baton {
 
-static_assert(std::endian::native == std::endian::little, "the wire is little endian");
+static_assert(std::endian::native == std::endian::little, "fields are copied as they stand in memory");
+
+inline std::span<const std::byte> as_span(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+inline std::string_view as_text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 class ByteWriter {
  public:
@@ -24,10 +35,15 @@ class ByteWriter {
     std::memcpy(bytes, &value, sizeof(T));
     out_->append(bytes, sizeof(T));
   }
-  // u32 length, bytes.
+  // The length as a number of type Length, which has to hold it; then the bytes.
+  template <typename Length = uint32_t>
   void text(std::string_view text) {
-    number(static_cast<uint32_t>(text.size()));
+    number(static_cast<Length>(text.size()));
     out_->append(text);
+  }
+  void incarnation(const Incarnation& incarnation) {
+    number(incarnation.high);
+    number(incarnation.low);
   }
 
  private:
@@ -37,6 +53,7 @@ class ByteWriter {
 class ByteReader {
  public:
   explicit ByteReader(std::string_view bytes) : bytes_(bytes) {}
+  explicit ByteReader(std::span<const std::byte> bytes) : bytes_(as_text(bytes)) {}
 
   template <typename T>
   requires std::is_arithmetic_v<T> T number() {
@@ -58,10 +75,17 @@ class ByteReader {
     return value;
   }
 
-  std::string text(uint32_t max) {
-    const auto size = bounded<uint32_t>(0, max);
+  // As ByteWriter::text() writes it, at most `max` bytes.
+  template <typename Length = uint32_t>
+  std::string text(Length max) {
+    const auto size = bounded<Length>(0, max);
     if (!take(size)) return {};
     return std::string(bytes_.substr(at_ - size, size));
+  }
+
+  Incarnation incarnation() {
+    const auto high = number<uint64_t>();
+    return {high, number<uint64_t>()};
   }
 
   // How many entries of `entry_bytes` follow: at most `max`, and never more than the bytes that are there, so that the
@@ -79,6 +103,8 @@ class ByteReader {
   [[nodiscard]] bool failed() const { return failed_; }
   [[nodiscard]] size_t left() const { return bytes_.size() - at_; }
   [[nodiscard]] size_t at() const { return at_; }
+  // Every byte that was asked for was there, and none is left.
+  [[nodiscard]] bool complete() const { return !failed_ && left() == 0; }
 
  private:
   bool take(size_t n) {

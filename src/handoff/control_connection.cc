@@ -1,17 +1,12 @@
 #include "handoff/control_connection.h"
 
-#include <netdb.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <utility>
-
-#include "base/port_owner.h"
 
 namespace baton {
 namespace {
@@ -19,41 +14,16 @@ constexpr size_t kReadBytes = 64u << 10;
 constexpr size_t kOutBytesMax = 2 * kFrameBytesMax;
 }  // namespace
 
-std::string address_text(const std::string& host, uint16_t port) {
-  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
-}
-
 Result<UniqueFd> listen_on(const std::string& host, uint16_t port) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int rc = ::getaddrinfo(host.empty() ? nullptr : host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (rc != 0)
+  const Result<SocketAddress> address = make_address(host, port, /*lookup=*/false);
+  if (!address)
     return error(ErrorCode::kInvalidArgument, "cannot listen on {}: {}; give a numeric address",
-                 address_text(host, port), ::gai_strerror(rc));
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
-  UniqueFd fd(::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  const int on = 1;
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (!fd.valid() || ::bind(fd.get(), found->ai_addr, found->ai_addrlen) != 0 || ::listen(fd.get(), 256) != 0) {
-    const int code = errno;
-    return error(ErrorCode::kUnavailable,
-                 "cannot listen on {} for handoffs: {}; choose another --disaggregation-bootstrap-port",
-                 address_text(host, port), bind_failure_text(code, port));
-  }
+                 address_text(host, port), address.error().message);
+  Result<UniqueFd> fd = listen_on(*address);
+  if (!fd)
+    return error(ErrorCode::kUnavailable, "{} for handoffs; choose another --disaggregation-bootstrap-port",
+                 fd.error().message);
   return fd;
-}
-
-Result<uint16_t> bound_port(int fd) {
-  sockaddr_storage address{};
-  socklen_t length = sizeof(address);
-  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0)
-    return error(ErrorCode::kUnavailable, "getsockname: {}", std::strerror(errno));
-  const in_port_t port = address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
-                                                       : reinterpret_cast<const sockaddr_in*>(&address)->sin_port;
-  return ntohs(port);
 }
 
 ControlConnection::ControlConnection(UniqueFd fd, TimePoint now) : fd_(std::move(fd)), heard_(now), pinged_(now) {

@@ -8,16 +8,13 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/tcp_socket.h"
 #include "wire/frame_codec.h"
 
 namespace baton {
 
 // Listens on host:port, non-blocking. kUnavailable names the port when it is taken.
 Result<UniqueFd> listen_on(const std::string& host, uint16_t port);
-Result<uint16_t> bound_port(int fd);
-
-// "host:port", "[v6]:port".
-[[nodiscard]] std::string address_text(const std::string& host, uint16_t port);
 
 class ControlConnection {
  public:

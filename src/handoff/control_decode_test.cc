@@ -28,7 +28,7 @@ class AgainstDecode : public testing::Test {
   explicit AgainstDecode(Duration heartbeat = 10s)
       : transport_(loopback(kPrefill)), memory_(spec().prefill, spec().geometry, *transport_) {
     listener_ = listen_on("127.0.0.1", 0).value();
-    port_ = bound_port(listener_.get()).value();
+    port_ = bound_address(listener_.get())->port();
     auto busy = std::make_unique<BusyWindows>(loopback(kDecode));
     windows_ = busy.get();
     DecodeHandoffOptions options;
@@ -200,7 +200,7 @@ TEST_F(AgainstDecode, OurOwnFenceIsEvidence) {
 
 TEST(DecodePairs, APeerThatNobodyAsksForIsNotTriedForEver) {
   const UniqueFd listener = listen_on("127.0.0.1", 0).value();
-  const uint16_t port = bound_port(listener.get()).value();
+  const uint16_t port = bound_address(listener.get())->port();
   DecodeHandoffOptions options;
   options.reconnect_min = options.reconnect_max = 5ms;
   options.heartbeat = 20ms;

@@ -104,7 +104,7 @@ void DecodeHandoff::Service::take_addresses() {
       pair_failed(pair, answer.address.error());
       continue;
     }
-    Result<UniqueFd> fd = start_connect(*answer.address);
+    Result<UniqueFd> fd = begin_connect(*answer.address);
     if (!fd) {
       pair_failed(pair,
                   error(ErrorCode::kUnavailable, "cannot reach prefill at {}: {}", pair.address, fd.error().message));
@@ -142,9 +142,8 @@ void DecodeHandoff::Service::serve_pairs() {
 void DecodeHandoff::Service::serve_connecting(Pair& pair) {
   pollfd fd{pair.connecting.get(), POLLOUT, 0};
   if (::poll(&fd, 1, 0) != 1) return;
-  if (const Status connected = finish_connect(pair.connecting.get()); !connected) {
-    pair_failed(pair, error(ErrorCode::kUnavailable, "cannot reach prefill at {}: {}", pair.address,
-                            connected.error().message));
+  if (const int code = connect_error(pair.connecting.get()); code != 0) {
+    pair_failed(pair, error(ErrorCode::kUnavailable, "cannot reach prefill at {}: {}", pair.address, errno_text(code)));
     return;
   }
   pair.connection = std::make_unique<ControlConnection>(std::move(pair.connecting), now_);

@@ -17,7 +17,7 @@
 namespace baton {
 
 struct PrefillHandoffOptions {
-  std::string host = "127.0.0.1";  // numeric, IPv4 or IPv6; "" is every address
+  std::string host = "127.0.0.1";  // numeric; 0.0.0.0 or :: is every address
   uint16_t port = 0;               // 0: any free one, see port()
   Duration heartbeat = std::chrono::seconds(1);
   int heartbeat_misses = 3;  // a peer silent for that many is lost

@@ -16,6 +16,7 @@ namespace baton {
 namespace {
 constexpr Duration kHandshakeTimeout = std::chrono::seconds(5);
 constexpr size_t kPeersMax = 1024;
+constexpr int kAcceptsMax = 64;  // of a turn, so that a flood of them leaves time for those that are here
 constexpr Duration kStopTimeout = std::chrono::seconds(2);
 }  // namespace
 
@@ -28,8 +29,8 @@ PrefillHandoff::Service::Service(PrefillHandoffOptions options, Manifest self, T
       sink_(std::move(sink)),
       listener_(std::move(listener)),
       now_(clock_.now()) {
-  const Result<uint16_t> port = bound_port(listener_.get());
-  port_ = port ? *port : 0;
+  const Result<SocketAddress> bound = bound_address(listener_.fd());
+  port_ = bound ? bound->port() : 0;
   thread_ = std::thread([this] { run(); });
 }
 
@@ -55,9 +56,8 @@ void PrefillHandoff::Service::run() {
 }
 
 void PrefillHandoff::Service::wait_for_work() {
-  // Out of descriptors the listener would be readable all the time: it is looked at again with the next wait.
-  const auto listening = static_cast<short>(out_of_descriptors_ ? 0 : POLLIN);
-  std::vector<pollfd> fds{{wake_.fd(), POLLIN, 0}, {listener_.get(), listening, 0}, {transport_.event_fd(), POLLIN, 0}};
+  const auto listening = static_cast<short>(listener_.paused(now_) ? 0 : POLLIN);
+  std::vector<pollfd> fds{{wake_.fd(), POLLIN, 0}, {listener_.fd(), listening, 0}, {transport_.event_fd(), POLLIN, 0}};
   for (const auto& [id, peer] : peers_) {
     const auto events = static_cast<short>(peer->connection.wants_write() ? POLLIN | POLLOUT : POLLIN);
     fds.push_back({peer->connection.fd(), events, 0});
@@ -74,12 +74,9 @@ int PrefillHandoff::Service::poll_timeout_ms() const {
 }
 
 void PrefillHandoff::Service::accept_peers() {
-  for (;;) {
-    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd.valid()) {
-      out_of_descriptors_ = errno == EMFILE || errno == ENFILE;
-      return;
-    }
+  for (int i = 0; i < kAcceptsMax; ++i) {
+    UniqueFd fd = listener_.accept(now_);
+    if (!fd.valid()) return;
     if (peers_.size() >= kPeersMax) continue;  // closed at once
     peers_.emplace(next_peer_++, std::make_unique<Peer>(std::move(fd), now_));
   }

@@ -12,6 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/listener.h"
 #include "base/queue.h"
 #include "base/wake_fd.h"
 #include "handoff/control_connection.h"
@@ -149,8 +150,7 @@ class PrefillHandoff::Service {
   const std::vector<Pool> pools_;
   const PrefillSink sink_;
   SteadyClock clock_;
-  UniqueFd listener_;
-  bool out_of_descriptors_ = false;  // when a connection was last to be accepted
+  Listener listener_;
   uint16_t port_ = 0;
   WakeFd wake_;
   BoundedQueue<Command> commands_{1};  // only push_always(): live attempts bound it

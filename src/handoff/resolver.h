@@ -2,8 +2,6 @@
 // thread of their own, because getaddrinfo(3) may block for many seconds.
 #pragma once
 
-#include <sys/socket.h>
-
 #include <functional>
 #include <mutex>
 #include <string>
@@ -12,21 +10,16 @@
 
 #include "base/queue.h"
 #include "base/result.h"
-#include "handoff/control_connection.h"
+#include "base/tcp_socket.h"
 
 namespace baton {
-
-struct ControlAddress {
-  sockaddr_storage storage{};
-  socklen_t length = 0;
-};
 
 class HostResolver {
  public:
   struct Answer {
     std::string host;
     uint16_t port = 0;
-    Result<ControlAddress> address;
+    Result<SocketAddress> address;
   };
 
   // `wake` is called from the resolver's thread when an answer is there.
@@ -47,10 +40,5 @@ class HostResolver {
   BoundedQueue<Answer> answers_{256};
   std::thread thread_;
 };
-
-// A non-blocking socket on its way to `address`; writable when connected or failed.
-Result<UniqueFd> start_connect(const ControlAddress& address);
-// After it became writable.
-Status finish_connect(int fd);
 
 }  // namespace baton

@@ -3,11 +3,11 @@
 #include <map>
 #include <mutex>
 
+#include "base/tcp_socket.h"
 #include "transport/blob.h"
 #include "transport/event_queue.h"
 #include "transport/memory.h"
 #include "transport/tcp_loop.h"
-#include "transport/tcp_socket.h"
 #include "transport/window_table.h"
 
 namespace baton {
@@ -32,7 +32,7 @@ class TcpTransport final : public Transport {
 
   Result<PeerId> connect(std::string_view bytes) override {
     BATON_ASSIGN(PeerBlob blob, decode_blob(bytes, BlobKind::kTcp));
-    BATON_ASSIGN(const tcp::SocketAddress address, tcp::make_address(blob.address, blob.port, /*lookup=*/false));
+    BATON_ASSIGN(const SocketAddress address, make_address(blob.address, blob.port, /*lookup=*/false));
     std::lock_guard lock(mutex_);
     for (const auto& [id, peer] : peers_) {
       if (peer.blob != blob) continue;
@@ -98,8 +98,7 @@ class TcpTransport final : public Transport {
 
 Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options) {
   const std::string& wanted = options.bind_address;
-  BATON_ASSIGN(const tcp::SocketAddress address,
-               tcp::parse_address(wanted.empty() ? "127.0.0.1" : wanted, /*lookup=*/true));
+  BATON_ASSIGN(const SocketAddress address, parse_address(wanted.empty() ? "127.0.0.1" : wanted, /*lookup=*/true));
   if (address.wildcard() && options.advertise_host.empty()) {
     return error(
         ErrorCode::kInvalidArgument,
@@ -107,11 +106,11 @@ Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& op
         "machine that they reach",
         wanted);
   }
-  BATON_ASSIGN(UniqueFd listener, tcp::listen_on(address));
-  BATON_ASSIGN(tcp::SocketAddress bound, tcp::bound_address(listener.get()));
+  BATON_ASSIGN(UniqueFd listener, listen_on(address));
+  BATON_ASSIGN(SocketAddress bound, bound_address(listener.get()));
   const uint16_t port = bound.port();
   if (!options.advertise_host.empty()) {
-    BATON_ASSIGN(bound, tcp::make_address(options.advertise_host, port, /*lookup=*/true));
+    BATON_ASSIGN(bound, make_address(options.advertise_host, port, /*lookup=*/true));
   }
   PeerBlob blob{.kind = BlobKind::kTcp, .incarnation = options.incarnation, .address = bound.host(), .port = port};
   return std::unique_ptr<Transport>(std::make_unique<TcpTransport>(options, std::move(listener), std::move(blob)));

@@ -11,9 +11,9 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/tcp_socket.h"
 #include "transport/memory.h"
 #include "transport/tcp_frames.h"
-#include "transport/tcp_socket.h"
 
 namespace baton::tcp {
 

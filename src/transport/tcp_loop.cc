@@ -214,7 +214,12 @@ void Loop::pump(Peer& peer) {
 }
 
 Status Loop::open_lane(Peer& peer) {
-  BATON_ASSIGN(UniqueFd fd, begin_connect(peer.address));
+  Result<UniqueFd> begun = begin_connect(peer.address);
+  if (!begun) {
+    return error(ErrorCode::kUnavailable, "cannot connect to {}: {}",
+                 address_text(peer.address.host(), peer.address.port()), begun.error().message);
+  }
+  UniqueFd fd = std::move(begun).value();
   const int number = fd.get();
   auto lane = std::make_unique<Lane>(std::move(fd), owner_.incarnation, peer.incarnation,
                                      SteadyClock().now() + options_.connect_timeout);

@@ -13,11 +13,11 @@
 #include <variant>
 #include <vector>
 
+#include "base/tcp_socket.h"
 #include "transport/event_queue.h"
 #include "transport/make_transport.h"
 #include "transport/tcp_inbound.h"
 #include "transport/tcp_lane.h"
-#include "transport/tcp_socket.h"
 
 namespace baton::tcp {
 

@@ -3,9 +3,9 @@
 
 #include "base/byte_io.h"
 #include "base/random.h"
+#include "base/tcp_socket.h"
 #include "transport/blob.h"
 #include "transport/tcp_frames.h"
-#include "transport/tcp_socket.h"
 #include "transport/test_support.h"
 
 namespace baton::tcp {

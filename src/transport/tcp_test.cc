@@ -2,33 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "base/tcp_socket.h"
 #include "transport/blob.h"
-#include "transport/tcp_socket.h"
 #include "transport/test_support.h"
 
 namespace baton::tcp {
 namespace {
 
 using namespace baton::testing;
-
-TEST(TcpAddress, IsReadInEveryForm) {
-  struct Case {
-    const char* text;
-    const char* host;  // null: refused
-    uint16_t port;
-  };
-  for (const Case& c :
-       {Case{"127.0.0.1", "127.0.0.1", 0}, Case{"127.0.0.1:80", "127.0.0.1", 80}, Case{"::1", "::1", 0},
-        Case{"[::1]:80", "::1", 80}, Case{"[2605:340::1]", "2605:340::1", 0}, Case{"2605:340::1", "2605:340::1", 0},
-        Case{"[::1", nullptr, 0}, Case{"[::1]80", nullptr, 0}, Case{"1.2.3.4:x", nullptr, 0},
-        Case{"1.2.3.4:70000", nullptr, 0}, Case{"localhost", nullptr, 0}}) {
-    const auto address = parse_address(c.text, /*lookup=*/false);
-    ASSERT_EQ(address.ok(), c.host != nullptr) << c.text;
-    if (c.host == nullptr) continue;
-    EXPECT_EQ(address->host(), c.host);
-    EXPECT_EQ(address->port(), c.port);
-  }
-}
 
 TEST(TcpTransport, WorksOverIPv6) {
   TransportOptions options;

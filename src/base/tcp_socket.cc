@@ -1,4 +1,4 @@
-#include "transport/tcp_socket.h"
+#include "base/tcp_socket.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -10,7 +10,7 @@
 
 #include "base/port_owner.h"
 
-namespace baton::tcp {
+namespace baton {
 namespace {
 
 void set(int fd, int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof(value)); }
@@ -41,12 +41,18 @@ Result<SocketAddress> make_address(const std::string& host, uint16_t port, bool 
   hints.ai_flags = AI_NUMERICSERV | (lookup ? 0 : AI_NUMERICHOST);
   addrinfo* found = nullptr;
   const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (code != 0 && lookup)
+    return error(ErrorCode::kUnavailable, "no address for the host {}: {}", host, gai_strerror(code));
   if (code != 0) return error(ErrorCode::kInvalidArgument, "\"{}\" is not an address: {}", host, gai_strerror(code));
   SocketAddress out;
   out.length = found->ai_addrlen;
   std::memcpy(&out.storage, found->ai_addr, found->ai_addrlen);
   ::freeaddrinfo(found);
   return out;
+}
+
+std::string address_text(const std::string& host, uint16_t port) {
+  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
 }
 
 Result<SocketAddress> parse_address(std::string_view text, bool lookup) {
@@ -105,8 +111,7 @@ Result<UniqueFd> begin_connect(const SocketAddress& address) {
   if (!fd.valid()) return error(ErrorCode::kUnavailable, "socket: {}", errno_text());
   tune(fd.get());
   if (::connect(fd.get(), address.get(), address.length) != 0 && errno != EINPROGRESS) {
-    return error(ErrorCode::kUnavailable, "cannot connect to {} port {}: {}", address.host(), address.port(),
-                 errno_text());
+    return error(ErrorCode::kUnavailable, "{}", errno_text());
   }
   return fd;
 }
@@ -131,4 +136,4 @@ void reset_on_close(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &abort_now, sizeof(abort_now));
 }
 
-}  // namespace baton::tcp
+}  // namespace baton

@@ -1,4 +1,4 @@
-// Addresses and sockets of the tcp transport: numeric, non-blocking, closed on exec.
+// TCP addresses and sockets: non-blocking, closed on exec.
 #pragma once
 
 #include <netinet/in.h>
@@ -10,7 +10,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 
-namespace baton::tcp {
+namespace baton {
 
 struct SocketAddress {
   sockaddr_storage storage{};
@@ -24,12 +24,15 @@ struct SocketAddress {
 // "host", "host:port", "[v6]:port" or a bare v6 address. Names are looked up only if `lookup`: an address that a peer
 // sent must not reach a resolver.
 Result<SocketAddress> parse_address(std::string_view text, bool lookup);
+// kInvalidArgument for what is no address. With `lookup`, which may block for many seconds, kUnavailable instead.
 Result<SocketAddress> make_address(const std::string& host, uint16_t port, bool lookup);
+// "host:port", "[v6]:port".
+[[nodiscard]] std::string address_text(const std::string& host, uint16_t port);
 
 // kUnavailable: the address cannot be bound.
 Result<UniqueFd> listen_on(const SocketAddress& address);
 Result<SocketAddress> bound_address(int fd);
-// Begins to connect; writable when decided, see connect_error().
+// Begins to connect; writable when decided, see connect_error(). kUnavailable with the text of errno alone.
 Result<UniqueFd> begin_connect(const SocketAddress& address);
 // 0, or the errno that the connection attempt ended with.
 int connect_error(int fd);
@@ -38,4 +41,4 @@ void tune(int fd);
 // Makes close() drop what is unsent and tell the peer at once.
 void reset_on_close(int fd);
 
-}  // namespace baton::tcp
+}  // namespace baton

@@ -109,7 +109,7 @@ class Serve {
     auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
       api_.handle(std::move(request), std::move(writer));
     });
-    if (!server) return StageFailure{kExitNetwork, server.error().message};
+    if (!server) return StageFailure{exit_code_of(server.error().code), server.error().message};
     server_ = std::move(*server);
 
     auto options = engine_options(flags_);

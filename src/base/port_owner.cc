@@ -76,9 +76,29 @@ std::string owner_of(uint16_t port) {
 
 }  // namespace
 
-std::string bind_failure_text(int code, uint16_t port) {
+std::string bind_failure_text(int code, uint16_t port, std::string_view port_flag) {
   const std::string text = std::strerror(code);
-  return code == EADDRINUSE && port != 0 ? text + ", " + owner_of(port) : text;
+  switch (code) {
+    case EADDRINUSE:
+      if (port == 0) return text + ": no free port is left; see net.ipv4.ip_local_port_range";
+      return fmt::format("{}, {}; choose another {} or stop the program that holds it", text, owner_of(port),
+                         port_flag);
+    case EADDRNOTAVAIL:
+      return text +
+             ": no interface of this machine has that address; `ip address` lists those there are, 127.0.0.1 "
+             "serves this machine alone and 0.0.0.0 listens on all";
+    case EACCES:
+      return fmt::format(
+          "{}: port {} is kept for privileged programs (net.ipv4.ip_unprivileged_port_start); choose a "
+          "higher {} or give the program CAP_NET_BIND_SERVICE",
+          text, port, port_flag);
+    case EAFNOSUPPORT:
+      return text + ": this machine has no addresses of that family (IPv6 may be switched off); give one of the other";
+    case EINVAL:
+      return text + ": an address of one link (fe80::...) needs its interface, as in fe80::1%eth0";
+    default:
+      return text;
+  }
 }
 
 }  // namespace baton

@@ -18,6 +18,7 @@ namespace baton {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A socket bound to a free loopback port of its family.
 struct Bound {
@@ -70,7 +71,8 @@ TEST(PortOwner, NamesAnotherProcess) {
   ::close(ready[0]);
   ::close(ready[1]);
   bound.fd = -1;
-  EXPECT_EQ(text, std::string(std::strerror(EADDRINUSE)) + ", held by port holder (pid " + std::to_string(child) + ")");
+  EXPECT_EQ(text, std::string(std::strerror(EADDRINUSE)) + ", held by port holder (pid " + std::to_string(child) +
+                      "); choose another port or stop the program that holds it");
 }
 
 TEST(PortOwner, SaysWhatItCannotSee) {
@@ -79,9 +81,24 @@ TEST(PortOwner, SaysWhatItCannotSee) {
   EXPECT_THAT(bind_failure_text(EADDRINUSE, bound.port), HasSubstr("does not listen"));
 }
 
-TEST(PortOwner, OtherFailuresAreTheSystemsText) {
-  EXPECT_EQ(bind_failure_text(EACCES, 80), std::strerror(EACCES));
-  EXPECT_EQ(bind_failure_text(EADDRINUSE, 0), std::strerror(EADDRINUSE));
+TEST(PortOwner, AnAddressOfAnotherMachineIsNotAMatterOfPorts) {
+  sockaddr_in elsewhere{};
+  elsewhere.sin_family = AF_INET;
+  ASSERT_EQ(::inet_pton(AF_INET, "203.0.113.7", &elsewhere.sin_addr), 1);  // RFC 5737: no machine has it
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&elsewhere), sizeof(elsewhere)), -1);
+  const std::string text = bind_failure_text(errno, 30000, "--port");
+  ::close(fd);
+  EXPECT_THAT(text, HasSubstr("no interface of this machine has that address"));
+  EXPECT_THAT(text, Not(HasSubstr("--port")));
+}
+
+TEST(PortOwner, EachFailureHasItsOwnRemedy) {
+  EXPECT_THAT(bind_failure_text(EADDRINUSE, 0, "--port"), HasSubstr("no free port"));
+  EXPECT_THAT(bind_failure_text(EACCES, 80, "--port"), HasSubstr("choose a higher --port"));
+  EXPECT_THAT(bind_failure_text(EAFNOSUPPORT, 80, "--port"), HasSubstr("IPv6 may be switched off"));
+  EXPECT_THAT(bind_failure_text(EINVAL, 80, "--port"), HasSubstr("fe80::1%eth0"));
+  EXPECT_EQ(bind_failure_text(EMFILE, 80, "--port"), std::strerror(EMFILE));
 }
 
 }  // namespace

@@ -21,8 +21,7 @@ Result<UniqueFd> listen_on(const std::string& host, uint16_t port) {
                  address_text(host, port), address.error().message);
   Result<UniqueFd> fd = listen_on(*address);
   if (!fd)
-    return error(ErrorCode::kUnavailable, "{} for handoffs; choose another --disaggregation-bootstrap-port",
-                 fd.error().message);
+    return error(ErrorCode::kUnavailable, "{} (for handoffs, see --disaggregation-bootstrap-port)", fd.error().message);
   return fd;
 }
 

@@ -221,9 +221,8 @@ struct HttpServer::Impl {
     if (!failed) acceptor.bind(endpoint, failed);
     if (!failed) acceptor.listen(asio::socket_base::max_listen_connections, failed);
     if (failed) {
-      return error(ErrorCode::kUnavailable,
-                   "cannot listen on {}:{}: {}; choose another --port or stop the program that holds it", options.host,
-                   options.port, bind_failure_text(failed.value(), static_cast<uint16_t>(options.port)));
+      return error(ErrorCode::kUnavailable, "cannot listen on {}:{}: {}", options.host, options.port,
+                   bind_failure_text(failed.value(), static_cast<uint16_t>(options.port), "--port"));
     }
     port = acceptor.local_endpoint().port();
     return {};

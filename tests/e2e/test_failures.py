@@ -27,6 +27,8 @@ def run(*arguments, timeout=60):
     (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
     (["up", "--model-path", MODELS["mla"], "--unified", "tp=16", "--port", "0"], 3, "exit code 3"),
     (["router", "--port", "99999"], 2, "--port: Value 99999 not in range 0 to 65535"),
+    (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "203.0.113.7"], 5, "no interface of this machine has that address"),
+    (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "example"], 2, "--host example is not an IP address"),
     (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "tp=banana is not a number of ranks"),
 ])
 def test_wrong_command_lines(arguments, code, words):

@@ -1,6 +1,7 @@
 // baton bench: SGLang's serving benchmark, its flags and its report.
 #include <fstream>
 #include <iostream>
+#include <limits>
 #include <memory>
 
 #include "bench/bench_client.h"
@@ -10,6 +11,8 @@
 
 namespace baton {
 namespace {
+
+constexpr double kRequestRateMin = 1e-6, kRequestRateMax = 1e9;
 
 struct Flags {
   BenchOptions bench;
@@ -22,10 +25,10 @@ int run_bench_command(const CLI::App& app, Flags& flags) {
   log_init(LogLevel::kWarning, "");
   for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
   if (flags.request_rate != "inf") {
-    char* end = nullptr;
-    flags.bench.request_rate = std::strtod(flags.request_rate.c_str(), &end);
-    if (*end != '\0' || !(flags.bench.request_rate > 0))
-      return fail(app, kExitUsage, "--request-rate must be a positive number or inf");
+    std::string text = flags.request_rate;
+    if (const std::string wrong = number_from(kRequestRateMin, kRequestRateMax)(text); !wrong.empty())
+      return fail(app, kExitUsage, "--request-rate: " + wrong + ", nor inf");
+    flags.bench.request_rate = std::stod(text);
   }
   flags.bench.stream = !flags.disable_stream;
   flags.bench.ignore_eos = !flags.disable_ignore_eos;
@@ -49,23 +52,24 @@ Command add_bench(CLI::App& parent) {
   BenchOptions& b = flags->bench;
   app->add_option("--backend", b.backend, "sglang (/generate), sglang-oai, sglang-oai-chat, vllm, vllm-chat");
   app->add_option("--host", b.host, "Host of the server");
-  app->add_option("--port", b.port, "Port of the server")->check(CLI::Range(1, 65535));
+  app->add_option("--port", b.port, "Port of the server")->transform(number_from(1, 65535));
   app->add_option("--base-url", b.base_url, "In place of --host and --port");
   app->add_option("--model", b.model, "Model directory or name");
   app->add_option("--tokenizer", b.tokenizer,
                   "Directory with tokenizer.json; without it the server is asked for its vocabulary");
   app->add_option("--dataset-name", b.dataset, "random or random-ids");
-  app->add_option("--num-prompts", b.num_prompts, "Requests")->check(CLI::Range(1, 10'000'000));
-  app->add_option("--random-input-len", b.input_len, "Prompt tokens of a request")->check(CLI::Range(1, 1 << 24));
-  app->add_option("--random-output-len", b.output_len, "New tokens of a request")->check(CLI::Range(1, 1 << 24));
+  app->add_option("--num-prompts", b.num_prompts, "Requests")->transform(number_from(1, 10'000'000));
+  app->add_option("--random-input-len", b.input_len, "Prompt tokens of a request")->transform(number_from(1, 1 << 24));
+  app->add_option("--random-output-len", b.output_len, "New tokens of a request")->transform(number_from(1, 1 << 24));
   app->add_option("--random-range-ratio", b.range_ratio, "Lengths are uniform in [ratio * len, len]")
-      ->check(CLI::Range(0.0, 1.0));
+      ->transform(number_from(0.0, 1.0));
   app->add_option("--request-rate", flags->request_rate, "Requests a second, exponential gaps; inf: all at once");
   app->add_option("--max-concurrency", b.max_concurrency, "Requests at a time; the wait is not in a request's clock")
-      ->check(CLI::Range(1, 1 << 20));
-  app->add_option("--seed", b.seed, "Of lengths, prompts and arrivals");
+      ->transform(number_from(1, 1 << 20));
+  app->add_option("--seed", b.seed, "Of lengths, prompts and arrivals")
+      ->transform(number_from(uint32_t{0}, std::numeric_limits<uint32_t>::max()));
   app->add_option("--warmup-requests", b.warmup_requests, "Requests before the clock starts")
-      ->check(CLI::Range(0, 1000));
+      ->transform(number_from(0, 1000));
   app->add_flag("--flush-cache", b.flush_cache, "Empty the prefix caches after the warm-up");
   app->add_flag("--disable-stream", flags->disable_stream, "Whole answers");
   app->add_flag("--disable-ignore-eos", flags->disable_ignore_eos, "Stop at the end-of-sequence token");

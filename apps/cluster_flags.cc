@@ -3,6 +3,8 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include "command_line.h"
+
 namespace baton {
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
@@ -11,7 +13,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   app.add_option("--decode", flags.decode, "Layout of a decode instance; may be repeated");
   app.add_option("--unified", flags.unified, "Layout of one undivided instance, in place of --prefill and --decode");
   app.add_option("--host", flags.host, "Address to listen on");
-  app.add_option("--port", flags.port, "Port of the API; 0: any free one")->check(CLI::Range(0, 65535));
+  app.add_option("--port", flags.port, "Port of the API; 0: any free one")->transform(number_from(0, 65535));
   // Flags that are passed on, so that a cluster is configured like one server.
   const auto pass_on = [&app](const char* name, const char* help, std::vector<std::string>& arguments) {
     app.add_option_function<std::string>(

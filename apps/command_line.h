@@ -3,12 +3,37 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <concepts>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/result.h"
 
 namespace baton {
+
+// The check of a flag's number: "--tp-size: 0 is not a whole number from 1 to 1024". Stands in place of CLI11's Range
+// and its relatives, which print a double's bounds with 300 digits, let nan and an inverted sign through, and read 010
+// as octal. Numbers are decimal; each flag has a highest value that its use can bear. To be given to transform(), since
+// it also takes leading zeros away.
+template <typename T>
+requires std::integral<T> || std::floating_point<T>
+[[nodiscard]] CLI::Validator number_from(T low, T high) {
+  static constexpr const char* kKind = std::integral<T> ? "whole number" : "number";
+  return CLI::Validator(
+      [low, high](std::string& text) {
+        T value{};
+        const char* end = text.data() + text.size();
+        const auto [parsed, code] = std::from_chars(text.data(), end, value);
+        const bool fits = code == std::errc() && parsed == end && value >= low && value <= high;  // never of a nan
+        if (!fits) return fmt::format("{} is not a {} from {} to {}", text, kKind, low, high);
+        text = fmt::format("{}", value);  // without leading zeros, which CLI11 takes for octal
+        return std::string();
+      },
+      fmt::format("{} to {}", low, high));
+}
 
 // Flags of other servers that mean nothing here. They are parsed and remembered, so that a command line needs only its
 // program's name changed.

@@ -1,7 +1,9 @@
 // baton plan: who would send what to whom, without starting anything.
 #include <iostream>
+#include <limits>
 #include <memory>
 
+#include "command_line.h"
 #include "commands.h"
 #include "exit_code.h"
 #include "layout/plan.h"
@@ -42,17 +44,17 @@ Command add_plan(CLI::App& parent) {
   app->add_option("--decode", flags->decode, "Layout")->required();
   app->add_option("--model,--model-path", flags->model, "Directory with a config.json")->required();
   app->add_option("--tokens", flags->tokens, "Prompt tokens of the request")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
-  app->add_option("--page-size", flags->page_size, "Tokens of a page, both sides")->check(CLI::Range(1, 128));
+      ->transform(number_from<int64_t>(1, int64_t{1} << 32));
+  app->add_option("--page-size", flags->page_size, "Tokens of a page, both sides")->transform(number_from(1, 128));
   app->add_option("--prefill-page-size", flags->prefill_page_size, "Tokens of a page on prefill")
-      ->check(CLI::Range(1, 128));
+      ->transform(number_from(1, 128));
   app->add_option("--decode-page-size", flags->decode_page_size, "Tokens of a page on decode")
-      ->check(CLI::Range(1, 128));
+      ->transform(number_from(1, 128));
   app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto, bfloat16 or float32");
   app->add_option("--writer-policy", flags->policy, "balanced, random or first");
   app->add_option("--fanout", flags->fanout, "direct or local");
   app->add_option("--attempt", flags->attempt, "The attempt whose writers are shown; they rotate")
-      ->check(CLI::PositiveNumber);
+      ->transform(number_from(uint64_t{1}, std::numeric_limits<uint64_t>::max() >> 1));
   return {app, [app, flags] {
             auto text = make_plan_text(*flags);
             if (!text) return fail(*app, text.error());

@@ -108,17 +108,19 @@ Command add_router(CLI::App& parent) {
   app->add_option("--decode", flags->decode, "URL of a decode instance; may be repeated")->type_name("URL");
   app->add_option("--prefill-bootstrap-ports", flags->prefill_ports,
                   "Bootstrap ports of the prefill instances, in order")
-      ->check(CLI::Range(1, 65535));
+      ->transform(number_from(1, 65535));
   app->add_option("--host", flags->host, "Address to listen on (loopback unless told otherwise)");
-  app->add_option("--port", flags->port, "Port to listen on; 0: any free one")->check(CLI::Range(0, 65535));
+  app->add_option("--port", flags->port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));
   app->add_option("--policy", flags->policy, "least_loaded, round_robin, random or power_of_two");
   app->add_option("--prefill-policy", flags->prefill_policy, "As --policy, for the prefill side");
   app->add_option("--decode-policy", flags->decode_policy, "As --policy, for the decode side");
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
-  app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->check(CLI::Range(1, 64));
+  app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error");
   app->add_option("--log-name", flags->log_name, "A name in every log line");
-  app->add_option("--wait-ready", flags->wait_ready_s, "Seconds to wait for a first pair")->group("");
+  app->add_option("--wait-ready", flags->wait_ready_s, "Seconds to wait for a first pair")
+      ->transform(number_from(0.0, 1e9))
+      ->group("");
   app->add_option("--report-fd", flags->report_fd, "For `baton up`")->group("");
   flags->foreign.accept(*app, "--pd-disaggregation", false, "this router does nothing else");
   flags->foreign.accept(*app, "--mini-lb", false, "there is one router");

@@ -1,7 +1,11 @@
 #include "serve_flags.h"
 
+#include <limits>
+
 namespace baton {
 namespace {
+
+constexpr int64_t kTokensMax = int64_t{1} << 40;  // far beyond any machine, far below an overflow
 
 void add_foreign(CLI::App& app, ForeignFlags& foreign) {
   const struct {
@@ -42,16 +46,16 @@ void add_foreign(CLI::App& app, ForeignFlags& foreign) {
 }  // namespace
 
 void add_serve_flags(CLI::App& app, ServeFlags& f) {
-  const auto ranks = CLI::Range(1, kWorldMax);
+  const auto ranks = number_from(1, kWorldMax);
   app.add_option("--model-path,--model", f.model_path, "Hugging Face directory with safetensors")->required();
   app.add_option("--tokenizer-path", f.tokenizer_path, "Directory of tokenizer.json, if not the model's");
   app.add_option("--served-model-name", f.served_model_name, "Name that clients use");
   app.add_option("--chat-template", f.chat_template, "File with a Jinja template, in place of the model's own");
   app.add_flag("--skip-tokenizer-init", f.skip_tokenizer_init, "Serve token ids only");
   app.add_option("--host", f.host, "Address to listen on (loopback unless told otherwise)");
-  app.add_option("--port", f.port, "Port to listen on; 0: any free one")->check(CLI::Range(0, 65535));
+  app.add_option("--port", f.port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));
   app.add_option("--http-threads", f.http_threads, "Threads that do HTTP, JSON and tokenizing")
-      ->check(CLI::Range(1, 64));
+      ->transform(number_from(1, 64));
   app.add_option("--api-key", f.api_key, "Key that clients must send as a Bearer token");
   app.add_option("--log-level", f.log_level, "debug, info, warning or error");
   app.add_option("--log-name", f.log_name, "A name in every log line");
@@ -59,10 +63,12 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::IsMember({"sglang", "sglang,vllm"}).description(""));
   app.add_option("--report-fd", f.report_fd, "For `baton up`")->group("");
 
-  app.add_option("--tp-size,--tp,--tensor-parallel-size", f.layout.tp, "Ranks of a pipeline stage")->check(ranks);
-  app.add_option("--dp-size,--dp,--data-parallel-size", f.layout.dp, "Attention groups (DP attention)")->check(ranks);
-  app.add_option("--pp-size,--pp,--pipeline-parallel-size", f.layout.pp, "Pipeline stages")->check(ranks);
-  app.add_option("--ep-size,--ep,--expert-parallel-size", f.layout.ep, "Parts that experts are cut into")->check(ranks);
+  app.add_option("--tp-size,--tp,--tensor-parallel-size", f.layout.tp, "Ranks of a pipeline stage")->transform(ranks);
+  app.add_option("--dp-size,--dp,--data-parallel-size", f.layout.dp, "Attention groups (DP attention)")
+      ->transform(ranks);
+  app.add_option("--pp-size,--pp,--pipeline-parallel-size", f.layout.pp, "Pipeline stages")->transform(ranks);
+  app.add_option("--ep-size,--ep,--expert-parallel-size", f.layout.ep, "Parts that experts are cut into")
+      ->transform(ranks);
   app.add_flag("--enable-dp-attention", f.enable_dp_attention, "Implied by --dp-size over 1");
   app.add_option("--dtype", f.dtype, "auto and bfloat16: bf16 products, float32 sums; float32: float32 throughout")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32", "float"}));
@@ -74,24 +80,26 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--load-format", f.load_format, "auto, safetensors, or dummy: random weights from a config.json alone")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}));
   app.add_option("--context-length", f.context_length, "Prompt and new tokens together; at most the model's")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--random-seed", f.random_seed, "Of dummy weights");
+      ->transform(number_from<int64_t>(2, kTokensMax));
+  app.add_option("--random-seed", f.random_seed, "Of dummy weights")
+      ->transform(number_from(uint64_t{0}, std::numeric_limits<uint64_t>::max()));
 
-  app.add_option("--page-size", f.page_size, "Tokens of a KV page")->check(CLI::Range(1, 128));
+  app.add_option("--page-size", f.page_size, "Tokens of a KV page")->transform(number_from(1, 128));
   app.add_option("--max-total-tokens", f.max_total_tokens, "KV tokens of an instance, all DP groups together")
-      ->check(CLI::PositiveNumber);
+      ->transform(number_from<int64_t>(1, kTokensMax));
   app.add_option("--mem-fraction-static", f.mem_fraction_static, "Share of the free memory for weights and KV")
-      ->check(CLI::Range(0.01, 0.99));
+      ->transform(number_from(0.01, 0.99));
   app.add_option("--max-running-requests", f.max_running_requests, "Sequences with pages at a time")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--chunked-prefill-size", f.chunked_prefill_size, "Prompt tokens of a step; -1: no limit");
+      ->transform(number_from(1, 1 << 20));
+  app.add_option("--chunked-prefill-size", f.chunked_prefill_size, "Prompt tokens of a step; -1: no limit")
+      ->transform(number_from<int64_t>(-1, kTokensMax));
   app.add_flag("--enable-mixed-chunk", f.enable_mixed_chunk, "Prompt chunks and running sequences share steps");
   app.add_flag("--disable-radix-cache", f.disable_radix_cache, "No prefix reuse");
   app.add_option("--num-reserved-decode-tokens", f.num_reserved_decode_tokens,
                  "Growth reserved for each sequence at admission")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(number_from(0, 1 << 30));
   app.add_option("--watchdog-timeout", f.watchdog_timeout_s, "Seconds without progress after which /readiness fails")
-      ->check(CLI::PositiveNumber);
+      ->transform(number_from(0.001, 1e9));
 
   app.add_option("--disaggregation-mode", f.disaggregation_mode, "null, prefill or decode")
       ->check(CLI::IsMember({"null", "prefill", "decode"}));
@@ -100,7 +108,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::IsMember({"auto", "shm", "tcp", "mooncake", "nixl"}));
   app.add_option("--disaggregation-bootstrap-port", f.bootstrap_port,
                  "Prefill: port where decode instances meet it; 0: any free one")
-      ->check(CLI::Range(0, 65535));
+      ->transform(number_from(0, 65535));
   app.add_flag("--disaggregation-decode-enable-radix-cache", f.decode_radix_cache,
                "Decode: reuse prefixes, and have only the rest sent (the default; =false: have all sent)");
   app.add_option("--writer-policy", f.writer_policy,

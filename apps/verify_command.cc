@@ -2,6 +2,7 @@
 #include <iostream>
 #include <memory>
 
+#include "command_line.h"
 #include "commands.h"
 #include "exit_code.h"
 #include "model/verify_model.h"
@@ -60,24 +61,24 @@ int run_verify(const CLI::App& app, const Flags& flags) {
 Command add_verify(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("verify", "Hold a model or a tokenizer against golden results");
   auto flags = std::make_shared<Flags>();
-  const auto ranks = CLI::Range(1, kWorldMax);
+  const auto ranks = number_from(1, kWorldMax);
   app->add_option("--model,--model-path", flags->model, "Hugging Face directory");
   app->add_option("--tokenizer", flags->tokenizer, "A tokenizer.json");
   app->add_option("--golden", flags->golden, "Golden results: logits of a model, or ids of texts")->required();
-  app->add_option("--tp-size,--tp", flags->layout.tp, "Ranks of a pipeline stage")->check(ranks);
-  app->add_option("--dp-size,--dp", flags->layout.dp, "Attention groups")->check(ranks);
-  app->add_option("--pp-size,--pp", flags->layout.pp, "Pipeline stages")->check(ranks);
-  app->add_option("--ep-size,--ep", flags->layout.ep, "Parts that experts are cut into")->check(ranks);
+  app->add_option("--tp-size,--tp", flags->layout.tp, "Ranks of a pipeline stage")->transform(ranks);
+  app->add_option("--dp-size,--dp", flags->layout.dp, "Attention groups")->transform(ranks);
+  app->add_option("--pp-size,--pp", flags->layout.pp, "Pipeline stages")->transform(ranks);
+  app->add_option("--ep-size,--ep", flags->layout.ep, "Parts that experts are cut into")->transform(ranks);
   app->add_option("--dtype", flags->dtype, "float32, auto or bfloat16")
       ->check(CLI::IsMember({"float32", "auto", "bfloat16"}));
   app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto (as --dtype), bfloat16, float32")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
-  app->add_option("--page-size", flags->page_size, "Tokens of a KV page")->check(CLI::Range(1, 128));
+  app->add_option("--page-size", flags->page_size, "Tokens of a KV page")->transform(number_from(1, 128));
   app->add_option("--chunked-prefill-size", flags->chunk, "Prompt tokens of a step; 0: the whole prompt")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(number_from(0, 1 << 30));
   app->add_option("--tolerance", flags->tolerance,
                   "Largest relative error; 0: 1e-4 if weights and KV are float32, else 3e-2")
-      ->check(CLI::NonNegativeNumber);
+      ->transform(number_from(0.0, 1e9));
   app->add_flag("--own-routing", flags->own_routing,
                 "In bfloat16, experts are chosen without the float32 run that settles ties");
   return {app, [app, flags] { return run_verify(*app, *flags); }};

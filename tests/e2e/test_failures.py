@@ -1,6 +1,7 @@
 """What goes wrong says so, with the remedy, and leaves nothing behind."""
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,7 +27,7 @@ def run(*arguments, timeout=60):
      "give --host an address of this machine"),
     (["up", "--model-path", MODELS["mla"], "--prefill", "tp=4"], 2, "at least one of each"),
     (["up", "--model-path", MODELS["mla"], "--unified", "tp=16", "--port", "0"], 3, "exit code 3"),
-    (["router", "--port", "99999"], 2, "--port: Value 99999 not in range 0 to 65535"),
+    (["router", "--port", "99999"], 2, "--port: 99999 is not a whole number from 0 to 65535"),
     (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "203.0.113.7"], 5, "no interface of this machine has that address"),
     (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "example"], 2, "--host example is not an IP address"),
     (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "tp=banana is not a number of ranks"),
@@ -35,6 +36,25 @@ def test_wrong_command_lines(arguments, code, words):
     made = run(*arguments)
     assert made.returncode == code, (made.returncode, made.stderr)
     assert words in made.stderr, made.stderr
+
+
+@pytest.mark.parametrize("flag,value", [
+    *[(flag, value) for flag in ("--max-total-tokens", "--max-running-requests", "--num-reserved-decode-tokens", "--context-length", "--watchdog-timeout",
+                                 "--page-size", "--tp-size", "--mem-fraction-static", "--chunked-prefill-size") for value in ("-7", "nan", "inf", "1e300", "x")],
+    ("--watchdog-timeout", "0"), ("--random-seed", "-1"), ("--port", "0x10"), ("--http-threads", "99999999999999999999")])
+def test_a_number_out_of_bounds_is_refused_in_one_short_line(flag, value):
+    made = run("serve", "--model-path", "/nonexistent", f"{flag}={value}")
+    assert made.returncode == 2, (made.returncode, made.stderr)
+    line = made.stderr.splitlines()[0]
+    assert re.fullmatch(rf"{flag}: .*{re.escape(value)} is not a (whole )?number from -?[0-9.e+]+ to [0-9.e+]+", line), made.stderr
+    assert len(line) < 100, line
+
+
+def test_leading_zeros_are_decimal():
+    made = run("router", "--port", "0100000")
+    assert made.returncode == 2 and "--port: 0100000 is not a whole number" in made.stderr
+    made = run("plan", "--prefill", "tp=1", "--decode", "tp=1", "--model", MODELS["mla"], "--page-size", "010")
+    assert "10 tokens" in made.stdout, (made.stdout, made.stderr)
 
 
 def test_flags_without_meaning_are_named():

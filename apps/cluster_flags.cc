@@ -33,7 +33,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
         "--writer-policy"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
-  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache"}) {
+  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }

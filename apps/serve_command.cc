@@ -40,6 +40,7 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
   e.seed = flags.random_seed;
   e.page_tokens = flags.page_size;
   if (flags.context_length > 0) options.context_length = flags.context_length;
+  options.allow_longer_context = flags.allow_longer_context;
   if (flags.max_total_tokens > 0) options.pool.max_total_tokens = flags.max_total_tokens;
   if (flags.mem_fraction_static > 0) options.pool.mem_fraction_static = flags.mem_fraction_static;
   options.max_running_requests = flags.max_running_requests;

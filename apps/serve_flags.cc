@@ -81,6 +81,9 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}));
   app.add_option("--context-length", f.context_length, "Prompt and new tokens together; at most the model's")
       ->transform(number_from<int64_t>(2, kTokensMax));
+  // SGLang asks for its variable; whoever has set it for SGLang means the same here.
+  app.add_flag("--allow-longer-context", f.allow_longer_context, "Take a --context-length beyond the model's")
+      ->envname("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN");
   app.add_option("--random-seed", f.random_seed, "Of dummy weights")
       ->transform(number_from(uint64_t{0}, std::numeric_limits<uint64_t>::max()));
 

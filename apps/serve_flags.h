@@ -23,6 +23,7 @@ struct ServeFlags {
   bool enable_dp_attention = false;
   std::string dtype = "auto", kv_cache_dtype = "auto", quantization, load_format = "auto";
   int64_t context_length = 0;  // 0: the model's
+  bool allow_longer_context = false;
   uint64_t random_seed = 0;
 
   int page_size = 64;

@@ -163,6 +163,11 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
   for (const Pool& pool : foundations->pools) spans.push_back(pool.bytes);
   BATON_ASSIGN(std::unique_ptr<Executor> executor, make_executor(std::move(spans)));
   EngineLoopOptions loop = loop_options(options, facts, pages);
+  if (options.context_length && *options.context_length > loop.info.max_model_len) {
+    log_warning(
+        "--context-length {}: a DP group's pool holds {} tokens and so the context too; raise --max-total-tokens",
+        *options.context_length, loop.info.max_model_len);
+  }
   loop.foundations = foundations;
   const Manifest self = manifest_of(options, facts, pages, incarnation);
   BATON_ASSIGN(std::unique_ptr<EngineLoop> engine,
@@ -175,6 +180,12 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
   BATON_TRY(check_layout(options.executor.layout));
   BATON_TRY(check_model_layout(config, options.executor.layout));
   if (options.context_length && *options.context_length > config.max_position) {
+    if (!options.allow_longer_context) {
+      return error(ErrorCode::kIncompatible,
+                   "--context-length {} is beyond the {} positions that the model was made for; lower it, or say "
+                   "--allow-longer-context to serve poorer answers there",
+                   *options.context_length, config.max_position);
+    }
     log_warning(
         "--context-length {} is beyond the {} positions that the model was made for; its answers may be poor there",
         *options.context_length, config.max_position);

@@ -32,6 +32,7 @@ struct EngineOptions {
   ExecutorOptions executor;  // model, layout, page size, KV type
   PoolWish pool;
   std::optional<int64_t> context_length;  // --context-length; without it what config.json says
+  bool allow_longer_context = false;      // beyond what config.json says, where positions were never trained
   int max_running_requests = 256;
   int64_t chunked_prefill_size = 8192;  // -1: whole prompts
   bool mixed_chunk = false;

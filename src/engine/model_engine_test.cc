@@ -97,6 +97,7 @@ TEST(MakeEngine, WrongOptionsNameTheFlagAndTheNumbers) {
       {"--chunked-prefill-size", [](EngineOptions& o) { o.chunked_prefill_size = 0; }},
       {"--num-reserved-decode-tokens", [](EngineOptions& o) { o.reserved_decode_tokens = -1; }},
       {"--context-length", [](EngineOptions& o) { o.context_length = 1; }},
+      {"--allow-longer-context", [](EngineOptions& o) { o.context_length = 1 << 30; }},
       {"--max-total-tokens", [](EngineOptions& o) { o.pool.max_total_tokens = 7; }},
       {"--mem-fraction-static",
        [](EngineOptions& o) {

@@ -30,6 +30,7 @@ def run(*arguments, timeout=60):
     (["router", "--port", "99999"], 2, "--port: 99999 is not a whole number from 0 to 65535"),
     (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "203.0.113.7"], 5, "no interface of this machine has that address"),
     (["serve", "--model-path", MODELS["mla"], "--port", "0", "--host", "example"], 2, "--host example is not an IP address"),
+    (["serve", "--model-path", MODELS["mla"], "--port", "0", "--context-length", "16385"], 3, "beyond the 16384 positions that the model was made for; lower it"),
     (["plan", "--prefill", "tp=4", "--decode", "tp=banana", "--model", MODELS["mla"]], 2, "tp=banana is not a number of ranks"),
 ])
 def test_wrong_command_lines(arguments, code, words):
@@ -55,6 +56,14 @@ def test_leading_zeros_are_decimal():
     assert made.returncode == 2 and "--port: 0100000 is not a whole number" in made.stderr
     made = run("plan", "--prefill", "tp=1", "--decode", "tp=1", "--model", MODELS["mla"], "--page-size", "010")
     assert "10 tokens" in made.stdout, (made.stdout, made.stderr)
+
+
+@pytest.mark.parametrize("environment,flags", [({"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}, []), ({}, ["--allow-longer-context"])])
+def test_a_longer_context_is_taken_when_asked_for(environment, flags):
+    # The pool's check comes after it and refuses, so nothing is loaded.
+    made = subprocess.run([BATON, "serve", "--model-path", MODELS["mla"], "--port", "0", "--context-length", "16385", "--max-total-tokens", "1", *flags],
+                          capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    assert made.returncode == 3 and "its answers may be poor there" in made.stderr and "lower it" not in made.stderr, made.stderr
 
 
 def test_flags_without_meaning_are_named():

@@ -1,4 +1,6 @@
 // baton bench: SGLang's serving benchmark, its flags and its report.
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <limits>
@@ -21,6 +23,10 @@ struct Flags {
   ForeignFlags foreign;
 };
 
+std::string cannot_write(const std::string& path) {
+  return fmt::format("cannot write --output-file {}: {}", path, std::strerror(errno));
+}
+
 int run_bench_command(const CLI::App& app, Flags& flags) {
   log_init(LogLevel::kWarning, "");
   for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
@@ -32,15 +38,18 @@ int run_bench_command(const CLI::App& app, Flags& flags) {
   }
   flags.bench.stream = !flags.disable_stream;
   flags.bench.ignore_eos = !flags.disable_ignore_eos;
+  // Opened before the run, so that a path that cannot be written costs nobody a measurement.
+  std::ofstream file;
+  if (!flags.bench.output_file.empty()) {
+    file.open(flags.bench.output_file, std::ios::app);
+    if (!file) return fail(app, kExitUsage, cannot_write(flags.bench.output_file));
+  }
   auto result = run_bench(flags.bench);
   if (!result) return fail(app, result.error());
   std::cout << report_text(flags.bench, result->figures) << std::flush;
   for (const std::string& failure : result->failures) fmt::print(stderr, "failed: {}\n", failure);
-  if (!flags.bench.output_file.empty()) {
-    std::ofstream file(flags.bench.output_file, std::ios::app);
-    file << report_json(flags.bench, result->figures) << '\n';
-    if (!file) return fail(app, kExitConfiguration, "cannot write " + flags.bench.output_file);
-  }
+  if (file.is_open() && !(file << report_json(flags.bench, result->figures) << std::endl))
+    return fail(app, kExitConfiguration, cannot_write(flags.bench.output_file));
   return result->figures.failed == 0 ? kExitOk : kExitFailed;
 }
 

@@ -66,6 +66,13 @@ def test_a_longer_context_is_taken_when_asked_for(environment, flags):
     assert made.returncode == 3 and "its answers may be poor there" in made.stderr and "lower it" not in made.stderr, made.stderr
 
 
+@pytest.mark.parametrize("path", ["/nonexistent/report.jsonl", "/", "/proc/version"])
+def test_a_benchmark_that_cannot_be_written_does_not_run(path):
+    # No server listens at the address: the file is found out first.
+    made = run("bench", "--port", "1", "--output-file", path)
+    assert made.returncode == 2 and f"cannot write --output-file {path}: " in made.stderr, (made.returncode, made.stderr)
+
+
 def test_flags_without_meaning_are_named():
     made = run("serve", "--trust-remote-code", "--attention-backend", "fa3", "--disaggregation-ib-device", "--disaggregation-decode-enable-radix-cache", "--model-path", "/nonexistent")
     assert made.returncode == 4

@@ -10,6 +10,7 @@
 #include <memory>
 #include <span>
 
+#include "kernels/paged_kv.h"
 #include "tensor/dtype.h"
 
 namespace baton {
@@ -65,24 +66,6 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y);
 // y[i] += a * x[i]
 void axpy(int64_t n, float a, const float* x, float* y);
 
-// The KV of one sequence in one layer, as one rank holds it (layout of design section 4: page, kv head, layer, k|v,
-// token, dim). Page p of the sequence begins at pool + pages[p] * page_stride; K of (local kv head h, token t of the
-// page) at
-// + layer_offset + h * head_stride + t * k_dim * size, V at + layer_offset + h * head_stride + v_offset + t * v_dim *
-// size.
-struct PagedKv {
-  std::byte* pool = nullptr;
-  size_t page_stride = 0;           // bytes
-  size_t head_stride = 0;           // bytes between local kv heads of a page
-  size_t layer_offset = 0;          // bytes from a head's start to this layer
-  size_t v_offset = 0;              // bytes from a (head, layer)'s K to its V: page_tokens * k_dim * size
-  const uint32_t* pages = nullptr;  // page numbers of the sequence, in token order
-  int page_tokens = 0;
-  int k_dim = 0;
-  int v_dim = 0;               // 0 for MLA: V is the first kv_lora_rank values of K
-  DType dtype = DType::kBF16;  // kBF16 or kF32
-};
-
 // Stores rows of K and V for tokens [begin, begin + m) of the sequence. k: (m, heads, k_dim), v: (m, heads, v_dim) or
 // null when v_dim is 0; row strides in floats. Values are rounded to kv.dtype.
 void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
@@ -99,17 +82,20 @@ void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, fl
 void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
                    const PagedKv& kv, float scale, Compute compute, float* out);
 
-// MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K of kv.k_dim
-// = lora + rope values, and V is its first `lora` values. q: (m, heads, lora + rope) dense. out: (m, heads, lora)
-// dense.
+// MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K, whose
+// kv.k_dim values are `lora` and then the rope part; V is the first `lora` of them. q: (m, heads, kv.k_dim) dense. out:
+// (m, heads, lora) dense.
 void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
                    Compute compute, float* out);
 
 // Causal attention over K and V that lie dense in float32 (used by MLA in prefill after expanding the latents of a
-// block of the context). Streams: call once per context block with the running state, then finish. q: (m, heads,
-// qk_dim) dense at positions [begin, begin + m); block: context tokens [block_begin, block_begin + n); k: (n, heads,
-// qk_dim), v: (n, heads, v_dim) dense. State: acc (m, heads, v_dim), row_max and row_sum (m, heads). Start with acc =
-// 0, row_max = -inf, row_sum = 0; the result is acc / row_sum after the last block.
+// block of the context). Call it for each block of the context with the same running state, then call
+// attention_finish().
+//
+// q: (m, heads, qk_dim) dense, the queries of positions [begin, begin + m). The block is the context's tokens
+// [block_begin, block_begin + n): k (n, heads, qk_dim) and v (n, heads, v_dim), dense. The state is acc (m, heads,
+// v_dim), row_max and row_sum (m, heads); it begins as acc = 0, row_max = -inf, row_sum = 0. The result is acc /
+// row_sum after the last block.
 void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
                      const float* v, int64_t block_begin, int64_t n, float scale, Compute compute, float* acc,
                      float* row_max, float* row_sum);

@@ -1,10 +1,34 @@
-// Where a token's K and V row lies in a paged pool (layout: PagedKv in kernels.h). Shared by the kernels and their
+// The KV of a sequence in pages, and where a token's K and V rows lie in them. Shared by the kernels and their
 // reference.
 #pragma once
 
-#include "kernels/kernels.h"
+#include <cstddef>
+#include <cstdint>
+
+#include "tensor/dtype.h"
 
 namespace baton {
+
+// The KV of one sequence in one layer, as one rank holds it: views into pool[page][kv head][layer][k|v][token][dim].
+// Page i of the sequence begins at pool + pages[i] * page_stride. From there, for local kv head h and token t of the
+// page:
+//
+// - K is at layer_offset + h * head_stride + t * k_dim * size,
+// - V is at layer_offset + h * head_stride + v_offset + t * v_dim * size,
+//
+// where size is the bytes of one value of `dtype`.
+struct PagedKv {
+  std::byte* pool = nullptr;
+  size_t page_stride = 0;           // bytes
+  size_t head_stride = 0;           // bytes between local kv heads of a page
+  size_t layer_offset = 0;          // bytes from a head's start to this layer
+  size_t v_offset = 0;              // bytes from a (head, layer)'s K to its V: page_tokens * k_dim * size
+  const uint32_t* pages = nullptr;  // page numbers of the sequence, in token order
+  int page_tokens = 0;
+  int k_dim = 0;
+  int v_dim = 0;               // 0 for MLA: V is the first kv_lora_rank values of K
+  DType dtype = DType::kBF16;  // kBF16 or kF32
+};
 
 // First byte of K of `token` of the sequence for local kv head `head`. V lies `v_row_offset` further on.
 [[nodiscard]] inline std::byte* k_row(const PagedKv& kv, int64_t token, int head) {

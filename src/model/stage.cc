@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "model/deepseek.h"
 #include "model/feed_forward.h"
-#include "model/llama.h"
+#include "model/gqa.h"
+#include "model/mla.h"
 
 namespace baton {
 

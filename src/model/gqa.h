@@ -1,4 +1,4 @@
-// Llama, Qwen2, Qwen3 and Qwen3-MoE: grouped-query attention (Ainslie et al. 2023).
+// Grouped-query attention (Ainslie et al. 2023): Llama, Qwen2, Qwen3 and Qwen3-MoE.
 #pragma once
 
 #include "model/layers.h"

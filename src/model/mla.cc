@@ -1,4 +1,4 @@
-#include "model/deepseek.h"
+#include "model/mla.h"
 
 #include <algorithm>
 #include <cmath>

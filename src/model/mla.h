@@ -1,4 +1,4 @@
-// DeepSeek V2, V2-Lite, V3 and R1: multi-head latent attention (DeepSeek-V2 report, section 2.1).
+// Multi-head latent attention (DeepSeek-V2 report, section 2.1): DeepSeek V2, V2-Lite, V3 and R1.
 //
 // The KV entry of a token is [normed latent (kv_lora) | turned key part (qk_rope)], one for all heads.
 #pragma once

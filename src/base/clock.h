@@ -20,7 +20,7 @@ class SteadyClock final : public Clock {
   [[nodiscard]] TimePoint now() const override { return std::chrono::steady_clock::now(); }
 };
 
-// Moves only when told. For tests and the simulator; one thread.
+// Moves only when told. For tests; one thread.
 class FakeClock final : public Clock {
  public:
   [[nodiscard]] TimePoint now() const override { return now_; }

@@ -1,3 +1,4 @@
+// Names of threads, for those who look at the process from outside.
 #pragma once
 
 namespace baton {

@@ -1,5 +1,5 @@
 // The sender's side of one attempt as a pure state machine: (input, now) -> what to do. No socket, thread or clock
-// inside; the service and the simulator run the same object.
+// inside, so that tests can try inputs in any order.
 //
 //   kWaiting      begun, no grant yet               kUnconfirmed  Commit sent, every post done
 //   kEarly        granted, no request yet           kDraining     outcome decided, posts still out
@@ -23,8 +23,8 @@ namespace baton {
 // Why an attempt ended, for the failure counters: a fixed word, and a sentence.
 struct EndCause {
   AttemptOutcome outcome = AttemptOutcome::kFailed;
-  const char* reason =
-      "";  // "", "deadline", "peer_lost", "transfer", "rejected", "peer", "mismatch", "engine", "in_doubt"
+  // "", "deadline", "peer_lost", "transfer", "rejected", "peer", "mismatch", "engine" or "in_doubt".
+  const char* reason = "";
   std::string message;
   bool operator==(const EndCause&) const = default;
 };

@@ -94,7 +94,7 @@ void ApiServer::health(Call& x) {
           503);
 }
 
-// 200 only if work moves or none waits (L8).
+// 200 only if work moves or nothing waits.
 void ApiServer::readiness(Call& x) {
   if (x.ready.engine == nullptr || stopping_) return health(x);
   if (x.ready.engine->healthy()) return x.reply("{\"status\":\"ready\"}");

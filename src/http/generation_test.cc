@@ -299,7 +299,7 @@ TEST(Generation, AClientThatLeavesAbortsEveryChoice) {
   EXPECT_EQ(p.engine.aborted, (std::vector<uint64_t>{0, 1}));
 }
 
-// S14: a client that gives up and asks again under the same rid is served, and its first call's end leaves the second
+// A client that gives up and asks again under the same rid is served, and its first call's end leaves the second
 // alone.
 TEST(Generation, CallsOfOneRidDoNotDisturbEachOther) {
   Played p(ApiKind::kGenerate, R"({"text":"a","rid":"r"})");

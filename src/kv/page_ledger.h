@@ -87,8 +87,8 @@ class PageLedger {
   // Leases on a page (the tree's included).
   [[nodiscard]] int references(PageId page) const;
 
-  // Recounts everything from the pages: states against references, counts, and the free runs. O(pages); for tests, the
-  // simulator and idle moments.
+  // Recounts everything from the pages: states against references, counts, and the free runs. O(pages), so for tests
+  // and idle moments.
   void audit() const;
 
  private:

@@ -315,7 +315,7 @@ std::vector<PageId> pages(std::initializer_list<uint32_t> numbers) {
 
 constexpr KvGeometry kGqa{.layers = 4, .kv_heads = 4, .k_dim = 8, .v_dim = 8, .element_size = 2};
 
-// How many copies one piece of four pages takes, by what differs between the sides (design section 4).
+// How many copies one piece of four pages takes, by what differs between the sides.
 TEST(Copies, MergedAsFarAsBothSidesAreAdjacent) {
   struct Case {
     const char* name;

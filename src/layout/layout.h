@@ -91,8 +91,8 @@ struct KvGeometry {
 // query_heads is a multiple of kv_heads and attn_tp <= query_heads, so no rank is empty.
 [[nodiscard]] Interval rank_query_heads(int query_heads, int kv_heads, int attn_tp, int attn_tp_rank);
 
-// Where the bytes of a rank's page lie: [local head][local layer][k|v][token][dim] (design section 4), so the bytes of
-// one head over all layers of the rank are one run.
+// Where the bytes of a rank's page lie: [local head][local layer][k|v][token][dim], so that the bytes of one head over
+// all layers of the rank are one run.
 struct PageShape {
   Interval layers;  // of the model
   Interval heads;   // kv heads of the model

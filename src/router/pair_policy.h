@@ -1,4 +1,4 @@
-// Which prefill and which decode instance take a request. Pure: the simulator runs the same code.
+// Which prefill and which decode instance take a request. Pure.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ class PairPolicy {
     size_t prefill;
     size_t decode;
   };
-  // Indices into the two lists; none if no available pair is compatible. `refused(p, d)`: this pair has refused each
-  // other.
+  // Indices into the two lists; none if no available pair is compatible. `refused(p, d)`: these two instances cannot
+  // work together.
   template <typename Refused>
   std::optional<Choice> choose(const std::vector<WorkerLoad>& prefill, const std::vector<WorkerLoad>& decode,
                                Refused refused) {

@@ -72,7 +72,7 @@ struct Pair {
     EXPECT_TRUE(reply.ok()) << (reply.ok() ? "" : reply.error().message);
     return reply.ok() ? std::move(*reply) : HttpReply{};
   }
-  // Every request is accounted for (L1): nothing stays outstanding.
+  // Every request is accounted for: nothing stays outstanding.
   void expect_idle() {
     const auto busy = [&] {
       for (const WorkerView& view : registry.view()) {

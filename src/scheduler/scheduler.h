@@ -1,5 +1,5 @@
 // The policy of one instance: which sequences get pages, and what the next step computes. Pure: no sockets, threads or
-// clocks, so that the simulator runs the same object. One thread.
+// clocks, so that tests drive the very object that serves. One thread.
 //
 // It owns every sequence and the page ledger and prefix tree of all DP groups. Because one scheduler sees all groups, a
 // request goes to the group with the least outstanding work, and chunks are cut so that the groups' shares of a step

@@ -13,11 +13,11 @@ struct BenchOptions {
   std::string host = "127.0.0.1";
   int port = 30000;
   std::string base_url;  // in place of host and port
-  std::string backend =
-      "sglang";  // sglang (/generate), sglang-oai and vllm (/v1/completions), sglang-oai-chat and vllm-chat
+  // sglang (/generate), sglang-oai and vllm (/v1/completions), sglang-oai-chat and vllm-chat (/v1/chat/completions).
+  std::string backend = "sglang";
   std::string model, tokenizer;  // directories; without a tokenizer the server is asked for its vocabulary
-  std::string dataset =
-      "random";  // random: ordinary tokens drawn at random; random-ids: consecutive ids from a random offset
+  // random: ordinary tokens drawn at random; random-ids: consecutive ids from a random offset.
+  std::string dataset = "random";
   int num_prompts = 1000;
   int input_len = 1024, output_len = 1024;
   double range_ratio = 0.0;  // lengths uniform in [ratio * len, len]

@@ -74,8 +74,7 @@ struct PromptLogprob {
   std::vector<TokenLogprob> top;
 };
 
-// What TTFT was spent on, milliseconds of this process's clock or durations that the peer measured on its own; < 0:
-// does not apply.
+// What TTFT was spent on, in milliseconds, each measured by one process on its own clock; below 0: does not apply.
 struct TtftParts {
   double grant_ms = -1, prefill_queue_ms = -1, prefill_ms = -1, transfer_ms = -1, first_step_ms = -1;
 };
@@ -117,8 +116,8 @@ struct InstanceInfo {
 // A consistent view of one moment, for /metrics, /get_load and tests.
 struct EngineStats {
   int running = 0, waiting = 0;  // requests
-  int waiting_grant = 0,
-      transferring = 0;  // prefill: bootstrap and inflight queues; decode: prealloc and transfer queues
+  // Requests in SGLang's queues: prefill's bootstrap and inflight queue, decode's prealloc and transfer queue.
+  int waiting_grant = 0, transferring = 0;
   double generation_tokens_per_s = 0, cache_hit_rate = 0;
   struct Pages {
     int free = 0, owned = 0, granted = 0, quarantined = 0, cached = 0;
@@ -170,7 +169,7 @@ class Engine {
   virtual void pair(const std::string& host, int port, std::function<void(Status)> done) = 0;
   // What `baton plan` prints for the pairs met so far; empty for unified.
   [[nodiscard]] virtual std::string describe_pairs() const = 0;
-  // True while steps move or nothing waits (L8).
+  // True while steps move or nothing waits.
   [[nodiscard]] virtual bool healthy() const = 0;
 };
 

@@ -24,8 +24,8 @@ struct EngineLoopOptions {
   SchedulerOptions scheduler;
   std::vector<int32_t> eos_ids;
   size_t requests_max = 8192;  // live at once; more are refused
-  Duration watchdog_timeout =
-      std::chrono::seconds(300);  // healthy() is false after so long without progress while requests wait
+  // healthy() is false after so long without progress while requests wait.
+  Duration watchdog_timeout = std::chrono::seconds(300);
   std::shared_ptr<const Clock> clock = std::make_shared<SteadyClock>();
   EngineObserver* observer = nullptr;
   std::shared_ptr<void> foundations;  // what the executor and the role stand on; let go last

@@ -23,12 +23,16 @@ class TokenCounts {
 
 // One thread; holds scratch of the vocabulary's size.
 //
-// Order of operations on the raw logits x: logit_bias is added; repetition_penalty r divides x > 0 and multiplies x <=
-// 0 of generated tokens (Keskar et al. 2019); frequency * count + presence is subtracted (the OpenAI formula); while
-// fewer than min_new_tokens are generated the tokens that would end the sequence are barred. Then softmax(x /
-// temperature), from which are kept the tokens that pass all of: the top_k most probable; the fewest most probable ones
-// whose sum reaches top_p; probability >= min_p * that of the best. All three look at the same probabilities; what is
-// kept is renormalised. Ties go to the lower id.
+// What is done to the raw logits x, in this order:
+//
+// 1. logit_bias is added.
+// 2. Of generated tokens, repetition_penalty r divides a positive x and multiplies any other (Keskar et al. 2019).
+// 3. frequency_penalty * count + presence_penalty is subtracted (the OpenAI formula).
+// 4. While fewer than min_new_tokens are generated, the tokens that would end the sequence are barred.
+// 5. softmax(x / temperature) gives probabilities. A token is kept if it is among the top_k most probable, and among
+//    the fewest most probable ones whose sum reaches top_p, and has at least min_p times the best one's probability.
+//    All three look at the same probabilities.
+// 6. What is kept is renormalised, and one is drawn. Ties go to the lower id.
 //
 // Logprobs are log-softmax of the raw logits: before bias, penalties, temperature and truncation, in prompt and
 // completion alike.

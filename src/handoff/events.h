@@ -148,10 +148,10 @@ struct HandoffStats {
   uint64_t attempts_live = 0;         // now
   uint64_t attempts_quarantined = 0;  // now: ended, evidence outstanding (decode) or never to come (prefill)
   uint64_t peers = 0;                 // paired now
-  std::map<std::pair<int, int>, Link>
-      links;  // (source world rank, destination world rank): prefill counts what was applied
-  std::map<std::string, uint64_t>
-      failures;  // by reason: "deadline", "peer_lost", "checksum", "rejected", "transfer", "peer", "refused"
+  // By (source world rank, destination world rank); prefill counts what was applied.
+  std::map<std::pair<int, int>, Link> links;
+  // By reason: "deadline", "peer_lost", "checksum", "rejected", "transfer", "peer", "refused".
+  std::map<std::string, uint64_t> failures;
 };
 
 }  // namespace baton

@@ -30,7 +30,7 @@ struct PagedKv {
   DType dtype = DType::kBF16;  // kBF16 or kF32
 };
 
-// First byte of K of `token` of the sequence for local kv head `head`. V lies `v_row_offset` further on.
+// First byte of K of `token` of the sequence for local kv head `head`. V: see v_row().
 [[nodiscard]] inline std::byte* k_row(const PagedKv& kv, int64_t token, int head) {
   const auto page = static_cast<size_t>(token / kv.page_tokens);
   const auto slot = static_cast<size_t>(token % kv.page_tokens);

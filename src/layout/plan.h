@@ -35,10 +35,10 @@ enum class Fanout : uint8_t { kDirect, kLocal };
 Result<Fanout> parse_fanout(std::string_view text);  // "direct", "local"
 [[nodiscard]] const char* fanout_name(Fanout fanout);
 
-// Source rank and destination rank are ranks *within one DP group*: pp_stage * attn_tp + attn_tp_rank of its side,
-// because one request lives in one group of either side. A unit is `unit_tokens` consecutive tokens of the sequence,
-// counted from its token 0: a page of the coarser of the two page grids. The piece carries the units u with u % stripes
-// == stripe. The planner always sets unit_tokens, also when there is one stripe.
+// What one source rank writes to one destination rank. Both are numbered within one DP group of their side (pp_stage *
+// attn_tp + attn_tp_rank), because a request lives in one group of either side. The sequence is counted in units of
+// `unit_tokens` tokens, from its token 0: a page of the coarser of the two page grids. The piece carries those units u
+// for which u % stripes is `stripe`. The planner always sets unit_tokens, also when there is one stripe.
 struct Piece {
   int source = 0;
   int destination = 0;
@@ -152,11 +152,14 @@ struct Copy {
 };
 
 // The copies of one piece for sequence tokens [begin, end), merged where both sides are adjacent. source_pages and
-// destination_pages: the sequence's page numbers in token order on either side; page i holds tokens [i*page_tokens,
-// ...) and both lists reach `end`, checked. With equal page sizes a page touched by the range is copied whole (the
-// sender zeroes the tail of a last, partial page first): one copy per page and head, per page where the layers match on
-// both sides, per run of pages where the heads match too; `begin` must be at a page start, checked. With unequal sizes
-// exactly the tokens of the range are copied, cut at the finer of the two grids: one copy per cut, head, layer and k|v.
+// destination_pages are the sequence's page numbers in token order on either side: page i holds the page_tokens tokens
+// from i * page_tokens on, and both lists reach `end`, checked.
+//
+// Equal page sizes: a page that the range touches is copied whole (the sender zeroes the tail of a last, partial page
+// first), in one copy for each page and head; in one for each page where the layers match on both sides; in one for a
+// run of pages where the heads match too. `begin` must be at a page start, checked.
+// Unequal page sizes: exactly the tokens of the range are copied, cut at the finer of the two grids: one copy for each
+// cut, head, layer and k|v.
 [[nodiscard]] std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64_t begin, int64_t end,
                                              const std::vector<PageId>& source_pages,
                                              const std::vector<PageId>& destination_pages);

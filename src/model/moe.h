@@ -6,14 +6,17 @@
 
 namespace baton {
 
-// Chooses the experts of a row from the gate's logits (experts), by MoeConfig:
-//   score      softmax or sigmoid of the logits
-//   greedy     the best experts_per_token scores
-//   group-limited (V2)  only experts of the groups_kept groups with the best single score
-//   noaux_tc (V3)       score + bias chooses, groups by the sum of their two best; the weight is the score without the
-//   bias
-// Weights are divided by their sum if `normalize`, and multiplied by routed_scale (of the two V2 does only the first).
-// bias is empty unless noaux_tc. Writes experts_per_token ids, the best first (equal ones by number), and weights.
+// Chooses the experts of a row from the gate's logits (experts), by MoeConfig. A score is the softmax or the sigmoid of
+// a logit; TopK says which experts_per_token experts are taken:
+//
+// - kGreedy: those with the best scores.
+// - kGroupLimited (V2): the same, out of the groups_kept groups whose best single score is highest.
+// - kNoauxTc (V3): those with the best score + bias, out of the groups_kept groups whose two best add up to most. Their
+//   weight is the score without the bias.
+//
+// Weights are multiplied by routed_scale. With `normalize` they are first divided by their sum, and then multiplied
+// only if scale_normalized (V2's are not). `bias` is empty unless kNoauxTc. Writes experts_per_token ids, the best
+// first (equal ones by number), and their weights.
 void choose_experts(const MoeConfig& moe, bool scale_normalized, std::span<const float> logits,
                     std::span<const float> bias, int32_t* expert, float* weight);
 

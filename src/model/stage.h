@@ -12,14 +12,14 @@ namespace baton {
 
 // What the ranks of a stage share: the groups they meet in, and the weights that are not split.
 //
-// A pass of a layer, with its barriers. Rows of a DP group are cut over its ranks; the rank that has a row "owns" it.
-//   1. every rank: attention of its group's rows with its heads -> partial sums
-//   2. [group] owners: add the partial sums to `hidden` in rank order, norm, choose experts
-//   3. [stage] every rank: FFN or experts of all rows with its share -> partial sums: tokens of all groups are gathered
-//   by being
-//      in shared memory
-//   4. [stage] owners: add, norm, the unsplit part of the next attention
-//   5. [group] next layer
+// The rows of a DP group are cut over its ranks; the rank that has a row "owns" it. A layer is done in these steps:
+//
+// 1. Every rank: attention of its DP group's rows with its own heads, which gives partial sums.
+// 2. After a barrier of the DP group, owners: add the partial sums to `hidden` in rank order, norm, choose experts.
+// 3. After a barrier of the stage, every rank: its share of the FFN or of the experts for the rows of all groups (they
+//    need no gathering, being in shared memory), which gives partial sums.
+// 4. After a barrier of the stage, owners: add, norm, and the unsplit part of the next layer's attention.
+// 5. After a barrier of the DP group, the next layer begins.
 class Stage {
  public:
   Stage(const Layout& layout, const ModelConfig& config, int stage);

@@ -9,8 +9,7 @@ namespace baton {
 // does not.
 struct CostModel {
   double token = 1;
-  // 2.4e-4: DeepSeek-R1 with absorbed MLA, 17 GFLOP of attention per 1000 tokens of context against 71 GFLOP of the
-  // rest.
+  // Of DeepSeek-R1 with absorbed MLA: 17 GFLOP of attention for each 1000 tokens of context, 71 GFLOP of all else.
   double token_context = 2.4e-4;
 
   // Of tokens [begin, begin + count): the sum of token + token_context * position.

@@ -14,10 +14,12 @@ namespace baton {
 
 // How a sequence enters the scheduler.
 enum class Entry : uint8_t {
-  kCompute,  // its prompt is computed here as soon as there is room
-  kHeld,  // the same, but only after release(): the DP group is chosen now, no page is taken yet (prefill, waiting for
-          // a grant)
-  kPrebuilt,  // its prompt's KV is written by someone else into pages reserved here; it runs after join() (decode)
+  // Its prompt is computed here as soon as there is room.
+  kCompute,
+  // The same, but only after release(): the DP group is chosen now, no page is taken yet. Prefill, waiting for a grant.
+  kHeld,
+  // Its prompt's KV is written by someone else into pages reserved here; it runs after join(). Decode.
+  kPrebuilt,
 };
 
 struct NewSequence {
@@ -46,10 +48,10 @@ struct Sequence {
   std::optional<int> wanted_group;
   int group = -1;               // valid once placed
   std::vector<int32_t> tokens;  // prompt and what was generated
-  int64_t prompt_tokens = 0;    // of them the client's
+  int64_t prompt_tokens = 0;    // how many of them the client sent
   int64_t computed = 0;         // the KV of tokens [0, computed) is in `pages`
-  int64_t cached = 0;           // of them found in the prefix tree when last admitted
-  int64_t first_cached = 0;     // ... when first admitted: what the client is told
+  int64_t cached = 0;           // tokens found in the prefix tree when last admitted
+  int64_t first_cached = 0;     // the same when first admitted: what the client is told
   int64_t logits_from = -1;
   int max_new_tokens = 1;
   std::string cache_salt;

@@ -15,7 +15,7 @@
 namespace baton {
 
 // What the header says of one tensor, checked: the shape's product does not overflow, [begin, end) lies in the file and
-// has the size that dtype and shape ask for (when the dtype is one that the format defines).
+// has the size that dtype and shape ask for (where the format defines that dtype).
 struct SafetensorsEntry {
   std::string dtype;  // as written: "BF16", "I64", ...
   std::vector<int64_t> shape;

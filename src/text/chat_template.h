@@ -51,9 +51,8 @@ class ChatTemplate {
 
 // Messages of the OpenAI API as the template wants them:
 // - roles in lower case; null fields dropped, as are empty tool_calls;
-// - content: parts joined by a space unless the template walks over parts; null becomes "" except where tool calls
-// stand
-//   for it and the template prefers null;
+// - content: parts joined by a space unless the template walks over parts; null becomes "", except where tool calls
+//   stand for it and the template prefers null;
 // - arguments of tool calls parsed or written as JSON, as the template wants.
 // kInvalidArgument names the field: not an object, no role, a part that is no text, arguments that are no JSON object.
 [[nodiscard]] Result<boost::json::array> normalise_messages(const boost::json::array& messages,

@@ -19,8 +19,9 @@ struct FaultOptions {
   double reject = 0;       // kRejected
   double kill_peer = 0;    // the peer is gone: this post and all others to it are kPeerLost until it is connected again
   Duration delay_max = std::chrono::milliseconds(20);
-  uint64_t scratch_bytes =
-      1 << 20;  // of a copy for late and duplicate; larger posts, or a second at a time: dropped, or once
+  // Room for the copy of one post that `late` and `duplicate` keep. A larger post, or one that comes while the room is
+  // taken, is dropped where it was to be late and written once where it was to be written twice.
+  uint64_t scratch_bytes = 1 << 20;
   const Clock* clock = nullptr;  // steady time if null
 };
 

@@ -1,13 +1,13 @@
 // The fence of the shm transport: a slab of the owner that every writer maps.
 //
 // The owner keeps a table of windows {epoch, token, ranges}. The epoch is a number that no other window of the owner
-// ever has; 0 is a free slot. Each copy thread of each writer has one mark. To write a bounded piece it
-//   1. stores the window's epoch in its mark,   2. looks whether the slot still has that epoch,   3. copies,   4.
-//   clears the mark;
-// to close, the owner   1. stores 0 in the slot,   2. looks at every mark. All four stores and looks are sequentially
-// consistent, so that either the writer sees the window closed or the owner sees the writer (Dekker's rule, as in
-// hazard pointers). A mark that stays after its process has ended (pidfd) means nothing: a dead process writes no more.
-// Nothing here is decided by time.
+// ever has; 0 is a free slot. Each copy thread of each writer has one mark.
+//
+// To write a bounded piece, a copy thread stores the window's epoch in its mark, then looks whether the slot still has
+// that epoch, and only if so copies; then it clears the mark. To close, the owner stores 0 in the slot, then looks at
+// every mark. These stores and looks are sequentially consistent, so that either the writer sees the window closed or
+// the owner sees the writer (Dekker's rule, as in hazard pointers). A mark that stays after its process has ended
+// (pidfd) means nothing: a dead process writes no more. Nothing here is decided by time.
 //
 // This is a fence against late writes, not against hostile code: a peer of the same uid has the pages mapped and is
 // trusted to use this library.

@@ -100,8 +100,8 @@ class Loop {
   std::set<std::pair<TimePoint, TransferId>> deadlines_;
   std::vector<Incarnation> fenced_;
   bool accept_paused_ = false;
-  int handshakes_ =
-      0;  // lanes and inbound connections that are not through; an upper bound, recounted when they are looked at
+  // Lanes and inbound connections whose greeting is not done: an upper bound, recounted when they are looked at.
+  int handshakes_ = 0;
 
   std::thread thread_;
 };

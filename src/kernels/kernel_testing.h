@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/random.h"
-#include "kernels/cpu/product.h"
+#include "kernels/cpu/instruction_set.h"
 
 namespace baton {
 
@@ -49,7 +49,7 @@ void for_each_target(const Fn& fn) {
       {kPortable, false}, {HWY_SSE4, false}, {HWY_AVX2, false}, {HWY_AVX3, false}, {HWY_AVX3, true}};
   for (const Level& level : levels) {
     if (level.target != kPortable && (level.target & supported) == 0) continue;
-    if (level.bf16_product && !bf16_product) continue;
+    if (level.bf16_product && !has_bf16_product()) continue;
     hwy::GetChosenTarget().Update(level.target);
     set_bf16_product_for_test(level.bf16_product);
     SCOPED_TRACE(level.target == kPortable ? "portable" : hwy::TargetName(level.target));

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/product.h"
 
 namespace baton {

@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <atomic>
 
 #include "base/check.h"
 #include "kernels/cpu/product.h"
@@ -12,20 +11,6 @@
 namespace baton {
 
 #if defined(__x86_64__)
-
-namespace {
-
-std::atomic<bool>& bf16_product_allowed() {
-  static std::atomic<bool> allowed{__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
-                                   __builtin_cpu_supports("avx512bw")};
-  return allowed;
-}
-
-}  // namespace
-
-bool use_bf16_product() { return bf16_product_allowed().load(std::memory_order_relaxed); }
-
-void set_bf16_product_for_test(bool allowed) { bf16_product_allowed().store(allowed, std::memory_order_relaxed); }
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512bf16")
@@ -68,12 +53,12 @@ void tile(const Product& p, const uint32_t* a, const uint32_t* b, float* c) {
 }
 
 template <int V>
-void rows(const Product& p, int64_t column) {
+void rows(const Product& p, int64_t panel, int64_t column) {
   constexpr int kRows = V <= 2 ? 8 : 6;
   for (int64_t r = 0; r < p.rows;) {
     const auto* a = static_cast<const uint32_t*>(p.a) + r * p.a_stride;
-    const auto* b = static_cast<const uint32_t*>(p.b) + column;
-    float* c = p.c + r * p.c_stride + column;
+    const auto* b = static_cast<const uint32_t*>(p.b) + panel * p.b_panel_stride + column;
+    float* c = p.c + r * p.c_stride + panel * p.columns + column;
     const int64_t take = tile_rows(p.rows - r, kRows);
     switch (take) {
       case 1:
@@ -108,24 +93,25 @@ void rows(const Product& p, int64_t column) {
 }  // namespace
 
 void multiply_bf16_pairs(const Product& p) {
-  for (int64_t column = 0; column < p.columns;) {
-    const int64_t vectors = std::min<int64_t>((p.columns - column) / kLanes, 4);
-    switch (vectors) {
-      case 1:
-        rows<1>(p, column);
-        break;
-      case 2:
-        rows<2>(p, column);
-        break;
-      case 3:
-        rows<3>(p, column);
-        break;
-      default:
-        rows<4>(p, column);
-        break;
+  for (int64_t panel = 0; panel < p.panels; ++panel)
+    for (int64_t column = 0; column < p.columns;) {
+      const int64_t vectors = std::min<int64_t>((p.columns - column) / kLanes, 4);
+      switch (vectors) {
+        case 1:
+          rows<1>(p, panel, column);
+          break;
+        case 2:
+          rows<2>(p, panel, column);
+          break;
+        case 3:
+          rows<3>(p, panel, column);
+          break;
+        default:
+          rows<4>(p, panel, column);
+          break;
+      }
+      column += vectors * kLanes;
     }
-    column += vectors * kLanes;
-  }
 }
 
 void round_bf16_natively(const float* x, int64_t count, uint16_t* out) {
@@ -140,8 +126,6 @@ void round_bf16_natively(const float* x, int64_t count, uint16_t* out) {
 
 #else
 
-bool use_bf16_product() { return false; }
-void set_bf16_product_for_test(bool) {}
 void multiply_bf16_pairs(const Product&) { BATON_CHECK(false, "no bfloat16 product on this machine"); }
 void round_bf16_natively(const float*, int64_t, uint16_t*) {
   BATON_CHECK(false, "no bfloat16 product on this machine");

@@ -1,10 +1,11 @@
 // Matrix products with a weight that was packed once.
 //
-// The packed form: columns of W^T (output features) in panels of 64, the last of 16, 32, 48 or 64; in a panel, for each
-// k, the panel's columns side by side (float32), or for each pair of k, the columns' pairs (bfloat16). So every
-// product, of one row or of hundreds, reads the weights as one sequential stream, nothing is reduced across a vector,
-// and there is one copy of a weight. Products compute each element in the order of k whatever m is: a token's result
-// does not depend on the batch it is computed in.
+// The packed form: columns of W^T (output features) in panels of 64 or 16, as wide as the register tile of the
+// instruction set in use (product.h), the last one narrower by a multiple of 16; in a panel, for each k, the panel's
+// columns side by side (float32), or for each pair of k, the columns' pairs (bfloat16). So every product, of one row or
+// of hundreds, reads the weights as sequential streams, nothing is reduced across a vector, and there is one copy of a
+// weight. Products compute each element in the order of k whatever m is: a token's result does not depend on the batch
+// it is computed in.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -12,6 +13,7 @@
 
 #include "base/check.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/worker_pool.h"
@@ -20,9 +22,9 @@
 namespace baton {
 namespace {
 
-constexpr int64_t kPanel = 64;
-constexpr int64_t kDepthBlock = 512;  // bytes of a panel's part: 128 KiB float32, so that it stays in L2 for all rows
-constexpr int64_t kRowBlock = 96;     // rows of x that are reused from L2 while the panels pass
+constexpr int64_t kRowBlock = 96;  // rows of x that are reused from L2 while the panels pass
+constexpr int64_t kTileRows = 6;   // of a register tile
+constexpr int64_t kPanelMax = 64;
 constexpr int64_t kInlineWork = 256 * 1024;  // multiplications below which waking helpers costs more than it gains
 
 thread_local std::unique_ptr<WorkerPool> tls_pool;
@@ -40,12 +42,13 @@ void set_gemm_threads(int threads) {
 struct Linear::Impl {
   int64_t n, k;
   Compute compute;
+  Blocking blocking;
   int64_t depth;         // rows of a panel: k, or pairs of k
-  AlignedBuffer packed;  // 4-byte units: panel p begins at p * kPanel * depth
+  AlignedBuffer packed;  // 4-byte units: panel p begins at p * blocking.columns * depth
 
-  [[nodiscard]] int64_t panels() const { return (n + kPanel - 1) / kPanel; }
+  [[nodiscard]] int64_t panels() const { return (n + blocking.columns - 1) / blocking.columns; }
   [[nodiscard]] int64_t panel_width(int64_t panel) const {
-    return std::min(kPanel, round_up(n - panel * kPanel, kProductColumns));
+    return std::min(blocking.columns, round_up(n - panel * blocking.columns, kProductColumns));
   }
 
   void pack(const float* weight);
@@ -55,12 +58,12 @@ struct Linear::Impl {
 
 void Linear::Impl::pack(const float* weight) {
   depth = compute == Compute::kBF16 ? (k + 1) / 2 : k;
-  const int64_t columns = (panels() - 1) * kPanel + panel_width(panels() - 1);
+  const int64_t columns = (panels() - 1) * blocking.columns + panel_width(panels() - 1);
   packed = AlignedBuffer(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
   std::span<uint32_t> units = packed.as<uint32_t>();
   for (int64_t c = 0; c < n; ++c) {
-    const int64_t panel = c / kPanel, width = panel_width(panel);
-    uint32_t* at = units.data() + panel * kPanel * depth + c % kPanel;
+    const int64_t panel = c / blocking.columns, width = panel_width(panel);
+    uint32_t* at = units.data() + panel * blocking.columns * depth + c % blocking.columns;
     const float* row = weight + c * k;
     for (int64_t i = 0; i < depth; ++i, at += width) {
       if (compute == Compute::kF32) {
@@ -75,33 +78,43 @@ void Linear::Impl::pack(const float* weight) {
 
 void Linear::Impl::apply_rows(const void* a, int64_t a_stride, int64_t rows, int64_t first_panel, int64_t last_panel,
                               float* y, int64_t y_stride, bool bf16_product) const {
-  // Columns of the last panel beyond n go here.
-  alignas(64) float edge[kRowBlock * kPanel];
   const auto multiply = compute == Compute::kF32 ? &multiply_f32
                         : bf16_product           ? &multiply_bf16_pairs
                                                  : &multiply_widened_pairs;
   const int64_t a_unit = compute == Compute::kBF16 && !bf16_product ? 8 : 4;  // bytes of one step of depth in a
-  for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-    const int64_t width = panel_width(panel), valid = std::min(kPanel, n - panel * kPanel);
-    const bool whole = valid == width;
-    float* c = whole ? y + panel * kPanel : edge;
-    const int64_t c_stride = whole ? y_stride : kPanel;
-    for (int64_t i = 0; i < depth; i += kDepthBlock)
-      multiply(Product{.rows = rows,
-                       .columns = width,
-                       .depth = std::min(kDepthBlock, depth - i),
-                       .a = static_cast<const std::byte*>(a) + i * a_unit,
-                       .a_stride = a_stride,
-                       .a_depth_stride = 1,
-                       .b = packed.as<uint32_t>().data() + panel * kPanel * depth + i * width,
-                       .b_stride = width,
-                       .c = c,
-                       .c_stride = c_stride,
-                       .accumulate = i > 0});
-    if (!whole)
-      for (int64_t r = 0; r < rows; ++r)
-        std::memcpy(y + r * y_stride + panel * kPanel, edge + r * kPanel, static_cast<size_t>(valid) * sizeof(float));
+  // Of the last panel, columns beyond n go to `edge`.
+  alignas(64) float edge[kRowBlock * kPanelMax];
+  const int64_t whole = n / blocking.columns, bulk = std::min(whole, last_panel) - first_panel;
+  const bool has_tail = last_panel > whole, padded = n % kProductColumns != 0;
+  const int64_t tail_column = whole * blocking.columns;
+  const int64_t step = rows <= kTileRows ? depth : blocking.depth;  // one tile reads nothing twice
+  for (int64_t i = 0; i < depth; i += step) {
+    Product p{.rows = rows,
+              .columns = blocking.columns,
+              .panels = bulk,
+              .depth = std::min(step, depth - i),
+              .a = static_cast<const std::byte*>(a) + i * a_unit,
+              .a_stride = a_stride,
+              .a_depth_stride = 1,
+              .b = packed.as<uint32_t>().data() + first_panel * blocking.columns * depth + i * blocking.columns,
+              .b_stride = blocking.columns,
+              .b_panel_stride = blocking.columns * depth,
+              .c = y + first_panel * blocking.columns,
+              .c_stride = y_stride,
+              .accumulate = i > 0};
+    multiply(p);
+    if (!has_tail) continue;
+    p.columns = p.b_stride = panel_width(whole);
+    p.panels = 1;
+    p.b = packed.as<uint32_t>().data() + tail_column * depth + i * p.columns;
+    p.c = padded ? edge : y + tail_column;
+    p.c_stride = padded ? kPanelMax : y_stride;
+    multiply(p);
   }
+  if (has_tail && padded)
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(y + r * y_stride + tail_column, edge + r * kPanelMax,
+                  static_cast<size_t>(n - tail_column) * sizeof(float));
 }
 
 Linear::Linear() = default;
@@ -115,6 +128,7 @@ Linear::Linear(std::span<const float> weight, int64_t n, int64_t k, Compute comp
   impl_->n = n;
   impl_->k = k;
   impl_->compute = compute;
+  impl_->blocking = product_blocking();
   impl_->pack(weight.data());
 }
 
@@ -124,25 +138,28 @@ int64_t Linear::k() const { return impl_->k; }
 void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_t y_stride) const {
   const Impl& w = *impl_;
   const bool bf16_product = w.compute == Compute::kBF16 && use_bf16_product();
-  for (int64_t row = 0; row < m; row += kRowBlock) {
-    const int64_t rows = std::min(kRowBlock, m - row);
+  // Blocks as equal as can be, of whole register tiles.
+  const int64_t blocks = std::max<int64_t>(1, (m + kRowBlock - 1) / kRowBlock);
+  const int64_t block_rows = round_up((m + blocks - 1) / blocks, kTileRows);
+  for (int64_t row = 0; row < m; row += block_rows) {
+    const int64_t rows = std::min(block_rows, m - row);
     const void* a = x + row * x_stride;
     int64_t a_stride = x_stride;
     if (w.compute == Compute::kBF16) {
-      a_stride = w.depth;
-      const int64_t padded = 2 * w.depth;
+      // A cache line more than the values take, as rows a power of two apart would share the sets of the first cache.
+      a_stride = w.depth + 16;
       if (bf16_product) {
-        auto* rounded = tls_rounded.get<uint16_t>(rows * padded);
+        auto* rounded = tls_rounded.get<uint16_t>(rows * 2 * a_stride);
         for (int64_t r = 0; r < rows; ++r) {
-          round_bf16_natively(x + (row + r) * x_stride, w.k, rounded + r * padded);
-          if (w.k < padded) rounded[r * padded + w.k] = 0;
+          round_bf16_natively(x + (row + r) * x_stride, w.k, rounded + r * 2 * a_stride);
+          if (w.k < 2 * w.depth) rounded[r * 2 * a_stride + w.k] = 0;
         }
         a = rounded;
       } else {
-        auto* rounded = tls_rounded.get<float>(rows * padded);
+        auto* rounded = tls_rounded.get<float>(rows * 2 * a_stride);
         for (int64_t r = 0; r < rows; ++r) {
-          round_to_bf16(x + (row + r) * x_stride, w.k, rounded + r * padded);
-          if (w.k < padded) rounded[r * padded + w.k] = 0;
+          round_to_bf16(x + (row + r) * x_stride, w.k, rounded + r * 2 * a_stride);
+          if (w.k < 2 * w.depth) rounded[r * 2 * a_stride + w.k] = 0;
         }
         a = rounded;
       }

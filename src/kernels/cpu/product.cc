@@ -3,71 +3,183 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/product.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h
-#include "kernels/cpu/tile-inl.h"
+#include <algorithm>
+
+#include "hwy/highway.h"
+#include "kernels/cpu/product.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::HWY_NAMESPACE {
 
-void product_f32(const Product& p) { multiply(p); }
+namespace hn = hwy::HWY_NAMESPACE;
 
-// B is pairs of bfloat16; A is float32 (already rounded to bfloat16), two a pair.
-template <int R, int V>
-HWY_INLINE void widening_tile(const Product& p, const float* HWY_RESTRICT a, const uint32_t* HWY_RESTRICT b,
+using TagF = hn::ScalableTag<float>;
+using VecF = hn::Vec<TagF>;
+
+// A register tile holds R rows by P panels by V vectors of sums. AVX-512 has 32 registers: six rows of four vectors (64
+// columns) fill 24. The others have 16: six rows of two vectors fill 12.
+constexpr bool kManyRegisters = HWY_MAX_BYTES >= 64;
+constexpr int kVectorsMax = kManyRegisters ? 4 : 2;
+
+// Every step of depth is one step of k.
+struct Float32 {
+  static constexpr int kSteps = 1;
+  static VecF load(const uint32_t* b, int /*step*/) { return hn::LoadU(TagF(), reinterpret_cast<const float*>(b)); }
+};
+
+// Every step of depth is two steps of k: the low halves, and then the high ones.
+struct WidenedPairs {
+  static constexpr int kSteps = 2;
+  static VecF load(const uint32_t* b, int step) {
+    const hn::Rebind<uint32_t, TagF> du;
+    const auto pair = hn::LoadU(du, b);
+    return hn::BitCast(TagF(), step == 0 ? hn::ShiftLeft<16>(pair) : hn::And(pair, hn::Set(du, 0xffff0000u)));
+  }
+};
+
+// The compiler must have `v` in a register here. Without this GCC mixes the steps of a tile and runs out of registers.
+HWY_INLINE VecF settled(VecF v) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
+  auto raw = v.raw;
+  asm("" : "+v"(raw));
+  return VecF{raw};
+#else
+  return v;
+#endif
+}
+
+// C (R, P panels of V vectors) += A (R, depth) * B, sums in registers, strictly in the order of k: the value of an
+// element of C does not depend on the rows and columns it is computed with.
+template <class Operand, int R, int P, int V>
+HWY_INLINE void multiply_tile(const Product& p, const float* HWY_RESTRICT a, const uint32_t* HWY_RESTRICT b,
                               float* HWY_RESTRICT c) {
-  const hn::ScalableTag<float> d;
-  const hn::ScalableTag<uint32_t> du;
+  const TagF d;
+  constexpr int kSteps = Operand::kSteps;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  VecF sum[R][V];
+  const auto column = [&](int v) { return v / V * p.columns + v % V * lanes; };  // in C, of the tile's v-th vector
+  VecF sum[R][P * V];
   BATON_UNROLL
   for (int r = 0; r < R; ++r) {
     BATON_UNROLL
-    for (int v = 0; v < V; ++v) sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + v * lanes) : hn::Zero(d);
+    for (int v = 0; v < P * V; ++v)
+      sum[r][v] = p.accumulate ? hn::LoadU(d, c + r * p.c_stride + column(v)) : hn::Zero(d);
   }
-  const auto high_half = hn::Set(du, 0xffff0000u);
+  const int64_t a_stride = kSteps * p.a_stride, a_depth_stride = kSteps * p.a_depth_stride;
   for (int64_t i = 0; i < p.depth; ++i) {
     BATON_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const auto pair = hn::LoadU(du, b + v * lanes);
-      const VecF even = hn::BitCast(d, hn::ShiftLeft<16>(pair));
-      const VecF odd = hn::BitCast(d, hn::And(pair, high_half));
+    for (int step = 0; step < kSteps; ++step) {
+      VecF row[P * V];
+      BATON_UNROLL
+      for (int v = 0; v < P * V; ++v) row[v] = Operand::load(b + v / V * p.b_panel_stride + v % V * lanes, step);
       BATON_UNROLL
       for (int r = 0; r < R; ++r) {
-        sum[r][v] = hn::MulAdd(hn::Set(d, a[2 * r * p.a_stride]), even, sum[r][v]);
-        sum[r][v] = hn::MulAdd(hn::Set(d, a[2 * r * p.a_stride + 1]), odd, sum[r][v]);
+        const VecF factor = hn::Set(d, a[r * a_stride + step]);
+        BATON_UNROLL
+        for (int v = 0; v < P * V; ++v) sum[r][v] = hn::MulAdd(factor, row[v], sum[r][v]);
+      }
+      BATON_UNROLL
+      for (int r = 0; r < R; ++r) {
+        BATON_UNROLL
+        for (int v = 0; v < P * V; ++v) sum[r][v] = settled(sum[r][v]);
       }
     }
-    a += 2;
+    a += a_depth_stride;
     b += p.b_stride;
   }
   BATON_UNROLL
   for (int r = 0; r < R; ++r) {
     BATON_UNROLL
-    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + v * lanes);
+    for (int v = 0; v < P * V; ++v) hn::StoreU(sum[r][v], d, c + r * p.c_stride + column(v));
   }
 }
 
-template <int V>
-HWY_INLINE void widening_rows(const Product& p, int64_t column) {
+// All rows of one panel, V vectors from `column` on.
+template <class Operand, int V>
+HWY_INLINE void multiply_rows(const Product& p, int64_t panel, int64_t column) {
+  // Narrow tiles take more rows, so that there are sums enough to hide the latency of an addition.
+  constexpr int kRows = V <= 2 && kManyRegisters ? 8 : 6;
+  const auto* b = static_cast<const uint32_t*>(p.b) + panel * p.b_panel_stride + column;
   for (int64_t r = 0; r < p.rows;) {
-    const auto* a = static_cast<const float*>(p.a) + 2 * r * p.a_stride;
-    const auto* b = static_cast<const uint32_t*>(p.b) + column;
-    float* c = p.c + r * p.c_stride + column;
-    if (p.rows - r >= 4) {
-      widening_tile<4, V>(p, a, b, c);
-      r += 4;
-    } else {
-      widening_tile<1, V>(p, a, b, c);
-      r += 1;
+    const float* a = static_cast<const float*>(p.a) + r * Operand::kSteps * p.a_stride;
+    float* c = p.c + r * p.c_stride + panel * p.columns + column;
+    const int64_t take = tile_rows(p.rows - r, kRows);
+    switch (take) {
+      case 1:
+        multiply_tile<Operand, 1, 1, V>(p, a, b, c);
+        break;
+      case 2:
+        multiply_tile<Operand, 2, 1, V>(p, a, b, c);
+        break;
+      case 3:
+        multiply_tile<Operand, 3, 1, V>(p, a, b, c);
+        break;
+      case 4:
+        multiply_tile<Operand, 4, 1, V>(p, a, b, c);
+        break;
+      case 5:
+        multiply_tile<Operand, 5, 1, V>(p, a, b, c);
+        break;
+      case 6:
+        multiply_tile<Operand, 6, 1, V>(p, a, b, c);
+        break;
+      case 7:
+        if constexpr (kRows > 6) multiply_tile<Operand, 7, 1, V>(p, a, b, c);
+        break;
+      default:
+        if constexpr (kRows > 6) multiply_tile<Operand, 8, 1, V>(p, a, b, c);
+        break;
+    }
+    r += take;
+  }
+}
+
+// All columns of one panel.
+template <class Operand>
+HWY_INLINE void multiply_panel(const Product& p, int64_t panel) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(TagF()));
+  for (int64_t column = 0; column < p.columns;) {
+    const int64_t vectors = std::min<int64_t>((p.columns - column) / lanes, kVectorsMax);
+    if constexpr (kManyRegisters) {
+      if (vectors == 4) multiply_rows<Operand, 4>(p, panel, column);
+      if (vectors == 3) multiply_rows<Operand, 3>(p, panel, column);
+      if (vectors == 1) multiply_rows<Operand, 1>(p, panel, column);
+    }
+    if (vectors == 2) multiply_rows<Operand, 2>(p, panel, column);
+    column += vectors * lanes;
+  }
+}
+
+// Few rows by panels of two vectors would wait for additions: a tile takes several panels. Returns how many were done.
+template <class Operand>
+HWY_INLINE int64_t multiply_few_rows(const Product& p) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(TagF()));
+  const int64_t at_once = p.rows == 1 ? 4 : p.rows <= 3 ? 2 : p.panels + 1;
+  const float* a = static_cast<const float*>(p.a);
+  int64_t panel = 0;
+  for (; panel + at_once <= p.panels; panel += at_once) {
+    for (int64_t column = 0; column < p.columns; column += 2 * lanes) {
+      const auto* b = static_cast<const uint32_t*>(p.b) + panel * p.b_panel_stride + column;
+      float* c = p.c + panel * p.columns + column;
+      if (p.rows == 1) multiply_tile<Operand, 1, 4, 2>(p, a, b, c);
+      if (p.rows == 2) multiply_tile<Operand, 2, 2, 2>(p, a, b, c);
+      if (p.rows == 3) multiply_tile<Operand, 3, 2, 2>(p, a, b, c);
     }
   }
+  return panel;
 }
 
-void product_widening(const Product& p) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
-  int64_t column = 0;
-  for (; column + 2 * lanes <= p.columns; column += 2 * lanes) widening_rows<2>(p, column);
-  for (; column < p.columns; column += lanes) widening_rows<1>(p, column);
+template <class Operand>
+HWY_INLINE void multiply(const Product& p) {
+  int64_t panel = 0;
+  if constexpr (!kManyRegisters) panel = multiply_few_rows<Operand>(p);
+  for (; panel < p.panels; ++panel) multiply_panel<Operand>(p, panel);
 }
+
+void product_f32(const Product& p) { multiply<Float32>(p); }
+void product_widening(const Product& p) { multiply<WidenedPairs>(p); }
+
+// 128 KiB of a panel in the second cache, or 16 KiB in the first, where a tile's rows take 12.
+Blocking blocking() { return kManyRegisters ? Blocking{64, 512} : Blocking{16, 256}; }
 
 }  // namespace baton::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -79,11 +191,13 @@ namespace {
 
 HWY_EXPORT(product_f32);
 HWY_EXPORT(product_widening);
+HWY_EXPORT(blocking);
 
 }  // namespace
 
 void multiply_f32(const Product& p) { HWY_DYNAMIC_DISPATCH(product_f32)(p); }
 void multiply_widened_pairs(const Product& p) { HWY_DYNAMIC_DISPATCH(product_widening)(p); }
+Blocking product_blocking() { return HWY_DYNAMIC_DISPATCH(blocking)(); }
 
 }  // namespace baton
 

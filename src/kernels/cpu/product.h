@@ -12,8 +12,8 @@ inline constexpr int64_t kProductColumns = 16;
 
 [[nodiscard]] constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 
-// C (rows, columns) = or += A (rows, depth) * B (depth, columns). Strides in elements of the operand. columns is a
-// multiple of kProductColumns; the caller pads B and C.
+// C (rows, panels * columns) = or += A (rows, depth) * B (depth, panels * columns). B lies in panels of `columns`,
+// which is a multiple of kProductColumns; the caller pads B and C. Strides in elements of the operand.
 //
 // bfloat16 products go by pairs along depth: A holds uint32 pairs (2i, 2i+1), or for kernels without a bfloat16
 // instruction the same values widened to float32; B holds uint32 pairs (row 2i in the low half), and depth and strides
@@ -21,12 +21,14 @@ inline constexpr int64_t kProductColumns = 16;
 struct Product {
   int64_t rows;
   int64_t columns;
+  int64_t panels = 1;
   int64_t depth;
   const void* a;
   int64_t a_stride;
   int64_t a_depth_stride;
   const void* b;
   int64_t b_stride;
+  int64_t b_panel_stride = 0;
   float* c;
   int64_t c_stride;
   bool accumulate;
@@ -38,6 +40,14 @@ struct Product {
   return left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left;
 }
 
+// What suits the instruction set in use. A panel has the columns of one register tile, so that a tile reads it as one
+// stream; `depth` steps of it and of a tile's rows stay in the first or second cache while all rows pass.
+struct Blocking {
+  int64_t columns;
+  int64_t depth;
+};
+[[nodiscard]] Blocking product_blocking();
+
 // A and B float32.
 void multiply_f32(const Product& p);
 
@@ -46,9 +56,6 @@ void multiply_widened_pairs(const Product& p);
 
 // Pairs of bfloat16 by the vdpbf16ps instruction. Call only where use_bf16_product() says so.
 void multiply_bf16_pairs(const Product& p);
-// The processor has the instruction (and the test of lesser instruction sets has not asked to do without).
-[[nodiscard]] bool use_bf16_product();
-void set_bf16_product_for_test(bool allowed);
 // Rounds by that processor's own conversion: subnormal values become zero.
 void round_bf16_natively(const float* x, int64_t count, uint16_t* out);
 

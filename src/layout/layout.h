@@ -5,23 +5,10 @@
 #include <string>
 #include <string_view>
 
+#include "base/interval.h"
 #include "base/result.h"
 
 namespace baton {
-
-// [begin, end)
-struct Interval {
-  int begin = 0;
-  int end = 0;
-  [[nodiscard]] constexpr int size() const { return end - begin; }
-  [[nodiscard]] constexpr bool empty() const { return end <= begin; }
-  [[nodiscard]] constexpr bool contains(int i) const { return begin <= i && i < end; }
-  constexpr bool operator==(const Interval&) const = default;
-};
-[[nodiscard]] constexpr Interval intersect(Interval a, Interval b) {
-  const Interval both{a.begin > b.begin ? a.begin : b.begin, a.end < b.end ? a.end : b.end};
-  return both.empty() ? Interval{} : both;
-}
 
 // Part i of [0, total) cut into `parts` intervals whose sizes differ by at most one, the larger first: 6 in 4 is
 // 2,2,1,1. 0 <= i < parts; parts may exceed total (then the last ones are empty).

@@ -58,7 +58,7 @@ class AttentionPreparation {
  public:
   virtual ~AttentionPreparation() = default;
   // Reads `normed`, writes its own buffers of `activations`.
-  virtual void prepare(const StepBatch& batch, RowRange rows, Activations& activations) const = 0;
+  virtual void prepare(const StepBatch& batch, LongInterval rows, Activations& activations) const = 0;
 };
 
 // A rank's heads of one layer.

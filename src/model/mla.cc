@@ -44,7 +44,7 @@ class MlaPreparation final : public AttentionPreparation {
     return std::unique_ptr<AttentionPreparation>(std::move(p));
   }
 
-  void prepare(const StepBatch& batch, RowRange rows, Activations& activations) const override {
+  void prepare(const StepBatch& batch, LongInterval rows, Activations& activations) const override {
     const int64_t m = rows.size();
     if (m == 0) return;
     const float* x = activations.normed.data() + rows.begin * hidden_;

@@ -114,7 +114,7 @@ Result<std::unique_ptr<Router>> Router::load(const LayerContext& c) {
   return router;
 }
 
-void Router::route(RowRange rows, Activations& activations) const {
+void Router::route(LongInterval rows, Activations& activations) const {
   if (rows.size() == 0) return;
   thread_local std::vector<float> buffer;
   const auto experts = static_cast<size_t>(moe_.experts);

@@ -29,7 +29,7 @@ class Router {
  public:
   static Result<std::unique_ptr<Router>> load(const LayerContext& context);
   // Reads `normed`, writes `expert` and `expert_weight`.
-  void route(RowRange rows, Activations& activations) const;
+  void route(LongInterval rows, Activations& activations) const;
 
  private:
   MoeConfig moe_;

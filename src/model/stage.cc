@@ -67,7 +67,7 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   return {};
 }
 
-void Rank::embed(const StepBatch& batch, RowRange rows, Activations& activations) const {
+void Rank::embed(const StepBatch& batch, LongInterval rows, Activations& activations) const {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     stage_.embedding()(batch.tokens[static_cast<size_t>(r)], activations.hidden.data() + r * config_.hidden);
   }
@@ -75,7 +75,8 @@ void Rank::embed(const StepBatch& batch, RowRange rows, Activations& activations
 
 namespace {
 
-void norm_rows(const ModelConfig& config, const std::vector<float>& weight, RowRange rows, Activations& activations) {
+void norm_rows(const ModelConfig& config, const std::vector<float>& weight, LongInterval rows,
+               Activations& activations) {
   const int64_t hidden = config.hidden;
   rms_norm(activations.hidden.data() + rows.begin * hidden, hidden, weight.data(), static_cast<float>(config.rms_eps),
            rows.size(), hidden, activations.normed.data() + rows.begin * hidden, hidden);
@@ -83,19 +84,19 @@ void norm_rows(const ModelConfig& config, const std::vector<float>& weight, RowR
 
 }  // namespace
 
-void Rank::begin_attention(int layer, const StepBatch& batch, RowRange rows, Activations& activations) const {
+void Rank::begin_attention(int layer, const StepBatch& batch, LongInterval rows, Activations& activations) const {
   const Stage::SharedLayer& shared = stage_.layer(layer);
   norm_rows(config_, shared.attention_norm, rows, activations);
   if (shared.preparation) shared.preparation->prepare(batch, rows, activations);
 }
 
-void Rank::begin_ffn(int layer, RowRange rows, Activations& activations) const {
+void Rank::begin_ffn(int layer, LongInterval rows, Activations& activations) const {
   const Stage::SharedLayer& shared = stage_.layer(layer);
   norm_rows(config_, shared.ffn_norm, rows, activations);
   if (shared.router) shared.router->route(rows, activations);
 }
 
-void Rank::end_stage(const StepBatch& batch, RowRange rows, Activations& activations) const {
+void Rank::end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const {
   if (!stage_.is_last()) return;
   const int64_t hidden = config_.hidden;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
@@ -106,7 +107,7 @@ void Rank::end_stage(const StepBatch& batch, RowRange rows, Activations& activat
   }
 }
 
-void Rank::add_partials(std::span<const float* const> partials, int64_t first, RowRange rows,
+void Rank::add_partials(std::span<const float* const> partials, int64_t first, LongInterval rows,
                         Activations& activations) {
   const int64_t n = rows.size() * config_.hidden;
   if (n == 0) return;
@@ -123,7 +124,7 @@ void Rank::add_partials(std::span<const float* const> partials, int64_t first, R
 Status Rank::forward(const StepBatch& batch, Activations& activations, float* logits) {
   const StepBatch::Group& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
   const int member = share_.at.attn_tp_rank;
-  const RowRange own = row_part(group.rows, share_.layout.attn_tp(), member);
+  const LongInterval own = row_part(group.rows, share_.layout.attn_tp(), member);
   Group& attention_group = stage_.attention_group(share_.at.dp_rank);
   float* attention_partial = room(attention_partial_, group.rows.size() * config_.hidden);
   float* ffn_partial = room(ffn_partial_, batch.rows * config_.hidden);

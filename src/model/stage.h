@@ -71,12 +71,12 @@ class Rank {
     std::unique_ptr<Attention> attention;
     std::unique_ptr<FeedForward> ffn;
   };
-  void embed(const StepBatch& batch, RowRange rows, Activations& activations) const;
-  void begin_attention(int layer, const StepBatch& batch, RowRange rows, Activations& activations) const;
-  void begin_ffn(int layer, RowRange rows, Activations& activations) const;
-  void end_stage(const StepBatch& batch, RowRange rows, Activations& activations) const;
+  void embed(const StepBatch& batch, LongInterval rows, Activations& activations) const;
+  void begin_attention(int layer, const StepBatch& batch, LongInterval rows, Activations& activations) const;
+  void begin_ffn(int layer, LongInterval rows, Activations& activations) const;
+  void end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const;
   // hidden[rows] += the partial sums, which begin at row `first`.
-  void add_partials(std::span<const float* const> partials, int64_t first, RowRange rows, Activations& activations);
+  void add_partials(std::span<const float* const> partials, int64_t first, LongInterval rows, Activations& activations);
 
   Stage& stage_;
   const ModelConfig& config_;

@@ -15,7 +15,7 @@ MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m) {
   return absorbed <= expanded ? MlaPath::kAbsorbed : MlaPath::kExpanded;
 }
 
-RowRange row_part(RowRange range, int parts, int i) {
+LongInterval row_part(LongInterval range, int parts, int i) {
   const int64_t base = range.size() / parts;
   const int64_t larger = range.size() % parts;
   const int64_t begin = range.begin + i * base + std::min<int64_t>(i, larger);

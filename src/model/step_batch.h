@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/interval.h"
 #include "kv/step_plan.h"
 #include "model/model_config.h"
 #include "model/rope.h"
@@ -29,20 +30,14 @@ struct BatchSegment {
   bool absorbed = false;
 };
 
-// [begin, end) of rows; the 64-bit counterpart of Interval.
-struct RowRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-  [[nodiscard]] int64_t size() const { return end - begin; }
-};
 // Part i of `range` cut into balanced parts.
-[[nodiscard]] RowRange row_part(RowRange range, int parts, int i);
+[[nodiscard]] LongInterval row_part(LongInterval range, int parts, int i);
 
 struct StepBatch {
   // Of one DP group; absorbed segments come first, so their rows are one run.
   struct Group {
     size_t segments_begin = 0, segments_end = 0;
-    RowRange rows;
+    LongInterval rows;
     int64_t absorbed_end = 0;  // rows [rows.begin, absorbed_end) are of absorbed segments
   };
   int64_t rows = 0;

@@ -22,8 +22,8 @@ class CheckpointWeights final : public WeightSource {
                                     Interval cols) const override {
     BATON_ASSIGN(const TensorView view, find(name, {n, k}));
     const ScaleBlock block{fp8_block_, fp8_block_};
-    const Slice row_slice{rows.begin, rows.end};
-    const Slice col_slice{cols.begin, cols.end};
+    const LongInterval row_slice{rows.begin, rows.end};
+    const LongInterval col_slice{cols.begin, cols.end};
     if (view.dtype != DType::kF8E4M3) return named(name, dequantize(view, nullptr, row_slice, col_slice, block));
     BATON_ASSIGN(const TensorView scale, checkpoint_.tensor(name + "_scale_inv"));
     return named(name, dequantize(view, &scale, row_slice, col_slice, block));

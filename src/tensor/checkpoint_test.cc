@@ -135,7 +135,7 @@ TEST(Fixtures, EveryTensorOfEveryBundledModelReads) {
         const auto view = checkpoint->tensor(name);
         ASSERT_TRUE(view.ok()) << view.error().message;
         bytes += view->bytes();
-        const Slice all{0, view->shape[0]};
+        const LongInterval all{0, view->shape[0]};
         const auto scale = checkpoint->tensor(name + "_scale_inv");
         const auto values = view->shape.size() == 1
                                 ? dequantize_1d(*view, all)

@@ -48,7 +48,7 @@ void convert(const TensorView& t, int64_t first, int64_t count, float* to) {
   }
 }
 
-bool inside(Slice i, int64_t size) { return 0 <= i.begin && i.begin <= i.end && i.end <= size; }
+bool inside(LongInterval i, int64_t size) { return 0 <= i.begin && i.begin <= i.end && i.end <= size; }
 
 int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
@@ -71,7 +71,8 @@ Status check_scale(const TensorView& weight, const TensorView* scale_inv, ScaleB
   return {};
 }
 
-void apply_scales(const TensorView& scale_inv, ScaleBlock block, Slice rows, Slice cols, std::vector<float>& out) {
+void apply_scales(const TensorView& scale_inv, ScaleBlock block, LongInterval rows, LongInterval cols,
+                  std::vector<float>& out) {
   const int64_t scale_cols = scale_inv.shape[1];
   std::vector<float> scales(static_cast<size_t>(scale_cols));
   int64_t loaded = -1;
@@ -91,8 +92,8 @@ void apply_scales(const TensorView& scale_inv, ScaleBlock block, Slice rows, Sli
 
 }  // namespace
 
-Result<std::vector<float>> dequantize(const TensorView& weight, const TensorView* scale_inv, Slice rows, Slice cols,
-                                      ScaleBlock block) {
+Result<std::vector<float>> dequantize(const TensorView& weight, const TensorView* scale_inv, LongInterval rows,
+                                      LongInterval cols, ScaleBlock block) {
   if (weight.shape.size() != 2)
     return error(ErrorCode::kIncompatible, "a weight of {} dimensions where 2 are due", weight.shape.size());
   if (!inside(rows, weight.shape[0]) || !inside(cols, weight.shape[1]))
@@ -107,7 +108,7 @@ Result<std::vector<float>> dequantize(const TensorView& weight, const TensorView
   return out;
 }
 
-Result<std::vector<float>> dequantize_1d(const TensorView& tensor, Slice range) {
+Result<std::vector<float>> dequantize_1d(const TensorView& tensor, LongInterval range) {
   if (tensor.shape.size() != 1)
     return error(ErrorCode::kIncompatible, "a tensor of {} dimensions where 1 is due", tensor.shape.size());
   if (!inside(range, tensor.shape[0]))

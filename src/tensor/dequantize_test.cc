@@ -54,13 +54,13 @@ float element(const TensorView& t, int64_t i) {
 }
 
 TEST(Dequantize, SlicesOfEveryTypeAnywhere) {
-  const Slice rows[] = {{0, 200}, {0, 0}, {127, 129}, {130, 200}, {5, 6}},
-              cols[] = {{0, 300}, {127, 128}, {128, 257}, {299, 300}, {3, 3}};
+  const LongInterval rows[] = {{0, 200}, {0, 0}, {127, 129}, {130, 200}, {5, 6}},
+                     cols[] = {{0, 300}, {127, 128}, {128, 257}, {299, 300}, {3, 3}};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
     const Owned weight = make(dtype, {200, 300}, 1), scale = make(DType::kF32, {2, 3}, 2);
     const bool scaled = dtype == DType::kF8E4M3;
-    for (const Slice& r : rows)
-      for (const Slice& c : cols) {
+    for (const LongInterval& r : rows)
+      for (const LongInterval& c : cols) {
         const auto out = dequantize(weight.view, scaled ? &scale.view : nullptr, r, c);
         ASSERT_TRUE(out.ok()) << out.error().message;
         ASSERT_EQ(out->size(), static_cast<size_t>((r.end - r.begin) * (c.end - c.begin)));
@@ -88,11 +88,11 @@ TEST(Dequantize, RefusesWhatDoesNotFit) {
               line = make(DType::kF32, {200}, 1);
   const Owned scale = make(DType::kF32, {2, 3}, 2), short_scale = make(DType::kF32, {2, 2}, 2),
               half_scale = make(DType::kF16, {2, 3}, 2);
-  const Slice rows{0, 200}, cols{0, 300};
+  const LongInterval rows{0, 200}, cols{0, 300};
   struct Case {
     const TensorView& weight;
     const TensorView* scale;
-    Slice rows, cols;
+    LongInterval rows, cols;
     ScaleBlock block;
     ErrorCode code;
   };

@@ -40,7 +40,7 @@ class EngineCore {
   [[nodiscard]] TimePoint now() const { return options_.clock->now(); }
 
   // ---- requests ----
-  // Takes a request and hands it to the role; a refused one gets its abort.
+  // Takes a request and hands it to the role. If the role refuses it, the client gets its last Output with the error.
   void open(SequenceId id, Request request, OutputSink sink);
   // A live request; null when it has ended.
   [[nodiscard]] LiveRequest* find(SequenceId sequence);

@@ -10,8 +10,8 @@
 
 namespace baton {
 
-// The slices that destination rank `destination` of a group ends up holding, as pieces whose `source` is the rank that
-// computed them: those written to it directly and those it copies from a neighbour. Sorted by (layers, heads, stripe).
+// All that destination rank `destination` of a group ends up holding: the pieces written to it and those it copies from
+// a neighbour, each with the rank that computed it as its `source`. Sorted by (layers, heads, stripe).
 [[nodiscard]] std::vector<Piece> pieces_of(const Plan& plan, int destination);
 
 // XXH3-64 over the tokens [begin, end) of `pieces`, piece by piece in canonical order. pool_of(piece) is the memory of

@@ -19,7 +19,7 @@ struct AnswerContext {
 
 // The answer as a whole, every choice finished.
 [[nodiscard]] std::string whole_answer(const AnswerContext& context, const std::vector<ChoiceState>& choices);
-// The event of what is new in one choice since its last event, as "data: {...}\n\n". Updates what was sent.
+// "data: {...}\n\n" with what is new in the choice since its last event; counts it as sent.
 [[nodiscard]] std::string stream_event(const AnswerContext& context, ChoiceState& choice);
 // The extra chunk of stream_options.include_usage.
 [[nodiscard]] std::string usage_event(const AnswerContext& context, const std::vector<ChoiceState>& choices);

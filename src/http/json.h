@@ -19,7 +19,7 @@ Result<std::optional<bool>> bool_field(const boost::json::object& object, std::s
 // Integers may be written 3.0. Outside [min, max]: "temperature: 3 is not in [0, 2]".
 Result<std::optional<int64_t>> int_field(const boost::json::object& object, std::string_view name, int64_t min,
                                          int64_t max);
-// [min, max], or (min, max] with `above_min`; an infinite max is never reached.
+// In [min, max]; with `above_min` in (min, max]. A max of infinity admits every finite number.
 Result<std::optional<double>> number_field(const boost::json::object& object, std::string_view name, double min,
                                            double max, bool above_min = false);
 Result<std::optional<std::string>> string_field(const boost::json::object& object, std::string_view name);

@@ -72,8 +72,8 @@ Status check_side(const char* name, const PlanSide& side, const KvGeometry& geom
     return error(ErrorCode::kIncompatible, "{}: {} pipeline stages for {} layers; use pp of at most {} ({})", name,
                  side.layout.pp, geometry.layers, geometry.layers, pair());
   }
-  const uint64_t page_bytes =
-      rank_page_shape(side.layout, 0, geometry, side.page_tokens).page_bytes();  // rank 0 holds most
+  // Rank 0 holds most.
+  const uint64_t page_bytes = rank_page_shape(side.layout, 0, geometry, side.page_tokens).page_bytes();
   if (page_bytes > kPageBytesMax) {
     return error(ErrorCode::kIncompatible,
                  "{}: a page of rank 0 has {} bytes, at most {}; use smaller pages or more ranks ({})", name,

@@ -181,8 +181,8 @@ TEST(PdCall, ARetryGoesToAnotherInstanceWhereThereIsOne) {
   dead.break_off();
   ASSERT_TRUE(pair.registry.add({Role::kPrefill, dead.url(), 1}).ok());
   pair.registry.set_health(dead.url(), true, "");
-  const auto busy =
-      pair.registry.begin_request(pair.clock.now());  // on the first, so that the dead one is the idle one
+  // On the first, so that the dead one is the idle one.
+  const auto busy = pair.registry.begin_request(pair.clock.now());
   ASSERT_EQ(busy->prefill.url.port, pair.prefill.url().port);
   const HttpReply reply = pair.ask(R"({"text":"a"})");
   EXPECT_EQ(reply.status, 200) << reply.body;

@@ -87,8 +87,8 @@ TEST(Router, WorkersJoinAndLeave) {
                 .status,
             200);
   EXPECT_EQ(json::parse(running.ask("GET", "/workers").body).at_pointer("/prefill/1/bootstrap_port"), 9000);
-  EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status,
-            400);  // known
+  // It is known already.
+  EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status, 400);
   EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 200);
   EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 404);
   EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status, 200);

@@ -160,8 +160,8 @@ ModelDigest Checkpoint::digest() const {
     add_number(text.size());
     add(text.data(), text.size());
   };
-  const size_t step =
-      where_.size() / kSampledTensors + 1;  // every tensor of a small model, every step-th of a large one
+  // Every tensor of a small model, every step-th of a large one.
+  const size_t step = where_.size() / kSampledTensors + 1;
   size_t ordinal = 0;
   for (const auto& [name, file] : where_) {
     const SafetensorsEntry& entry = files_[file].header().find(name)->second;

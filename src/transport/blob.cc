@@ -21,6 +21,29 @@ const char* kind_name(uint8_t kind) {
   return "unknown";
 }
 
+// Of whatever kind, also one that this build does not know.
+Result<PeerBlob> decode_any(std::string_view bytes) {
+  ByteReader in(bytes);
+  const uint32_t magic = in.number<uint32_t>();
+  const uint8_t version = in.number<uint8_t>();
+  const uint8_t kind = in.number<uint8_t>();
+  if (in.failed() || magic != kMagic) {
+    return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is not one of ours", bytes.size());
+  }
+  if (version != kVersion) {
+    return error(ErrorCode::kIncompatible, "peer's transport address has version {}, this side reads {}", version,
+                 kVersion);
+  }
+  PeerBlob blob{.kind = static_cast<BlobKind>(kind), .incarnation = {}, .address = {}, .port = in.number<uint16_t>()};
+  blob.incarnation = in.incarnation();
+  blob.address = in.text<uint16_t>(kAddressMax);
+  if (!in.complete() || blob.address.empty()) {
+    return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is cut off or too long",
+                 bytes.size());
+  }
+  return blob;
+}
+
 }  // namespace
 
 std::string encode_blob(const PeerBlob& blob) {
@@ -36,29 +59,18 @@ std::string encode_blob(const PeerBlob& blob) {
 }
 
 Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected) {
-  ByteReader in(bytes);
-  const uint32_t magic = in.number<uint32_t>();
-  const uint8_t version = in.number<uint8_t>();
-  const uint8_t kind = in.number<uint8_t>();
-  if (in.failed() || magic != kMagic) {
-    return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is not one of ours", bytes.size());
-  }
-  if (version != kVersion) {
-    return error(ErrorCode::kIncompatible, "peer's transport address has version {}, this side reads {}", version,
-                 kVersion);
-  }
-  if (kind != static_cast<uint8_t>(expected)) {
+  BATON_ASSIGN(PeerBlob blob, decode_any(bytes));
+  if (blob.kind != expected) {
+    const auto kind = static_cast<uint8_t>(blob.kind);
     return error(ErrorCode::kIncompatible, "peer offers transport {} ({}), this side runs {}: choose one on both sides",
                  kind_name(kind), kind, kind_name(static_cast<uint8_t>(expected)));
   }
-  PeerBlob blob{.kind = expected, .incarnation = {}, .address = {}, .port = in.number<uint16_t>()};
-  blob.incarnation = in.incarnation();
-  blob.address = in.text<uint16_t>(kAddressMax);
-  if (!in.complete() || blob.address.empty()) {
-    return error(ErrorCode::kInvalidArgument, "peer's transport address of {} bytes is cut off or too long",
-                 bytes.size());
-  }
   return blob;
+}
+
+Result<Incarnation> blob_incarnation(std::string_view bytes) {
+  BATON_ASSIGN(const PeerBlob blob, decode_any(bytes));
+  return blob.incarnation;
 }
 
 }  // namespace baton

@@ -22,5 +22,7 @@ struct PeerBlob {
 [[nodiscard]] std::string encode_blob(const PeerBlob& blob);
 // kIncompatible: another version or another kind of transport. kInvalidArgument: malformed.
 Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected);
+// Whose memory a blob of any kind leads to. Errors as of decode_blob().
+Result<Incarnation> blob_incarnation(std::string_view bytes);
 
 }  // namespace baton

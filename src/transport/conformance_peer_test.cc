@@ -102,6 +102,19 @@ TEST_P(Conformance, ForgettingAPeerEndsItsPosts) {
   EXPECT_EQ(pair.write({pair.block(0, 0, 1)}, token(1)).outcome, TransferOutcome::kDone);
 }
 
+// Two pairings with one address: the first to leave does not end the other's.
+TEST_P(Conformance, APeerLivesAsLongAsOneOfItsPairings) {
+  Pair pair(GetParam(), 4096);
+  ASSERT_TRUE(pair.open(1));
+  ASSERT_EQ(*pair.writer->connect(pair.owner->local_blob()), pair.peer);
+  pair.writer->forget(pair.peer);
+  EXPECT_EQ(pair.write({pair.block(0, 0, 4096)}, token(1)).outcome, TransferOutcome::kDone);
+  pair.writer->forget(pair.peer);
+  EXPECT_EQ(pair.post({pair.block(0, 0, 1)}, token(1)).error().code, ErrorCode::kUnavailable);
+  pair.writer->forget(pair.peer);  // once too often
+  EXPECT_EQ(pair.post({pair.block(0, 0, 1)}, token(1)).error().code, ErrorCode::kUnavailable);
+}
+
 // The owner forgets a writer and pairs with it again: the writer is one more time as good as before.
 TEST_P(Conformance, AForgottenWriterIsLetInAgainWhenBothPair) {
   Pair pair(GetParam(), 4096);

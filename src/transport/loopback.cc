@@ -66,11 +66,13 @@ class LoopbackTransport final : public Transport {
   Result<PeerId> connect(std::string_view bytes) override {
     BATON_ASSIGN(PeerBlob blob, decode_blob(bytes, BlobKind::kLoopback));
     std::lock_guard lock(registry().mutex);
-    for (const auto& [id, peer] : peers_) {
-      if (peer.blob == blob) return id;
+    for (auto& [id, peer] : peers_) {
+      if (peer.blob != blob) continue;
+      ++peer.pairings;
+      return id;
     }
     const PeerId id(++last_peer_);
-    peers_.emplace(id, Peer{std::move(blob), std::make_shared<PostBudget>(queue_bytes_)});
+    peers_.emplace(id, Peer{std::move(blob), std::make_shared<PostBudget>(queue_bytes_), 1});
     return id;
   }
 
@@ -116,7 +118,9 @@ class LoopbackTransport final : public Transport {
 
   void forget(PeerId peer) override {
     std::lock_guard lock(registry().mutex);
-    peers_.erase(peer);
+    const auto it = peers_.find(peer);
+    if (it == peers_.end() || --it->second.pairings > 0) return;
+    peers_.erase(it);
     end_pending(TransferOutcome::kPeerLost, "the peer was forgotten", [&](const Post& p) { return p.peer == peer; });
   }
 
@@ -124,6 +128,7 @@ class LoopbackTransport final : public Transport {
   struct Peer {
     PeerBlob blob;
     std::shared_ptr<PostBudget> budget;
+    int pairings;  // connect() less forget()
   };
   struct Post {
     TransferId id;

@@ -31,6 +31,7 @@ PeerId Writer::add_peer(const PeerBlob& blob) {
   for (const auto& [id, peer] : peers_) {
     if (peer->blob != blob) continue;
     peer->refused.clear();  // pairing again: it may let us in now
+    ++peer->pairings;
     return id;
   }
   const PeerId id(++last_peer_);
@@ -42,7 +43,7 @@ PeerId Writer::add_peer(const PeerBlob& blob) {
 std::optional<Incarnation> Writer::forget(PeerId id) {
   std::lock_guard lock(mutex_);
   const auto it = peers_.find(id);
-  if (it == peers_.end()) return std::nullopt;
+  if (it == peers_.end() || --it->second->pairings > 0) return std::nullopt;
   const std::shared_ptr<Peer> peer = it->second;
   lose(*peer, "the peer was forgotten");
   peers_.erase(it);

@@ -35,7 +35,7 @@ class Writer {
   ~Writer();  // joins the copy threads
 
   PeerId add_peer(const PeerBlob& blob);
-  // The incarnation of the peer that was forgotten.
+  // The incarnation of the peer, when that was its last pairing.
   std::optional<Incarnation> forget(PeerId peer);
   Result<TransferId> post(PeerId peer, PreparedBlocks what, const WindowToken& token, TimePoint deadline);
   void cancel(TransferId id);
@@ -56,6 +56,7 @@ class Writer {
     TimePoint attach_deadline;
     std::vector<TransferId> waiting;  // until attached; those no longer in live_ are skipped
     std::string refused;
+    int pairings = 1;  // add_peer() less forget()
     Peer(PeerId peer, PeerBlob b, uint64_t queue_bytes) : id(peer), blob(std::move(b)), budget(queue_bytes) {}
   };
   struct Post {

@@ -34,15 +34,16 @@ class TcpTransport final : public Transport {
     BATON_ASSIGN(PeerBlob blob, decode_blob(bytes, BlobKind::kTcp));
     BATON_ASSIGN(const SocketAddress address, make_address(blob.address, blob.port, /*lookup=*/false));
     std::lock_guard lock(mutex_);
-    for (const auto& [id, peer] : peers_) {
+    for (auto& [id, peer] : peers_) {
       if (peer.blob != blob) continue;
+      ++peer.pairings;
       loop_.submit(tcp::AddPeer{id, address, blob.incarnation, peer.budget});  // pairing again: it may let us in now
       return id;
     }
     const PeerId id(++last_peer_);
     auto budget = std::make_shared<PostBudget>(queue_bytes_);
     loop_.submit(tcp::AddPeer{id, address, blob.incarnation, budget});
-    peers_.emplace(id, Peer{std::move(blob), std::move(budget)});
+    peers_.emplace(id, Peer{std::move(blob), std::move(budget), 1});
     return id;
   }
 
@@ -73,13 +74,17 @@ class TcpTransport final : public Transport {
 
   void forget(PeerId peer) override {
     std::lock_guard lock(mutex_);
-    if (peers_.erase(peer) != 0) loop_.submit(tcp::ForgetPeer{peer});
+    const auto it = peers_.find(peer);
+    if (it == peers_.end() || --it->second.pairings > 0) return;
+    peers_.erase(it);
+    loop_.submit(tcp::ForgetPeer{peer});
   }
 
  private:
   struct Peer {
     PeerBlob blob;
     std::shared_ptr<PostBudget> budget;
+    int pairings;  // connect() less forget()
   };
 
   const uint64_t queue_bytes_;

@@ -83,7 +83,8 @@ class Transport {
   // What a peer needs to reach this object: opaque, versioned, bounded (64 KiB), with the incarnation; carried by the
   // control connection.
   [[nodiscard]] virtual std::string local_blob() const = 0;
-  // Never waits: a peer that cannot be reached shows in its posts. The same blob gives the same PeerId until forget().
+  // Never waits: a peer that cannot be reached shows in its posts. The same blob gives the same PeerId until that was
+  // forgotten as often as it was connected: whoever pairs counts for itself and cannot end the pairing of another.
   virtual Result<PeerId> connect(std::string_view blob) = 0;
 
   // The owner's side: writes and reads of `ranges` are accepted from whoever quotes `token` until the window is closed.
@@ -110,8 +111,7 @@ class Transport {
   // Readable while poll() has something to say; for poll(2) and epoll.
   [[nodiscard]] virtual int event_fd() const = 0;
 
-  // The caller has learnt that the peer's process is gone or fenced: posts to it end with kPeerLost, its connections
-  // are closed.
+  // Takes one connect() back. With the last one posts to the peer end with kPeerLost and its connections are closed.
   virtual void forget(PeerId peer) = 0;
 };
 

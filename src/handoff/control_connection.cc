@@ -25,7 +25,8 @@ Result<UniqueFd> listen_on(const std::string& host, uint16_t port) {
   return fd;
 }
 
-ControlConnection::ControlConnection(UniqueFd fd, TimePoint now) : fd_(std::move(fd)), heard_(now), pinged_(now) {
+ControlConnection::ControlConnection(UniqueFd fd, TimePoint attended)
+    : fd_(std::move(fd)), heard_(attended), pinged_(attended) {
   const int on = 1;
   ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
@@ -61,7 +62,7 @@ void ControlConnection::flush() {
   }
 }
 
-void ControlConnection::receive(TimePoint now) {
+void ControlConnection::receive(TimePoint attended) {
   if (broken()) return;
   if (taken_ > 0) {
     in_.erase(0, taken_);
@@ -75,7 +76,7 @@ void ControlConnection::receive(TimePoint now) {
   const int saved = errno;
   in_.resize(before + (n > 0 ? static_cast<size_t>(n) : 0));
   if (n > 0) {
-    heard_ = now;
+    heard_ = attended;
   } else if (n == 0) {
     break_off("the peer closed the control connection");
   } else if (saved != EAGAIN && saved != EWOULDBLOCK && saved != EINTR) {
@@ -100,14 +101,19 @@ Result<std::optional<Frame>> ControlConnection::next() {
   return std::optional<Frame>(std::move(*frame));
 }
 
-void ControlConnection::beat(TimePoint now, Duration interval, int misses) {
+void ControlConnection::beat(TimePoint attended, Duration interval, int misses) {
   if (broken()) return;
-  if (now - heard_ > interval * misses) {
-    break_off(fmt::format("nothing heard for {:.1f} s", to_seconds(now - heard_)));
-  } else if (now - pinged_ >= interval) {
-    pinged_ = now;
-    send(Ping{++serial_});
+  if (attended - heard_ > interval * misses) {
+    break_off(fmt::format("nothing heard for {:.1f} s", to_seconds(attended - heard_)));
+  } else if (attended - pinged_ >= interval) {
+    ping(attended);
   }
+}
+
+uint64_t ControlConnection::ping(TimePoint attended) {
+  pinged_ = attended;
+  send(Ping{++serial_});
+  return serial_;
 }
 
 }  // namespace baton

@@ -1,6 +1,7 @@
 // One non-blocking control connection: frames in, frames out, and when the other side was last heard. One thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,8 +19,8 @@ Result<UniqueFd> listen_on(const std::string& host, uint16_t port);
 
 class ControlConnection {
  public:
-  // Of an accepted socket.
-  ControlConnection(UniqueFd fd, TimePoint now);
+  // Of a connected socket. Every `attended` is Attention::now().
+  ControlConnection(UniqueFd fd, TimePoint attended);
 
   // Queues a frame and writes what the socket takes. A peer that does not read until the queue is full counts as
   // broken.
@@ -27,13 +28,19 @@ class ControlConnection {
   void flush();
 
   // Reads what is there. After an error the connection is broken.
-  void receive(TimePoint now);
+  void receive(TimePoint attended);
   // The next whole frame, if one is there. An error breaks the connection.
   Result<std::optional<Frame>> next();
 
   // Sends a Ping when `interval` has passed since the last; breaks the connection when nothing was heard for misses *
   // interval.
-  void beat(TimePoint now, Duration interval, int misses);
+  void beat(TimePoint attended, Duration interval, int misses);
+  // Sends a Ping and returns its serial. The Pong that has it comes after all that the peer had sent before.
+  uint64_t ping(TimePoint attended);
+  void on_pong(uint64_t serial) {
+    if (serial <= serial_) answered_ = std::max(answered_, serial);
+  }
+  [[nodiscard]] bool has_answered(uint64_t serial) const { return answered_ >= serial; }
 
   void set_paired() { limit_ = kFrameBytesMax; }
   void break_off(std::string why);
@@ -50,7 +57,8 @@ class ControlConnection {
   size_t limit_ = kFrameBytesMaxUnpaired;
   TimePoint heard_;
   TimePoint pinged_;
-  uint64_t serial_ = 0;
+  uint64_t serial_ = 0;    // of the last Ping
+  uint64_t answered_ = 0;  // of the last Pong
   std::string why_;
 };
 

@@ -65,6 +65,7 @@ class RawPeer {
       BATON_CHECK(frame.ok(), "{}", frame.error().message);
       if (frame->has_value()) {
         if (std::holds_alternative<Pong>(**frame)) ++pongs;
+        if (const auto* ping = std::get_if<Ping>(&**frame); ping && answers_pings) send(Pong{ping->serial});
         if (std::holds_alternative<Ping>(**frame) || std::holds_alternative<Pong>(**frame)) continue;
         return **frame;
       }
@@ -83,7 +84,9 @@ class RawPeer {
     next(200ms);
     return connection_.broken();
   }
+  void leave() { ::shutdown(fd_, SHUT_RDWR); }
   int pongs = 0;
+  bool answers_pings = false;
 
  private:
   int fd_;

@@ -68,8 +68,11 @@ HandoffStats DecodeHandoff::Service::stats() const {
 
 // ---- commands on the thread ----
 
+// The clock is read after them, so that nothing that is done with them lies before they came.
 void DecodeHandoff::Service::take_commands() {
-  for (Command& queued : commands_.drain()) {
+  std::vector<Command> commands = commands_.drain();
+  now_ = clock_.now();
+  for (Command& queued : commands) {
     std::visit([&](auto& what) { command(what); }, queued);
   }
 }
@@ -136,9 +139,10 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
   entry.pair->connection->send(grant);
 }
 
-void DecodeHandoff::Service::on_commit(Commit& commit) {
+void DecodeHandoff::Service::on_commit(const Pair& pair, Commit& commit) {
   const auto found = attempts_.find(commit.attempt);
-  if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted)
+  if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted ||
+      commit.prefill != pair.peer.incarnation)
     return count([](HandoffStats& s) { ++s.stale_frames; });
   Entry& entry = *found->second;
   const AttemptId attempt = commit.attempt;

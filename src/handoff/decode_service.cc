@@ -25,6 +25,7 @@ DecodeHandoff::Service::Service(DecodeHandoffOptions options, Manifest self, Tra
       pools_(std::move(pools)),
       sink_(std::move(sink)),
       now_(clock_.now()),
+      attention_(now_, options_.heartbeat / 2),
       resolver_([this] { wake_.wake(); }) {
   thread_ = std::thread([this] { run(); });
 }
@@ -39,8 +40,8 @@ void DecodeHandoff::Service::run() {
   name_thread("baton-handoff");
   while (!stopping_) {
     wait_for_work();
-    now_ = clock_.now();
     take_commands();
+    attention_.turn(now_);
     take_addresses();
     serve_pairs();
     forget_pairs();
@@ -122,6 +123,7 @@ void DecodeHandoff::Service::serve_pairs() {
         if (now_ < pair->next_try) break;
         pair->state = Pair::State::kResolving;
         pair->since = now_;
+        pair->attended = attention_.now();
         resolver_.ask(pair->host, pair->port);
         break;
       case Pair::State::kResolving:
@@ -133,7 +135,7 @@ void DecodeHandoff::Service::serve_pairs() {
         serve(*pair);
     }
     const bool unpaired = pair->state != Pair::State::kBackoff && pair->state != Pair::State::kPaired;
-    if (unpaired && now_ - pair->since > options_.connect_timeout)
+    if (unpaired && attention_.now() - pair->attended > options_.connect_timeout)
       pair_failed(*pair, error(ErrorCode::kUnavailable, "prefill at {} did not answer within {:.1f} s", pair->address,
                                to_seconds(options_.connect_timeout)));
   }
@@ -146,13 +148,13 @@ void DecodeHandoff::Service::serve_connecting(Pair& pair) {
     pair_failed(pair, error(ErrorCode::kUnavailable, "cannot reach prefill at {}: {}", pair.address, errno_text(code)));
     return;
   }
-  pair.connection = std::make_unique<ControlConnection>(std::move(pair.connecting), now_);
+  pair.connection = std::make_unique<ControlConnection>(std::move(pair.connecting), attention_.now());
   pair.state = Pair::State::kManifest;
   pair.connection->send(self_);
 }
 
 void DecodeHandoff::Service::serve(Pair& pair) {
-  pair.connection->receive(now_);
+  pair.connection->receive(attention_.now());
   while (pair.connection) {
     Result<std::optional<Frame>> next = pair.connection->next();
     if (!next) {
@@ -164,7 +166,8 @@ void DecodeHandoff::Service::serve(Pair& pair) {
   }
   if (!pair.connection) return;  // the frame ended it
   pair.connection->flush();
-  if (pair.state == Pair::State::kPaired) pair.connection->beat(now_, options_.heartbeat, options_.heartbeat_misses);
+  if (pair.state == Pair::State::kPaired)
+    pair.connection->beat(attention_.now(), options_.heartbeat, options_.heartbeat_misses);
   if (!pair.connection->broken()) return;
   if (pair.state == Pair::State::kPaired) {
     pair_lost(pair);
@@ -188,12 +191,13 @@ void DecodeHandoff::Service::frame(Pair& pair, Frame& frame) {
                                    pair.planner->hash(), accept->plan_hash, pair.address));
   }
   if (pair.state == Pair::State::kPaired) {
-    if (auto* commit = std::get_if<Commit>(&frame)) return on_commit(*commit);
+    if (auto* commit = std::get_if<Commit>(&frame)) return on_commit(pair, *commit);
     if (const auto* ping = std::get_if<Ping>(&frame)) return pair.connection->send(Pong{ping->serial});
-    if (std::holds_alternative<Pong>(frame)) return;
+    if (const auto* pong = std::get_if<Pong>(&frame)) return pair.connection->on_pong(pong->serial);
     if (const auto* cancel = std::get_if<Cancel>(&frame)) {
       const auto found = attempts_.find(cancel->attempt);
-      if (found != attempts_.end() && found->second->digest == cancel->grant_digest)
+      if (found != attempts_.end() && found->second->digest == cancel->grant_digest &&
+          found->second->machine.writer() == pair.peer.incarnation)
         return step(cancel->attempt, DecodeAttempt::CancelThere{cancel->reason, cancel->fault});
       return pair.connection->send(Drained{cancel->attempt, cancel->grant_digest});
     }
@@ -211,12 +215,14 @@ void DecodeHandoff::Service::frame(Pair& pair, Frame& frame) {
 }
 
 void DecodeHandoff::Service::meet(Pair& pair, Manifest& manifest) {
-  Result<Planner> planner = agree(manifest, self_);
-  if (!planner) {
+  const auto refuse = [&](const Error& why) {
     count([](HandoffStats& s) { ++s.refusals; });
-    pair.connection->send(Refuse{planner.error().message});
-    return pair_failed(pair, planner.error());
-  }
+    pair.connection->send(Refuse{why.message});
+    pair_failed(pair, why);
+  };
+  if (const Status own = check_blob(manifest); !own) return refuse(own.error());
+  Result<Planner> planner = agree(manifest, self_);
+  if (!planner) return refuse(planner.error());
   pair.peer = std::move(manifest);
   pair.planner = std::make_shared<const Planner>(std::move(*planner));
   pair.state = Pair::State::kAccept;
@@ -291,7 +297,6 @@ std::vector<AttemptId> DecodeHandoff::Service::attempts_of(const Pair& pair) con
 }
 
 void DecodeHandoff::Service::shut_down() {
-  now_ = clock_.now();
   take_commands();
   std::vector<AttemptId> all;
   for (const auto& [attempt, entry] : attempts_) all.push_back(attempt);
@@ -301,6 +306,7 @@ void DecodeHandoff::Service::shut_down() {
   while (!attempts_.empty() && now_ < until) {
     wait_for_work();
     now_ = clock_.now();
+    attention_.turn(now_);
     serve_pairs();
     tick();
   }

@@ -12,6 +12,7 @@
 
 #include "base/queue.h"
 #include "base/wake_fd.h"
+#include "handoff/attention.h"
 #include "handoff/control_connection.h"
 #include "handoff/decode_attempt.h"
 #include "handoff/decode_handoff.h"
@@ -49,6 +50,7 @@ class DecodeHandoff::Service {
     std::string address;
     State state = State::kBackoff;
     TimePoint since;     // of the try
+    TimePoint attended;  // the same as Attention has it
     TimePoint next_try;  // in kBackoff
     TimePoint wanted;    // last asked for, or paired
     Duration backoff{};
@@ -92,7 +94,7 @@ class DecodeHandoff::Service {
   void forget_pairs();
   void try_soon(Pair& pair);
   [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
-  void on_commit(Commit& commit);
+  void on_commit(const Pair& pair, Commit& commit);
   void tick();
   void verify_slices();
   void step(AttemptId attempt, const DecodeAttempt::Input& input);
@@ -125,6 +127,7 @@ class DecodeHandoff::Service {
 
   // The thread's own.
   TimePoint now_;
+  Attention attention_;
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Pair>> pairs_;
   std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
   HostResolver resolver_;

@@ -12,15 +12,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr Incarnation kPrefillIncarnation{1, 11};
-
 struct Both {
   explicit Both(const PairSpec& spec, const std::string& transport = "loopback",
                 PrefillHandoffOptions prefill_options = {}, DecodeHandoffOptions decode_options = {},
                 int corrupt_post = 0)
-      : prefill(spec, corrupting_transport(transport_of(transport), corrupt_post), kPrefillIncarnation,
-                prefill_options),
-        decode(spec, transport_of(transport), draw_incarnation(), std::move(decode_options)) {}
+      : prefill(spec, corrupting_transport(transport_of(transport), corrupt_post), prefill_options),
+        decode(spec, transport_of(transport), std::move(decode_options)) {}
 
   template <typename Done>
   bool run_until(Done done, Duration timeout = 20s) {
@@ -369,8 +366,8 @@ TEST(Handoff, DifferentModelsRefuseEachOtherAndSayWhy) {
   PairSpec spec = small();
   PairSpec other = spec;
   other.geometry.layers = 7;
-  TestPrefill prefill(spec, transport_of("loopback"), kPrefillIncarnation);
-  TestDecode decode(other, transport_of("loopback"), draw_incarnation());
+  TestPrefill prefill(spec, transport_of("loopback"));
+  TestDecode decode(other, transport_of("loopback"));
   ASSERT_TRUE(decode.request(AttemptId(1), "127.0.0.1", prefill.port(), 0, 40));
   const TimePoint before = SteadyClock().now();
   while (!decode.over(AttemptId(1)) && SteadyClock().now() - before < 5s) decode.pump();

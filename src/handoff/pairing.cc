@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "transport/blob.h"
+
 namespace baton {
 namespace {
 
@@ -67,6 +69,16 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
   BATON_TRY(check_regions(prefill, "prefill"));
   BATON_TRY(check_regions(decode, "decode"));
   return planner;
+}
+
+Status check_blob(const Manifest& manifest) {
+  const Result<Incarnation> owner = blob_incarnation(manifest.transport_blob);
+  if (!owner) return error(ErrorCode::kIncompatible, "{}", owner.error().message);
+  if (*owner != manifest.incarnation)
+    return error(ErrorCode::kIncompatible,
+                 "the manifest is of instance {}, its transport address of {}: each instance tells its own",
+                 manifest.incarnation.to_string(), owner->to_string());
+  return {};
 }
 
 Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,

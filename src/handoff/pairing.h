@@ -16,6 +16,10 @@ namespace baton {
 // one line what differs, with both sides and the remedy.
 Result<Planner> agree(const Manifest& prefill, const Manifest& decode);
 
+// Whether the transport's address in a manifest is the sender's own: one that leads to another instance's memory would
+// let whoever shows it meddle with that one's pairing.
+[[nodiscard]] Status check_blob(const Manifest& manifest);
+
 // Fills role, transport, blob and regions, and checks that pools and manifest agree: one pool per world rank, the
 // shapes that the layout gives, pages_per_group pages in each.
 Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,

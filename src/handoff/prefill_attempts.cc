@@ -61,8 +61,11 @@ HandoffStats PrefillHandoff::Service::stats() const {
 
 // ---- commands on the thread ----
 
+// The clock is read after them, so that nothing that is done with them lies before they came.
 void PrefillHandoff::Service::take_commands() {
-  for (Command& queued : commands_.drain()) {
+  std::vector<Command> commands = commands_.drain();
+  now_ = clock_.now();
+  for (Command& queued : commands) {
     std::visit([&](auto& what) { command(queued.attempt, what); }, queued.what);
   }
 }
@@ -116,6 +119,13 @@ Status PrefillHandoff::Service::check_grant(const Peer& peer, const Grant& grant
   if (grant.prompt_tokens > kPlanTokensMax || pages != needed || grant.cached_tokens % m.page_tokens != 0)
     return error(ErrorCode::kInvalidArgument, "grant of {} pages of {} tokens for {} tokens, {} cached", pages,
                  m.page_tokens, grant.prompt_tokens, grant.cached_tokens);
+  // The commit that answers it has a checksum for each page and rank.
+  const int64_t ranks = peer.planner->destination_ranks();
+  if (pages * ranks > kChecksumsMax)
+    return error(
+        ErrorCode::kInvalidArgument,
+        "grant of {} pages on {} ranks, one commit accounts for {} at most: use a larger --page-size on decode", pages,
+        ranks, kChecksumsMax);
   for (const GrantedPage& page : grant.pages) {
     if (page.page.value() >= static_cast<uint32_t>(m.pages_per_group))
       return error(ErrorCode::kInvalidArgument, "grant of page {}, decode has {}", page.page, m.pages_per_group);
@@ -256,9 +266,13 @@ bool PrefillHandoff::Service::post_one(AttemptId attempt, Entry& entry) {
     return true;
   }
   entry.queued.pop_front();
-  const auto outcome =
-      posted.error().code == ErrorCode::kUnavailable ? TransferOutcome::kPeerLost : TransferOutcome::kFailed;
+  const bool no_peer = posted.error().code == ErrorCode::kUnavailable;
+  const auto peer = peers_.find(entry.peer);
+  const TransferOutcome outcome = no_peer ? TransferOutcome::kPeerLost : TransferOutcome::kFailed;
   step(attempt, PrefillAttempt::PostEnded{outcome, true, true, posted.error().message});
+  // Nothing of the pair can be sent any more: it has to meet anew, which connects the transport again.
+  if (no_peer && peer != peers_.end())
+    peer->second->connection.break_off("the transport has lost the peer: " + posted.error().message);
   return true;
 }
 

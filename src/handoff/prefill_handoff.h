@@ -21,6 +21,8 @@ struct PrefillHandoffOptions {
   uint16_t port = 0;               // 0: any free one, see port()
   Duration heartbeat = std::chrono::seconds(1);
   int heartbeat_misses = 3;  // a peer silent for that many is lost
+  // An older connection of an instance that comes again must answer within it, or is taken for dead.
+  Duration replace_after = std::chrono::seconds(1);
   // Grants whose request has not come yet: held for this long or the grant's own budget, whichever ends first.
   Duration early_grant_timeout = std::chrono::seconds(60);
   size_t early_grants_max = 4096;

@@ -28,7 +28,8 @@ PrefillHandoff::Service::Service(PrefillHandoffOptions options, Manifest self, T
       pools_(std::move(pools)),
       sink_(std::move(sink)),
       listener_(std::move(listener)),
-      now_(clock_.now()) {
+      now_(clock_.now()),
+      attention_(now_, options_.heartbeat / 2) {
   const Result<SocketAddress> bound = bound_address(listener_.fd());
   port_ = bound ? bound->port() : 0;
   thread_ = std::thread([this] { run(); });
@@ -44,8 +45,8 @@ void PrefillHandoff::Service::run() {
   name_thread("baton-handoff");
   while (!stopping_) {
     wait_for_work();
-    now_ = clock_.now();
     take_commands();
+    attention_.turn(now_);
     accept_peers();
     serve_peers();
     take_transfer_events();
@@ -69,6 +70,10 @@ void PrefillHandoff::Service::wait_for_work() {
 int PrefillHandoff::Service::poll_timeout_ms() const {
   if (!pump_order_.empty()) return 2;  // the transport's queue was full
   Duration wait = options_.heartbeat / 4;
+  for (const auto& [id, peer] : peers_) {
+    if (peer->connection.broken()) return 0;  // it is to be dropped
+    if (peer->state == Peer::State::kElders) wait = std::min(wait, options_.replace_after / 4);
+  }
   for (const auto& [attempt, entry] : attempts_) wait = std::min(wait, entry->machine.deadline() - now_);
   return static_cast<int>(std::clamp<int64_t>(wait / std::chrono::milliseconds(1) + 1, 1, 1000));
 }
@@ -78,7 +83,7 @@ void PrefillHandoff::Service::accept_peers() {
     UniqueFd fd = listener_.accept(now_);
     if (!fd.valid()) return;
     if (peers_.size() >= kPeersMax) continue;  // closed at once
-    peers_.emplace(next_peer_++, std::make_unique<Peer>(std::move(fd), now_));
+    peers_.emplace(next_peer_++, std::make_unique<Peer>(std::move(fd), attention_.now()));
   }
 }
 
@@ -95,7 +100,7 @@ void PrefillHandoff::Service::serve_peers() {
 
 void PrefillHandoff::Service::serve(uint64_t id, Peer& peer) {
   ControlConnection& connection = peer.connection;
-  connection.receive(now_);
+  connection.receive(attention_.now());
   while (peer.state != Peer::State::kRefused) {
     Result<std::optional<Frame>> next = connection.next();
     if (!next) {
@@ -107,9 +112,10 @@ void PrefillHandoff::Service::serve(uint64_t id, Peer& peer) {
     frame(id, peer, **next);
   }
   connection.flush();
+  if (peer.state == Peer::State::kElders && !connection.broken()) await_elders(peer);
   if (peer.state == Peer::State::kPaired) {
-    connection.beat(now_, options_.heartbeat, options_.heartbeat_misses);
-  } else if (now_ - peer.since > kHandshakeTimeout ||
+    connection.beat(attention_.now(), options_.heartbeat, options_.heartbeat_misses);
+  } else if (attention_.now() - peer.since > kHandshakeTimeout ||
              (peer.state == Peer::State::kRefused && !connection.wants_write())) {
     connection.break_off(peer.state == Peer::State::kRefused ? "refused" : "no handshake in time");
   }
@@ -165,7 +171,7 @@ void PrefillHandoff::Service::frame(uint64_t id, Peer& peer, Frame& frame) {
     if (auto* grant = std::get_if<Grant>(&frame)) return on_grant(id, peer, *grant);
     if (const auto* cancel = std::get_if<Cancel>(&frame)) return on_cancel(peer, *cancel);
     if (const auto* ping = std::get_if<Ping>(&frame)) return peer.connection.send(Pong{ping->serial});
-    if (std::holds_alternative<Pong>(frame)) return;
+    if (const auto* pong = std::get_if<Pong>(&frame)) return peer.connection.on_pong(pong->serial);
     const auto about = [&](AttemptId attempt, uint64_t digest, const PrefillAttempt::Input& input) {
       const auto found = attempts_.find(attempt);
       if (found == attempts_.end() || found->second->digest != digest)
@@ -193,33 +199,57 @@ void PrefillHandoff::Service::refuse(Peer& peer, const std::string& text) {
 }
 
 void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, Manifest& manifest) {
+  if (const Status own = check_blob(manifest); !own) return refuse(peer, own.error().message);
   Result<Planner> planner = agree(self_, manifest);
   if (!planner) return refuse(peer, planner.error().message);
-  // The same process comes again: what its old connection still holds must not act after this one (S8).
+  peer.manifest = std::move(manifest);
+  peer.planner = std::make_shared<const Planner>(std::move(*planner));
+  peer.state = Peer::State::kElders;
+  peer.since = attention_.now();
+  std::vector<uint64_t> unpaired;
   for (auto& [other_id, other] : peers_) {
-    if (other_id != id && other->state != Peer::State::kManifest &&
-        other->manifest.incarnation == manifest.incarnation) {
-      other->connection.break_off("replaced by a newer connection of the same instance");
+    if (other_id == id || other->manifest.incarnation != peer.manifest.incarnation) continue;
+    if (other->state == Peer::State::kPaired) {
+      peer.elders[other_id] = other->connection.ping(attention_.now());
+    } else if (other->state != Peer::State::kRefused) {
+      unpaired.push_back(other_id);
     }
   }
-  for (auto it = peers_.begin(); it != peers_.end();) {
-    const uint64_t other = (it++)->first;
-    if (other != id && peers_.at(other)->connection.broken()) drop_peer(other);
+  for (const uint64_t other : unpaired) drop_peer(other);
+  await_elders(peer);
+}
+
+// The same process comes again. What its old connection still holds must not act after this one (S8): when that answers
+// a ping, all that was sent before has been read, and both may live (an instance that knows us by two addresses);
+// otherwise it is dead, or somebody else's.
+void PrefillHandoff::Service::await_elders(Peer& peer) {
+  const bool late = attention_.now() - peer.since > options_.replace_after;
+  for (auto it = peer.elders.begin(); it != peer.elders.end();) {
+    const auto [elder, serial] = *it;
+    const auto found = peers_.find(elder);
+    const bool answered = found == peers_.end() || found->second->connection.has_answered(serial);
+    if (!answered && !late && !found->second->connection.broken()) return;
+    it = peer.elders.erase(it);
+    if (answered) continue;
+    found->second->connection.break_off("replaced by a newer connection of the same instance");
+    drop_peer(elder);
   }
-  Result<PeerId> connected = transport_.connect(manifest.transport_blob);
+  admit(peer);
+}
+
+void PrefillHandoff::Service::admit(Peer& peer) {
+  Result<PeerId> connected = transport_.connect(peer.manifest.transport_blob);
   if (!connected)
     return refuse(peer, fmt::format("prefill cannot reach decode's memory: {}", connected.error().message));
   peer.transport_peer = *connected;
   peer.connected = true;
-  peer.manifest = std::move(manifest);
-  peer.planner = std::make_shared<const Planner>(std::move(*planner));
   peer.state = Peer::State::kAccept;
+  peer.since = attention_.now();
   peer.connection.send(self_);
   peer.connection.send(Accept{peer.planner->hash()});
 }
 
 void PrefillHandoff::Service::shut_down() {
-  now_ = clock_.now();
   take_commands();
   const TimePoint until = now_ + kStopTimeout;
   std::vector<AttemptId> all;
@@ -229,8 +259,8 @@ void PrefillHandoff::Service::shut_down() {
   while (!attempts_.empty() && now_ < until) {
     pollfd fds[] = {{transport_.event_fd(), POLLIN, 0}};
     ::poll(fds, 1, 10);
-    now_ = clock_.now();
     take_commands();
+    attention_.turn(now_);
     serve_peers();
     take_transfer_events();
     tick();

@@ -15,6 +15,7 @@
 #include "base/listener.h"
 #include "base/queue.h"
 #include "base/wake_fd.h"
+#include "handoff/attention.h"
 #include "handoff/control_connection.h"
 #include "handoff/prefill_attempt.h"
 #include "handoff/prefill_handoff.h"
@@ -60,13 +61,15 @@ class PrefillHandoff::Service {
 
   // A decode instance's connection; numbers are never reused.
   struct Peer {
-    enum class State { kManifest, kAccept, kPaired, kRefused };
-    Peer(UniqueFd fd, TimePoint now) : connection(std::move(fd), now), since(now) {}
+    enum class State { kManifest, kElders, kAccept, kPaired, kRefused };
+    Peer(UniqueFd fd, TimePoint attended) : connection(std::move(fd), attended), since(attended) {}
     ControlConnection connection;
-    TimePoint since;
+    TimePoint since;  // of the handshake
     State state = State::kManifest;
     Manifest manifest;
     std::shared_ptr<const Planner> planner;
+    // In kElders: older connections of the same incarnation, and the Ping that each has to answer.
+    std::map<uint64_t, uint64_t> elders;
     PeerId transport_peer;
     bool connected = false;  // transport_peer is valid
   };
@@ -117,6 +120,8 @@ class PrefillHandoff::Service {
   void drop_peer(uint64_t id);
   void frame(uint64_t id, Peer& peer, Frame& frame);
   void meet(uint64_t id, Peer& peer, Manifest& manifest);
+  void await_elders(Peer& peer);
+  void admit(Peer& peer);
   void refuse(Peer& peer, const std::string& text);
   void on_grant(uint64_t id, Peer& peer, Grant& grant);
   void on_cancel(Peer& peer, const Cancel& cancel);
@@ -162,6 +167,7 @@ class PrefillHandoff::Service {
 
   // The thread's own.
   TimePoint now_;
+  Attention attention_;
   uint64_t next_peer_ = 1;
   std::map<uint64_t, std::unique_ptr<Peer>> peers_;
   std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;

@@ -69,7 +69,7 @@ class Commands {
 
 // "begin ATTEMPT TOKENS" -> "ended ATTEMPT OUTCOME"
 void run_prefill_child(const std::string& transport) {
-  TestPrefill prefill(spec_of_processes(), transport_of(transport), draw_incarnation(), prefill_options());
+  TestPrefill prefill(spec_of_processes(), transport_of(transport), prefill_options());
   prefill.chunk = 8;
   std::cout << "port " << prefill.port() << std::endl;
   Commands commands;
@@ -93,7 +93,7 @@ void run_prefill_child(const std::string& transport) {
 
 // "receive ATTEMPT TOKENS PORT" -> "over ATTEMPT OUTCOME DIFFERENCE"
 void run_decode_child(const std::string& transport) {
-  TestDecode decode(spec_of_processes(), transport_of(transport), draw_incarnation(), decode_options());
+  TestDecode decode(spec_of_processes(), transport_of(transport), decode_options());
   std::cout << "port 0" << std::endl;
   Commands commands;
   std::map<AttemptId, bool> told;
@@ -218,7 +218,7 @@ class HandoffProcesses : public testing::TestWithParam<std::string> {
 
 TEST_P(HandoffProcesses, KvCrossesToThisProcess) {
   Child child("prefill", GetParam());
-  TestDecode decode(spec_of_processes(), transport_of(GetParam()), draw_incarnation(), decode_options());
+  TestDecode decode(spec_of_processes(), transport_of(GetParam()), decode_options());
   for (uint64_t i = 1; i <= 12; ++i) {
     ASSERT_TRUE(decode.request(AttemptId(i), "127.0.0.1", child.port, static_cast<int>(i % 2),
                                10 + static_cast<int64_t>(9 * i % 90)));
@@ -235,7 +235,7 @@ TEST_P(HandoffProcesses, KvCrossesToThisProcess) {
 // Whatever moment the kill hits: every attempt ends, every page becomes free, no freed page changes, and a new process
 // serves again.
 TEST_P(HandoffProcesses, PrefillIsKilled) {
-  TestDecode decode(spec_of_processes(), transport_of(GetParam()), draw_incarnation(), decode_options());
+  TestDecode decode(spec_of_processes(), transport_of(GetParam()), decode_options());
   uint64_t next = 1;
   int committed = 0, ended = 0;
   for (int round = 0; round < 5; ++round) {
@@ -266,7 +266,7 @@ TEST_P(HandoffProcesses, PrefillIsKilled) {
 }
 
 TEST_P(HandoffProcesses, DecodeIsKilled) {
-  TestPrefill prefill(spec_of_processes(), transport_of(GetParam()), draw_incarnation(), prefill_options());
+  TestPrefill prefill(spec_of_processes(), transport_of(GetParam()), prefill_options());
   prefill.chunk = 8;
   uint64_t next = 1;
   for (int round = 0; round < 5; ++round) {
@@ -294,7 +294,7 @@ TEST_P(HandoffProcesses, DecodeIsKilled) {
 // A stopped writer is silent, not gone: attempts fail by heartbeat, and nothing it writes after it wakes touches a page
 // that was freed.
 TEST_P(HandoffProcesses, PrefillIsStoppedAndWakes) {
-  TestDecode decode(spec_of_processes(), transport_of(GetParam()), draw_incarnation(), decode_options());
+  TestDecode decode(spec_of_processes(), transport_of(GetParam()), decode_options());
   Child child("prefill", GetParam());
   for (uint64_t i = 1; i <= 6; ++i) {
     ASSERT_TRUE(decode.request(AttemptId(i), "127.0.0.1", child.port, static_cast<int>(i % 2), 90));

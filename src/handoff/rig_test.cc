@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "handoff/pairing.h"
+#include "transport/blob.h"
 #include "transport/forwarding.h"
 
 namespace baton {
@@ -21,6 +22,8 @@ std::unique_ptr<Transport> transport_of(const std::string& name) {
   options.incarnation = draw_incarnation();
   return transport_of(name, options);
 }
+Incarnation incarnation_of(const Transport& transport) { return blob_incarnation(transport.local_blob()).value(); }
+
 namespace {
 constexpr std::byte kPoison{0xdd};
 }
@@ -156,13 +159,14 @@ void PageList::give_back(const std::vector<GrantedPage>& pages) {
 
 // ---- prefill ----
 
-TestPrefill::TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, Incarnation incarnation,
-                         PrefillHandoffOptions options)
+TestPrefill::TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, PrefillHandoffOptions options)
     : spec_(spec), transport_(std::move(transport)), memory_(spec.prefill, spec.geometry, *transport_) {
   pages_.assign(static_cast<size_t>(spec.prefill.layout.dp), PageList(spec.prefill.pages));
-  auto started =
-      PrefillHandoff::start(options, manifest_of(spec, spec.prefill, incarnation), *transport_, memory_.pools(),
-                            [this](PrefillEvent event) { events_.push_always(std::move(event)); });
+  auto started = PrefillHandoff::start(options, manifest_of(spec, spec.prefill, incarnation_of(*transport_)),
+                                       *transport_, memory_.pools(), [this](PrefillEvent event) {
+                                         on_event();
+                                         events_.push_always(std::move(event));
+                                       });
   BATON_CHECK(started.ok(), "{}", started.error().message);
   handoff_ = std::move(*started);
 }
@@ -220,13 +224,14 @@ bool TestPrefill::all_free() const {
 
 // ---- decode ----
 
-TestDecode::TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, Incarnation incarnation,
-                       DecodeHandoffOptions options)
+TestDecode::TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, DecodeHandoffOptions options)
     : spec_(spec), transport_(std::move(transport)), memory_(spec.decode, spec.geometry, *transport_) {
   pages_.assign(static_cast<size_t>(spec.decode.layout.dp), PageList(spec.decode.pages));
-  auto started =
-      DecodeHandoff::start(std::move(options), manifest_of(spec, spec.decode, incarnation), *transport_,
-                           memory_.pools(), [this](DecodeEvent event) { events_.push_always(std::move(event)); });
+  auto started = DecodeHandoff::start(std::move(options), manifest_of(spec, spec.decode, incarnation_of(*transport_)),
+                                      *transport_, memory_.pools(), [this](DecodeEvent event) {
+                                        on_event();
+                                        events_.push_always(std::move(event));
+                                      });
   BATON_CHECK(started.ok(), "{}", started.error().message);
   handoff_ = std::move(*started);
 }

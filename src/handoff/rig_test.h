@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,6 +22,8 @@ namespace baton {
 // A transport of another incarnation each time, or with the given options.
 [[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name);
 [[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name, const TransportOptions& options);
+
+[[nodiscard]] Incarnation incarnation_of(const Transport& transport);
 
 struct SideSpec {
   Layout layout;
@@ -79,8 +82,7 @@ class PageList {
 // Computes (writes the pattern) in chunks when granted. One thread calls its methods.
 class TestPrefill {
  public:
-  TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, Incarnation incarnation,
-              PrefillHandoffOptions options = {});
+  TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, PrefillHandoffOptions options = {});
   // Wraps the transport's posts; see corrupting_transport().
   void begin(AttemptId attempt, int dp_rank, int64_t tokens, Duration timeout = std::chrono::seconds(20));
   void cancel(AttemptId attempt) { handoff_->cancel(attempt, "test"); }
@@ -88,6 +90,8 @@ class TestPrefill {
   void pump();
   int64_t chunk = 24;
   bool paused = false;  // computes nothing more
+  // Called on the service's thread with each event.
+  std::function<void()> on_event = [] {};
 
   [[nodiscard]] uint16_t port() const { return handoff_->port(); }
   [[nodiscard]] const std::map<AttemptId, PrefillEnded>& ended() const { return ended_; }
@@ -127,13 +131,14 @@ class TestDecode {
     std::string difference;  // of the memory when committed; must be empty
   };
 
-  TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, Incarnation incarnation,
-             DecodeHandoffOptions options = {});
+  TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, DecodeHandoffOptions options = {});
   // False: no pages.
   bool request(AttemptId attempt, const std::string& host, uint16_t port, int dp_rank, int64_t tokens,
                int64_t cached = 0, Duration timeout = std::chrono::seconds(20));
   void cancel(AttemptId attempt) { handoff_->cancel(attempt, "test"); }
   void pump();
+  // Called on the service's thread with each event.
+  std::function<void()> on_event = [] {};
 
   [[nodiscard]] const std::map<AttemptId, Outcome>& outcomes() const { return outcomes_; }
   [[nodiscard]] const Outcome& outcome(AttemptId attempt) const { return outcomes_.at(attempt); }

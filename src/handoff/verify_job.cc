@@ -51,6 +51,8 @@ Status ReceivePlan::check_counts(const Commit& commit) const {
   const auto ranks = static_cast<int64_t>(world_.size());
   if (commit.bytes != bytes_)
     return error(ErrorCode::kCorrupt, "prefill committed {} bytes, the plan has {}", commit.bytes, bytes_);
+  if (commit.copies > commit.bytes)
+    return error(ErrorCode::kCorrupt, "prefill committed {} copies of {} bytes", commit.copies, commit.bytes);
   if (commit.checksum_pages != static_cast<uint64_t>(pages) ||
       commit.checksums.size() != static_cast<uint64_t>(pages * ranks))
     return error(ErrorCode::kCorrupt, "prefill committed {} checksums of {} pages, {} of {} expected",

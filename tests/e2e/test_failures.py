@@ -51,6 +51,22 @@ def test_a_number_out_of_bounds_is_refused_in_one_short_line(flag, value):
     assert len(line) < 100, line
 
 
+def numbers_of(command):
+    """(flag, INT, UINT or FLOAT) of every number that the command takes, as its help says."""
+    return re.findall(r"^\s+(--[\w-]+)(?:,\S+)* (INT|UINT|FLOAT)\b", run(command, "--help").stdout, re.M)
+
+
+@pytest.mark.parametrize("command", ["serve", "router", "up", "demo", "plan", "verify", "bench"])
+def test_every_number_is_bounded(command):
+    flags = numbers_of(command)
+    assert flags, "no numbers in the help"
+    for flag, kind in flags:
+        for value in ("nan", "1e300", "-1e300") if kind == "FLOAT" else ("1e300", "-99999999999999999999", "99999999999999999999"):
+            made = run(command, f"{flag}={value}", timeout=10)
+            line = made.stderr.splitlines()[0]
+            assert made.returncode == 2 and f"{value} is not a " in line and len(line) < 100, (flag, made.stderr)
+
+
 def test_leading_zeros_are_decimal():
     made = run("router", "--port", "0100000")
     assert made.returncode == 2 and "--port: 0100000 is not a whole number" in made.stderr

@@ -20,6 +20,10 @@ using VecF = hn::Vec<TagF>;
 // columns) fill 24. The others have 16: six rows of two vectors fill 12.
 constexpr bool kManyRegisters = HWY_MAX_BYTES >= 64;
 constexpr int kVectorsMax = kManyRegisters ? 4 : 2;
+// Narrow tiles take more rows, so that there are sums enough to hide the latency of an addition.
+template <int V>
+constexpr int kTileRows = V <= 2 && kManyRegisters ? 8 : 6;
+constexpr int64_t kAhead = 4096;  // bytes of a weight in flight: what memory sends while one line is on its way
 
 // Every step of depth is one step of k.
 struct Float32 {
@@ -48,11 +52,19 @@ HWY_INLINE VecF settled(VecF v) {
 #endif
 }
 
+// Lines of a weight that a later step reads, fetched into the second cache while this one computes. The hardware's own
+// prefetching stops at pages and takes a while to start; without this, time for memory adds to time for arithmetic.
+struct Ahead {
+  const char* line;
+  int64_t step;  // bytes further at every step of depth
+};
+
 // C (R, P panels of V vectors) += A (R, depth) * B, sums in registers, strictly in the order of k: the value of an
 // element of C does not depend on the rows and columns it is computed with.
-template <class Operand, int R, int P, int V>
+// Every step fetches one line ahead, or, if dense, as many as it reads.
+template <class Operand, int R, int P, int V, bool kDense>
 HWY_INLINE void multiply_tile(const Product& p, const float* HWY_RESTRICT a, const uint32_t* HWY_RESTRICT b,
-                              float* HWY_RESTRICT c) {
+                              float* HWY_RESTRICT c, Ahead ahead) {
   const TagF d;
   constexpr int kSteps = Operand::kSteps;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -66,6 +78,17 @@ HWY_INLINE void multiply_tile(const Product& p, const float* HWY_RESTRICT a, con
   }
   const int64_t a_stride = kSteps * p.a_stride, a_depth_stride = kSteps * p.a_depth_stride;
   for (int64_t i = 0; i < p.depth; ++i) {
+    if constexpr (kDense) {
+      BATON_UNROLL
+      for (int panel = 0; panel < P; ++panel) {
+        BATON_UNROLL
+        for (size_t line = 0; line < V * sizeof(VecF); line += 64)
+          __builtin_prefetch(ahead.line + panel * p.b_panel_stride * 4 + line, 0, 2);
+      }
+    } else {
+      __builtin_prefetch(ahead.line, 0, 2);
+    }
+    ahead.line += ahead.step;
     BATON_UNROLL
     for (int step = 0; step < kSteps; ++step) {
       VecF row[P * V];
@@ -93,41 +116,58 @@ HWY_INLINE void multiply_tile(const Product& p, const float* HWY_RESTRICT a, con
   }
 }
 
-// All rows of one panel, V vectors from `column` on.
+// The `take` rows of a tile.
+template <class Operand, int V, bool kDense>
+HWY_INLINE void multiply_rows(const Product& p, int64_t take, const float* a, const uint32_t* b, float* c,
+                              Ahead ahead) {
+  switch (take) {
+    case 1:
+      multiply_tile<Operand, 1, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 2:
+      multiply_tile<Operand, 2, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 3:
+      multiply_tile<Operand, 3, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 4:
+      multiply_tile<Operand, 4, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 5:
+      multiply_tile<Operand, 5, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 6:
+      multiply_tile<Operand, 6, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    case 7:
+      if constexpr (kTileRows < V >> 6) multiply_tile<Operand, 7, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+    default:
+      if constexpr (kTileRows < V >> 6) multiply_tile<Operand, 8, 1, V, kDense>(p, a, b, c, ahead);
+      break;
+  }
+}
+
+// V vectors of one panel from `column` on, all rows.
 template <class Operand, int V>
-HWY_INLINE void multiply_rows(const Product& p, int64_t panel, int64_t column) {
-  // Narrow tiles take more rows, so that there are sums enough to hide the latency of an addition.
-  constexpr int kRows = V <= 2 && kManyRegisters ? 8 : 6;
+HWY_INLINE void multiply_columns(const Product& p, int64_t panel, int64_t column) {
   const auto* b = static_cast<const uint32_t*>(p.b) + panel * p.b_panel_stride + column;
-  for (int64_t r = 0; r < p.rows;) {
+  const auto bytes = [](const uint32_t* at) { return reinterpret_cast<const char*>(at); };
+  const int64_t step = p.b_stride * 4;
+  const int64_t tiles = (p.rows + kTileRows<V> - 1) / kTileRows<V>;
+  for (int64_t r = 0, tile = 0; r < p.rows; ++tile) {
     const float* a = static_cast<const float*>(p.a) + r * Operand::kSteps * p.a_stride;
     float* c = p.c + r * p.c_stride + panel * p.columns + column;
-    const int64_t take = tile_rows(p.rows - r, kRows);
-    switch (take) {
-      case 1:
-        multiply_tile<Operand, 1, 1, V>(p, a, b, c);
-        break;
-      case 2:
-        multiply_tile<Operand, 2, 1, V>(p, a, b, c);
-        break;
-      case 3:
-        multiply_tile<Operand, 3, 1, V>(p, a, b, c);
-        break;
-      case 4:
-        multiply_tile<Operand, 4, 1, V>(p, a, b, c);
-        break;
-      case 5:
-        multiply_tile<Operand, 5, 1, V>(p, a, b, c);
-        break;
-      case 6:
-        multiply_tile<Operand, 6, 1, V>(p, a, b, c);
-        break;
-      case 7:
-        if constexpr (kRows > 6) multiply_tile<Operand, 7, 1, V>(p, a, b, c);
-        break;
-      default:
-        if constexpr (kRows > 6) multiply_tile<Operand, 8, 1, V>(p, a, b, c);
-        break;
+    const int64_t take = tile_rows(p.rows - r, kTileRows<V>);
+    if (p.b_panel_stride == 0) {
+      multiply_rows<Operand, V, false>(p, take, a, b, c, Ahead{bytes(b), 0});
+    } else if (tiles == 1) {
+      multiply_rows<Operand, V, true>(p, take, a, b, c, Ahead{bytes(b) + kAhead, step});
+    } else {
+      // The row tiles share the lines of the next panel.
+      const int64_t share = std::min<int64_t>(step / tiles, 64);
+      multiply_rows<Operand, V, false>(p, take, a, b, c,
+                                       Ahead{bytes(b + p.b_panel_stride) + tile * share * p.depth, share});
     }
     r += take;
   }
@@ -140,11 +180,11 @@ HWY_INLINE void multiply_panel(const Product& p, int64_t panel) {
   for (int64_t column = 0; column < p.columns;) {
     const int64_t vectors = std::min<int64_t>((p.columns - column) / lanes, kVectorsMax);
     if constexpr (kManyRegisters) {
-      if (vectors == 4) multiply_rows<Operand, 4>(p, panel, column);
-      if (vectors == 3) multiply_rows<Operand, 3>(p, panel, column);
-      if (vectors == 1) multiply_rows<Operand, 1>(p, panel, column);
+      if (vectors == 4) multiply_columns<Operand, 4>(p, panel, column);
+      if (vectors == 3) multiply_columns<Operand, 3>(p, panel, column);
+      if (vectors == 1) multiply_columns<Operand, 1>(p, panel, column);
     }
-    if (vectors == 2) multiply_rows<Operand, 2>(p, panel, column);
+    if (vectors == 2) multiply_columns<Operand, 2>(p, panel, column);
     column += vectors * lanes;
   }
 }
@@ -160,9 +200,10 @@ HWY_INLINE int64_t multiply_few_rows(const Product& p) {
     for (int64_t column = 0; column < p.columns; column += 2 * lanes) {
       const auto* b = static_cast<const uint32_t*>(p.b) + panel * p.b_panel_stride + column;
       float* c = p.c + panel * p.columns + column;
-      if (p.rows == 1) multiply_tile<Operand, 1, 4, 2>(p, a, b, c);
-      if (p.rows == 2) multiply_tile<Operand, 2, 2, 2>(p, a, b, c);
-      if (p.rows == 3) multiply_tile<Operand, 3, 2, 2>(p, a, b, c);
+      const Ahead ahead{reinterpret_cast<const char*>(b) + kAhead / at_once, p.b_stride * 4};
+      if (p.rows == 1) multiply_tile<Operand, 1, 4, 2, true>(p, a, b, c, ahead);
+      if (p.rows == 2) multiply_tile<Operand, 2, 2, 2, true>(p, a, b, c, ahead);
+      if (p.rows == 3) multiply_tile<Operand, 3, 2, 2, true>(p, a, b, c, ahead);
     }
   }
   return panel;

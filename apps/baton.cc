@@ -1,6 +1,7 @@
 // One binary: parses the command line and hands over to the chosen subcommand.
 #include <cstdio>
 
+#include "base/log.h"
 #include "command_line.h"
 #include "commands.h"
 #include "exit_code.h"
@@ -8,7 +9,7 @@
 namespace baton {
 
 int fail(const CLI::App& app, int code, const std::string& message) {
-  fmt::print(stderr, "baton {}: {}\n", app.get_name(), message);
+  log_last_words(fmt::format("baton {}: {}\n", app.get_name(), message));
   return code;
 }
 int fail(const CLI::App& app, const Error& failure) { return fail(app, exit_code_of(failure.code), failure.message); }

@@ -1,14 +1,14 @@
 #include "base/check.h"
 
-#include <cstdio>
 #include <cstdlib>
+
+#include "base/log.h"
 
 namespace baton {
 
 void check_failed(const char* file, int line, const char* condition, const std::string& detail) {
-  std::fprintf(stderr, "%s:%d: check failed: %s%s%s\n", file, line, condition, detail.empty() ? "" : ": ",
-               detail.c_str());
-  std::fflush(stderr);
+  log_last_words(
+      fmt::format("{}:{}: check failed: {}{}{}\n", file, line, condition, detail.empty() ? "" : ": ", detail));
   std::abort();
 }
 

@@ -31,6 +31,9 @@ class FakeClock final : public Clock {
 };
 
 [[nodiscard]] inline double to_seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
+[[nodiscard]] inline Duration from_seconds(double s) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(s));
+}
 [[nodiscard]] inline double to_ms(Duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace baton

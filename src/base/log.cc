@@ -1,13 +1,20 @@
 #include "base/log.h"
 
-#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <exception>
 #include <string>
+
+#include "base/line_writer.h"
 
 namespace baton {
 namespace {
+
+constexpr Duration kFarewell = std::chrono::milliseconds(300);
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
@@ -23,15 +30,73 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
+const char* color_of(spdlog::level::level_enum level) {
+  switch (level) {
+    case spdlog::level::debug:
+      return "\033[36m";
+    case spdlog::level::info:
+      return "\033[32m";
+    case spdlog::level::warn:
+      return "\033[33m\033[1m";
+    default:
+      return "\033[31m\033[1m";
+  }
+}
+
+// Never destroyed: threads that outlive main() may still log.
+LineWriter& standard_error() {
+  static auto* const writer = [] {
+    std::atexit([] { log_flush(); });
+    return new LineWriter(STDERR_FILENO);
+  }();
+  return *writer;
+}
+
+// Hands lines over. (spdlog's own asynchronous logger counts its queue in lines of any length, and waits for its
+// thread, which waits for whoever reads.)
+class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t text;
+    formatter_->format(message, text);
+    if (!terminal_ || message.color_range_end <= message.color_range_start)
+      return lines_.put({text.data(), text.size()});
+    std::string colored(text.data(), text.size());
+    colored.insert(message.color_range_end, "\033[m");
+    colored.insert(message.color_range_start, color_of(message.level));
+    lines_.put(colored);
+  }
+  void flush_() override {}
+
+ private:
+  LineWriter& lines_ = standard_error();
+  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+};
+
+// An exception that nobody caught: its words would otherwise wait for a reader, and the process with them.
+[[noreturn]] void terminated() {
+  std::string what = "terminated without an exception";
+  if (const std::exception_ptr thrown = std::current_exception()) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& e) {
+      what = fmt::format("an exception was not caught: {}", e.what());
+    } catch (...) {
+      what = "an exception was not caught";
+    }
+  }
+  log_last_words(what + "\n");
+  std::abort();
+}
+
 }  // namespace
 
 void log_init(LogLevel level, std::string_view name) {
-  auto logger =
-      std::make_shared<spdlog::logger>(std::string(name), std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(std::string(name), std::make_shared<LineSink>());
   logger->set_level(to_spdlog(level));
   logger->set_pattern(name.empty() ? "%H:%M:%S.%e %^%-7l%$ %v" : "%H:%M:%S.%e %^%-7l%$ [%n] %v");
-  logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
+  std::set_terminate(terminated);
 }
 
 void log_set_level(LogLevel level) { spdlog::default_logger_raw()->set_level(to_spdlog(level)); }
@@ -51,5 +116,14 @@ void log_write(LogLevel level, std::string_view message) {
 }
 
 bool log_enabled(LogLevel level) { return spdlog::default_logger_raw()->should_log(to_spdlog(level)); }
+
+uint64_t log_lines_dropped() { return standard_error().dropped(); }
+
+bool log_flush() { return standard_error().flush(kFarewell); }
+
+void log_last_words(std::string_view text) {
+  log_flush();
+  UnhurriedOutput(STDERR_FILENO).write_within(text, kFarewell);
+}
 
 }  // namespace baton

@@ -1,8 +1,10 @@
-// One log line is for one person reading: what happened, with numbers. Thread safe.
+// One log line is for one person reading: what happened, with numbers. Thread safe. Nothing here waits for whoever
+// reads standard error: lines that find no room in a queue of 1 MiB are dropped, counted, and told of.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <string_view>
 
 #include "base/result.h"
@@ -16,6 +18,12 @@ void log_init(LogLevel level, std::string_view name);
 void log_set_level(LogLevel level);
 // debug, info, warning, error; also SGLang's spelling in capitals.
 Result<LogLevel> parse_log_level(std::string_view text);
+// Since the start; lines that nobody read in time.
+[[nodiscard]] uint64_t log_lines_dropped();
+// Waits until all lines were written, for a third of a second at most; false: they were not.
+bool log_flush();
+// Behind all lines, straight to standard error, again within a third of a second: before the process ends.
+void log_last_words(std::string_view text);
 void log_write(LogLevel level, std::string_view message);
 [[nodiscard]] bool log_enabled(LogLevel level);
 

@@ -10,6 +10,8 @@
 #include <mutex>
 #include <sstream>
 
+#include "base/log.h"
+
 namespace baton {
 namespace {
 
@@ -260,6 +262,8 @@ void Metrics::Impl::render_own(const EngineStats& stats) {
     counter("baton_page_checksums_total", "Pages that came, compared with what prefill computed",
             static_cast<double>(pages), {{"result", result}});
   }
+  counter("baton_log_lines_dropped_total", "Log lines that nobody read in time",
+          static_cast<double>(log_lines_dropped()), {});
   counter("baton_steps_total", "Forward passes", static_cast<double>(stats.steps_total), {});
 }
 

@@ -10,6 +10,8 @@
 #include <chrono>
 #include <sstream>
 
+#include "base/log.h"
+
 namespace baton {
 
 namespace {
@@ -73,6 +75,12 @@ std::string RouterMetrics::render(const std::vector<WorkerView>& workers) const 
     healthy.Add(labels).Set(view.healthy ? 1 : 0);
     outstanding.Add(labels).Set(static_cast<double>(view.outstanding));
   }
+  prometheus::BuildCounter()
+      .Name("baton_log_lines_dropped_total")
+      .Help("Log lines that nobody read in time")
+      .Register(now)
+      .Add({})
+      .Increment(static_cast<double>(log_lines_dropped()));
   std::ostringstream out;
   prometheus::TextSerializer().Serialize(out, impl_->registry.Collect());
   prometheus::TextSerializer().Serialize(out, now.Collect());

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <future>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -257,6 +258,69 @@ TEST(Http, StopClosesTheListenerAndEveryConnection) {
 }
 
 // What a handler gives to on_disconnect often holds the writer itself: letting go of it must not lock twice.
+std::string read_until_closed(int fd) {
+  std::string all;
+  char bytes[4096];
+  for (ssize_t n; (n = recv(fd, bytes, sizeof(bytes), 0)) > 0;) all.append(bytes, static_cast<size_t>(n));
+  close(fd);
+  return all;
+}
+
+// What is under way is finished, with the last byte of it sent; connections that rest are closed; new requests are
+// still answered, each on a connection that then ends.
+TEST(Http, DrainFinishesWhatIsUnderWay) {
+  std::mutex mutex;
+  std::map<std::string, std::shared_ptr<ResponseWriter>> held;
+  auto server = serve([&](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+    if (request.path == "/now") return writer->send(200, {{"Content-Type", "text/plain"}}, "now");
+    if (request.path == "/stream") {
+      writer->start(200, {{"Content-Type", "text/event-stream"}});
+      writer->write("first");
+    }
+    std::lock_guard lock(mutex);
+    held[request.path] = std::move(writer);
+  });
+  const auto wait = [](auto condition) {
+    for (int i = 0; i < 2000 && !condition(); ++i) std::this_thread::sleep_for(5ms);
+    EXPECT_TRUE(condition());
+  };
+  const std::string end = " HTTP/1.1\r\nHost: h\r\n\r\n";
+  const int resting = raw_socket(server->port(), "GET /now" + end);
+  wait([&] {
+    char byte = 0;
+    return recv(resting, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1 && server->in_flight() == 0;
+  });
+  const int waiting = raw_socket(server->port(), "GET /later" + end);
+  const int streaming = raw_socket(server->port(), "GET /stream" + end);
+  wait([&] {
+    std::lock_guard lock(mutex);
+    return held.size() == 2 && server->in_flight() == 2;
+  });
+  server->drain();
+  const std::string rested = read_until_closed(resting);
+  EXPECT_TRUE(rested.ends_with("now")) << rested;
+  EXPECT_EQ(rested.find("Connection: close"), std::string::npos);
+  const std::string fresh = read_until_closed(raw_socket(server->port(), "GET /now" + end));
+  EXPECT_TRUE(fresh.ends_with("now")) << fresh;
+  EXPECT_NE(fresh.find("Connection: close"), std::string::npos);
+  EXPECT_EQ(server->in_flight(), 2U);
+  {
+    std::lock_guard lock(mutex);
+    held["/later"]->send(200, {{"Content-Type", "text/plain"}}, "later");
+    held["/stream"]->write("last");
+    held["/stream"]->finish();
+  }
+  const std::string waited = read_until_closed(waiting);
+  EXPECT_TRUE(waited.ends_with("later")) << waited;
+  EXPECT_NE(waited.find("Connection: close"), std::string::npos);
+  const std::string streamed = read_until_closed(streaming);
+  EXPECT_NE(streamed.find("first"), std::string::npos);
+  EXPECT_TRUE(streamed.ends_with("last\r\n0\r\n\r\n")) << streamed;
+  wait([&] { return server->in_flight() == 0; });
+  server->stop();
+  held.clear();
+}
+
 TEST(Http, TheDisconnectCallbackMayHoldTheWriter) {
   auto server = serve([](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
     writer->on_disconnect([writer] {});

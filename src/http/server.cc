@@ -45,10 +45,13 @@ std::string head_text(int status, const Headers& headers, bool keep_alive) {
 // The answer under way: filled by any thread, emptied by the connection's coroutine on its strand.
 class Exchange final : public ResponseWriter, public std::enable_shared_from_this<Exchange> {
  public:
-  Exchange(asio::any_io_executor executor, bool keep_alive, bool head_only, size_t unread_bytes_max)
+  // `draining` outlives it.
+  Exchange(asio::any_io_executor executor, bool keep_alive, const std::atomic<bool>& draining, bool head_only,
+           size_t unread_bytes_max)
       : executor_(std::move(executor)),
         event_(executor_, asio::steady_timer::time_point::max()),
         keep_alive_(keep_alive),
+        draining_(draining),
         head_only_(head_only),
         unread_bytes_max_(unread_bytes_max) {}
 
@@ -56,13 +59,13 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
 
   void send(int status, Headers headers, std::string body) override {
     headers.emplace_back("Content-Length", std::to_string(body.size()));
-    std::string bytes = head_text(status, headers, keep_alive_) + "\r\n";
+    std::string bytes = head_text(status, headers, keep_alive_ && !draining_) + "\r\n";
     if (!head_only_) bytes += body;
     push(std::move(bytes), true);
   }
   void start(int status, Headers headers) override {
     headers.emplace_back("Transfer-Encoding", "chunked");
-    push(head_text(status, headers, keep_alive_) + "\r\n", false);
+    push(head_text(status, headers, keep_alive_ && !draining_) + "\r\n", false);
   }
   void write(std::string bytes) override {
     if (bytes.empty()) return;  // an empty chunk would end the answer
@@ -147,6 +150,7 @@ class Exchange final : public ResponseWriter, public std::enable_shared_from_thi
   asio::any_io_executor executor_;
   asio::steady_timer event_;  // cancelled to wake the connection's coroutine; touched on the strand only
   const bool keep_alive_;
+  const std::atomic<bool>& draining_;
   const bool head_only_;
   const size_t unread_bytes_max_;
   std::mutex mutex_;
@@ -185,14 +189,16 @@ class Writer final : public ResponseWriter {
 struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandler handler;
-  std::mutex mutex;                 // of `live` and `sockets`; outlives the coroutines, which go with the context
+  std::mutex mutex;  // of `live`, `sockets` and `idle`; outlives the coroutines, which go with the context
   std::unordered_set<int> sockets;  // of every connection
+  std::unordered_set<int> idle;     // of those between two requests
   asio::io_context context;
   tcp::acceptor acceptor{context};
   int port = 0;
   std::vector<std::thread> threads;
   std::atomic<size_t> connections{0};
   std::atomic<bool> stopping{false};
+  std::atomic<bool> draining{false};
   std::unordered_set<std::shared_ptr<Exchange>> live;
 
   // A connection's socket while it is open, for stop().
@@ -204,6 +210,18 @@ struct HttpServer::Impl {
     ~Registered() {
       std::lock_guard lock(impl->mutex);
       impl->sockets.erase(fd);
+      impl->idle.erase(fd);
+    }
+    // Between two requests; false: there is no next one.
+    [[nodiscard]] bool rest() const {
+      std::lock_guard lock(impl->mutex);
+      if (impl->draining) return false;
+      impl->idle.insert(fd);
+      return true;
+    }
+    void wake() const {
+      std::lock_guard lock(impl->mutex);
+      impl->idle.erase(fd);
     }
     Registered(const Registered&) = delete;
     Registered& operator=(const Registered&) = delete;
@@ -260,8 +278,10 @@ struct HttpServer::Impl {
       parser.header_limit(static_cast<uint32_t>(options.header_bytes_max));
       // The header timeout runs from the first byte on a new connection; between requests of one connection the idle
       // timeout does.
+      if (!first && !registered.rest()) break;
       stream.expires_after(first ? options.header_timeout : options.idle_timeout);
       co_await beast::http::async_read_header(stream, buffer, parser, asio::redirect_error(use_awaitable, failed));
+      registered.wake();
       if (!failed && parser.get().count(beast::http::field::content_length) > 1) {
         failed = beast::http::error::bad_content_length;  // even equal ones: proxies disagree on what they mean
       }
@@ -336,7 +356,7 @@ struct HttpServer::Impl {
                                  const std::string& peer) {
     const bool keep_alive = message.keep_alive();
     const auto executor = co_await asio::this_coro::executor;
-    auto state = std::make_shared<Exchange>(executor, keep_alive, message.method() == beast::http::verb::head,
+    auto state = std::make_shared<Exchange>(executor, keep_alive, draining, message.method() == beast::http::verb::head,
                                             options.unread_bytes_max);
     {
       std::lock_guard lock(mutex);
@@ -383,7 +403,7 @@ struct HttpServer::Impl {
       std::lock_guard lock(mutex);
       live.erase(state);
     }
-    co_return alive&& keep_alive;
+    co_return alive&& keep_alive && !draining;
   }
 
   struct Watch {
@@ -439,6 +459,18 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& o
 HttpServer::~HttpServer() { stop(); }
 
 int HttpServer::port() const { return impl_->port; }
+
+void HttpServer::drain() {
+  std::lock_guard lock(impl_->mutex);
+  impl_->draining = true;
+  // What has come already is still read and answered.
+  for (const int fd : impl_->idle) ::shutdown(fd, SHUT_RD);
+}
+
+size_t HttpServer::in_flight() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->live.size();
+}
 
 void HttpServer::stop() {
   if (impl_->stopping.exchange(true)) return;

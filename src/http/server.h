@@ -57,6 +57,11 @@ class HttpServer {
   static Result<std::unique_ptr<HttpServer>> start(const HttpServerOptions& options, HttpHandler handler);
   ~HttpServer();  // stop()
   [[nodiscard]] int port() const;
+  // From here on every answer is the last of its connection, and connections between two requests are closed. New ones
+  // are still taken: what they are told is the handler's business.
+  void drain();
+  // Requests that were handed to the handler and whose answer is not wholly sent.
+  [[nodiscard]] size_t in_flight() const;
   // Closes the listener and every connection, joins the threads. Idempotent.
   void stop();
 

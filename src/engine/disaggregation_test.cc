@@ -427,7 +427,7 @@ TEST_F(DisaggregationTest, RefusalsAreClear) {
   ASSERT_TRUE(pair.decode->submit(request, bad.sink()).ok());
   ASSERT_TRUE(bad.wait());
   EXPECT_EQ(bad.finish().error->code, ErrorCode::kInvalidArgument);
-  pair.prefill->abort("a");
+  pair.prefill->abort("a", [](size_t) {});
   ASSERT_TRUE(first.wait());
   pair.expect_idle();
 }

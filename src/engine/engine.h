@@ -155,11 +155,13 @@ class Engine {
   virtual Result<SequenceId> submit(Request request, OutputSink sink) = 0;
   // Ends the request (finish kAbort, error kCancelled) if it lives; pages return when their writers are quiet.
   virtual void abort(SequenceId request) = 0;
-  // Likewise every live request of that rid or call.
-  virtual void abort(const std::string& name) = 0;
+  // Likewise every live request of that rid or call; `done` is told how many those were, on any thread.
+  virtual void abort(const std::string& name, std::function<void(size_t ended)> done) = 0;
   // Ends the request if it lives, as a stop token would have: the client has all it wants.
   virtual void stop(SequenceId request) = 0;
   virtual void abort_all() = 0;
+  // Ends every live request (kAbort, kUnavailable) and takes no more.
+  virtual void shut_down() = 0;
   // Drops every cached prefix; kUnavailable while requests run.
   virtual Status flush_cache() = 0;
   [[nodiscard]] virtual const InstanceInfo& info() const = 0;

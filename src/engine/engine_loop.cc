@@ -104,7 +104,7 @@ Status EngineLoop::check(Request* request) const {
 
 Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
   BATON_TRY(check(&request));
-  if (stopping_) return shutting_down();
+  if (stopping_ || shut_down_) return shutting_down();
   if (failed_) return rank_failed();
   if (request.arrival == TimePoint{}) request.arrival = options_.clock->now();  // the engine may be in a long step
   // One lock over the id and its place in the queue: the scheduler takes ids in rising order.
@@ -126,9 +126,15 @@ Result<SequenceId> EngineLoop::submit(Request request, OutputSink sink) {
 }
 
 void EngineLoop::abort(SequenceId request) { inbound_.push_always(Abort{request}); }
-void EngineLoop::abort(const std::string& name) { inbound_.push_always(AbortNamed{name}); }
+void EngineLoop::abort(const std::string& name, std::function<void(size_t ended)> done) {
+  if (!inbound_.push_always(AbortNamed{name, done})) done(0);
+}
 void EngineLoop::stop(SequenceId request) { inbound_.push_always(Stop{request}); }
 void EngineLoop::abort_all() { inbound_.push_always(AbortAll{}); }
+void EngineLoop::shut_down() {
+  shut_down_ = true;
+  inbound_.push_always(ShutDown{});
+}
 
 Status EngineLoop::flush_cache() {
   {
@@ -182,20 +188,26 @@ void EngineLoop::handle(Command command) {
   if (auto* submit = std::get_if<Submit>(&command)) {
     const SequenceId id = submit->id;
     core_->open(id, std::move(submit->request), std::move(submit->sink));
-    // It was queued while the step ran that failed: no other will end it.
-    if (LiveRequest* live = failed_ ? core_->find(id) : nullptr) core_->fail(*live, rank_failed());
+    // It was queued while the step ran that failed, or beside the end of all: no other will end it.
+    if (LiveRequest* live = failed_ || shut_down_ ? core_->find(id) : nullptr)
+      core_->fail(*live, failed_ ? rank_failed() : shutting_down());
   } else if (auto* abort = std::get_if<Abort>(&command)) {
     if (LiveRequest* live = core_->find(abort->id)) this->abort(*live);
   } else if (auto* named = std::get_if<AbortNamed>(&command)) {
+    size_t ended = 0;
     for (const SequenceId id : core_->live()) {
       LiveRequest* live = core_->find(id);
-      if (live != nullptr && (live->request.rid == named->name || live->request.call == named->name))
-        this->abort(*live);
+      if (live == nullptr || (live->request.rid != named->name && live->request.call != named->name)) continue;
+      this->abort(*live);
+      ++ended;
     }
+    named->done(ended);
   } else if (auto* stop = std::get_if<Stop>(&command)) {
     if (LiveRequest* live = core_->find(stop->id)) finish(*live, FinishReason::kStop);
   } else if (std::holds_alternative<AbortAll>(command)) {
     fail_all(error(ErrorCode::kCancelled, "all requests were aborted"));
+  } else if (std::holds_alternative<ShutDown>(command)) {
+    fail_all(shutting_down());
   } else if (std::holds_alternative<Flush>(command)) {
     core_->scheduler().flush_cache();
   } else if (auto* pair = std::get_if<Pair>(&command)) {

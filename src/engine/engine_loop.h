@@ -44,9 +44,10 @@ class EngineLoop final : public Engine {
 
   Result<SequenceId> submit(Request request, OutputSink sink) override;
   void abort(SequenceId request) override;
-  void abort(const std::string& name) override;
+  void abort(const std::string& name, std::function<void(size_t ended)> done) override;
   void stop(SequenceId request) override;
   void abort_all() override;
+  void shut_down() override;
   Status flush_cache() override;
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override;
@@ -65,8 +66,10 @@ class EngineLoop final : public Engine {
   };
   struct AbortNamed {
     std::string name;
+    std::function<void(size_t ended)> done;
   };
   struct AbortAll {};
+  struct ShutDown {};
   struct Stop {
     SequenceId id;
   };
@@ -76,7 +79,7 @@ class EngineLoop final : public Engine {
     int port;
     std::function<void(Status)> done;
   };
-  using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, Stop, Flush, Pair>;
+  using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pair>;
 
   EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor);
   [[nodiscard]] Status check(Request* request) const;
@@ -103,7 +106,8 @@ class EngineLoop final : public Engine {
   TokenRate rate_;
   uint64_t steps_ = 0;
 
-  std::atomic<bool> stopping_{false};
+  std::atomic<bool> stopping_{false};   // the thread ends
+  std::atomic<bool> shut_down_{false};  // nothing more is taken
   std::atomic<bool> failed_{false};
   std::atomic<int64_t> progress_ns_{0};  // of the clock, when work moved last
   std::atomic<bool> busy_{false};        // something waits or runs

@@ -126,7 +126,8 @@ TEST_P(EngineMix, TextsAreRightWhateverHappensAround) {
     if (random.below(4) == 0)
       requests.back().dp_rank = static_cast<int>(random.below(static_cast<uint64_t>(mix.layout.dp)));
     ASSERT_TRUE(rig.submit(requests.back(), clients[static_cast<size_t>(i)]).ok());
-    if (random.below(5) == 0) rig.engine->abort("r" + std::to_string(random.below(static_cast<uint64_t>(i) + 1)));
+    if (random.below(5) == 0)
+      rig.engine->abort("r" + std::to_string(random.below(static_cast<uint64_t>(i) + 1)), [](size_t) {});
   }
   int whole = 0;
   for (size_t i = 0; i < kRequests; ++i) {
@@ -360,13 +361,36 @@ TEST(EngineLoop, AbortEndsARequestAtOnceAndAbortAllEveryOne) {
   std::vector<Client> clients(4);
   for (size_t i = 0; i < 4; ++i)
     ASSERT_TRUE(rig.submit(request_of(std::to_string(i), {1, 2, static_cast<int32_t>(i)}, 200), clients[i]).ok());
-  rig.engine->abort("unknown");
   ASSERT_TRUE(clients[2].wait_tokens(1));
-  rig.engine->abort("2");
+  const auto ended = [&](const char* name) {
+    std::promise<size_t> told;
+    rig.engine->abort(name, [&](size_t n) { told.set_value(n); });
+    return told.get_future().get();
+  };
+  EXPECT_EQ(ended("unknown"), 0U);
+  EXPECT_EQ(ended("2"), 1U);
   ASSERT_TRUE(clients[2].wait());
+  EXPECT_EQ(ended("2"), 0U);
   EXPECT_EQ(clients[2].finish().error->code, ErrorCode::kCancelled);
   rig.engine->abort_all();
   for (Client& client : clients) ASSERT_TRUE(client.wait());
+  expect_all_pages_back(rig);
+}
+
+TEST(EngineLoop, ShutDownEndsEveryRequestAndTakesNoMore) {
+  Rig rig;
+  std::vector<Client> clients(3);
+  for (size_t i = 0; i < 3; ++i)
+    ASSERT_TRUE(rig.submit(request_of(std::to_string(i), {1, 2, static_cast<int32_t>(i)}, 200), clients[i]).ok());
+  rig.engine->shut_down();
+  for (Client& client : clients) {
+    ASSERT_TRUE(client.wait());
+    if (client.finish().error.has_value()) {
+      EXPECT_EQ(client.finish().error->code, ErrorCode::kUnavailable);
+    }
+  }
+  Client late;
+  EXPECT_EQ(rig.submit(request_of("late", {1}, 5), late).error().code, ErrorCode::kUnavailable);
   expect_all_pages_back(rig);
 }
 
@@ -389,7 +413,7 @@ TEST(EngineLoop, RequestsMayShareARidAndEachEndsAlone) {
   rig.engine->stop(ids[1]);
   ASSERT_TRUE(clients[1].wait());
   EXPECT_EQ(clients[1].finish().reason, FinishReason::kStop);
-  rig.engine->abort("r");
+  rig.engine->abort("r", [](size_t) {});
   for (size_t i = 2; i < 4; ++i) {
     ASSERT_TRUE(clients[i].wait());
     EXPECT_EQ(clients[i].finish().error->code, ErrorCode::kCancelled);

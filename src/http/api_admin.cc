@@ -20,12 +20,15 @@ void ApiServer::abort_request(Call& x) {
   if (!all || !rid) return x.refuse(!all ? all.error() : rid.error());
   if (all->value_or(false)) {
     x.ready.engine->abort_all();
-  } else if (*rid) {
-    x.ready.engine->abort(**rid);
-  } else {
-    return x.refuse(400, "give rid, or abort_all true");
+    return x.reply("{\"success\":true}");
   }
-  x.reply("{\"success\":true}");
+  if (!*rid) return x.refuse(400, "give rid, or abort_all true");
+  // 200 in any case, as SGLang has it: a request that has ended meanwhile is no error of whoever wants its end.
+  x.ready.engine->abort(**rid, [x = Exchange(x), name = **rid](size_t ended) {
+    if (ended > 0) return x.reply("{\"success\":true}");
+    x.reply(fmt::format("{{\"success\":false,\"message\":{}}}",
+                        json_string("no request or call of this name is waiting or running: " + name)));
+  });
 }
 
 // Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work

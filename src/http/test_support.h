@@ -66,8 +66,14 @@ class PlayedEngine final : public Engine {
     return SequenceId(requests.size() - 1);
   }
   void abort(SequenceId request) override { aborted.push_back(request.value()); }
-  void abort(const std::string& name) override { aborted_names.push_back(name); }
+  void abort(const std::string& name, std::function<void(size_t ended)> done) override {
+    aborted_names.push_back(name);
+    size_t ended = 0;
+    for (const auto& [i, sink] : sinks) ended += requests[i].rid == name || requests[i].call == name;
+    done(ended);
+  }
   void abort_all() override { aborted_names.emplace_back("*"); }
+  void shut_down() override { refuse = error(ErrorCode::kUnavailable, "the instance is shutting down"); }
   void stop(SequenceId request) override { stopped.push_back(request.value()); }
   Status flush_cache() override {
     if (!sinks.empty()) return error(ErrorCode::kUnavailable, "{} requests run", sinks.size());

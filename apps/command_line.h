@@ -53,6 +53,10 @@ class ForeignFlags {
   std::vector<Flag> flags_;
 };
 
+inline constexpr double kSecondsMax = 1e6;  // of a flag that takes seconds
+
+void add_drain_timeout(CLI::App& app, double& seconds);
+
 // The error for arguments that no option took, with the nearest flag by edit distance.
 Status check_leftovers(const CLI::App& app, const std::vector<std::string>& leftovers);
 

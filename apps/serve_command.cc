@@ -1,8 +1,13 @@
 // baton serve: one instance. The port answers from the start (503 with progress while weights load).
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
 #include <memory>
 
 #include "command_line.h"
 #include "commands.h"
+#include "drain.h"
 #include "engine/make_engine.h"
 #include "exit_code.h"
 #include "http/api_server.h"
@@ -150,10 +155,16 @@ class Serve {
     log_info("The server is fired up and ready to roll!");
     report_.summary(summary);
     report_.ready(server_->port(), info.bootstrap_port);
-    for (int signal = 0; signal != SIGINT && signal != SIGTERM;) signal = signals_.wait(std::chrono::seconds(3600));
-    log_info("stopping");
-    api_.set_stopping();
-    return kExitOk;
+    while (!signals_.wait_stop(std::chrono::seconds(3600))) continue;
+    api_.set_draining();
+    server_->drain();
+    // A prefill's or decode's attempt outlives its client's connection until its writers are quiet.
+    const auto in_flight = [this] {
+      const EngineStats stats = engine_->stats();
+      const int live = stats.running + stats.waiting + stats.waiting_grant + stats.transferring;
+      return std::max(server_->in_flight(), static_cast<size_t>(std::max(0, live)));
+    };
+    return drain(signals_, from_seconds(flags_.drain_timeout_s), {in_flight, [this] { engine_->shut_down(); }});
   }
 
   ~Serve() {
@@ -196,7 +207,15 @@ int run_serve(const CLI::App& app, const ServeFlags& flags) {
   SignalWait signals;
   warn(flags);
   Serve serve(flags, signals);
-  if (const auto failure = serve.start()) return fail(app, failure->code, failure->message);
+  // Beside, so that a signal is obeyed while weights load: nobody is served yet.
+  auto starting = std::async(std::launch::async, [&serve] { return serve.start(); });
+  while (starting.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (!signals.wait_stop(std::chrono::milliseconds(10))) continue;
+    log_info("stopped while starting");
+    log_flush();
+    _exit(kExitOk);
+  }
+  if (const auto failure = starting.get()) return fail(app, failure->code, failure->message);
   return serve.run();
 }
 

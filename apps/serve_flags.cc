@@ -103,6 +103,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->transform(number_from(0, 1 << 30));
   app.add_option("--watchdog-timeout", f.watchdog_timeout_s, "Seconds without progress after which /readiness fails")
       ->transform(number_from(0.001, 1e9));
+  add_drain_timeout(app, f.drain_timeout_s);
 
   app.add_option("--disaggregation-mode", f.disaggregation_mode, "null, prefill or decode")
       ->check(CLI::IsMember({"null", "prefill", "decode"}));

@@ -33,7 +33,7 @@ struct ServeFlags {
   int64_t chunked_prefill_size = 8192;
   bool enable_mixed_chunk = false, disable_radix_cache = false;
   int num_reserved_decode_tokens = 512;
-  double watchdog_timeout_s = 300;
+  double watchdog_timeout_s = 300, drain_timeout_s = 30;
 
   std::string disaggregation_mode = "null", transfer_backend = "auto", writer_policy = "balanced", fanout = "direct";
   int bootstrap_port = 8998;

@@ -13,6 +13,10 @@ class SignalWait {
   SignalWait();
   // The signal that came (SIGINT, SIGTERM or SIGCHLD), or 0 after `timeout`.
   int wait(Duration timeout);
+  // True when SIGINT or SIGTERM came within `timeout`; other signals are waited past.
+  bool wait_stop(Duration timeout);
+  // Undoes the constructor: from here on SIGINT and SIGTERM kill.
+  void restore();
 
  private:
   sigset_t set_;

@@ -8,6 +8,11 @@
 
 namespace baton {
 namespace json = boost::json;
+namespace {
+
+constexpr const char* kDraining = "the server is shutting down: it finishes what it has begun and takes nothing new";
+
+}  // namespace
 
 const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
   constexpr bool kOpen = true;
@@ -66,7 +71,7 @@ void ApiServer::set_ready(Engine& engine, const ModelText& model, Metrics& metri
   ready_.store(ready_storage_.get());
 }
 
-void ApiServer::set_stopping() { stopping_.store(true); }
+void ApiServer::set_draining() { draining_.store(true); }
 
 void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
   Call x(std::move(request), std::move(writer));
@@ -81,13 +86,18 @@ void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writ
     return x.refuse(
         503, fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done, progress_.total));
   }
-  if (stopping_ && !found->open) return x.refuse(503, "the server is shutting down");
+  const auto is_work = [&](Handler h) { return found->handler == h; };
+  if (draining_ && (is_work(&ApiServer::generate) || is_work(&ApiServer::completions) || is_work(&ApiServer::chat) ||
+                    is_work(&ApiServer::health_generate) || is_work(&ApiServer::pair)))
+    return x.refuse(503, kDraining);
   (this->*found->handler)(x);
 }
 
 void ApiServer::health(Call& x) {
-  if (x.ready.engine != nullptr && !stopping_) return x.reply("{\"status\":\"ok\"}");
-  if (stopping_) return x.refuse(503, "the server is shutting down");
+  // An instance that drains is alive, and must not be killed for it.
+  const bool well = !draining_ || x.request.path == "/liveness";
+  if (x.ready.engine != nullptr && well) return x.reply("{\"status\":\"ok\"}");
+  if (draining_) return x.refuse(503, kDraining);
   std::lock_guard lock(mutex_);
   x.reply(fmt::format("{{\"status\":\"loading\",\"phase\":{},\"done\":{},\"total\":{}}}", json_string(progress_.phase),
                       progress_.done, progress_.total),
@@ -96,7 +106,7 @@ void ApiServer::health(Call& x) {
 
 // 200 only if work moves or nothing waits.
 void ApiServer::readiness(Call& x) {
-  if (x.ready.engine == nullptr || stopping_) return health(x);
+  if (x.ready.engine == nullptr || draining_) return health(x);
   if (x.ready.engine->healthy()) return x.reply("{\"status\":\"ready\"}");
   x.refuse(503, "requests wait and no step has finished lately");
 }

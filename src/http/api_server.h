@@ -36,8 +36,9 @@ class ApiServer {
   void set_progress(LoadProgress progress);
   // From here on requests are served. All three outlive the server.
   void set_ready(Engine& engine, const ModelText& model, Metrics& metrics);
-  // From here on new requests get 503; those under way go on.
-  void set_stopping();
+  // From here on new work gets 503, and so do /health and /readiness; what is under way goes on, and who asks how far
+  // it is gets an answer.
+  void set_draining();
 
   // The handler for an HttpServer.
   void handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer);
@@ -91,7 +92,7 @@ class ApiServer {
   };
   std::optional<Profile> profile_;  // between /start_profile and /stop_profile
   std::atomic<bool> log_requests_{false};
-  std::atomic<bool> stopping_{false};
+  std::atomic<bool> draining_{false};
   std::atomic<Ready*> ready_{nullptr};
   std::unique_ptr<Ready> ready_storage_;
 };

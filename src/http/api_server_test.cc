@@ -140,10 +140,17 @@ TEST(ApiServer, SaysWhatItIsDoing) {
   EXPECT_EQ(ask("POST", "/v1/embeddings").status, 501);
   server.set_ready(engine, *model, metrics);
   EXPECT_EQ(ask("GET", "/health").status, 200);
-  server.set_stopping();
-  EXPECT_EQ(ask("GET", "/health").status, 503);
-  EXPECT_EQ(ask("POST", "/generate", R"({"text":"a"})").status, 503);
-  EXPECT_EQ(ask("GET", "/metrics").status, 200);
+  server.set_draining();
+  for (const char* path : {"/health", "/readiness", "/health_generate"})
+    EXPECT_EQ(ask("GET", path).status, 503) << path;
+  for (const char* path : {"/generate", "/v1/completions", "/v1/chat/completions", "/pair"}) {
+    const KeptAnswer refused = ask("POST", path, R"({"text":"a"})");
+    EXPECT_EQ(refused.status, 503) << path;
+    EXPECT_EQ(find_header(refused.headers, "Retry-After"), "1") << path;
+  }
+  for (const char* path : {"/liveness", "/metrics", "/get_load", "/get_server_info"})
+    EXPECT_EQ(ask("GET", path).status, 200) << path;
+  EXPECT_EQ(ask("POST", "/abort_request", R"({"abort_all":true})").status, 200);  // an operator who cannot wait
 }
 
 TEST(ApiServer, InfoHasWhatClientsRead) {
@@ -188,10 +195,14 @@ TEST(ApiServer, CacheAndAborts) {
   request.body = R"({"text":"a","rid":"r"})";
   served.server.handle(std::move(request), std::make_shared<KeepingWriter>(generating));
   EXPECT_EQ(served.ask("POST", "/flush_cache").status, 400);
-  EXPECT_EQ(served.ask("POST", "/abort_request", R"({"rid":"r"})").status, 200);
+  EXPECT_EQ(json::parse(served.ask("POST", "/abort_request", R"({"rid":"r"})").body),
+            json::parse(R"({"success":true})"));
+  const KeptAnswer unknown = served.ask("POST", "/abort_request", R"({"rid":"q"})");
+  EXPECT_EQ(unknown.status, 200);
+  EXPECT_EQ(json::parse(unknown.body).at_pointer("/success"), false);
   EXPECT_EQ(served.ask("POST", "/abort_request", R"({"abort_all":true,"rid":null})").status, 200);
   EXPECT_EQ(served.ask("POST", "/abort_request", "{}").status, 400);
-  EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "*"}));
+  EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "q", "*"}));
   served.engine.deliver(0, "x", finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
   EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
 }

@@ -3,6 +3,7 @@
 
 #include "command_line.h"
 #include "commands.h"
+#include "drain.h"
 #include "exit_code.h"
 #include "http/url.h"
 #include "report_pipe.h"
@@ -18,7 +19,8 @@ struct Flags {
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
               log_name;
   int port = 8000, report_fd = -1, threads = 2;
-  double wait_ready_s = 60;
+  double wait_ready_s = 60, request_timeout_s = 1800, health_interval_s = 1, health_timeout_s = 10,
+         drain_timeout_s = 30;
   ForeignFlags foreign;
 };
 
@@ -70,6 +72,9 @@ int run_router(const CLI::App& app, const Flags& flags) {
   options.http.host = flags.host;
   options.http.port = flags.port;
   options.http.threads = flags.threads;
+  options.request_timeout = from_seconds(flags.request_timeout_s);
+  options.health_interval = from_seconds(flags.health_interval_s);
+  options.health_timeout = from_seconds(flags.health_timeout_s);
   options.api_key = flags.api_key;
   options.version = BATON_VERSION;
   if (options.workers.empty()) log_warning("no worker yet: add some with --prefill and --decode, or POST /workers");
@@ -77,15 +82,11 @@ int run_router(const CLI::App& app, const Flags& flags) {
   if (!router) return fail(app, router.error());
   log_info("router listens on http://{}", Url{flags.host, (*router)->port(), ""}.authority());
   ReportPipe report(flags.report_fd);
-  const auto stopped = [&](Duration timeout) {
-    const int signal = signals.wait(timeout);
-    return signal == SIGINT || signal == SIGTERM;
-  };
   if (flags.report_fd >= 0) {
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::duration<double>(flags.wait_ready_s);
     Status ready = (*router)->wait_ready(std::chrono::milliseconds(100));
     while (!ready && std::chrono::steady_clock::now() < give_up) {
-      if (stopped(std::chrono::milliseconds(0))) return kExitOk;
+      if (signals.wait_stop(Duration(0))) return kExitOk;
       ready = (*router)->wait_ready(std::chrono::milliseconds(100));
     }
     if (!ready) {
@@ -93,9 +94,10 @@ int run_router(const CLI::App& app, const Flags& flags) {
     }
     report.ready((*router)->port(), 0);
   }
-  while (!stopped(std::chrono::seconds(3600))) continue;
-  log_info("stopping");
-  return kExitOk;
+  while (!signals.wait_stop(std::chrono::seconds(3600))) continue;
+  (*router)->drain();
+  return drain(signals, from_seconds(flags.drain_timeout_s),
+               {[&] { return (*router)->in_flight(); }, [&] { (*router)->end_calls(); }});
 }
 
 }  // namespace
@@ -114,6 +116,16 @@ Command add_router(CLI::App& parent) {
   app->add_option("--policy", flags->policy, "least_loaded, round_robin, random or power_of_two");
   app->add_option("--prefill-policy", flags->prefill_policy, "As --policy, for the prefill side");
   app->add_option("--decode-policy", flags->decode_policy, "As --policy, for the decode side");
+  app->add_option("--request-timeout,--request-timeout-secs", flags->request_timeout_s,
+                  "Seconds that a generation call may take in all; 0: no limit")
+      ->check(CLI::Range(0.0, kSecondsMax));
+  app->add_option("--health-check-interval,--health-check-interval-secs", flags->health_interval_s,
+                  "Seconds between two probes of a worker")
+      ->check(CLI::Range(0.01, kSecondsMax));
+  app->add_option("--health-check-timeout,--health-check-timeout-secs", flags->health_timeout_s,
+                  "A worker of which nothing is heard for so many seconds is given up, and its open calls end")
+      ->check(CLI::Range(0.1, kSecondsMax));
+  add_drain_timeout(*app, flags->drain_timeout_s);
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
   app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error");

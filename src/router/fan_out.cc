@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "http/api_error.h"
 
@@ -13,9 +14,12 @@ constexpr size_t kBytesMax = 64u << 20;
 struct FanOut {
   Exchange x;
   std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done;
+  OpenCalls& open_calls;
   std::vector<WorkerReply> replies;
-  std::mutex mutex;
+  std::mutex mutex;  // of what follows
   size_t missing = 0;
+  std::vector<std::shared_ptr<HttpCall>> calls;
+  std::vector<std::optional<Error>> lost;  // why the router gave the worker up
 };
 
 HttpCallRequest call_of(const HttpRequest& request, const Url& url) {
@@ -30,20 +34,22 @@ HttpCallRequest call_of(const HttpRequest& request, const Url& url) {
   return call;
 }
 
-HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i) {
+HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uint64_t open_call) {
   HttpCallHandlers handlers;
   handlers.on_head = [all, i](int status, const Headers&) { all->replies[i].status = status; };
   handlers.on_data = [all, i](std::string_view bytes) {
     if (all->replies[i].body.size() + bytes.size() <= kBytesMax) all->replies[i].body += bytes;
   };
-  handlers.on_end = [all, i](const Status& status) {
-    if (!status) {
-      all->replies[i].status = 502;
-      all->replies[i].body = error_json(502, status.error().message);
-    }
+  handlers.on_end = [all, i, open_call](const Status& status) {
+    all->open_calls.remove(open_call);
     bool last = false;
     {
       std::lock_guard lock(all->mutex);
+      if (!status) {
+        const Error& why = all->lost[i] ? *all->lost[i] : status.error();
+        all->replies[i].status = why.code == ErrorCode::kDeadlineExceeded ? 504 : 502;
+        all->replies[i].body = error_json(all->replies[i].status, why.message);
+      }
       last = --all->missing == 0;
     }
     if (last) all->done(all->x, std::move(all->replies));
@@ -53,13 +59,29 @@ HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i) {
 
 }  // namespace
 
-void fan_out(HttpClient& client, const std::vector<WorkerAddress>& workers, Exchange x,
+void fan_out(HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, Exchange x,
              std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done) {
   if (workers.empty()) return done(x, {});
-  const auto all = std::shared_ptr<FanOut>(new FanOut{std::move(x), std::move(done), {}, {}, workers.size()});
+  const auto all =
+      std::shared_ptr<FanOut>(new FanOut{std::move(x), std::move(done), calls, {}, {}, workers.size(), {}, {}});
   all->replies.reserve(workers.size());
-  for (const WorkerAddress& worker : workers) all->replies.push_back({worker, 502, {}});
-  for (size_t i = 0; i < workers.size(); ++i) client.start(call_of(all->x.request, workers[i].url), collect(all, i));
+  for (const WorkerView& worker : workers) all->replies.push_back({worker.address, 502, {}});
+  all->calls.resize(workers.size());
+  all->lost.resize(workers.size());
+  for (size_t i = 0; i < workers.size(); ++i) {
+    const auto give_up = [weak = std::weak_ptr(all), i](uint64_t, const Error& why) {
+      const auto self = weak.lock();
+      if (!self) return;
+      std::lock_guard lock(self->mutex);
+      self->lost[i] = why;
+      if (self->calls[i]) self->calls[i]->cancel();
+    };
+    const uint64_t open_call = calls.add({workers[i].id}, OpenCalls::kNoDeadline, give_up);
+    auto started = client.start(call_of(all->x.request, workers[i].address.url), collect(all, i, open_call));
+    std::lock_guard lock(all->mutex);
+    if (all->lost[i]) started->cancel();
+    all->calls[i] = std::move(started);
+  }
 }
 
 }  // namespace baton

@@ -7,6 +7,7 @@
 
 #include "http/client.h"
 #include "http/routes.h"
+#include "router/open_calls.h"
 #include "router/worker_registry.h"
 
 namespace baton {
@@ -17,9 +18,10 @@ struct WorkerReply {
   std::string body;
 };
 
-// Asks every worker what the client asked, with the client's Authorization, and calls `done` on a client thread with
-// the replies in the order of `workers`. Bodies are cut at 64 MiB.
-void fan_out(HttpClient& client, const std::vector<WorkerAddress>& workers, Exchange x,
+// Asks every worker what the client asked, with the client's Authorization, and calls `done` with the replies in the
+// order of `workers`, on the thread where the last one ended. Bodies are cut at 64 MiB. A worker that `calls` loses
+// meanwhile counts as one that answered 504.
+void fan_out(HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, Exchange x,
              std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done);
 
 }  // namespace baton

@@ -31,7 +31,9 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
         writer_(std::move(x.writer)),
         echo_(std::move(x.headers)),
         traits_(inspect_request(request_.path, body_)),
-        arrival_(context_.clock.now()) {}
+        arrival_(context_.clock.now()),
+        deadline_(context.request_timeout > Duration(0) ? arrival_ + context.request_timeout : OpenCalls::kNoDeadline) {
+  }
 
   void run() {
     context_.metrics.count(Event::kRequest);
@@ -49,6 +51,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
  private:
   struct Leg {
+    uint64_t worker = 0;
     std::shared_ptr<HttpCall> call;
     int status = 0;  // 0: no head yet
     Headers headers;
@@ -70,6 +73,16 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     const std::string body = pair_body(body_, traits_, pair_->prefill.url.host, pair_->prefill.bootstrap_port, rooms);
     prefill_ = {};
     decode_ = {};
+    prefill_.worker = pair_->prefill_id;
+    decode_.worker = pair_->decode_id;
+    open_call_ = context_.calls.add({prefill_.worker, decode_.worker}, deadline_,
+                                    [weak = weak_from_this(), attempt = attempt_](uint64_t worker, const Error& why) {
+                                      const auto self = weak.lock();
+                                      if (!self) return;
+                                      self->writer_->post([self, attempt, worker, why] {
+                                        if (attempt == self->attempt_ && !self->over_) self->on_lost(worker, why);
+                                      });
+                                    });
     prefill_.call = post(pair_->prefill.url, body, &PdCall::prefill_);
     decode_.call = post(pair_->decode.url, body, &PdCall::decode_);
     sent_ = context_.clock.now();
@@ -94,10 +107,13 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
         if (attempt == self->attempt_ && !self->over_) work(*self, self.get()->*leg);
       });
     };
-    handlers.on_head = [deliver](int status, const Headers& headers) {
+    const auto heard = [&registry = context_.registry, worker = (this->*leg).worker] { registry.heard(worker); };
+    handlers.on_head = [deliver, heard](int status, const Headers& headers) {
+      heard();
       deliver([status, headers](PdCall& self, Leg& mine) { self.on_head(mine, status, headers); });
     };
-    handlers.on_data = [deliver](std::string_view bytes) {
+    handlers.on_data = [deliver, heard](std::string_view bytes) {
+      heard();
       deliver([data = std::string(bytes)](PdCall& self, Leg& mine) { self.on_data(mine, data); });
     };
     handlers.on_end = [deliver](const Status& status) {
@@ -127,6 +143,15 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     }
     if (is_prefill && traits_.merge_logprobs) merger_.emplace(request_.path, prefill_.body);
     progress();
+  }
+
+  // The router has given a worker up, or the whole call (worker 0).
+  void on_lost(uint64_t worker, const Error& why) {
+    if (worker == 0)
+      return give_up(http_status(why.code), why.message, fmt::format("failed; leg=none; tries={}", attempt_));
+    const bool is_prefill = worker == prefill_.worker;
+    if (is_prefill && (open_ || prefill_.ended)) return;  // it has done its work
+    fail(is_prefill, why);
   }
 
   [[nodiscard]] Headers answer_headers() const {
@@ -188,7 +213,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void fail(bool prefill_failed, const Status& status) {
     context_.metrics.count(prefill_failed ? Event::kPrefillError : Event::kDecodeError);
     const Leg& leg = prefill_failed ? prefill_ : decode_;
-    const int code = leg.status != 0 && leg.status != 200 ? leg.status : 502;
+    const bool said = leg.ended && status && leg.status != 200;  // what is wrong, by itself
+    const int code = said ? leg.status : !status && status.error().code == ErrorCode::kDeadlineExceeded ? 504 : 502;
     const std::string who = prefill_failed ? "prefill" : "decode";
     using Blame = WorkerRegistry::Blame;
     // "Unavailable" and "timed out" are what an instance says of a peer that did not come as well as of itself.
@@ -196,34 +222,41 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
                         : code == 503 || code == 504 ? Blame::kUnclear
                         : prefill_failed             ? Blame::kPrefill
                                                      : Blame::kDecode;
-    if (prefill_failed || blame == Blame::kUnclear) failed_.insert(pair_->prefill_id);
-    if (!prefill_failed || blame == Blame::kUnclear) failed_.insert(pair_->decode_id);
-    if (open_ && traits_.stream) {  // the client has seen a part: an error event, never a silent end (S7)
-      context_.metrics.count(Event::kStreamError);
-      writer_->write(
-          "data: " +
-          error_json(code, fmt::format("the {} instance broke off: {}", who, status ? "" : status.error().message)) +
-          "\n\ndata: [DONE]\n\n");
-      writer_->finish();
-      return finish(blame);
-    }
+    const bool either = said && blame == Blame::kUnclear;
+    if (prefill_failed || either) failed_.insert(pair_->prefill_id);
+    if (!prefill_failed || either) failed_.insert(pair_->decode_id);
+    const std::string text = fmt::format("the {} instance cannot be reached or broke off: {}", who,
+                                         status ? "it answered " + std::to_string(leg.status) : status.error().message);
+    const std::string verdict = fmt::format("failed; leg={}; tries={}", who, attempt_);
+    if (seen()) return give_up(code, text, verdict, blame);
     if (worth_retrying(code) && attempt_ < context_.attempts_max) {
       release(blame);
       if (attempt()) return context_.metrics.count(Event::kRetry);
     }
+    if (!said) return give_up(code, text, verdict, blame);
     Headers headers = echo_;
-    headers.emplace_back("x-baton-verdict", fmt::format("failed; leg={}; tries={}", who, attempt_));
-    if (leg.status != 0 && leg.status != 200) {
-      for (const char* name : {"Content-Type", "Retry-After", "x-should-retry"}) {
-        if (const auto value = find_header(leg.headers, name); !value.empty())
-          headers.emplace_back(name, std::string(value));
-      }
-      writer_->send(leg.status, headers, leg.body);
+    headers.emplace_back("x-baton-verdict", verdict);
+    for (const char* name : {"Content-Type", "Retry-After", "x-should-retry"}) {
+      if (const auto value = find_header(leg.headers, name); !value.empty())
+        headers.emplace_back(name, std::string(value));
+    }
+    writer_->send(leg.status, headers, leg.body);
+    finish(blame);
+  }
+
+  // The client has a part of the answer: only an error event can follow.
+  [[nodiscard]] bool seen() const { return open_ && traits_.stream; }
+
+  void give_up(int status, const std::string& message, const std::string& verdict,
+               WorkerRegistry::Blame blame = WorkerRegistry::Blame::kUnclear) {
+    if (seen()) {  // never a silent end (S7)
+      context_.metrics.count(Event::kStreamError);
+      writer_->write("data: " + error_json(status, message) + "\n\ndata: [DONE]\n\n");
+      writer_->finish();
     } else {
-      send_error(*writer_, code,
-                 fmt::format("the {} instance cannot be reached or broke off: {}", who,
-                             status ? "no answer" : status.error().message),
-                 headers);
+      Headers headers = echo_;
+      headers.emplace_back("x-baton-verdict", verdict);
+      send_error(*writer_, status, message, headers);
     }
     finish(blame);
   }
@@ -238,6 +271,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   // Ends this try: what still runs of it is cancelled.
   void release(WorkerRegistry::Blame blame) {
     if (!pair_) return;
+    context_.calls.remove(open_call_);
     for (Leg* leg : {&prefill_, &decode_}) {
       if (leg->call && !leg->ended) leg->call->cancel();
       leg->call.reset();
@@ -258,8 +292,10 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   const Headers echo_;
   const RequestTraits traits_;
   const TimePoint arrival_;
+  const TimePoint deadline_;
   TimePoint sent_{};
   std::optional<WorkerRegistry::Pair> pair_;
+  uint64_t open_call_ = 0;  // of this try
   AttemptId room_;
   std::set<uint64_t> failed_;  // workers that failed a try of this call, or may have
   int attempt_ = 0;            // tries so far

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "http/client.h"
 #include "http/routes.h"
+#include "router/open_calls.h"
 #include "router/router_metrics.h"
 #include "router/worker_registry.h"
 
@@ -14,14 +15,17 @@ namespace baton {
 
 struct PdCallContext {
   WorkerRegistry& registry;
+  OpenCalls& calls;
   HttpClient& client;
   const Clock& clock;
   RouterMetrics& metrics;
-  int attempts_max = 3;  // tries in all, each with new rooms, as long as the client has seen nothing
+  Duration request_timeout{};  // from the request's arrival to the answer's last byte; 0: none
+  int attempts_max = 3;        // tries in all, each with new rooms, as long as the client has seen nothing
 };
 
 // Posts the request to a prefill and a decode instance at once and answers with decode's stream. Every answer carries
-// the verdict header "x-baton-verdict". A client that leaves cancels both legs. The context outlives the call.
+// the verdict header "x-baton-verdict". A client that leaves cancels both legs. A worker that is lost meanwhile ends
+// its leg at once. The context outlives the call.
 void start_pd_call(PdCallContext context, Exchange x);
 
 }  // namespace baton

@@ -51,7 +51,8 @@ struct Pair {
     registry.set_health(prefill.url(), true, "");
     registry.set_health(decode.url(), true, "");
     front = HttpServer::start({}, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-              start_pd_call({registry, *legs, clock, metrics}, Exchange(std::move(request), std::move(writer)));
+              start_pd_call({registry, calls, *legs, clock, metrics, request_timeout},
+                            Exchange(std::move(request), std::move(writer)));
             }).value();
   }
   ~Pair() {
@@ -84,6 +85,15 @@ struct Pair {
     EXPECT_FALSE(busy());
   }
 
+  // What the router's probe does once a worker has been silent for too long.
+  void lose(Role role) {
+    const WorkerView view = registry.view()[role == Role::kPrefill ? 0 : 1];
+    registry.set_health(view.address.url, false, "silent");
+    calls.lose(view.id, error(ErrorCode::kDeadlineExceeded, "nothing was heard for 10 s"));
+  }
+
+  Duration request_timeout{};
+  OpenCalls calls;
   WorkerRegistry registry{{}, PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)};
   SteadyClock clock;
   RouterMetrics metrics;
@@ -193,13 +203,16 @@ TEST(PdCall, ARetryGoesToAnotherInstanceWhereThereIsOne) {
 
 // What the client is told is what went wrong, not that nobody is left to try.
 TEST(PdCall, WithNobodyLeftToTryTheLastErrorIsShown) {
-  Pair pair(kSilent, refuses(500, "the disk is on fire"));
-  const WorkerRegistry::Pair before = *pair.registry.begin_request(pair.clock.now());
-  pair.registry.end_request(before, WorkerRegistry::Blame::kDecode, pair.clock.now());
-  const HttpReply reply = pair.ask(R"({"text":"a"})");  // its second failure, three in a row, opens the breaker
+  std::atomic<Pair*> whole{nullptr};
+  Pair pair(kSilent, [&](const Exchange& x) {
+    whole.load()->registry.set_health(whole.load()->decode.url(), false, "burning");
+    x.refuse(500, "the disk is on fire");
+  });
+  whole = &pair;
+  const HttpReply reply = pair.ask(R"({"text":"a"})");
   EXPECT_EQ(reply.status, 500);
   EXPECT_THAT(reply.body, HasSubstr("the disk is on fire"));
-  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), StartsWith("failed; leg=decode; tries=2"));
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), StartsWith("failed; leg=decode; tries=1"));
   pair.expect_idle();
 }
 
@@ -248,6 +261,161 @@ TEST(PdCall, ADecodeStreamThatBreaksOffEndsWithAnErrorEvent) {
   EXPECT_EQ(pair.metrics.counted(Event::kStreamError), 1U);
   EXPECT_EQ(pair.registry.view()[1].failures, 1U);
   pair.expect_idle();
+}
+
+// A worker that accepts and never answers, or stops within its answer, before the client has seen anything.
+TEST(PdCall, AWorkerThatIsLostBeforeTheFirstByteIsA504AtOnce) {
+  const Play half = [](const Exchange& x) {
+    x.writer->start(200, {{"Content-Type", "application/json"}});
+    x.writer->write(R"({"text":"hal)");
+  };
+  for (const Role lost : {Role::kPrefill, Role::kDecode}) {
+    for (const Play& play : {kSilent, half}) {
+      if (lost == Role::kPrefill) {
+        Pair pair(play, kSilent);
+        std::thread losing([&] {
+          EXPECT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+          pair.lose(lost);
+        });
+        const HttpReply reply = pair.ask(R"({"text":"a","stream":true})");
+        losing.join();
+        EXPECT_EQ(reply.status, 504);
+        EXPECT_THAT(reply.body, HasSubstr("prefill instance cannot be reached or broke off: nothing was heard"));
+        EXPECT_TRUE(pair.decode.wait_left(1));
+        pair.expect_idle();
+      } else {
+        Pair pair(kHandsOver, play);
+        std::thread losing([&] {
+          EXPECT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+          pair.lose(lost);
+        });
+        const HttpReply reply = pair.ask(R"({"text":"a"})");
+        losing.join();
+        EXPECT_EQ(reply.status, 504);
+        EXPECT_THAT(reply.body, HasSubstr("decode instance cannot be reached or broke off: nothing was heard"));
+        EXPECT_EQ(find_header(reply.headers, "x-baton-verdict"), "failed; leg=decode; tries=1");
+        EXPECT_EQ(pair.registry.view()[1].failures, 0U);
+        pair.expect_idle();
+      }
+    }
+  }
+}
+
+TEST(PdCall, AWorkerThatIsLostIsReplacedWhereThereIsAnother) {
+  Pair pair(kHandsOver, kSilent);
+  PlayedWorker other(answers(R"({"text":"ok"})"));
+  ASSERT_TRUE(pair.registry.add({Role::kDecode, other.url(), 0}).ok());
+  std::thread losing([&] {
+    EXPECT_TRUE(pair.decode.wait_asked(1));
+    pair.registry.set_health(other.url(), true, "");
+    pair.lose(Role::kDecode);
+  });
+  const HttpReply reply = pair.ask(R"({"text":"a"})");
+  losing.join();
+  EXPECT_EQ(reply.status, 200) << reply.body;
+  EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")), HasSubstr("tries=2"));
+  std::set<int64_t> rooms;
+  for (PlayedWorker* worker : {&pair.decode, &other})
+    rooms.insert(json::parse(worker->asked().at(0).body).at("bootstrap_room").as_int64());
+  EXPECT_EQ(rooms.size(), 2U);
+  pair.expect_idle();
+}
+
+// The worker stops after the first event, or within the second: what is whole was passed on, then it is said.
+TEST(PdCall, AStreamWhoseWorkerIsLostEndsWithAnErrorEventAndDone) {
+  for (const std::string part : {"", "data: {\"text\":\"one tw"}) {
+    Pair pair(kHandsOver, streams({"data: {\"text\":\"one\"}\n\n" + part}, false));
+    std::atomic<bool> first{true};
+    std::string seen;
+    std::promise<void> ended;
+    HttpCallHandlers handlers;
+    handlers.on_data = [&](std::string_view bytes) {
+      seen += bytes;
+      if (first.exchange(false)) pair.lose(Role::kDecode);
+    };
+    handlers.on_end = [&](const Status& status) {
+      EXPECT_TRUE(status.ok());
+      ended.set_value();
+    };
+    pair.client.start(pair.request(R"({"text":"a","stream":true})"), std::move(handlers));
+    ASSERT_EQ(ended.get_future().wait_for(10s), std::future_status::ready);
+    ASSERT_THAT(seen, StartsWith("data: {\"text\":\"one\"}\n\ndata: {\"error\":"));
+    EXPECT_THAT(seen, HasSubstr("\"code\":504"));
+    EXPECT_TRUE(seen.ends_with("\n\ndata: [DONE]\n\n")) << seen;
+    EXPECT_EQ(pair.metrics.counted(Event::kStreamError), 1U);
+    pair.expect_idle();
+  }
+}
+
+// Decode has all it needs of prefill once it speaks, and once prefill has handed over.
+TEST(PdCall, APrefillThatIsLostAfterItsWorkEndsNothing) {
+  for (const bool streaming : {false, true}) {
+    std::promise<void> lost;
+    const auto after = lost.get_future().share();
+    const Play late = [streaming, after](const Exchange& x) {
+      if (streaming) {
+        x.writer->start(200, {{"Content-Type", "text/event-stream"}});
+        x.writer->write("data: {}\n\n");
+      }
+      std::thread([writer = x.writer, streaming, after] {
+        after.wait();
+        if (!streaming) return writer->send(200, {{"Content-Type", "application/json"}}, "{\"text\":\"ok\"}");
+        writer->write("data: [DONE]\n\n");
+        writer->finish();
+      }).detach();
+    };
+    Pair pair(streaming ? kSilent : kHandsOver, late);
+    std::atomic<bool> unseen{true};
+    std::string seen;
+    std::promise<Status> ended;
+    std::promise<void> begun;
+    HttpCallHandlers handlers;
+    handlers.on_data = [&](std::string_view bytes) {
+      seen += bytes;
+      if (unseen.exchange(false)) begun.set_value();
+    };
+    handlers.on_end = [&](const Status& status) { ended.set_value(status); };
+    pair.client.start(pair.request(fmt::format(R"({{"text":"a","stream":{}}})", streaming)), std::move(handlers));
+    ASSERT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+    if (streaming) {
+      ASSERT_EQ(begun.get_future().wait_for(10s), std::future_status::ready);
+    } else {  // until prefill's answer has come through: a later one from there has, on the same thread
+      for (int i = 0; i < 2000 && !pair.prefill.all_sent(); ++i) std::this_thread::sleep_for(5ms);
+      HttpCallRequest later;
+      later.url = pair.prefill.url();
+      ASSERT_TRUE(pair.legs->fetch(std::move(later)).ok());
+    }
+    pair.lose(Role::kPrefill);
+    lost.set_value();
+    auto end = ended.get_future();
+    ASSERT_EQ(end.wait_for(10s), std::future_status::ready);
+    EXPECT_TRUE(end.get().ok());
+    EXPECT_THAT(seen, streaming ? HasSubstr("[DONE]") : HasSubstr("ok")) << streaming;
+    EXPECT_EQ(seen.find("error"), std::string::npos) << seen;
+    pair.expect_idle();
+  }
+}
+
+TEST(PdCall, ACallThatTakesTooLongEnds) {
+  for (const bool streaming : {false, true}) {
+    Pair pair(kHandsOver, streaming ? streams({"data: {}\n\n"}, false) : kSilent);
+    pair.request_timeout = 50ms;
+    std::atomic<bool> over{false};
+    std::thread time([&] {
+      while (!over) {
+        pair.calls.expire(pair.clock.now());
+        std::this_thread::sleep_for(5ms);
+      }
+    });
+    const HttpReply reply = pair.ask(fmt::format(R"({{"text":"a","stream":{}}})", streaming));
+    over = true;
+    time.join();
+    EXPECT_EQ(reply.status, streaming ? 200 : 504);
+    EXPECT_THAT(reply.body, HasSubstr("--request-timeout"));
+    EXPECT_EQ(reply.body.ends_with("data: [DONE]\n\n"), streaming) << reply.body;
+    EXPECT_TRUE(pair.decode.wait_left(1));
+    pair.expect_idle();
+  }
 }
 
 TEST(PdCall, AClientThatLeavesAbortsBothLegs) {

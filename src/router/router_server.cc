@@ -1,5 +1,6 @@
 #include "router/router_server.h"
 
+#include <atomic>
 #include <boost/json.hpp>
 
 #include "base/log.h"
@@ -51,13 +52,34 @@ json::object joined_info(const std::vector<WorkerReply>& replies, const std::str
   return out;
 }
 
+struct JoinedReplies {
+  explicit JoinedReplies(const std::vector<WorkerReply>& replies) {
+    for (const WorkerReply& reply : replies) {
+      worst = std::max(worst, reply.status);
+      const auto said = parse_object(reply.body);
+      const json::value* success = said ? find_field(*said, "success") : nullptr;
+      says_success = says_success || (success != nullptr && success->is_bool() && success->as_bool());
+      list += fmt::format("{}{{\"url\":{},\"status\":{},\"reply\":{}}}", list.empty() ? "" : ",",
+                          json_string("http://" + reply.worker.url.authority()), reply.status,
+                          said ? json::serialize(*said) : "null");
+    }
+    if (replies.empty()) worst = 503;
+  }
+  int worst = 200;
+  bool says_success = false;  // any of them
+  std::string list;           // of JSON objects
+};
+
+constexpr const char* kDraining = "the router is shutting down: it finishes what it has begun and takes nothing new";
+
 }  // namespace
 
 class Router::Impl {
  public:
   explicit Impl(RouterOptions options)
       : options_(std::move(options)),
-        registry_({}, PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
+        registry_({.silence_max = options_.health_timeout},
+                  PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
         client_(1) {}
 
   ~Impl() {
@@ -74,12 +96,19 @@ class Router::Impl {
     if (!server) return server.error();
     server_ = std::move(*server);
     probe_ = std::make_unique<WorkerProbe>(
-        WorkerProbe::Options{options_.health_interval, options_.health_timeout, options_.api_key}, registry_, client_,
-        clock_);
+        WorkerProbe::Options{options_.health_interval, options_.health_timeout, options_.api_key}, registry_, calls_,
+        client_, clock_);
     return {};
   }
 
   [[nodiscard]] int port() const { return server_->port(); }
+
+  void drain() {
+    draining_ = true;
+    server_->drain();
+  }
+  [[nodiscard]] size_t in_flight() const { return server_->in_flight(); }
+  void end_calls() { calls_.end_all(error(ErrorCode::kUnavailable, "the router is shutting down")); }
 
   Status wait_ready(Duration timeout) { return probe_->wait_ready(timeout); }
 
@@ -100,7 +129,7 @@ class Router::Impl {
         {"POST", "/health_generate", &I::every_worker},
         {"GET", "/flush_cache", &I::every_worker},
         {"POST", "/flush_cache", &I::every_worker},
-        {"POST", "/abort_request", &I::every_worker},
+        {"POST", "/abort_request", &I::abort_request},
         {"GET", "/get_server_info", &I::server_info},
         {"GET", "/server_info", &I::server_info},
         {"GET", "/get_model_info", &I::one_worker},
@@ -130,10 +159,15 @@ class Router::Impl {
   }
 
  private:
-  void pd(Exchange x) { start_pd_call({registry_, client_, clock_, metrics_}, std::move(x)); }
+  void pd(Exchange x) {
+    if (draining_) return x.refuse(503, kDraining);
+    start_pd_call({registry_, calls_, client_, clock_, metrics_, options_.request_timeout}, std::move(x));
+  }
 
   void health(Exchange x) {
-    if (registry_.can_serve(clock_.now())) return x.reply("{\"status\":\"ok\"}");
+    // A router that drains is alive, and must not be killed for it.
+    if (draining_) return x.request.path == "/liveness" ? x.reply("{\"status\":\"ok\"}") : x.refuse(503, kDraining);
+    if (registry_.can_serve()) return x.reply("{\"status\":\"ok\"}");
     std::string list;
     for (const WorkerView& view : registry_.view()) list += (list.empty() ? "" : ",") + worker_json(view);
     x.headers.emplace_back("Retry-After", "1");
@@ -142,63 +176,69 @@ class Router::Impl {
 
   void version(Exchange x) { x.reply(fmt::format("{{\"version\":{}}}", json_string(options_.version))); }
 
-  [[nodiscard]] std::vector<WorkerAddress> healthy_workers() const {
-    std::vector<WorkerAddress> out;
-    for (const WorkerView& view : registry_.view()) {
-      if (view.healthy) out.push_back(view.address);
-    }
+  [[nodiscard]] std::vector<WorkerView> healthy_workers() const {
+    std::vector<WorkerView> out = registry_.view();
+    std::erase_if(out, [](const WorkerView& view) { return !view.healthy; });
     return out;
   }
 
   void one_worker(Exchange x) {
-    std::vector<WorkerAddress> workers = healthy_workers();
-    std::erase_if(workers, [](const WorkerAddress& w) { return w.role != Role::kDecode; });
+    std::vector<WorkerView> workers = healthy_workers();
+    std::erase_if(workers, [](const WorkerView& w) { return w.address.role != Role::kDecode; });
     if (workers.empty()) return x.refuse(503, "no decode instance is healthy");
-    fan_out(client_, {workers.front()}, std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
-      Headers headers = asked.headers;
-      headers.emplace_back("Content-Type", asked.request.path == "/plan" ? kPlainText : "application/json");
-      asked.writer->send(replies.front().status, std::move(headers), std::move(replies.front().body));
-    });
+    fan_out(client_, calls_, {workers.front()}, std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              Headers headers = asked.headers;
+              headers.emplace_back("Content-Type", asked.request.path == "/plan" ? kPlainText : "application/json");
+              asked.writer->send(replies.front().status, std::move(headers), std::move(replies.front().body));
+            });
   }
 
   void every_worker(Exchange x) {
-    fan_out(client_, healthy_workers(), std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
-      int worst = replies.empty() ? 503 : 200;
-      std::string list;
-      for (const WorkerReply& reply : replies) {
-        worst = std::max(worst, reply.status);
-        const auto said = parse_object(reply.body);
-        list += fmt::format("{}{{\"url\":{},\"status\":{},\"reply\":{}}}", list.empty() ? "" : ",",
-                            json_string("http://" + reply.worker.url.authority()), reply.status,
-                            said ? json::serialize(*said) : "null");
-      }
-      asked.reply(fmt::format("{{\"success\":{},\"workers\":[{}]}}", worst == 200, list), worst);
-    });
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              const JoinedReplies all(replies);
+              asked.reply(fmt::format("{{\"success\":{},\"workers\":[{}]}}", all.worst == 200, all.list), all.worst);
+            });
+  }
+
+  // Either leg of a request may have ended, so it is enough that one instance knew it.
+  void abort_request(Exchange x) {
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              const JoinedReplies all(replies);
+              const bool success = all.worst == 200 && all.says_success;
+              const char* why =
+                  success || all.worst != 200 ? "" : ",\"message\":\"no worker has a request or call of this name\"";
+              asked.reply(fmt::format("{{\"success\":{}{},\"workers\":[{}]}}", success, why, all.list), all.worst);
+            });
   }
 
   // The entries of all workers in one list, each with its worker's url.
   void every_load(Exchange x) {
-    fan_out(client_, healthy_workers(), std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
-      json::array loads;
-      for (const WorkerReply& reply : replies) {
-        boost::system::error_code bad;
-        json::value said = json::parse(reply.body, bad);
-        if (bad || reply.status != 200) continue;
-        if (said.is_object() && said.as_object().contains("loads")) said = json::value(said.as_object()["loads"]);
-        if (!said.is_array()) continue;
-        for (json::value& entry : said.as_array()) {
-          if (!entry.is_object()) continue;
-          entry.as_object()["url"] = "http://" + reply.worker.url.authority();
-          loads.push_back(std::move(entry));
-        }
-      }
-      const std::string list = json::serialize(loads);
-      asked.reply(asked.request.path == "/v1/loads" ? "{\"loads\":" + list + "}" : list);
-    });
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              json::array loads;
+              for (const WorkerReply& reply : replies) {
+                boost::system::error_code bad;
+                json::value said = json::parse(reply.body, bad);
+                if (bad || reply.status != 200) continue;
+                if (said.is_object() && said.as_object().contains("loads"))
+                  said = json::value(said.as_object()["loads"]);
+                if (!said.is_array()) continue;
+                for (json::value& entry : said.as_array()) {
+                  if (!entry.is_object()) continue;
+                  entry.as_object()["url"] = "http://" + reply.worker.url.authority();
+                  loads.push_back(std::move(entry));
+                }
+              }
+              const std::string list = json::serialize(loads);
+              asked.reply(asked.request.path == "/v1/loads" ? "{\"loads\":" + list + "}" : list);
+            });
   }
 
   void server_info(Exchange x) {
-    fan_out(client_, healthy_workers(), std::move(x),
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
             [version = options_.version](const Exchange& asked, std::vector<WorkerReply> replies) {
               asked.reply(json::serialize(joined_info(replies, version)));
             });
@@ -206,14 +246,15 @@ class Router::Impl {
 
   void engine_metrics(Exchange x) {
     x.request.path = "/metrics";
-    fan_out(client_, healthy_workers(), std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
-      std::string text;
-      for (const WorkerReply& reply : replies) {
-        if (reply.status == 200)
-          text += fmt::format("# worker http://{}\n{}", reply.worker.url.authority(), reply.body);
-      }
-      asked.reply_text(kPrometheusText, std::move(text));
-    });
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              std::string text;
+              for (const WorkerReply& reply : replies) {
+                if (reply.status == 200)
+                  text += fmt::format("# worker http://{}\n{}", reply.worker.url.authority(), reply.body);
+              }
+              asked.reply_text(kPrometheusText, std::move(text));
+            });
   }
 
   void metrics(Exchange x) { x.reply_text(kPrometheusText, metrics_.render(registry_.view())); }
@@ -265,6 +306,8 @@ class Router::Impl {
   SteadyClock clock_;
   RouterMetrics metrics_;
   WorkerRegistry registry_;
+  std::atomic<bool> draining_{false};
+  OpenCalls calls_;
   std::unique_ptr<HttpServer> server_;
   HttpClient client_;  // destroyed before the server: its calls end and let go of their writers
   std::unique_ptr<WorkerProbe> probe_;
@@ -281,6 +324,9 @@ Result<std::unique_ptr<Router>> Router::start(RouterOptions options) {
 
 int Router::port() const { return impl_->port(); }
 Status Router::wait_ready(Duration timeout) { return impl_->wait_ready(timeout); }
+void Router::drain() { impl_->drain(); }
+size_t Router::in_flight() const { return impl_->in_flight(); }
+void Router::end_calls() { impl_->end_calls(); }
 std::vector<std::string> Router::routes() { return route_names(Impl::table()); }
 
 }  // namespace baton

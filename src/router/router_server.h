@@ -18,7 +18,8 @@ struct RouterOptions {
   PlacementPolicy prefill_policy = PlacementPolicy::kLeastLoaded;
   PlacementPolicy decode_policy = PlacementPolicy::kLeastLoaded;
   Duration health_interval = std::chrono::seconds(1);
-  Duration health_timeout = std::chrono::seconds(5);
+  Duration health_timeout = std::chrono::seconds(10);     // a worker that says nothing for so long is given up
+  Duration request_timeout = std::chrono::seconds(1800);  // of a generation call, arrival to last byte; 0: none
   std::string api_key;  // for the admin paths of the router itself, and towards workers
   std::string version;
 };
@@ -31,6 +32,12 @@ class Router {
   [[nodiscard]] int port() const;
   // Waits until a pair can serve; kDeadlineExceeded says what is wrong with which worker.
   Status wait_ready(Duration timeout);
+  // From here on new work gets 503, and so do /health and /readiness; what is under way goes on.
+  void drain();
+  // Requests whose answer is not wholly sent.
+  [[nodiscard]] size_t in_flight() const;
+  // Ends every generation call with an error.
+  void end_calls();
   [[nodiscard]] static std::vector<std::string> routes();
 
  private:

@@ -46,6 +46,8 @@ class PlayedWorker {
     std::lock_guard lock(mutex_);
     return left_;
   }
+  // Every answer has been sent to its last byte.
+  [[nodiscard]] bool all_sent() const { return server_->in_flight() == 0; }
   // The connection ends now, whatever was said.
   void break_off() { server_->stop(); }
 

@@ -1,6 +1,8 @@
 #include "router/worker_probe.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "base/thread.h"
@@ -8,24 +10,35 @@
 
 namespace baton {
 namespace json = boost::json;
+namespace {
 
-WorkerProbe::WorkerProbe(Options options, WorkerRegistry& registry, HttpClient& client, const Clock& clock)
-    : options_(std::move(options)), registry_(registry), client_(client), clock_(clock), thread_([this] { loop(); }) {}
+constexpr size_t kReplyBytesMax = 64u << 10;  // of what is read and shown of an answer
+
+std::chrono::milliseconds in_ms(Duration d) { return std::chrono::duration_cast<std::chrono::milliseconds>(d); }
+
+}  // namespace
+
+WorkerProbe::WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, HttpClient& client,
+                         const Clock& clock)
+    : options_(std::move(options)), registry_(registry), calls_(calls), client_(client), clock_(clock), thread_([this] {
+        loop();
+      }) {}
 
 WorkerProbe::~WorkerProbe() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
+  std::unique_lock lock(mutex_);
+  stopping_ = true;
   changed_.notify_all();
+  for (const auto& [name, call] : asking_) {
+    if (call) call->cancel();
+  }
+  changed_.wait(lock, [&] { return asking_.empty(); });
+  lock.unlock();
   thread_.join();
 }
 
 Status WorkerProbe::wait_ready(Duration timeout) {
   std::unique_lock lock(mutex_);
-  if (changed_.wait_for(lock, timeout, [&] { return stopping_ || registry_.can_serve(clock_.now(), true); }) &&
-      !stopping_)
-    return {};
+  if (changed_.wait_for(lock, timeout, [&] { return stopping_ || registry_.can_serve(true); }) && !stopping_) return {};
   std::string problems = registry_.refusals();
   for (const WorkerView& view : registry_.view()) {
     if (!view.problem.empty())
@@ -35,35 +48,99 @@ Status WorkerProbe::wait_ready(Duration timeout) {
 }
 
 // Health of each worker, then the meeting of pairs that have not met, so that a mismatch is known before a request
-// is.
+// is. A worker that is seen anew wakes it: a pair meets as soon as both are there. One that does not meet is tried
+// again with the next round.
 void WorkerProbe::loop() {
   name_thread("baton-probe");
+  TimePoint last = clock_.now(), next = last;
+  bool news = false;
   while (true) {
-    for (const WorkerView& view : registry_.view()) probe(view);
-    for (const WorkerRegistry::Pair& pair : registry_.unpaired()) introduce(pair);
+    const TimePoint now = clock_.now();
+    // The router itself may have been stopped, or starved: what was not listened for is not silence.
+    pass(std::min<Duration>(now - last, 2 * options_.interval));
+    last = now;
+    const bool round = now >= next;
+    if (round) {
+      for (const WorkerView& view : registry_.view()) probe(view);
+      next = now + options_.interval;
+    }
+    if (round || news) {
+      for (const WorkerRegistry::Pair& pair : registry_.unpaired()) introduce(pair);
+    }
     std::unique_lock lock(mutex_);
     changed_.notify_all();
-    if (changed_.wait_for(lock, options_.interval, [&] { return stopping_; })) return;
+    changed_.wait_for(lock, std::max<Duration>(next - clock_.now(), Duration(0)), [&] { return stopping_ || news_; });
+    if (stopping_) return;
+    news = std::exchange(news_, false);
   }
+}
+
+void WorkerProbe::pass(Duration time) {
+  for (const WorkerRegistry::Silent& silent : registry_.pass(time)) {
+    const WorkerView& view = silent.view;
+    if (silent.fresh) {
+      log_warning("{} {} is not healthy: {}; its open calls end", role_name(view.address.role),
+                  view.address.url.authority(), view.problem);
+    }
+    // Every time, so that a call that was placed just before the worker was lost ends too.
+    calls_.lose(view.id, error(ErrorCode::kDeadlineExceeded, "nothing was heard from {} for {:.1f} s",
+                               view.address.url.authority(), to_seconds(view.silence)));
+  }
+  calls_.expire(clock_.now());
+}
+
+void WorkerProbe::ask(const std::string& name, HttpCallRequest call,
+                      std::function<void(const Result<HttpReply>&)> done) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_ || !asking_.emplace(name, nullptr).second) return;
+  }
+  auto reply = std::make_shared<HttpReply>();
+  HttpCallHandlers handlers;
+  handlers.on_head = [reply](int status, const Headers&) { reply->status = status; };
+  handlers.on_data = [reply](std::string_view bytes) {
+    reply->body += bytes.substr(0, kReplyBytesMax - std::min(kReplyBytesMax, reply->body.size()));
+  };
+  handlers.on_end = [this, name, reply, done = std::move(done)](const Status& status) {
+    done(status ? Result<HttpReply>(std::move(*reply)) : Result<HttpReply>(status.error()));
+    std::lock_guard lock(mutex_);  // held while telling: the destructor waits for the last of these
+    asking_.erase(name);
+    changed_.notify_all();
+  };
+  auto started = client_.start(std::move(call), std::move(handlers));
+  std::lock_guard lock(mutex_);
+  const auto mine = asking_.find(name);
+  if (mine == asking_.end()) return;  // it has ended already
+  if (stopping_) started->cancel();
+  mine->second = std::move(started);
 }
 
 void WorkerProbe::probe(const WorkerView& view) {
   HttpCallRequest call;
   call.url = view.address.url;
   call.target = view.address.url.path + "/health";
-  call.connect_timeout = std::chrono::duration_cast<std::chrono::milliseconds>(options_.timeout);
+  call.connect_timeout = in_ms(options_.timeout);
   call.idle_timeout = call.connect_timeout;
-  const auto reply = client_.fetch(std::move(call));
-  const bool healthy = reply.ok() && reply->status == 200;
-  std::string problem = !reply.ok() ? reply.error().message
-                        : healthy   ? ""
-                                    : fmt::format("/health says {}: {}", reply->status, reply->body);
+  ask(fmt::format("health {}", view.id), std::move(call),
+      [this, view](const Result<HttpReply>& reply) { on_health(view, reply); });
+}
+
+void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& reply) {
+  if (reply) registry_.heard(view.id);
+  // No answer in time says nothing yet: a busy instance may stream meanwhile, and one that does not is silent.
+  if (!reply && reply.error().code == ErrorCode::kDeadlineExceeded) return;
+  if (!reply && reply.error().code == ErrorCode::kCancelled) return;
+  const bool healthy = reply && reply->status == 200;
+  std::string problem = !reply    ? reply.error().message
+                        : healthy ? ""
+                                  : fmt::format("/health says {}: {}", reply->status, reply->body);
   while (problem.ends_with('\n')) problem.pop_back();
-  if (healthy != view.healthy) {
+  if (registry_.set_health(view.address.url, healthy, problem)) {
     log_info("{} {} is {}{}", role_name(view.address.role), view.address.url.authority(),
              healthy ? "healthy" : "not healthy: ", problem);
+    std::lock_guard lock(mutex_);
+    news_ = true;
   }
-  registry_.set_health(view.address.url, healthy, std::move(problem));
 }
 
 void WorkerProbe::introduce(const WorkerRegistry::Pair& pair) {
@@ -75,7 +152,11 @@ void WorkerProbe::introduce(const WorkerRegistry::Pair& pair) {
                           pair.prefill.bootstrap_port);
   call.idle_timeout = std::chrono::seconds(10);
   if (!options_.api_key.empty()) call.headers.emplace_back("Authorization", "Bearer " + options_.api_key);
-  const auto reply = client_.fetch(std::move(call));
+  ask(fmt::format("pair {} {}", pair.prefill.url.authority(), pair.decode.url.authority()), std::move(call),
+      [this, pair](const Result<HttpReply>& reply) { on_introduced(pair, reply); });
+}
+
+void WorkerProbe::on_introduced(const WorkerRegistry::Pair& pair, const Result<HttpReply>& reply) {
   if (!reply.ok() || (reply->status != 200 && reply->status != 409 && reply->status != 404)) {
     log_warning("{} and {} have not met yet: {}", pair.prefill.url.authority(), pair.decode.url.authority(),
                 reply.ok() ? reply->body : reply.error().message);

@@ -1,44 +1,56 @@
-// The router's background work: health of each worker, and the meeting of those that have not met.
+// The router's background work: health of each worker, the meeting of those that have not met, and the end of calls
+// that nothing answers any more.
 #pragma once
 
 #include <condition_variable>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 
 #include "base/clock.h"
 #include "http/client.h"
+#include "router/open_calls.h"
 #include "router/worker_registry.h"
 
 namespace baton {
 
-// One thread of its own from construction to destruction.
+// One thread of its own from construction to destruction. Workers are asked side by side: one that does not answer
+// delays no other.
 class WorkerProbe {
  public:
   struct Options {
-    Duration interval = std::chrono::seconds(1);
-    Duration timeout = std::chrono::seconds(5);
-    std::string api_key;  // towards workers
+    Duration interval = std::chrono::seconds(1);  // from the answer to one probe to the next
+    Duration timeout = std::chrono::seconds(10);  // of a probe; the registry's silence_max
+    std::string api_key;                          // towards workers
   };
-  // All three outlive it.
-  WorkerProbe(Options options, WorkerRegistry& registry, HttpClient& client, const Clock& clock);
+  // All outlive it.
+  WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, HttpClient& client, const Clock& clock);
   ~WorkerProbe();
-
   // Waits until a pair that has met can serve; kDeadlineExceeded says what is wrong with which worker.
   Status wait_ready(Duration timeout);
 
  private:
   void loop();
+  void pass(Duration time);
   void probe(const WorkerView& view);
   void introduce(const WorkerRegistry::Pair& pair);
+  void on_health(const WorkerView& view, const Result<HttpReply>& reply);
+  void on_introduced(const WorkerRegistry::Pair& pair, const Result<HttpReply>& reply);
+  // One call under a name at a time; `done` gets the answer on a client thread.
+  void ask(const std::string& name, HttpCallRequest call, std::function<void(const Result<HttpReply>&)> done);
 
   const Options options_;
   WorkerRegistry& registry_;
+  OpenCalls& calls_;
   HttpClient& client_;
   const Clock& clock_;
-  std::mutex mutex_;  // of stopping_
+  std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   bool stopping_ = false;
+  bool news_ = false;  // a worker is seen anew
+  std::map<std::string, std::shared_ptr<HttpCall>> asking_;
   std::thread thread_;
 };
 

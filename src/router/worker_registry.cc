@@ -10,7 +10,7 @@ Status WorkerRegistry::add(const WorkerAddress& address) {
   if (find(address.url) != nullptr)
     return error(ErrorCode::kInvalidArgument, "{} is a worker already", address.url.authority());
   Worker worker;
-  worker.id = next_id_++;
+  worker.view.id = next_id_++;
   worker.view.address = address;
   worker.view.problem = "not probed yet";
   workers(address.role).push_back(std::move(worker));
@@ -39,17 +39,18 @@ WorkerRegistry::Worker* WorkerRegistry::find(const Url& url) {
   return nullptr;
 }
 
-bool WorkerRegistry::usable(const Worker& worker, TimePoint now) const {
-  return worker.view.healthy && (!worker.view.breaker_open || now >= worker.retry_at);
+bool WorkerRegistry::sound(const Worker& worker, TimePoint now) const {
+  return (!worker.view.breaker_open || now >= worker.retry_at) && worker.view.silence < options_.silence_max / 3;
 }
 
 Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now, const std::set<uint64_t>& avoid) {
   std::lock_guard lock(mutex_);
-  const auto loads = [&](const std::vector<Worker>& list, bool avoiding) {
+  const auto loads = [&](const std::vector<Worker>& list, bool choosy) {
     std::vector<WorkerLoad> out;
     out.reserve(list.size());
     for (const Worker& worker : list) {
-      out.push_back({usable(worker, now) && !(avoiding && avoid.contains(worker.id)), worker.view.outstanding});
+      const bool preferred = sound(worker, now) && !avoid.contains(worker.view.id);
+      out.push_back({worker.view.healthy && (preferred || !choosy), worker.view.outstanding});
     }
     return out;
   };
@@ -57,34 +58,32 @@ Result<WorkerRegistry::Pair> WorkerRegistry::begin_request(TimePoint now, const 
     return refused_.contains({prefill_[p].view.address.url.authority(), decode_[d].view.address.url.authority()});
   };
   std::optional<PairPolicy::Choice> choice;
-  for (const auto& [avoid_prefill, avoid_decode] :
+  for (const auto& [choosy_prefill, choosy_decode] :
        {std::pair{true, true}, {true, false}, {false, true}, {false, false}}) {
-    choice = policy_.choose(loads(prefill_, avoid_prefill), loads(decode_, avoid_decode), refused);
-    if (choice || avoid.empty()) break;
+    choice = policy_.choose(loads(prefill_, choosy_prefill), loads(decode_, choosy_decode), refused);
+    if (choice) break;
   }
   if (!choice) {
     const auto healthy = [](const std::vector<Worker>& list) {
       return std::count_if(list.begin(), list.end(), [](const Worker& w) { return w.view.healthy; });
     };
-    std::string held_back;
+    std::string problems;
     for (const auto* list : {&prefill_, &decode_}) {
       for (const Worker& worker : *list) {
-        if (!worker.view.healthy || usable(worker, now)) continue;
-        held_back += fmt::format("; {} failed {} times in a row and is held back for {:.1f} s more",
-                                 worker.view.address.url.authority(), worker.failures_in_row,
-                                 to_ms(worker.retry_at - now) / 1e3);
+        if (!worker.view.problem.empty())
+          problems += fmt::format("; {}: {}", worker.view.address.url.authority(), worker.view.problem);
       }
     }
     return error(ErrorCode::kUnavailable,
                  "no pair of instances can serve this: {} of {} prefill and {} of {} decode instances are healthy{}{}",
-                 healthy(prefill_), prefill_.size(), healthy(decode_), decode_.size(), held_back, refusals_text());
+                 healthy(prefill_), prefill_.size(), healthy(decode_), decode_.size(), problems, refusals_text());
   }
   for (Worker* worker : {&prefill_[choice->prefill], &decode_[choice->decode]}) {
     ++worker->view.outstanding;
     ++worker->view.requests;
   }
   const Worker &p = prefill_[choice->prefill], &d = decode_[choice->decode];
-  return Pair{p.view.address, d.view.address, p.id, d.id};
+  return Pair{p.view.address, d.view.address, p.view.id, d.view.id};
 }
 
 void WorkerRegistry::end_request(const Pair& pair, Blame blame, TimePoint now) {
@@ -92,7 +91,7 @@ void WorkerRegistry::end_request(const Pair& pair, Blame blame, TimePoint now) {
   for (const WorkerAddress* address : {&pair.prefill, &pair.decode}) {
     Worker* worker = find(address->url);
     const uint64_t id = address == &pair.prefill ? pair.prefill_id : pair.decode_id;
-    if (worker == nullptr || worker->id != id) continue;  // removed meanwhile
+    if (worker == nullptr || worker->view.id != id) continue;  // removed meanwhile
     --worker->view.outstanding;
     const bool guilty = blame == (address == &pair.prefill ? Blame::kPrefill : Blame::kDecode);
     if (guilty) {
@@ -114,19 +113,52 @@ void WorkerRegistry::forget_pairings(const std::string& authority) {
                 [&](const auto& entry) { return entry.first.first == authority || entry.first.second == authority; });
 }
 
-void WorkerRegistry::set_health(const Url& url, bool healthy, std::string problem) {
+// Up or down, it may be another incarnation when it is seen next: what it agreed with others is void, and what failed
+// before is not its fault.
+void WorkerRegistry::start_anew(Worker* worker) {
+  forget_pairings(worker->view.address.url.authority());
+  worker->failures_in_row = 0;
+  worker->view.breaker_open = false;
+}
+
+bool WorkerRegistry::set_health(const Url& url, bool healthy, std::string problem) {
   std::lock_guard lock(mutex_);
   Worker* worker = find(url);
-  if (worker == nullptr) return;
-  if (healthy != worker->view.healthy) {
-    // Up or down, it may be another incarnation when it is seen next: what it agreed with others is void, and what
-    // failed before is not its fault.
-    forget_pairings(url.authority());
-    worker->failures_in_row = 0;
-    worker->view.breaker_open = false;
-  }
+  if (worker == nullptr) return false;
+  const bool news = healthy != worker->view.healthy;
+  if (news) start_anew(worker);
+  if (healthy) worker->view.silence = {};
   worker->view.healthy = healthy;
   worker->view.problem = std::move(problem);
+  return news;
+}
+
+void WorkerRegistry::heard(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  for (auto* list : {&prefill_, &decode_}) {
+    for (Worker& worker : *list) {
+      if (worker.view.id == id) worker.view.silence = {};
+    }
+  }
+}
+
+std::vector<WorkerRegistry::Silent> WorkerRegistry::pass(Duration time) {
+  std::lock_guard lock(mutex_);
+  std::vector<Silent> silent;
+  for (auto* list : {&prefill_, &decode_}) {
+    for (Worker& worker : *list) {
+      worker.view.silence += time;
+      if (worker.view.silence < options_.silence_max) continue;
+      const bool fresh = worker.view.healthy;
+      if (fresh) {
+        worker.view.healthy = false;
+        worker.view.problem = fmt::format("nothing was heard from it for {:.1f} s", to_seconds(worker.view.silence));
+        start_anew(&worker);
+      }
+      silent.push_back({worker.view, fresh});
+    }
+  }
+  return silent;
 }
 
 void WorkerRegistry::set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why) {
@@ -157,12 +189,12 @@ std::vector<WorkerRegistry::Pair> WorkerRegistry::unpaired() const {
   return out;
 }
 
-bool WorkerRegistry::can_serve(TimePoint now, bool met_only) const {
+bool WorkerRegistry::can_serve(bool met_only) const {
   std::lock_guard lock(mutex_);
   for (const Worker& p : prefill_) {
     for (const Worker& d : decode_) {
       const std::pair key{p.view.address.url.authority(), d.view.address.url.authority()};
-      if (usable(p, now) && usable(d, now) && !refused_.contains(key) && (!met_only || met_.contains(key))) return true;
+      if (p.view.healthy && d.view.healthy && !refused_.contains(key) && (!met_only || met_.contains(key))) return true;
     }
   }
   return false;

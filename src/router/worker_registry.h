@@ -24,9 +24,11 @@ struct WorkerAddress {
 
 // A copy of what is known about a worker.
 struct WorkerView {
+  uint64_t id = 0;  // a worker that was removed and added again is another one
   WorkerAddress address;
   bool healthy = false;
   bool breaker_open = false;
+  Duration silence{};  // since it was last heard; reaches silence_max at most while it is healthy
   uint64_t outstanding = 0, requests = 0, failures = 0;
   std::string problem;  // why not healthy
 };
@@ -35,7 +37,8 @@ class WorkerRegistry {
  public:
   struct Options {
     int failures_to_open = 3;                         // requests in a row that failed by the worker's fault
-    Duration breaker_time = std::chrono::seconds(5);  // then probed again
+    Duration breaker_time = std::chrono::seconds(5);  // then tried again, even where another could serve
+    Duration silence_max = std::chrono::seconds(10);  // a worker that says nothing for so long is not healthy
   };
   WorkerRegistry(Options options, PairPolicy policy) : options_(options), policy_(policy) {}
 
@@ -47,15 +50,27 @@ class WorkerRegistry {
     WorkerAddress prefill, decode;
     uint64_t prefill_id = 0, decode_id = 0;  // of begin_request(), for end_request()
   };
-  // Counts the request as outstanding on both; end_request() must follow. Workers in `avoid` (their ids) are taken only
-  // where no other can serve. kUnavailable says how many of each there are and why none fits.
+  // Counts the request as outstanding on both; end_request() must follow. Workers in `avoid` (their ids), those whose
+  // breaker is open and those that have been silent for a third of silence_max are taken only where no other can serve.
+  // kUnavailable says how many of each there are and why none fits.
   Result<Pair> begin_request(TimePoint now, const std::set<uint64_t>& avoid = {});
   // Whose fault the end was. kUnclear counts for and against nobody: an instance that waited for its peer in vain
   // answers for a failure that need not be its own.
   enum class Blame : uint8_t { kNobody, kPrefill, kDecode, kUnclear };
   void end_request(const Pair& pair, Blame blame, TimePoint now);
 
-  void set_health(const Url& url, bool healthy, std::string problem);
+  // What a probe found; true if that is new.
+  bool set_health(const Url& url, bool healthy, std::string problem);
+  // A sign of life: an answer to a probe, or bytes of any other answer. A busy instance that streams may be late with
+  // its probe; one that is stopped, or whose host is gone, says nothing at all, though its connections stay open.
+  void heard(uint64_t id);
+  struct Silent {
+    WorkerView view;
+    bool fresh;  // was healthy until now
+  };
+  // `time` has passed: those that have been silent for silence_max are not healthy any more, and stay in the list until
+  // they are heard again. Whatever waits for them waits in vain.
+  std::vector<Silent> pass(Duration time);
   // What two instances answered when told to meet: a refusal keeps this pair apart until either is seen healthy anew.
   void set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why);
 
@@ -65,11 +80,10 @@ class WorkerRegistry {
   // Healthy prefill and decode pairs that have not met yet.
   [[nodiscard]] std::vector<Pair> unpaired() const;
   // Some pair is healthy and has not refused each other; with `met_only`, has met.
-  [[nodiscard]] bool can_serve(TimePoint now, bool met_only = false) const;
+  [[nodiscard]] bool can_serve(bool met_only = false) const;
 
  private:
   struct Worker {
-    uint64_t id = 0;  // a worker that was removed and added again is another one
     WorkerView view;
     int failures_in_row = 0;
     TimePoint retry_at{};
@@ -77,7 +91,9 @@ class WorkerRegistry {
   Worker* find(const Url& url);
   [[nodiscard]] std::string refusals_text() const;
   void forget_pairings(const std::string& authority);
-  [[nodiscard]] bool usable(const Worker& worker, TimePoint now) const;
+  void start_anew(Worker* worker);
+  // Nothing speaks against it but that it may be avoided by this request.
+  [[nodiscard]] bool sound(const Worker& worker, TimePoint now) const;
   std::vector<Worker>& workers(Role role) { return role == Role::kPrefill ? prefill_ : decode_; }
 
   const Options options_;

@@ -36,9 +36,9 @@ struct Known : WorkerRegistry {
 
 TEST(WorkerRegistry, NothingIsUsableBeforeItIsSeenHealthy) {
   Known registry;
-  EXPECT_TRUE(registry.can_serve(kNow));
+  EXPECT_TRUE(registry.can_serve());
   registry.set_health(kD1, false, "connection refused");
-  EXPECT_FALSE(registry.can_serve(kNow));
+  EXPECT_FALSE(registry.can_serve());
   const auto pair = registry.begin_request(kNow);
   ASSERT_FALSE(pair.ok());
   EXPECT_EQ(pair.error().code, ErrorCode::kUnavailable);
@@ -56,49 +56,104 @@ TEST(WorkerRegistry, CountsWhatIsOutstanding) {
   EXPECT_EQ(registry.of(kD1).requests, 2U);
 }
 
-TEST(WorkerRegistry, ABreakerOpensAfterFailuresInARowAndTriesAgain) {
-  Known registry;
-  const auto fail_once = [&](TimePoint now) {
-    registry.end_request(*registry.begin_request(now), Blame::kDecode, now);
+TEST(WorkerRegistry, ABreakerKeepsRequestsAwayAfterFailuresInARow) {
+  Known registry({kP1}, {kD1, kD2});
+  const auto fail_first = [&](TimePoint now) {
+    for (bool done = false; !done;) {
+      const auto pair = registry.begin_request(now);
+      done = pair->decode.url.host == kD1.host && pair->decode.url.port == kD1.port;
+      registry.end_request(*pair, done ? Blame::kDecode : Blame::kNobody, now);
+    }
   };
-  fail_once(kNow);
-  registry.end_request(*registry.begin_request(kNow), Blame::kNobody, kNow);
-  fail_once(kNow);  // not in a row
-  EXPECT_TRUE(registry.can_serve(kNow));
-  fail_once(kNow);
-  EXPECT_TRUE(registry.of(kD1).breaker_open);
-  EXPECT_FALSE(registry.can_serve(kNow + 4s));
-  EXPECT_TRUE(registry.can_serve(kNow + 5s));
-  fail_once(kNow + 5s);  // the trial fails: closed to all for another while
-  EXPECT_FALSE(registry.can_serve(kNow + 9s));
-  registry.end_request(*registry.begin_request(kNow + 10s), Blame::kNobody, kNow + 10s);
+  const auto shares = [&](TimePoint now) {  // of eight requests, those that the first decode instance gets
+    int first = 0;
+    for (int i = 0; i < 8; ++i) {
+      const auto pair = registry.begin_request(now);
+      first += pair->decode.url.port == kD1.port;
+      registry.end_request(*pair, Blame::kUnclear, now);
+    }
+    return first;
+  };
+  fail_first(kNow);
+  while (registry.of(kD1).outstanding == 0) {  // a success between: not in a row
+    const auto pair = registry.begin_request(kNow);
+    const bool first = pair->decode.url.port == kD1.port;
+    registry.end_request(*pair, Blame::kNobody, kNow);
+    if (first) break;
+  }
+  fail_first(kNow);
   EXPECT_FALSE(registry.of(kD1).breaker_open);
+  fail_first(kNow);
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+  EXPECT_EQ(shares(kNow + 4s), 0);
+  EXPECT_EQ(shares(kNow + 5s), 4);
+  fail_first(kNow + 5s);  // the trial fails: passed over for another while
+  EXPECT_EQ(shares(kNow + 9s), 0);
   EXPECT_EQ(registry.of(kD1).failures, 4U);
   EXPECT_EQ(registry.of(kP1).failures, 0U);  // the innocent leg
 }
 
-TEST(WorkerRegistry, ABreakerSaysWhoIsHeldBackAndForHowLong) {
+// A breaker chooses among several; where nothing else is left, a worker that answers its probe is used.
+TEST(WorkerRegistry, TheOnlyWorkerIsUsedWithItsBreakerOpen) {
   Known registry;
-  for (int i = 0; i < 2; ++i) registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
-  EXPECT_THAT(registry.begin_request(kNow + 1s).error().message,
-              HasSubstr("1 of 1 decode instances are healthy; d:1 failed 2 times in a row and is held back for 4.0 s"));
+  for (int i = 0; i < 3; ++i) registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+  EXPECT_TRUE(registry.can_serve());
+  const auto pair = registry.begin_request(kNow);
+  ASSERT_TRUE(pair.ok());
+  registry.end_request(*pair, Blame::kNobody, kNow);
+  EXPECT_FALSE(registry.of(kD1).breaker_open);
 }
 
 // An instance that went down and came back is not held back for what it did before.
 TEST(WorkerRegistry, AnInstanceThatIsSeenHealthyAnewStartsWithAClosedBreaker) {
   Known registry;
   for (int i = 0; i < 2; ++i) registry.end_request(*registry.begin_request(kNow), Blame::kDecode, kNow);
-  EXPECT_FALSE(registry.can_serve(kNow + 1s));
-  registry.set_health(kD1, false, "connection refused");
+  EXPECT_TRUE(registry.of(kD1).breaker_open);
+  EXPECT_TRUE(registry.set_health(kD1, false, "connection refused"));
+  EXPECT_FALSE(registry.set_health(kD1, false, "connection refused"));
+  EXPECT_TRUE(registry.set_health(kD1, true, ""));
+  EXPECT_FALSE(registry.of(kD1).breaker_open);
+}
+
+TEST(WorkerRegistry, AWorkerThatSaysNothingIsNotHealthyUntilItIsHeard) {
+  Known registry({kP1}, {kD1, kD2});
+  const uint64_t first = registry.of(kD1).id, prefill = registry.of(kP1).id;
+  const auto pass = [&](Duration time) {
+    registry.heard(prefill);
+    registry.heard(registry.of(kD2).id);
+    return registry.pass(time);
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(pass(3s).empty());
+  registry.heard(first);  // bytes of an answer are as good as a probe's
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(pass(3s).empty());
+  EXPECT_TRUE(registry.of(kD1).healthy);
+  const auto lost = pass(1s);
+  ASSERT_EQ(lost.size(), 1U);
+  EXPECT_EQ(lost[0].view.id, first);
+  EXPECT_TRUE(lost[0].fresh);
+  EXPECT_FALSE(registry.of(kD1).healthy);
+  EXPECT_EQ(registry.of(kD1).problem, "nothing was heard from it for 10.0 s");
+  ASSERT_EQ(pass(1s).size(), 1U);  // still
+  EXPECT_FALSE(pass(1s)[0].fresh);
   registry.set_health(kD1, true, "");
-  EXPECT_TRUE(registry.can_serve(kNow + 1s));
+  EXPECT_TRUE(pass(9s).empty());
+}
+
+TEST(WorkerRegistry, ASilentWorkerIsTakenOnlyWhereNoOtherCanServe) {
+  Known registry({kP1}, {kD1, kD2});
+  registry.pass(4s);
+  registry.heard(registry.of(kD2).id);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(registry.begin_request(kNow)->decode.url.port, kD2.port);
+  registry.set_health(kD2, false, "down");
+  EXPECT_EQ(registry.begin_request(kNow)->decode.url.port, kD1.port);
 }
 
 TEST(WorkerRegistry, AnUnclearFailureCountsForAndAgainstNobody) {
   Known registry;
   const auto end_with = [&](Blame blame) { registry.end_request(*registry.begin_request(kNow), blame, kNow); };
   for (int i = 0; i < 5; ++i) end_with(Blame::kUnclear);
-  EXPECT_TRUE(registry.can_serve(kNow));
+  EXPECT_TRUE(registry.can_serve());
   end_with(Blame::kDecode);
   end_with(Blame::kUnclear);
   end_with(Blame::kDecode);
@@ -130,7 +185,7 @@ TEST(WorkerRegistry, PairsThatRefuseEachOtherStayApartUntilOneIsSeenAnew) {
   registry.set_pairing(kP1, kD1, true, "page_tokens 64 here, 128 there");
   registry.set_pairing(kP1, kD2, false, "");
   EXPECT_EQ(registry.unpaired().size(), 2U);
-  EXPECT_TRUE(registry.can_serve(kNow, true));
+  EXPECT_TRUE(registry.can_serve(true));
   registry.set_health(kP2, false, "down");
   for (int i = 0; i < 4; ++i) EXPECT_EQ(registry.begin_request(kNow)->decode.url.port, kD2.port);
   registry.set_health(kD2, false, "down");

@@ -6,10 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <sstream>
 #include <thread>
 
+#include "base/log.h"
 #include "exit_code.h"
 #include "http/url.h"
 
@@ -67,6 +67,7 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
     arguments.push_back("http://" + Url{child.host, child.port, ""}.authority());
     if (prefill) arguments.push_back(std::to_string(child.bootstrap_port));
   }
+  arguments.insert(arguments.end(), o.router_arguments.begin(), o.router_arguments.end());
   BATON_TRY(cluster.spawn("router", "router", o.host, o.port, std::move(arguments)));
   BATON_TRY(cluster.wait_all_ready(signals));
   cluster.port_ = cluster.children_.back().port;
@@ -87,6 +88,7 @@ Status Cluster::spawn(std::string name, std::string role, std::string host, int 
     arguments.push_back(word);
   }
   arguments.insert(arguments.end(), options_.common_arguments.begin(), options_.common_arguments.end());
+  arguments.insert(arguments.end(), {"--drain-timeout", fmt::format("{}", to_seconds(options_.drain_timeout))});
   std::vector<char*> argv;
   argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -188,8 +190,7 @@ void Cluster::draw_progress(bool finished) {
                           : child.phase;
     text += fmt::format("{}{}: {}", text.empty() ? "" : "  ", child.name, state);
   }
-  fmt::print(stderr, "\r\x1b[K{}{}", text, finished ? "\n" : "");
-  std::fflush(stderr);
+  log_last_words(fmt::format("\r\x1b[K{}{}", text, finished ? "\n" : ""));
 }
 
 std::string Cluster::summary() const {
@@ -213,34 +214,59 @@ Status Cluster::wait(SignalWait& signals) {
   }
 }
 
-void Cluster::await_end(Child& child, TimePoint give_up) {
-  while (child.pid > 0) {
-    if (waitpid(child.pid, nullptr, WNOHANG) == child.pid) {
-      child.pid = -1;
-    } else if (std::chrono::steady_clock::now() > give_up) {
-      kill(child.pid, SIGKILL);
-      waitpid(child.pid, nullptr, 0);
-      child.pid = -1;
-    } else {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
+std::optional<int> Cluster::await_end(Child& child, TimePoint give_up, SignalWait* signals) {
+  int status = 0;
+  while (child.pid > 0 && waitpid(child.pid, &status, WNOHANG) != child.pid) {
+    const bool interrupted = signals != nullptr && signals->wait_stop(Duration(0));
+    if (interrupted || std::chrono::steady_clock::now() > give_up) return std::nullopt;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
+  child.pid = -1;
   if (child.report_fd >= 0) close(child.report_fd);
   child.report_fd = -1;
+  return status;
+}
+
+Status Cluster::drain(SignalWait& signals) {
+  const auto router = children_.empty() || children_.back().role != "router" ? children_.end() : children_.end() - 1;
+  std::string failures;
+  for (const auto& [begin, end] : {std::pair{router, children_.end()}, {children_.begin(), router}}) {
+    for (auto child = begin; child != end; ++child) {
+      if (child->pid > 0) kill(child->pid, SIGTERM);
+    }
+    const TimePoint give_up = std::chrono::steady_clock::now() + options_.drain_timeout + std::chrono::seconds(5);
+    for (auto child = begin; child != end; ++child) {
+      const std::optional<int> status = await_end(*child, give_up, &signals);
+      if (!status) {
+        stop();
+        return error(ErrorCode::kCancelled, "{} ({}) was ended before its work was", child->name, child->role);
+      }
+      if (*status != 0) failures += fmt::format("; {} ({}) {}", child->name, child->role, describe_exit(*status));
+    }
+  }
+  if (failures.empty()) return {};
+  return error(ErrorCode::kCancelled, "not all work was finished{}", failures);
 }
 
 void Cluster::stop() {
   const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   const auto ask = [](const Child& child) {
-    if (child.pid > 0) kill(child.pid, SIGTERM);
+    if (child.pid <= 0) return;
+    kill(child.pid, SIGTERM);
+    kill(child.pid, SIGINT);  // the second signal: at once
+  };
+  const auto see_off = [&](Child& child) {
+    if (await_end(child, give_up, nullptr)) return;
+    kill(child.pid, SIGKILL);
+    await_end(child, TimePoint::max(), nullptr);
   };
   // The router is gone before its workers are, so that it does not report their end as a failure.
   if (!children_.empty() && children_.back().role == "router") {
     ask(children_.back());
-    await_end(children_.back(), give_up);
+    see_off(children_.back());
   }
   for (const Child& child : children_) ask(child);
-  for (Child& child : children_) await_end(child, give_up);
+  for (Child& child : children_) see_off(child);
 }
 
 }  // namespace baton

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,9 @@ struct ClusterOptions {
   int port = 8000;
   std::vector<std::string> common_arguments;  // for every instance and the router
   std::vector<std::string> serve_arguments;   // for every instance
-  bool quiet = false;                         // no progress line
+  std::vector<std::string> router_arguments;  // for the router
+  Duration drain_timeout = std::chrono::seconds(30);
+  bool quiet = false;  // no progress line
 };
 
 // One thread. Children die with this process, however it ends.
@@ -42,7 +45,11 @@ class Cluster {
   [[nodiscard]] std::string summary() const;
   // Waits for Ctrl-C (an ok result) or the death of a child (an error that names it).
   Status wait(SignalWait& signals);
-  // Asks every child to stop, the router first, and kills what has not after ten seconds. Idempotent.
+  // Lets every child finish what it has begun and end: the router first, then the instances, which by then have nothing
+  // to do but for those who asked them directly. A second signal, or a child that is not gone five seconds after its
+  // drain_timeout, is the end of all (stop()). An error says who did not end well.
+  Status drain(SignalWait& signals);
+  // Ends every child at once, and kills what has not ended after ten seconds. Idempotent.
   void stop();
 
  private:
@@ -67,7 +74,8 @@ class Cluster {
   void take_line(Child& child, const std::string& line);
   void draw_progress(bool finished);
   [[nodiscard]] Status find_dead();
-  static void await_end(Child& child, TimePoint give_up);
+  // Its exit status (wait(2)); nothing: it did not end in time, or a signal came.
+  static std::optional<int> await_end(Child& child, TimePoint give_up, SignalWait* signals);
 
   ClusterOptions options_;
   std::vector<Child> children_;

@@ -33,6 +33,9 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
         "--writer-policy"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
+  for (const char* name : {"--request-timeout", "--health-check-timeout"})
+    pass_on(name, "As of `baton router`", flags.router);
+  add_drain_timeout(app, flags.drain_timeout_s);
   for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
@@ -50,6 +53,8 @@ Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
   options.port = flags.port;
   options.common_arguments = flags.common;
   options.serve_arguments = flags.serve;
+  options.router_arguments = flags.router;
+  options.drain_timeout = from_seconds(flags.drain_timeout_s);
   options.unified = !flags.unified.empty();
   if (options.unified != (flags.prefill.empty() && flags.decode.empty())) {
     return error(ErrorCode::kInvalidArgument,

@@ -15,7 +15,8 @@ struct ClusterFlags {
   std::string unified;
   std::string host = "127.0.0.1";
   int port = 8000;
-  std::vector<std::string> common, serve;  // passed through: to every process, to every instance
+  std::vector<std::string> common, serve, router;  // passed through: to every process, to every instance, to the router
+  double drain_timeout_s = 30;
 };
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags);

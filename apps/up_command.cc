@@ -2,9 +2,9 @@
 #include <limits.h>
 #include <unistd.h>
 
-#include <iostream>
 #include <memory>
 
+#include "base/line_writer.h"
 #include "cluster.h"
 #include "cluster_flags.h"
 #include "commands.h"
@@ -22,13 +22,17 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   auto cluster = Cluster::start(std::move(*options), signals);
   if (!cluster) return fail(app, cluster.error());
-  std::cout << fmt::format(
-                   "\n{0}\n  API: http://{1}   (try: curl http://{1}/v1/models)\n  ready in {2:.1f} s; Ctrl-C stops "
-                   "everything\n",
-                   cluster->summary(), Url{flags.host, cluster->port(), ""}.authority(),
-                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count())
-            << std::flush;
-  const Status ended = cluster->wait(signals);
+  const std::string summary = fmt::format(
+      "\n{0}\n  API: http://{1}   (try: curl http://{1}/v1/models)\n  ready in {2:.1f} s; Ctrl-C stops "
+      "everything\n",
+      cluster->summary(), Url{flags.host, cluster->port(), ""}.authority(),
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  UnhurriedOutput(STDOUT_FILENO).write_within(summary, std::chrono::seconds(2));
+  Status ended = cluster->wait(signals);
+  if (ended) {
+    log_info("stopping: running requests are finished first; a second signal ends them");
+    ended = cluster->drain(signals);
+  }
   cluster->stop();
   if (!ended) return fail(app, ended.error());
   return kExitOk;

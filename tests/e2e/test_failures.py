@@ -6,11 +6,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import BATON, MODELS, Cluster, call, pages
+from conftest import BATON, MODELS, Cluster, Stream, call, get_json, metric, pages, wait_until
 
 
 def run(*arguments, timeout=60):
@@ -173,34 +175,118 @@ def test_the_death_of_a_child_stops_the_cluster(tmp_path):
                 time.sleep(0.1)
 
 
-def test_a_prefill_that_dies_is_an_error_and_frees_decodes_pages(tmp_path):
-    """kill -9 of prefill while requests run: errors or whole answers, never broken text, and decode's pages come back."""
-    processes = {}
-    ports = {}
+def held(url):
+    return {state: n for state, n in pages(url).items() if state in ("owned", "granted", "quarantined") and n}
+
+
+# Prompts long enough, in chunks small enough, for KV to be under way when something happens.
+SLOW = ("--tp-size", 2, "--chunked-prefill-size", 128)
+
+
+class Askers:
+    """Long prompts all at once, through a router or to both legs of a pair; what each got: (status, body)."""
+
+    def __init__(self, count, prefill, decode, router=None):
+        self.answers = []
+        self.threads = [threading.Thread(target=self.ask, args=(i, prefill, decode, router), daemon=True) for i in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, i, prefill, decode, router):
+        body = {"input_ids": [5 + i] * 3000, "sampling_params": {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}}
+        if router is None:
+            body |= {"bootstrap_host": "127.0.0.1", "bootstrap_port": int(prefill.bootstrap_port), "bootstrap_room": 7000 + i}
+            threading.Thread(target=self.other_leg, args=(prefill, body), daemon=True).start()
+        self.answers.append(call((router or decode).url + "/generate", body)[:2])
+
+    @staticmethod
+    def other_leg(prefill, body):
+        try:
+            call(prefill.url + "/generate", body)
+        except OSError:
+            pass  # killed
+
+    def wait_end(self, seconds):
+        end = time.time() + seconds
+        for thread in self.threads:
+            thread.join(max(0, end - time.time()))
+        assert len(self.answers) == len(self.threads), f"{len(self.threads) - len(self.answers)} requests hang"
+        return self.answers
+
+
+@pytest.mark.parametrize("way", ["router", "direct"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_prefill_that_goes_with_kv_under_way(pair, way, how):
+    """Killed or stopped: errors or whole answers, never broken text, nobody hangs, and decode's pages come back."""
+    prefill, (decode,), router = pair(serve=SLOW, router=("--health-check-timeout", 3))
+    asking = Askers(12, prefill, decode, router if way == "router" else None)
+    wait_until(lambda: metric(prefill.url, "baton_transfer_bytes_total") > 0 and held(decode.url).get("granted"), what="no KV was seen under way")
+    prefill.signal(how)
+    assert held(decode.url).get("granted"), "everything had arrived already"
+    answers = asking.wait_end(60)
+    assert {status for status, _ in answers} <= {200, 500, 502, 503, 504}, answers
+    assert any(status != 200 for status, _ in answers), "nothing was under way"
+    for status, text in answers:
+        answer = json.loads(text)
+        assert (answer["meta_info"]["completion_tokens"] == 4) if status == 200 else ("error" in answer), text
+    if how == signal.SIGSTOP:
+        prefill.signal(signal.SIGCONT)  # what it was stopped in must not write any more: its pages come back with its word
+        wait_until(lambda: call(router.url + "/generate", {"text": "Hi", "sampling_params": {"max_new_tokens": 2}})[0] == 200, what="nothing is served after SIGCONT")
+    wait_until(lambda: not held(decode.url), what=f"pages are still held: {held(decode.url)}")
+    decode.signal(signal.SIGTERM)
+    assert decode.ended() == 0
+
+
+def test_a_decode_that_is_stopped_ends_what_waits_for_it(pair):
+    """SIGSTOP leaves every connection open: only its silence tells. Open calls end, new ones are refused, and after SIGCONT all is well."""
+    prefill, (decode,), router = pair(router=("--health-check-timeout", 3))
+    stream = Stream(router.url, 2000)
+    stream.wait_begun()
+    whole = []
+    asking = threading.Thread(target=lambda: whole.append(call(router.url + "/generate", {"text": "Hi", "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True}})))
+    asking.start()
+    wait_until(lambda: metric(decode.url, "sglang:num_running_reqs") >= 2)
+    decode.signal(signal.SIGSTOP)
+    stream.wait_end(30)
+    asking.join(30)
+    assert stream.status == 200 and stream.error() == 504
+    assert whole[0][0] == 504 and "nothing was heard from" in whole[0][1], whole
+    assert call(router.url + "/health")[0] == 503
+    refused = call(router.url + "/generate", {"text": "Hi"})
+    assert refused[0] == 503 and refused[2]["Retry-After"], refused
+    decode.signal(signal.SIGCONT)
+    wait_until(lambda: call(router.url + "/generate", {"text": "Hi", "sampling_params": {"max_new_tokens": 2}})[0] == 200, what="nothing is served after SIGCONT")
+    for instance in (prefill, decode):
+        wait_until(lambda: not held(instance.url), what=f"pages are still held: {held(instance.url)}")
+
+
+def test_another_decode_takes_over_from_one_that_is_stopped(pair):
+    _, decodes, router = pair(decodes=2, router=("--health-check-timeout", 3))
+    decodes[0].signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: call(router.url + "/generate", {"text": "Hi", "sampling_params": {"max_new_tokens": 2}}), range(8)))
+    assert [status for status, _, _ in answers] == [200] * 8, answers
+    assert any("tries=2" in headers["x-baton-verdict"] for _, _, headers in answers)
+
+
+def test_a_call_has_a_time_limit(pair):
+    _, _, router = pair(router=("--request-timeout", 1))
+    stream = Stream(router.url, 3500)
+    stream.wait_end()
+    assert stream.status == 200 and stream.error() == 504
+
+
+def test_a_log_that_nobody_reads_stops_nothing(start):
+    """A pipe holds some hundred lines; then whoever writes one more would wait for ever."""
+    read, write = os.pipe()
     try:
-        for mode in ("prefill", "decode"):
-            read, write = os.pipe()
-            processes[mode] = subprocess.Popen([BATON, "serve", "--model-path", MODELS["mla"], "--port", "0", "--disaggregation-mode", mode, "--tp-size", "2",
-                                                "--disaggregation-bootstrap-port", "0", "--report-fd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
-            os.close(write)
-            with os.fdopen(read) as lines:
-                _, port, bootstrap = next(line for line in lines if line.startswith("ready")).split()
-            ports[mode] = (int(port), int(bootstrap))
-        decode = f"http://127.0.0.1:{ports['decode'][0]}"
-        body = {"input_ids": [5] * 3000, "sampling_params": {"max_new_tokens": 4}, "bootstrap_host": "127.0.0.1", "bootstrap_port": ports["prefill"][1], "bootstrap_room": 77}
-        waiting = subprocess.Popen(["curl", "-s", "-w", "%{http_code}", decode + "/generate", "-H", "Content-Type: application/json", "-d", json.dumps(body)],
-                                   stdout=subprocess.PIPE, text=True)
-        time.sleep(0.5)
-        processes["prefill"].kill()
-        text, _ = waiting.communicate(timeout=60)
-        assert text[-3:] in ("500", "502", "503", "504"), text
-        for _ in range(100):
-            held = {s: n for s, n in pages(decode).items() if s in ("owned", "granted", "quarantined")}
-            if not any(held.values()):
-                break
-            time.sleep(0.1)
-        assert not any(held.values()), held
+        server = start("serve", "--model-path", MODELS["gqa"], stderr=write)
+        get_json(server.url + "/configure_logging", {"log_requests": True})
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: call(server.url + "/generate", {"input_ids": [5], "sampling_params": {"max_new_tokens": 1}}, timeout=30)[0], range(1500)))
+        assert answers == [200] * 1500
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
     finally:
-        for mode, process in processes.items():
-            process.terminate()
-            process.wait(timeout=20)
+        os.close(read)
+        os.close(write)

@@ -132,7 +132,8 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
   grant.pages = entry.request.pages;
   entry.plan = std::make_unique<ReceivePlan>(entry.pair->planner, self_, entry.pair->peer, grant, pools_);
   entry.granted = now_;
-  if (const Status opened = transport_.open_window({attempt, entry.window_secret}, entry.plan->window()); !opened) {
+  if (const Status opened = transport_.open_window({attempt, entry.window_secret}, entry.plan->window(), grant.prefill);
+      !opened) {
     step(attempt, DecodeAttempt::CancelHere{"no window for the grant: " + opened.error().message, true});
     return;
   }

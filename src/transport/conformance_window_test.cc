@@ -74,6 +74,21 @@ TEST_P(Conformance, OnlyAnOpenWindowsTokenLetsBytesIn) {
   EXPECT_EQ(pair.write({pair.block(0, 0, kMiB)}, token(2)).outcome, TransferOutcome::kDone);
 }
 
+TEST_P(Conformance, AWindowLetsInOnlyItsWriter) {
+  constexpr Incarnation kWriter{5, 6};
+  TransportOptions options;
+  options.incarnation = kWriter;
+  Pair pair(GetParam(), 4096, options);
+  fill(pair.from.bytes, 0xff);
+  const WindowRange all{pair.to.id, 0, 4096};
+  ASSERT_TRUE(pair.owner->open_window(token(1), std::span(&all, 1), Incarnation{5, 7}));
+  EXPECT_EQ(pair.write({pair.block(0, 0, 4096)}, token(1)).outcome, TransferOutcome::kRejected);
+  EXPECT_TRUE(all_equal(pair.to.bytes, 0));
+  EXPECT_TRUE(pair.owner->close_window(token(1)));
+  ASSERT_TRUE(pair.owner->open_window(token(1), std::span(&all, 1), kWriter));
+  EXPECT_EQ(pair.write({pair.block(0, 0, 4096)}, token(1)).outcome, TransferOutcome::kDone);
+}
+
 TEST_P(Conformance, WindowsThatMakeNoSenseAreRefused) {
   Pair pair(GetParam(), 4096);
   ASSERT_TRUE(pair.open(1));

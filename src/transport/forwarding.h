@@ -19,8 +19,9 @@ class ForwardingTransport : public Transport {
   Result<RegionId> register_memory(std::span<std::byte> bytes) override { return inner_->register_memory(bytes); }
   [[nodiscard]] std::string local_blob() const override { return inner_->local_blob(); }
   Result<PeerId> connect(std::string_view blob) override { return inner_->connect(blob); }
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return inner_->open_window(token, ranges);
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,
+                     const Incarnation& writer) override {
+    return inner_->open_window(token, ranges, writer);
   }
   bool close_window(const WindowToken& token) override { return inner_->close_window(token); }
   [[nodiscard]] bool window_quiet(const WindowToken& token) override { return inner_->window_quiet(token); }

@@ -76,14 +76,15 @@ class LoopbackTransport final : public Transport {
     return id;
   }
 
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return windows_.open(regions_, token, ranges);
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,
+                     const Incarnation& writer) override {
+    return windows_.open(regions_, token, ranges, writer);
   }
   bool close_window(const WindowToken& token) override {
     windows_.close(token);
     return true;
   }
-  bool window_quiet(const WindowToken& token) override { return windows_.find(token) == nullptr; }
+  bool window_quiet(const WindowToken& token) override { return !windows_.has(token); }
 
   Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
                                 TimePoint deadline) override {
@@ -93,7 +94,8 @@ class LoopbackTransport final : public Transport {
     if (it == peers_.end()) return error(ErrorCode::kUnavailable, "peer {} is not connected", peer);
     BATON_TRY(it->second.budget->take(prepared.cost()));
     const TransferId id(++last_transfer_);
-    pending_.push_back({id, peer, it->second.blob, it->second.budget, std::move(prepared), token, deadline});
+    pending_.push_back(
+        {id, peer, it->second.blob, blob_.incarnation, it->second.budget, std::move(prepared), token, deadline});
     ready_.wake();
     return id;
   }
@@ -134,6 +136,7 @@ class LoopbackTransport final : public Transport {
     TransferId id;
     PeerId peer;
     PeerBlob to;
+    Incarnation from;
     std::shared_ptr<PostBudget> budget;
     PreparedBlocks what;
     WindowToken token;
@@ -151,13 +154,13 @@ class LoopbackTransport final : public Transport {
     LoopbackTransport& owner = *it->second;
     if (owner.blob_.incarnation != post.to.incarnation)
       return {TransferOutcome::kRejected, "the peer's incarnation is stale"};
-    if (Status applied = owner.apply(post.what, post.token); !applied)
+    if (Status applied = owner.apply(post.what, post.token, post.from); !applied)
       return {TransferOutcome::kRejected, applied.error().message};
     return {};
   }
 
-  Status apply(const PreparedBlocks& what, const WindowToken& token) {
-    const std::shared_ptr<Window> window = windows_.find(token);
+  Status apply(const PreparedBlocks& what, const WindowToken& token, const Incarnation& writer) {
+    const std::shared_ptr<Window> window = windows_.find(token, writer);
     if (window == nullptr) return error(ErrorCode::kNotFound, "no window is open for attempt {}", token.attempt);
     std::lock_guard writing(window->mutex);
     if (!window->open) return error(ErrorCode::kNotFound, "the window of attempt {} is closed", token.attempt);

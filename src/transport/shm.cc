@@ -67,8 +67,9 @@ class ShmTransport final : public Transport {
     return writer_.add_peer(blob);
   }
 
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return windows_->open(regions_, token, ranges);
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,
+                     const Incarnation& writer) override {
+    return windows_->open(regions_, token, ranges, writer);
   }
   bool close_window(const WindowToken& token) override { return windows_->close(token); }
   bool window_quiet(const WindowToken& token) override { return windows_->quiet(token); }

@@ -19,6 +19,7 @@ constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
 Result<std::shared_ptr<Attachment>> Attachment::begin(const std::string& name, const Incarnation& self,
                                                       const Incarnation& owner) {
   std::shared_ptr<Attachment> out(new Attachment);
+  out->self_ = self;
   out->owner_ = owner;
   BATON_ASSIGN(out->socket_, connect_to(name));
   BATON_ASSIGN(out->process_, peer_process(out->socket_.get()));
@@ -105,7 +106,7 @@ bool Attachment::owner_alive() const {
 
 Attachment::Copied Attachment::copy(const PreparedBlocks& what, const WindowToken& token, uint32_t lane,
                                     const Control& control) {
-  const std::optional<WindowView::Found> window = view_->find(token);
+  const std::optional<WindowView::Found> window = view_->find(token, self_);
   if (!window) return {TransferOutcome::kRejected, 0, fmt::format("no window is open for attempt {}", token.attempt)};
   const std::vector<std::span<std::byte>> to = regions();
   if (Status checked = check(what, window->ranges, to); !checked)

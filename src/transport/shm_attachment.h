@@ -55,7 +55,7 @@ class Attachment {
   [[nodiscard]] std::vector<std::span<std::byte>> regions() const;
 
   UniqueFd socket_, process_;
-  Incarnation owner_;
+  Incarnation self_, owner_;
   std::optional<WindowView> view_;  // as row_, set before ready_
   uint32_t row_ = 0;
   uint32_t regions_wanted_ = 0;

@@ -10,7 +10,7 @@
 namespace baton::shm {
 namespace {
 
-constexpr uint64_t kMagic = 0x314d48534e4f5442;  // "BTONSHM1"
+constexpr uint64_t kMagic = 0x324d48534e4f5442;  // "BTONSHM2"
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 }  // namespace
@@ -58,7 +58,8 @@ WindowOwner::WindowOwner(UniqueFd fd, Mapping mapping) : fd_(std::move(fd)), map
   free_ranges_.emplace(0, kRangeEntries);
 }
 
-Status WindowOwner::open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges) {
+Status WindowOwner::open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges,
+                         const Incarnation& writer) {
   if (token.attempt.value() == 0) return error(ErrorCode::kInvalidArgument, "a window for attempt 0");
   BATON_ASSIGN(const RangeSet set, RangeSet::make(regions, ranges));
   std::lock_guard lock(mutex_);
@@ -72,7 +73,7 @@ Status WindowOwner::open(const RegionTable& regions, const WindowToken& token, s
     return error(ErrorCode::kResourceExhausted, "no room for {} ranges in the table of {}", set.ranges().size(),
                  kRangeEntries);
 
-  const OpenWindow window{free_slots_.back(), *first, set.ranges().size(), ++last_epoch_};
+  const OpenWindow window{free_slots_.back(), *first, set.ranges().size(), ++last_epoch_, writer};
   free_slots_.pop_back();
   for (uint64_t i = 0; i < window.range_count; ++i) {
     RangeEntry& entry = slab().ranges[*first + i];
@@ -83,11 +84,14 @@ Status WindowOwner::open(const RegionTable& regions, const WindowToken& token, s
   Slot& slot = slab().slots[window.slot];
   slot.attempt = token.attempt.value();
   slot.secret = token.secret;
+  slot.writer_high = writer.high;
+  slot.writer_low = writer.low;
   slot.first_range = window.first_range;
   slot.range_count = window.range_count;
   slot.epoch = window.epoch;  // publishes all of it
   slab().slots_used = std::max<uint64_t>(slab().slots_used, window.slot + 1);
   open_.emplace(token, window);
+  expected_.add(writer);
   return {};
 }
 
@@ -97,6 +101,7 @@ bool WindowOwner::close(const WindowToken& token) {
   if (it == open_.end()) return quiet_locked(token);
   const OpenWindow window = it->second;
   open_.erase(it);
+  expected_.remove(window.writer);
   slab().slots[window.slot].epoch.store(0, std::memory_order_seq_cst);
   const bool inside = writer_inside(window.epoch);
   if (inside) closing_.emplace(token, window.epoch);
@@ -110,6 +115,11 @@ bool WindowOwner::close(const WindowToken& token) {
 bool WindowOwner::quiet(const WindowToken& token) {
   std::lock_guard lock(mutex_);
   return quiet_locked(token);
+}
+
+bool WindowOwner::expects(const Incarnation& writer) {
+  std::lock_guard lock(mutex_);
+  return expected_.contains(writer);
 }
 
 bool WindowOwner::quiet_locked(const WindowToken& token) {
@@ -192,12 +202,13 @@ Result<WindowView> WindowView::map(int fd, const Incarnation& owner) {
   return view;
 }
 
-std::optional<WindowView::Found> WindowView::find(const WindowToken& token) const {
+std::optional<WindowView::Found> WindowView::find(const WindowToken& token, const Incarnation& writer) const {
   const uint64_t used = std::min<uint64_t>(slab().slots_used, kSlots);
   for (uint32_t i = 0; i < used; ++i) {
     const Slot& slot = slab().slots[i];
     const uint64_t epoch = slot.epoch;
     if (epoch == 0 || slot.attempt != token.attempt.value() || slot.secret != token.secret) continue;
+    if (!lets_in({slot.writer_high, slot.writer_low}, writer)) return std::nullopt;
     const uint64_t first = slot.first_range;
     const uint64_t count = slot.range_count;
     if (!fits(first, count, kRangeEntries)) return std::nullopt;

@@ -1,7 +1,7 @@
 // The fence of the shm transport: a slab of the owner that every writer maps.
 //
-// The owner keeps a table of windows {epoch, token, ranges}. The epoch is a number that no other window of the owner
-// ever has; 0 is a free slot. Each copy thread of each writer has one mark.
+// The owner keeps a table of windows {epoch, token, writer, ranges}. The epoch is a number that no other window of the
+// owner ever has; 0 is a free slot. Each copy thread of each writer has one mark.
 //
 // To write a bounded piece, a copy thread stores the window's epoch in its mark, then looks whether the slot still has
 // that epoch, and only if so copies; then it clears the mark. To close, the owner stores 0 in the slot, then looks at
@@ -35,7 +35,7 @@ using Word = std::atomic<uint64_t>;
 static_assert(Word::is_always_lock_free, "the slab is shared between processes");
 
 struct alignas(64) Slot {
-  Word epoch, attempt, secret, first_range, range_count;
+  Word epoch, attempt, secret, writer_high, writer_low, first_range, range_count;
 };
 struct RangeEntry {
   Word region, offset, length;
@@ -65,10 +65,13 @@ class WindowOwner {
   [[nodiscard]] int fd() const { return fd_.get(); }
 
   // kResourceExhausted: no slot or no room for the ranges.
-  Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges);
+  Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges,
+              const Incarnation& writer = {});
   // True: no live writer is inside.
   bool close(const WindowToken& token);
   [[nodiscard]] bool quiet(const WindowToken& token);
+  // Some open window is for this writer.
+  [[nodiscard]] bool expects(const Incarnation& writer);
 
   // A row of marks for an attached process. kResourceExhausted when all are taken.
   Result<uint32_t> add_writer(UniqueFd pidfd);
@@ -81,6 +84,7 @@ class WindowOwner {
     uint32_t slot;
     uint64_t first_range, range_count;
     uint64_t epoch;
+    Incarnation writer;
   };
   struct Writer {
     UniqueFd pidfd;
@@ -100,6 +104,7 @@ class WindowOwner {
   std::vector<uint32_t> free_slots_;          // the lowest last
   std::map<uint64_t, uint64_t> free_ranges_;  // first -> count, never adjacent
   std::unordered_map<WindowToken, OpenWindow, WindowTokenHash> open_;
+  ExpectedWriters expected_;
   std::unordered_map<WindowToken, uint64_t, WindowTokenHash> closing_;  // closed with a writer inside, by epoch
   Writer writers_[kWriters];
 };
@@ -114,8 +119,9 @@ class WindowView {
     uint64_t epoch;
     RangeSet ranges;
   };
-  // The open window of a token with its ranges; nullopt if there is none, or it was closed while this looked.
-  [[nodiscard]] std::optional<Found> find(const WindowToken& token) const;
+  // The open window of a token, for `writer`, with its ranges; nullopt if there is none, or it was closed while this
+  // looked.
+  [[nodiscard]] std::optional<Found> find(const WindowToken& token, const Incarnation& writer = {}) const;
   // True: the window is open, and close() of the owner will see us until leave(). False: do not write.
   [[nodiscard]] bool enter(uint32_t writer, uint32_t lane, const Found& window) const;
   void leave(uint32_t writer, uint32_t lane) const;

@@ -47,14 +47,15 @@ class TcpTransport final : public Transport {
     return id;
   }
 
-  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) override {
-    return windows_.open(regions_, token, ranges);
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,
+                     const Incarnation& writer) override {
+    return windows_.open(regions_, token, ranges, writer);
   }
   bool close_window(const WindowToken& token) override {
     windows_.close(token);
     return true;
   }
-  bool window_quiet(const WindowToken& token) override { return windows_.find(token) == nullptr; }
+  bool window_quiet(const WindowToken& token) override { return !windows_.has(token); }
 
   Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
                                 TimePoint deadline) override {

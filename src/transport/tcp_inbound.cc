@@ -164,7 +164,7 @@ Status Inbound::start_write(WriteFrame frame) {
 }
 
 Status Inbound::admit(const WriteFrame& frame) {
-  window_ = owner_.windows.find(frame.token);
+  window_ = owner_.windows.find(frame.token, writer_);
   if (window_ == nullptr) return error(ErrorCode::kNotFound, "no window is open for attempt {}", frame.token.attempt);
   run_memory_.clear();
   for (const BlockRun& run : frame.runs) {

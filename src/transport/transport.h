@@ -87,9 +87,15 @@ class Transport {
   // forgotten as often as it was connected: whoever pairs counts for itself and cannot end the pairing of another.
   virtual Result<PeerId> connect(std::string_view blob) = 0;
 
-  // The owner's side: writes and reads of `ranges` are accepted from whoever quotes `token` until the window is closed.
-  // kInvalidArgument: attempt 0, a token that is open or not quiet yet, ranges that are empty or leave their region.
-  virtual Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) = 0;
+  // The owner's side: writes of `ranges` are accepted from `writer`, quoting `token`, until the window is closed. While
+  // it is open there is a place for connections of that writer, whoever else holds some. A writer of zeros: anybody who
+  // quotes the token. kInvalidArgument: attempt 0, a token that is open or not quiet yet, ranges that are empty or
+  // leave their region.
+  virtual Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,
+                             const Incarnation& writer) = 0;
+  Status open_window(const WindowToken& token, std::span<const WindowRange> ranges) {
+    return open_window(token, ranges, Incarnation{});
+  }
   // Closes the window to new writes. True: every writer is known to be quiet and the memory may be reused (our own
   // fence, E2). False: a write is inside the window and cannot be stopped from here; ask again with window_quiet(). A
   // token that is not open: as window_quiet().

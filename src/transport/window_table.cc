@@ -17,20 +17,32 @@ Status admit_block(const RegionTable& regions, const Window& window, RegionId re
   return {};
 }
 
-Status WindowTable::open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges) {
+Status WindowTable::open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges,
+                         const Incarnation& writer) {
   if (token.attempt.value() == 0) return error(ErrorCode::kInvalidArgument, "a window for attempt 0");
   BATON_ASSIGN(RangeSet set, RangeSet::make(regions, ranges));
   std::lock_guard lock(mutex_);
-  if (!windows_.try_emplace(token, std::make_shared<Window>(std::move(set))).second) {
+  if (!windows_.try_emplace(token, std::make_shared<Window>(std::move(set), writer)).second) {
     return error(ErrorCode::kInvalidArgument, "the window of attempt {} is open already", token.attempt);
   }
+  expected_.add(writer);
   return {};
 }
 
-std::shared_ptr<Window> WindowTable::find(const WindowToken& token) const {
+std::shared_ptr<Window> WindowTable::find(const WindowToken& token, const Incarnation& writer) const {
   std::lock_guard lock(mutex_);
   const auto it = windows_.find(token);
-  return it == windows_.end() ? nullptr : it->second;
+  return it != windows_.end() && lets_in(it->second->writer, writer) ? it->second : nullptr;
+}
+
+bool WindowTable::has(const WindowToken& token) const {
+  std::lock_guard lock(mutex_);
+  return windows_.contains(token);
+}
+
+bool WindowTable::expects(const Incarnation& writer) const {
+  std::lock_guard lock(mutex_);
+  return expected_.contains(writer);
 }
 
 void WindowTable::close(const WindowToken& token) {
@@ -41,6 +53,7 @@ void WindowTable::close(const WindowToken& token) {
     if (it == windows_.end()) return;
     window = std::move(it->second);
     windows_.erase(it);
+    expected_.remove(window->writer);
   }
   std::lock_guard writing(window->mutex);
   window->open = false;

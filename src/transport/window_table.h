@@ -1,6 +1,7 @@
 // The windows of an owner whose own threads do the writing (loopback, tcp), so that closing one is a fence by itself.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -17,10 +18,30 @@ struct WindowTokenHash {
 // Whoever writes holds `mutex` and looks at `open` for each bounded piece; close() takes the same mutex. After close()
 // returned no byte of the window can land.
 struct Window {
-  explicit Window(RangeSet set) : ranges(std::move(set)) {}
+  Window(RangeSet set, const Incarnation& from) : ranges(std::move(set)), writer(from) {}
   std::mutex mutex;
   bool open = true;
   const RangeSet ranges;
+  const Incarnation writer;  // zeros: anybody
+};
+
+[[nodiscard]] inline bool lets_in(const Incarnation& wanted, const Incarnation& writer) {
+  return wanted == Incarnation{} || wanted == writer;
+}
+
+// The writers that windows are open for, counted. One thread at a time.
+class ExpectedWriters {
+ public:
+  void add(const Incarnation& writer) { ++windows_[writer]; }
+  void remove(const Incarnation& writer) {
+    if (--windows_.at(writer) == 0) windows_.erase(writer);
+  }
+  [[nodiscard]] bool contains(const Incarnation& writer) const {
+    return writer != Incarnation{} && windows_.contains(writer);
+  }
+
+ private:
+  std::map<Incarnation, size_t> windows_;
 };
 
 // The check that the owner makes on a destination, before a byte of it is read off the wire.
@@ -30,15 +51,21 @@ Status admit_block(const RegionTable& regions, const Window& window, RegionId re
 class WindowTable {
  public:
   // kInvalidArgument: attempt 0, a token that is open already, or ranges outside the regions.
-  Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges);
-  // The open window of this token, or null. The caller still has to look at `open` under the window's mutex.
-  [[nodiscard]] std::shared_ptr<Window> find(const WindowToken& token) const;
+  Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges,
+              const Incarnation& writer);
+  // The open window of this token if it lets `writer` in, or null. The caller still has to look at `open` under the
+  // window's mutex.
+  [[nodiscard]] std::shared_ptr<Window> find(const WindowToken& token, const Incarnation& writer) const;
+  [[nodiscard]] bool has(const WindowToken& token) const;
+  // Some open window is for this writer.
+  [[nodiscard]] bool expects(const Incarnation& writer) const;
   // Waits for the piece that is being written, if one is (bounded: a copy inside this process).
   void close(const WindowToken& token);
 
  private:
   mutable std::mutex mutex_;
   std::unordered_map<WindowToken, std::shared_ptr<Window>, WindowTokenHash> windows_;
+  ExpectedWriters expected_;
 };
 
 }  // namespace baton

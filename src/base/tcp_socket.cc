@@ -116,6 +116,20 @@ Result<UniqueFd> begin_connect(const SocketAddress& address) {
   return fd;
 }
 
+Network peer_network(int fd) {
+  SocketAddress peer;
+  peer.length = sizeof(peer.storage);
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer.storage), &peer.length) != 0) return {};
+  if (peer.storage.ss_family == AF_INET)
+    return {reinterpret_cast<const sockaddr_in*>(&peer.storage)->sin_addr.s_addr, false};
+  if (peer.storage.ss_family != AF_INET6) return {};
+  const in6_addr& address = reinterpret_cast<const sockaddr_in6*>(&peer.storage)->sin6_addr;
+  if (IN6_IS_ADDR_V4MAPPED(&address)) return {address.s6_addr32[3], false};
+  Network network{.prefix = 0, .v6 = true};
+  std::memcpy(&network.prefix, &address, sizeof(network.prefix));
+  return network;
+}
+
 int connect_error(int fd) {
   int code = 0;
   socklen_t length = sizeof(code);

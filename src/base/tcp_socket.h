@@ -21,6 +21,15 @@ struct SocketAddress {
   [[nodiscard]] bool wildcard() const;
 };
 
+// Addresses that one party is taken to have: an IPv4 address, or the 64 upper bits of an IPv6 one.
+struct Network {
+  uint64_t prefix = 0;
+  bool v6 = false;
+  auto operator<=>(const Network&) const = default;
+};
+// Of the other end of a connection; the same for all whose address cannot be told.
+[[nodiscard]] Network peer_network(int fd);
+
 // "host", "host:port", "[v6]:port" or a bare v6 address. Names are looked up only if `lookup`: an address that a peer
 // sent must not reach a resolver.
 Result<SocketAddress> parse_address(std::string_view text, bool lookup);

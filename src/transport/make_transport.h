@@ -23,6 +23,7 @@ struct TransportOptions {
   int connections_per_peer = 2;                        // tcp, 1..16
   int copy_threads = 1;                                // shm, 1..8
   Duration connect_timeout = std::chrono::seconds(5);  // to a peer's answer to the first message
+  Duration stall_timeout = std::chrono::seconds(30);   // tcp: without a byte of a writer in the middle of a post
 };
 
 // "loopback", "shm" or "tcp"; kInvalidArgument for any other name or a bad option, kUnavailable if the address cannot

@@ -1,5 +1,7 @@
 #include "transport/tcp_frames.h"
 
+#include <algorithm>
+
 #include "base/byte_io.h"
 
 namespace baton::tcp {
@@ -159,8 +161,8 @@ Result<Welcome> decode_welcome(std::span<const std::byte> body) {
   return welcome;
 }
 
-Result<WriteFrame> decode_write(std::span<const std::byte> body) {
-  ByteReader in(body);
+Result<WriteFrame> decode_write_head(std::span<const std::byte> head, uint32_t body_bytes) {
+  ByteReader in(head.first(std::min(head.size(), kWriteHeadBytes)));
   WriteFrame frame;
   frame.post = in.number<uint64_t>();
   frame.token.attempt = AttemptId(in.number<uint64_t>());
@@ -168,9 +170,20 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body) {
   frame.payload_bytes = in.number<uint64_t>();
   const uint64_t runs = in.number<uint32_t>();
   const uint32_t zero = in.number<uint32_t>();
-  if (in.failed() || zero != 0 || runs > kFrameBlocksMax || body.size() != kWriteHeadBytes + runs * kRunBytes) {
-    return error(ErrorCode::kCorrupt, "a write of {} bytes that claims {} runs", body.size(), runs);
+  if (!in.complete() || zero != 0 || runs > kFrameBlocksMax || body_bytes != kWriteHeadBytes + runs * kRunBytes) {
+    return error(ErrorCode::kCorrupt, "a write of {} bytes that claims {} runs", body_bytes, runs);
   }
+  if (frame.payload_bytes > kFramePayloadMax) {
+    return error(ErrorCode::kCorrupt, "a write with a payload of {} bytes, {} are possible", frame.payload_bytes,
+                 kFramePayloadMax);
+  }
+  return frame;
+}
+
+Result<WriteFrame> decode_write(std::span<const std::byte> body) {
+  BATON_ASSIGN(WriteFrame frame, decode_write_head(body, static_cast<uint32_t>(body.size())));
+  ByteReader in(body.subspan(kWriteHeadBytes));
+  const uint64_t runs = in.left() / kRunBytes;
   frame.runs.reserve(runs);
   uint64_t blocks = 0;
   uint64_t bytes = 0;
@@ -188,7 +201,7 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body) {
     bytes += run.count * run.length;
     frame.runs.push_back(run);
   }
-  if (!in.complete() || bytes != frame.payload_bytes || bytes > kFramePayloadMax) {
+  if (!in.complete() || bytes != frame.payload_bytes) {
     return error(ErrorCode::kCorrupt, "runs of {} bytes in a frame with a payload of {}", bytes, frame.payload_bytes);
   }
   return frame;

@@ -99,6 +99,8 @@ void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, u
 Result<FrameHeader> decode_header(std::span<const std::byte> bytes);
 Result<Hello> decode_hello(std::span<const std::byte> body);
 Result<Welcome> decode_welcome(std::span<const std::byte> body);
+// The first kWriteHeadBytes of a write with a body of `body_bytes`: all but the runs.
+Result<WriteFrame> decode_write_head(std::span<const std::byte> head, uint32_t body_bytes);
 Result<WriteFrame> decode_write(std::span<const std::byte> body);
 Result<ResultFrame> decode_result(std::span<const std::byte> body);
 Result<uint64_t> decode_cancel(std::span<const std::byte> body);

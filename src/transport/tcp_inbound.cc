@@ -5,15 +5,20 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 namespace baton::tcp {
 namespace {
 
 constexpr size_t kReadBudget = size_t{4} << 20;
+constexpr size_t kStrangerReadBudget = size_t{64} << 10;
 constexpr size_t kPiecesMax = 256;
 // With more answers than this unread by the writer, no more of its frames are read.
 constexpr size_t kAnswersMax = 64 << 10;
+constexpr size_t kStrangerAnswersMax = 4 << 10;
+// A writer whose windows were closed before its first post came is refused some; more is a stranger who tries.
+constexpr int kStrangerRefusedMax = 64;
 
 Status socket_error(const char* what) {
   return error(ErrorCode::kUnavailable, "{}: {}", what, errno == 0 ? "closed by the peer" : errno_text());
@@ -22,8 +27,8 @@ Status socket_error(const char* what) {
 }  // namespace
 
 uint32_t Inbound::interest() const {
-  const bool unsent = out_.size() > out_sent_;
-  return (unsent ? EPOLLOUT : 0u) | (closing_ || out_.size() - out_sent_ > kAnswersMax ? 0u : EPOLLIN);
+  const bool full = unread() > (proven_ ? kAnswersMax : kStrangerAnswersMax);
+  return (unread() > 0 ? EPOLLOUT : 0u) | (closing_ || full ? 0u : EPOLLIN);
 }
 
 Status Inbound::handle(const Fenced& fenced) {
@@ -41,6 +46,7 @@ Status Inbound::flush() {
     if (n < 0 && errno == EAGAIN) return {};
     if (n < 0) return socket_error("send");
     out_sent_ += static_cast<size_t>(n);
+    moved_ += static_cast<uint64_t>(n);
   }
   out_.clear();
   out_sent_ = 0;
@@ -48,8 +54,9 @@ Status Inbound::flush() {
 }
 
 Status Inbound::read_some(const Fenced& fenced) {
-  size_t budget = kReadBudget;
+  size_t budget = proven_ ? kReadBudget : kStrangerReadBudget;
   while (budget > 0 && (interest() & EPOLLIN) != 0) {
+    if (proven_ && buffer_.size() < kBufferBytes) buffer_.resize(kBufferBytes);
     ssize_t n = 0;
     if (payload_left_ > 0) {
       n = post_.answered ? receive_discarded() : receive_payload();
@@ -62,6 +69,7 @@ Status Inbound::read_some(const Fenced& fenced) {
     if (n < 0 && errno == EAGAIN) return {};
     if (n == 0) errno = 0;
     if (n <= 0) return socket_error("receive");
+    moved_ += static_cast<uint64_t>(n);
     budget -= std::min(budget, static_cast<size_t>(n));
     BATON_TRY(consume_buffer(fenced));
   }
@@ -84,6 +92,10 @@ Status Inbound::consume_buffer(const Fenced& fenced) {
       body_have_ += n;
       begin_ += n;
       if (body_have_ < body_.size()) return {};
+      if (header_.type == FrameType::kWrite && body_.size() < header_.body_bytes) {
+        BATON_TRY(on_write_head());
+        continue;
+      }
       in_body_ = false;
       BATON_TRY(on_frame(body_, fenced));
     } else {
@@ -99,7 +111,8 @@ Status Inbound::consume_buffer(const Fenced& fenced) {
         return error(ErrorCode::kCorrupt, "a frame of type {} out of turn", static_cast<int>(header_.type));
       begin_ += kHeaderBytes;
       in_body_ = true;
-      body_.resize(header_.body_bytes);  // bounded by decode_header(), 32 bytes before the hello
+      const bool write = header_.type == FrameType::kWrite;
+      body_.resize(write ? kWriteHeadBytes : header_.body_bytes);  // bounded by decode_header()
       body_have_ = 0;
     }
   }
@@ -142,6 +155,18 @@ Status Inbound::on_hello(std::span<const std::byte> body, const Fenced& fenced) 
   return {};
 }
 
+// Memory for the runs is taken only if their window is open; else they are dropped like the payload behind them.
+Status Inbound::on_write_head() {
+  BATON_ASSIGN(WriteFrame head, decode_write_head(body_, header_.body_bytes));
+  if (owner_.windows.find(head.token, writer_) != nullptr) {
+    body_.resize(header_.body_bytes);
+    return {};
+  }
+  in_body_ = false;
+  head.payload_bytes += header_.body_bytes - kWriteHeadBytes;
+  return start_write(std::move(head));
+}
+
 Status Inbound::start_write(WriteFrame frame) {
   const bool first = (header_.flags & kFirstFrame) != 0;
   // A writer that has read our refusal does not send the rest: the next post follows at once.
@@ -157,6 +182,9 @@ Status Inbound::start_write(WriteFrame frame) {
   cursor_ = {};
   if (!post_.answered) {
     if (Status admitted = admit(frame); !admitted) refuse(admitted.error().message);
+    if (!proven_ && ++refused_ > kStrangerRefusedMax) {
+      return error(ErrorCode::kUnavailable, "{} posts without a window, none with one", refused_);
+    }
   }
   frame_ = std::move(frame);
   if (payload_left_ == 0) finish_frame();
@@ -166,6 +194,7 @@ Status Inbound::start_write(WriteFrame frame) {
 Status Inbound::admit(const WriteFrame& frame) {
   window_ = owner_.windows.find(frame.token, writer_);
   if (window_ == nullptr) return error(ErrorCode::kNotFound, "no window is open for attempt {}", frame.token.attempt);
+  proven_ = true;
   run_memory_.clear();
   for (const BlockRun& run : frame.runs) {
     for (uint32_t i = 0; i < run.count; ++i) {

@@ -1,7 +1,6 @@
 // The owner's end of one connection: reads frames, checks them, receives payload straight into the granted pages.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,8 +23,7 @@ struct OwnerState {
 // Used by the I/O thread only.
 class Inbound {
  public:
-  Inbound(UniqueFd fd, const OwnerState& owner, TimePoint hello_deadline)
-      : fd_(std::move(fd)), owner_(owner), hello_deadline_(hello_deadline) {}
+  Inbound(UniqueFd fd, const OwnerState& owner) : fd_(std::move(fd)), owner_(owner), buffer_(kStrangerBufferBytes) {}
 
   using Fenced = std::vector<Incarnation>;  // writers that are refused
   // Reads and writes what it can, within a budget so that one connection does not keep the thread. An error: close the
@@ -34,9 +32,17 @@ class Inbound {
 
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] uint32_t interest() const;  // epoll events
-  [[nodiscard]] bool greeted() const { return greeted_; }
-  [[nodiscard]] TimePoint hello_deadline() const { return hello_deadline_; }
+  // Who greeted, with our incarnation.
+  [[nodiscard]] bool greeted() const { return greeted_ && !closing_; }
   [[nodiscard]] const Incarnation& writer() const { return writer_; }
+  // It has quoted the token of an open window. Until then it is given little: a small buffer, no memory for a body, few
+  // answers, and few refusals before it has to go.
+  [[nodiscard]] bool proven() const { return proven_; }
+  // In the middle of a frame or a post, or with answers that the writer has not read.
+  [[nodiscard]] bool busy() const {
+    return in_body_ || payload_left_ > 0 || (post_.open && !post_.answered) || begin_ != end_ || unread() > 0;
+  }
+  [[nodiscard]] uint64_t moved() const { return moved_; }  // bytes, both ways
 
  private:
   // The place in the current frame's runs that the next payload byte goes to.
@@ -54,6 +60,7 @@ class Inbound {
   Status consume_buffer(const Fenced& fenced);
   Status on_frame(std::span<const std::byte> body, const Fenced& fenced);
   Status on_hello(std::span<const std::byte> body, const Fenced& fenced);
+  Status on_write_head();
   Status start_write(WriteFrame frame);
   Status on_cancel(uint64_t post);
   Status admit(const WriteFrame& frame);
@@ -66,20 +73,24 @@ class Inbound {
   [[nodiscard]] Piece piece(const Cursor& at) const;
   void advance(Cursor* at, uint64_t bytes) const;
   Status flush();
+  [[nodiscard]] size_t unread() const { return out_.size() - out_sent_; }
 
   static constexpr size_t kBufferBytes = 8192;
+  static constexpr size_t kStrangerBufferBytes = 512;
   UniqueFd fd_;
   const OwnerState& owner_;
-  const TimePoint hello_deadline_;
   Incarnation writer_;
   bool greeted_ = false;
+  bool proven_ = false;
   bool closing_ = false;  // answered with a refusal: flush and close
+  int refused_ = 0;       // posts of a writer that is not proven
+  uint64_t moved_ = 0;
 
-  std::array<std::byte, kBufferBytes> buffer_;  // headers, small frames, and what came behind a payload
+  std::vector<std::byte> buffer_;  // headers, small frames, and what came behind a payload
   size_t begin_ = 0, end_ = 0;
   bool in_body_ = false;
   FrameHeader header_;
-  std::vector<std::byte> body_;  // a body larger than the buffer; never above kBodyMax, never before the hello
+  std::vector<std::byte> body_;  // of a write only its head until its token is known; never above kBodyMax
   size_t body_have_ = 0;
 
   struct PostState {

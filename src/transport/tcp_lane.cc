@@ -16,8 +16,8 @@ constexpr size_t kPiecesMax = 512;  // of one sendmsg, below the kernel's 1024
 
 }  // namespace
 
-Lane::Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint handshake_deadline)
-    : fd_(std::move(fd)), self_(self), peer_(peer), handshake_deadline_(handshake_deadline) {}
+Lane::Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint first_use_deadline)
+    : fd_(std::move(fd)), self_(self), peer_(peer), first_use_deadline_(first_use_deadline) {}
 
 uint32_t Lane::interest() const {
   const bool unsent = state_ == State::kConnecting || next_piece_ < pieces_.size() || sending_;
@@ -40,6 +40,7 @@ Status Lane::handle(std::vector<Ended>* ended) {
 
 void Lane::give(Outgoing post) {
   BATON_CHECK(can_take());
+  used_ = true;
   sending_.emplace(std::move(post));
 }
 
@@ -102,17 +103,23 @@ Status Lane::on_frame(FrameType type, std::span<const std::byte> body, std::vect
   }
   if (state_ != State::kReady) return error(ErrorCode::kCorrupt, "a result before the welcome");
   BATON_ASSIGN(ResultFrame result, decode_result(body));
+  const auto too_much = [&](const Outgoing& post) {
+    return error(ErrorCode::kCorrupt, "post {} of {} bytes is said to have {} in place", result.post, post.what.bytes,
+                 result.bytes);
+  };
   if (sending_ && sending_->post.id.value() == result.post) {
     // Only a refusal comes early. The frame that is on its way has to be finished first: it still reads our memory.
     if (sending_->early || result.outcome != TransferOutcome::kRejected) {
       return error(ErrorCode::kCorrupt, "post {} is not finished and was answered {}", result.post,
                    transfer_outcome_name(result.outcome));
     }
+    if (result.bytes > sending_->post.what.bytes) return too_much(sending_->post);
     sending_->early = std::move(result);
     return {};
   }
   const auto it = awaiting_.find(result.post);
   if (it == awaiting_.end()) return error(ErrorCode::kCorrupt, "an answer to post {}, which is not open", result.post);
+  if (result.bytes > it->second.what.bytes) return too_much(it->second);
   if (result.outcome == TransferOutcome::kDone && result.bytes != it->second.what.bytes) {
     return error(ErrorCode::kCorrupt, "post {} of {} bytes is said to be done with {}", result.post,
                  it->second.what.bytes, result.bytes);

@@ -34,7 +34,7 @@ struct Ended {
 // Used by the I/O thread only.
 class Lane {
  public:
-  Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint handshake_deadline);
+  Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint first_use_deadline);
 
   // Sends and receives what it can. Posts that ended are appended. An error: the connection is lost or the protocol
   // broken.
@@ -53,7 +53,10 @@ class Lane {
   [[nodiscard]] const std::optional<std::string>& refused() const { return refused_; }
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] uint32_t interest() const;
-  [[nodiscard]] TimePoint handshake_deadline() const { return handshake_deadline_; }
+  // Not welcomed, or without a post, by then: to be closed. The owner gives connections without a post no more time
+  // than twice that, so that it never closes one that is about to be used.
+  [[nodiscard]] TimePoint first_use_deadline() const { return first_use_deadline_; }
+  [[nodiscard]] bool used() const { return used_; }
 
   uint32_t registered_interest = 0;  // what epoll was last told; the loop's
 
@@ -80,7 +83,8 @@ class Lane {
 
   UniqueFd fd_;
   const Incarnation self_, peer_;
-  const TimePoint handshake_deadline_;
+  const TimePoint first_use_deadline_;
+  bool used_ = false;
   State state_ = State::kConnecting;
   std::optional<std::string> refused_;
 

@@ -12,9 +12,9 @@
 namespace baton::tcp {
 namespace {
 
-constexpr size_t kInboundMax = 1024;
 constexpr size_t kFencedMax = 1024;
-constexpr auto kHandshakeSweep = std::chrono::milliseconds(100);
+constexpr int kAcceptsMax = 64;  // of a turn, so that a flood of them leaves time for those that are here
+constexpr auto kSweep = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -23,9 +23,10 @@ Loop::Loop(const TransportOptions& options, UniqueFd listener, OwnerState owner,
       listener_(std::move(listener)),
       owner_(owner),
       events_(events),
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      guests_({}, [this](const Incarnation& writer) { return owner_.windows.expects(writer); }) {
   BATON_CHECK(epoll_.valid(), "epoll_create1: {}; raise the limit of open files", errno_text());
-  watch(listener_.get(), EPOLLIN, true);
+  watch(listener_.fd(), EPOLLIN, true);
   watch(wake_.fd(), EPOLLIN, true);
   thread_ = std::thread([this] { run(); });
 }
@@ -49,12 +50,16 @@ void Loop::submit(Command command) {
   if (first) wake_.wake();
 }
 
-void Loop::watch(int fd, uint32_t interest, bool add) const {
+bool Loop::try_watch(int fd, uint32_t interest, bool add) const {
   epoll_event event{};
   event.events = interest;
   event.data.fd = fd;
-  const int code = ::epoll_ctl(epoll_.get(), add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
-  BATON_CHECK(code == 0, "epoll_ctl of descriptor {}: {}", fd, errno_text());
+  return ::epoll_ctl(epoll_.get(), add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) == 0;
+}
+
+void Loop::watch(int fd, uint32_t interest, bool add) const {
+  const bool watched = try_watch(fd, interest, add);
+  BATON_CHECK(watched, "epoll_ctl of descriptor {}: {}", fd, errno_text());
 }
 
 void Loop::run() {
@@ -63,9 +68,9 @@ void Loop::run() {
   SteadyClock clock;
   for (;;) {
     const int n = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), wait_ms(clock.now()));
-    if (accept_paused_) {
-      accept_paused_ = false;
-      watch(listener_.get(), EPOLLIN, false);
+    if (!listening_ && !listener_.paused(clock.now())) {
+      listening_ = true;
+      watch(listener_.fd(), EPOLLIN, false);
     }
     for (int i = 0; i < n; ++i) on_fd(ready[static_cast<size_t>(i)].data.fd);
     // After the wake-up was cleared: a command that comes later wakes again.
@@ -79,14 +84,15 @@ void Loop::run() {
       std::visit([this](auto& c) { carry_out(std::move(c)); }, command);
     }
     expire(clock.now());
-    expire_handshakes(clock.now());
+    expire_lanes(clock.now());
+    expire_guests(clock.now());
   }
 }
 
 int Loop::wait_ms(TimePoint now) const {
   TimePoint next = TimePoint::max();
   if (!deadlines_.empty()) next = deadlines_.begin()->first;
-  if (handshakes_ > 0 || accept_paused_) next = std::min(next, now + kHandshakeSweep);
+  if (fresh_lanes_ > 0 || guests_.watched() || !listening_) next = std::min(next, now + kSweep);
   if (next == TimePoint::max()) return -1;
   if (next <= now) return 0;
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(next - now).count();
@@ -97,7 +103,7 @@ int Loop::wait_ms(TimePoint now) const {
 // says.
 void Loop::on_fd(int fd) {
   if (fd == wake_.fd()) return wake_.clear();
-  if (fd == listener_.get()) return accept_all();
+  if (fd == listener_.fd()) return accept_some();
   if (const auto it = lane_owner_.find(fd); it != lane_owner_.end()) {
     Peer& peer = peers_.at(it->second);
     const auto lane = std::find_if(peer.lanes.begin(), peer.lanes.end(), [fd](const auto& l) { return l->fd() == fd; });
@@ -108,39 +114,56 @@ void Loop::on_fd(int fd) {
   on_inbound(fd);
 }
 
-void Loop::accept_all() {
-  for (;;) {
-    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd.valid()) {
-      // Out of descriptors: the listener would be readable all the time. It is looked at again with the next sweep.
-      accept_paused_ = errno == EMFILE || errno == ENFILE;
-      if (accept_paused_) watch(listener_.get(), 0, false);
-      return;
-    }
-    if (inbound_.size() >= kInboundMax) {
-      log_warning("tcp transport: {} connections open, one more refused", inbound_.size());
-      continue;
-    }
-    tune(fd.get());
+void Loop::accept_some() {
+  const TimePoint now = SteadyClock().now();
+  for (int i = 0; i < kAcceptsMax; ++i) {
+    UniqueFd fd = listener_.accept(now);
+    if (!fd.valid()) break;
     const int number = fd.get();
-    auto connection = std::make_unique<Inbound>(std::move(fd), owner_, SteadyClock().now() + options_.connect_timeout);
-    watch(number, connection->interest(), true);
+    tune(number);
+    const Network from = peer_network(number);
+    auto connection = std::make_unique<Inbound>(std::move(fd), owner_);
+    if (!try_watch(number, connection->interest(), true)) continue;
     inbound_[number] = std::move(connection);
-    ++handshakes_;
+    if (const auto victim = guests_.arrive(number, from, now)) dismiss(*victim, "others connect and it has no window");
+    // What it has to say is often here already; a writer whose window is open has its place from then on.
+    if (const auto it = inbound_.find(number); it != inbound_.end()) serve(number, *it->second);
   }
+  listening_ = !listener_.paused(now);
+  if (!listening_) watch(listener_.fd(), 0, false);
 }
 
 void Loop::on_inbound(int fd) {
   const auto it = inbound_.find(fd);
-  if (it == inbound_.end()) return;
-  Inbound& connection = *it->second;
+  if (it != inbound_.end()) serve(fd, *it->second);
+}
+
+// May destroy the connection, and another one for it.
+void Loop::serve(int fd, Inbound& connection) {
+  const bool greeted = connection.greeted(), proven = connection.proven();
+  const uint64_t moved = connection.moved();
   if (Status handled = connection.handle(fenced_); !handled) {
     if (handled.error().code == ErrorCode::kCorrupt)
-      log_warning("tcp transport: connection closed: {}", handled.error().message);
-    inbound_.erase(it);
-    return;
+      complaints_.warning(SteadyClock().now(), "tcp transport: connection closed: " + handled.error().message);
+    inbound_.erase(fd);
+    return guests_.leave(fd);
   }
   watch(fd, connection.interest(), false);
+  if (connection.moved() != moved) guests_.use(fd, SteadyClock().now(), connection.busy());
+  std::optional<int> victim;
+  if (!greeted && connection.greeted()) victim = guests_.greet(fd, connection.writer());
+  if (victim) dismiss(*victim, "its writer has too many connections");
+  if (victim != fd && !proven && connection.proven()) {
+    victim = guests_.prove(fd);
+    if (victim) dismiss(*victim, "there are too many writers");
+  }
+}
+
+void Loop::dismiss(int fd, const std::string& why) {
+  complaints_.warning(SteadyClock().now(),
+                      fmt::format("tcp transport: one of {} connections closed: {}", inbound_.size(), why));
+  inbound_.erase(fd);
+  guests_.leave(fd);
 }
 
 void Loop::carry_out(AddPeer&& c) {
@@ -189,7 +212,11 @@ void Loop::carry_out(ForgetPeer&& c) {
   fail_queue(peer, TransferOutcome::kPeerLost, "the peer was forgotten");
   if (fenced_.size() >= kFencedMax) fenced_.erase(fenced_.begin());
   fenced_.push_back(peer.incarnation);
-  std::erase_if(inbound_, [&](const auto& entry) { return entry.second->writer() == peer.incarnation; });
+  std::erase_if(inbound_, [&](const auto& entry) {
+    const bool of_peer = entry.second->writer() == peer.incarnation;
+    if (of_peer) guests_.leave(entry.first);
+    return of_peer;
+  });
   peers_.erase(it);
 }
 
@@ -227,7 +254,7 @@ Status Loop::open_lane(Peer& peer) {
   watch(number, lane->registered_interest, true);
   lane_owner_[number] = peer.id;
   peer.lanes.push_back(std::move(lane));
-  ++handshakes_;
+  ++fresh_lanes_;
   return {};
 }
 
@@ -307,22 +334,33 @@ void Loop::expire_post(Peer& peer, TransferId id) {
   lose_lane(peer, **lane, "");
 }
 
-void Loop::expire_handshakes(TimePoint now) {
-  if (handshakes_ == 0) return;
-  handshakes_ = 0;
-  std::erase_if(inbound_,
-                [&](const auto& entry) { return !entry.second->greeted() && entry.second->hello_deadline() <= now; });
-  for (const auto& [fd, connection] : inbound_) handshakes_ += connection->greeted() ? 0 : 1;
+void Loop::expire_lanes(TimePoint now) {
+  if (fresh_lanes_ == 0) return;
+  fresh_lanes_ = 0;
   for (auto& [id, peer] : peers_) {
-    std::vector<Lane*> late;
+    std::vector<Lane*> silent, unused;
     for (const auto& lane : peer.lanes) {
-      if (!lane->ready() && lane->handshake_deadline() <= now) late.push_back(lane.get());
-      if (!lane->ready()) ++handshakes_;
+      if (lane->used()) continue;
+      if (lane->first_use_deadline() > now) {
+        ++fresh_lanes_;
+      } else {
+        (lane->ready() ? unused : silent).push_back(lane.get());
+      }
     }
-    const std::string why = fmt::format("no answer from {} port {} within {:.1f} s", peer.address.host(),
-                                        peer.address.port(), to_seconds(options_.connect_timeout));
-    for (Lane* lane : late) lose_lane(peer, *lane, why);
-    if (!late.empty() && peer.lanes.empty()) fail_queue(peer, TransferOutcome::kPeerLost, why);
+    for (Lane* lane : unused) lose_lane(peer, *lane, "");
+    const std::string why =
+        fmt::format("no answer from {} within {:.1f} s", address_text(peer.address.host(), peer.address.port()),
+                    to_seconds(options_.connect_timeout));
+    for (Lane* lane : silent) lose_lane(peer, *lane, why);
+    if (!silent.empty() && peer.lanes.empty()) fail_queue(peer, TransferOutcome::kPeerLost, why);
+  }
+}
+
+void Loop::expire_guests(TimePoint now) {
+  const Guests::Patience patience{options_.connect_timeout, 2 * options_.connect_timeout, options_.stall_timeout};
+  for (const int fd : guests_.overdue(now, patience)) {
+    const bool stalled = inbound_.at(fd)->busy() && inbound_.at(fd)->proven();
+    dismiss(fd, stalled ? "no byte came in the middle of something" : "it has shown no window");
   }
 }
 

@@ -13,9 +13,12 @@
 #include <variant>
 #include <vector>
 
+#include "base/listener.h"
+#include "base/sparse_log.h"
 #include "base/tcp_socket.h"
 #include "transport/event_queue.h"
 #include "transport/make_transport.h"
+#include "transport/tcp_guests.h"
 #include "transport/tcp_inbound.h"
 #include "transport/tcp_lane.h"
 
@@ -62,7 +65,9 @@ class Loop {
   void run();
   void on_fd(int fd);
   void on_inbound(int fd);
-  void accept_all();
+  void serve(int fd, Inbound& connection);
+  void accept_some();
+  void dismiss(int fd, const std::string& why);
   void carry_out(AddPeer&& command);
   void carry_out(AddPost&& command);
   void carry_out(CancelPost&& command);
@@ -77,12 +82,15 @@ class Loop {
            std::string detail);
   void expire(TimePoint now);
   void expire_post(Peer& peer, TransferId id);
-  void expire_handshakes(TimePoint now);
+  void expire_lanes(TimePoint now);
+  void expire_guests(TimePoint now);
   [[nodiscard]] int wait_ms(TimePoint now) const;
+  // False: the system has no room for one more.
+  bool try_watch(int fd, uint32_t interest, bool add) const;
   void watch(int fd, uint32_t interest, bool add) const;
 
   const TransportOptions options_;
-  UniqueFd listener_;
+  Listener listener_;
   const OwnerState owner_;
   EventQueue* const events_;
   UniqueFd epoll_;
@@ -96,12 +104,13 @@ class Loop {
   std::map<PeerId, Peer> peers_;
   std::unordered_map<int, PeerId> lane_owner_;  // by descriptor
   std::unordered_map<int, std::unique_ptr<Inbound>> inbound_;
+  Guests guests_;  // the same connections
+  SparseLog complaints_;
   std::unordered_map<TransferId, PeerId> live_;
   std::set<std::pair<TimePoint, TransferId>> deadlines_;
   std::vector<Incarnation> fenced_;
-  bool accept_paused_ = false;
-  // Lanes and inbound connections whose greeting is not done: an upper bound, recounted when they are looked at.
-  int handshakes_ = 0;
+  bool listening_ = true;   // epoll watches the listener
+  size_t fresh_lanes_ = 0;  // not ready or without a post yet; an upper bound, recounted when they are looked at
 
   std::thread thread_;
 };

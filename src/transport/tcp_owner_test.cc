@@ -1,98 +1,11 @@
 // An owner of the tcp transport facing writers that do not keep to the protocol.
 #include <gtest/gtest.h>
 
-#include "base/byte_io.h"
 #include "base/random.h"
-#include "base/tcp_socket.h"
-#include "transport/blob.h"
-#include "transport/tcp_frames.h"
-#include "transport/test_support.h"
+#include "transport/tcp_owner_test.h"
 
 namespace baton::tcp {
 namespace {
-
-using namespace baton::testing;
-
-// An owner, and a writer that is only a socket.
-class TcpOwner : public ::testing::Test {
- protected:
-  void start(const TransportOptions& given = {}) {
-    TransportOptions options = given;
-    options.incarnation = {11, 22};
-    owner_ = make("tcp", options);
-    region_ = owner_->allocate(1 << 20).value();
-    const WindowRange range{region_.id, 4096, 8192};
-    ASSERT_TRUE(owner_->open_window(token(1), std::span(&range, 1)));
-    blob_ = decode_blob(owner_->local_blob(), BlobKind::kTcp).value();
-  }
-
-  UniqueFd dial() {
-    UniqueFd fd = begin_connect(make_address(blob_.address, blob_.port, false).value()).value();
-    pollfd entry{.fd = fd.get(), .events = POLLOUT, .revents = 0};
-    ::poll(&entry, 1, 5000);
-    return fd;
-  }
-  UniqueFd greet() {
-    UniqueFd fd = dial();
-    say(fd, encode(Hello{{1, 1}, {11, 22}}));
-    const std::string answer = hear(fd, kHeaderBytes + 3);
-    EXPECT_TRUE(decode_welcome(as_span(answer).subspan(kHeaderBytes)).value().accepted);
-    return fd;
-  }
-  static void say(const UniqueFd& fd, const std::string& bytes) {
-    for (size_t sent = 0; sent < bytes.size();) {
-      const ssize_t n = ::send(fd.get(), bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
-      if (n < 0 && errno == EAGAIN) {
-        pollfd entry{.fd = fd.get(), .events = POLLOUT, .revents = 0};
-        ::poll(&entry, 1, 5000);
-        continue;
-      }
-      if (n < 0) return;  // closed on us, which a test then looks at
-      sent += static_cast<size_t>(n);
-    }
-  }
-  // Exactly `bytes`, or less if the owner closed or stayed silent for `limit`.
-  static std::string hear(const UniqueFd& fd, size_t bytes, Duration limit = 5s) {
-    std::string out(bytes, 0);
-    size_t have = 0;
-    const TimePoint end = in(limit);
-    while (have < bytes && SteadyClock().now() < end) {
-      pollfd entry{.fd = fd.get(), .events = POLLIN, .revents = 0};
-      if (::poll(&entry, 1, 50) == 0) continue;
-      const ssize_t n = ::recv(fd.get(), out.data() + have, bytes - have, 0);
-      if (n <= 0) break;
-      have += static_cast<size_t>(n);
-    }
-    out.resize(have);
-    return out;
-  }
-  static bool closed(const UniqueFd& fd, Duration limit = 5s) {
-    const TimePoint end = in(limit);
-    char c = 0;
-    while (SteadyClock().now() < end) {
-      const ssize_t n = ::recv(fd.get(), &c, 1, 0);
-      if (n == 0 || (n < 0 && errno != EAGAIN)) return true;
-      if (n < 0) std::this_thread::sleep_for(5ms);
-    }
-    return false;
-  }
-  static ResultFrame result(const UniqueFd& fd) {
-    std::string frame = hear(fd, kHeaderBytes);
-    const auto header = decode_header(as_span(frame));
-    if (!header) return {.post = 0, .bytes = 0, .outcome = TransferOutcome::kFailed, .detail = "no answer"};
-    return decode_result(as_span(hear(fd, header->body_bytes))).value();
-  }
-  static std::string write(uint64_t post, const WindowToken& t, const std::vector<BlockRun>& runs, bool first = true,
-                           bool last = true) {
-    WriteFrame frame{.post = post, .token = t, .payload_bytes = 0, .runs = runs};
-    for (const BlockRun& r : runs) frame.payload_bytes += r.count * r.length;
-    return encode(frame, first, last);
-  }
-
-  std::unique_ptr<Transport> owner_;
-  Transport::Region region_;
-  PeerBlob blob_;
-};
 
 TEST_F(TcpOwner, TakesWhatIsInTheWindow) {
   start();
@@ -204,7 +117,7 @@ TEST_F(TcpOwner, RefusesAnotherIncarnation) {
 
 TEST_F(TcpOwner, ClosesOnFramesOutOfTurn) {
   start();
-  const std::string hello = encode(Hello{{1, 1}, {11, 22}});
+  const std::string greeting = hello();
   const std::string good = write(1, token(1), {{region_.id, 1, 4096, 10, 0}}, true, false) + std::string(10, 'a');
   struct Case {
     const char* name;
@@ -212,13 +125,14 @@ TEST_F(TcpOwner, ClosesOnFramesOutOfTurn) {
   };
   const Case cases[] = {
       {"write before hello", good},
-      {"two hellos", hello + hello},
-      {"a welcome", hello + encode(Welcome{true, ""})},
-      {"a result", hello + encode(ResultFrame{1, 0, TransferOutcome::kDone, ""})},
-      {"not the first frame", hello + write(1, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
-      {"a post inside a post", hello + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "a"},
-      {"goes on as another post", hello + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
-      {"cancel of nothing", hello + encode_cancel(5)},
+      {"two hellos", greeting + greeting},
+      {"a welcome", greeting + encode(Welcome{true, ""})},
+      {"a result", greeting + encode(ResultFrame{1, 0, TransferOutcome::kDone, ""})},
+      {"not the first frame", greeting + write(1, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
+      {"a post inside a post", greeting + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "a"},
+      {"goes on as another post",
+       greeting + good + write(2, token(1), {{region_.id, 1, 4096, 1, 0}}, false, true) + "a"},
+      {"cancel of nothing", greeting + encode_cancel(5)},
       {"http", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
   };
   for (const Case& c : cases) {
@@ -234,12 +148,14 @@ TEST_F(TcpOwner, ClosesConnectionsThatNeverSayHello) {
   start(options);
   const UniqueFd silent = dial();
   const UniqueFd half = dial();
-  say(half, encode(Hello{{1, 1}, {11, 22}}).substr(0, 20));
+  say(half, hello().substr(0, 20));
   const UniqueFd good = greet();
+  say(good, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  EXPECT_EQ(result(good).outcome, TransferOutcome::kDone);
   EXPECT_TRUE(closed(silent, 3s));
   EXPECT_TRUE(closed(half, 3s));
   std::this_thread::sleep_for(300ms);
-  say(good, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  say(good, write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
   EXPECT_EQ(result(good).outcome, TransferOutcome::kDone);
 }
 
@@ -248,11 +164,11 @@ TEST_F(TcpOwner, ClosesConnectionsThatNeverSayHello) {
 TEST_F(TcpOwner, HostileBytesChangeNothingOutsideTheWindow) {
   start();
   Random random(5);
-  const std::string hello = encode(Hello{{1, 1}, {11, 22}});
+  const std::string greeting = hello();
   const std::string frame =
       write(1, token(1), {{region_.id, 3, 4096, 1000, 2000}, {region_.id, 1, 12000, 200, 0}}) + std::string(3200, 'x');
   for (int round = 0; round < 300; ++round) {
-    std::string bytes = random.below(8) == 0 ? std::string() : hello;
+    std::string bytes = random.below(8) == 0 ? std::string() : greeting;
     bytes += frame;
     const size_t begin = bytes.size() - frame.size();
     const uint64_t kind = random.below(4);
@@ -280,6 +196,8 @@ TEST_F(TcpOwner, HostileBytesChangeNothingOutsideTheWindow) {
 TEST_F(TcpOwner, SomeoneWhoReadsNoAnswersIsNotReadFurther) {
   start();
   const UniqueFd fd = greet();
+  say(fd, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
+  ASSERT_EQ(result(fd).outcome, TransferOutcome::kDone);
   const int small = 4096;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
   // Refused posts without payload: answers are larger than what asks for them.

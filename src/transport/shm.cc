@@ -3,12 +3,12 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <thread>
 
 #include "base/thread.h"
-
 #include "transport/event_queue.h"
 #include "transport/memory.h"
 #include "transport/shm_acceptor.h"
@@ -27,7 +27,7 @@ class ShmTransport final : public Transport {
       : blob_(std::move(blob)),
         epoll_(std::move(epoll)),
         windows_(std::move(windows)),
-        acceptor_(std::move(listener), blob_.incarnation, windows_.get(), epoll_.get()),
+        acceptor_(std::move(listener), blob_.incarnation, options.connect_timeout, windows_.get(), epoll_.get()),
         writer_({blob_.incarnation, options.queue_bytes, options.copy_threads, options.connect_timeout}, epoll_.get(),
                 &wake_, &events_) {
     epoll_event event{};
@@ -97,7 +97,7 @@ class ShmTransport final : public Transport {
     std::array<epoll_event, 64> ready;
     SteadyClock clock;
     while (!stopping_) {
-      const int n = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), writer_.wait_ms(clock.now()));
+      const int n = ::epoll_wait(epoll_.get(), ready.data(), ready.size(), wait_ms(clock.now()));
       for (int i = 0; i < n; ++i) {
         const int fd = ready[static_cast<size_t>(i)].data.fd;
         if (fd == wake_.fd()) {
@@ -108,8 +108,17 @@ class ShmTransport final : public Transport {
       }
       acceptor_.announce();
       dismiss();
+      acceptor_.tick(clock.now());
       writer_.tick(clock.now());
     }
+  }
+
+  [[nodiscard]] int wait_ms(TimePoint now) {
+    const TimePoint next = std::min(writer_.next_tick(), acceptor_.next_tick());
+    if (next == TimePoint::max()) return -1;
+    if (next <= now) return 0;
+    const auto ms = std::chrono::ceil<std::chrono::milliseconds>(next - now).count();
+    return static_cast<int>(std::min<int64_t>(ms, 60'000));
   }
 
   void dismiss() {

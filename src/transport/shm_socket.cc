@@ -173,7 +173,7 @@ Result<Received> receive_message(int socket) {
   return out;
 }
 
-Result<UniqueFd> peer_process(int socket) {
+Result<pid_t> peer_of_our_user(int socket) {
   ucred who{};
   socklen_t length = sizeof(who);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) {
@@ -183,14 +183,19 @@ Result<UniqueFd> peer_process(int socket) {
     return error(ErrorCode::kIncompatible, "the peer runs as uid {}, this side as {}: shm serves one user only",
                  who.uid, ::geteuid());
   }
+  return who.pid;
+}
+
+Result<UniqueFd> peer_process(int socket) {
+  BATON_ASSIGN(const pid_t pid, peer_of_our_user(socket));
   int number = -1;
-  length = sizeof(number);
+  socklen_t length = sizeof(number);
   if (::getsockopt(socket, SOL_SOCKET, kSoPeerPidfd, &number, &length) == 0 && number >= 0) return UniqueFd(number);
   // Older kernels: by number. The connection is open, so that the process lives and the number is still its own.
-  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_open, who.pid, 0)));
-  if (who.pid <= 0 || !fd.valid()) {
+  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (pid <= 0 || !fd.valid()) {
     return error(ErrorCode::kIncompatible,
-                 "process {} of the peer cannot be watched from here: share the pid namespace, or use tcp", who.pid);
+                 "process {} of the peer cannot be watched from here: share the pid namespace, or use tcp", pid);
   }
   return fd;
 }

@@ -1,6 +1,8 @@
 // The unix socket between a writer and an owner of shm memory: messages with a descriptor, and who is at the other end.
 #pragma once
 
+#include <sys/types.h>
+
 #include <span>
 #include <string>
 
@@ -44,7 +46,9 @@ struct Received {
 Result<bool> send_message(int socket, const std::string& bytes, int fd);
 Result<Received> receive_message(int socket);
 
-// A pidfd of the process at the other end. kIncompatible: another user, or a process that cannot be watched from here.
+// The process at the other end. kIncompatible: another user's.
+Result<pid_t> peer_of_our_user(int socket);
+// A pidfd of it. kIncompatible: another user's, or a process that cannot be watched from here.
 Result<UniqueFd> peer_process(int socket);
 
 }  // namespace baton::shm

@@ -204,7 +204,7 @@ void Writer::tick(TimePoint now) {
   for (const auto& post : late) end(post, TransferOutcome::kTimeout, 0, "the deadline passed before the copy began");
 }
 
-int Writer::wait_ms(TimePoint now) {
+TimePoint Writer::next_tick() {
   std::lock_guard lock(mutex_);
   TimePoint next = TimePoint::max();
   for (const auto& [deadline, id] : deadlines_) {
@@ -215,9 +215,7 @@ int Writer::wait_ms(TimePoint now) {
   for (const auto& [id, peer] : peers_) {
     if (peer->attachment && !peer->attachment->ready()) next = std::min(next, peer->attach_deadline);
   }
-  if (next == TimePoint::max()) return -1;
-  if (next <= now) return 0;
-  return static_cast<int>(std::min<int64_t>(std::chrono::ceil<std::chrono::milliseconds>(next - now).count(), 60'000));
+  return next;
 }
 
 }  // namespace baton::shm

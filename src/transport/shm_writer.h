@@ -40,10 +40,11 @@ class Writer {
   Result<TransferId> post(PeerId peer, PreparedBlocks what, const WindowToken& token, TimePoint deadline);
   void cancel(TransferId id);
 
-  // Service thread: an event on a descriptor (false: not one of ours); what is due; milliseconds to the next, or -1.
+  // Service thread: an event on a descriptor (false: not one of ours); what is due; when the next is, or
+  // TimePoint::max().
   bool on_fd(int fd);
   void tick(TimePoint now);
-  [[nodiscard]] int wait_ms(TimePoint now);
+  [[nodiscard]] TimePoint next_tick();
 
  private:
   struct Post;

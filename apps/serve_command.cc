@@ -59,7 +59,9 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
   const bool by_tcp =
       flags.transfer_backend == "tcp" || flags.transfer_backend == "mooncake" || flags.transfer_backend == "nixl";
   transfer.backend = by_tcp ? "tcp" : "shm";
-  transfer.bootstrap_host = flags.host == "localhost" ? "127.0.0.1" : flags.host;
+  const std::string& meet = flags.disaggregation_host.empty() ? flags.host : flags.disaggregation_host;
+  transfer.bootstrap_host = meet == "localhost" ? "127.0.0.1" : meet;
+  transfer.advertise_host = flags.advertise_host;
   transfer.bootstrap_port = flags.bootstrap_port;
   BATON_ASSIGN(transfer.writer_policy, parse_writer_policy(flags.writer_policy));
   BATON_ASSIGN(transfer.fanout, parse_fanout(flags.fanout));
@@ -68,13 +70,16 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
 
 std::string args_json(const ServeFlags& f) {
   return fmt::format(
-      "{{\"host\":{},\"port\":{},\"dtype\":{},\"quantization\":{},\"load_format\":{},\"chunked_prefill_size\":{},"
+      "{{\"host\":{},\"port\":{},\"disaggregation_host\":{},\"advertise_host\":{},\"dtype\":{},\"quantization\":{},"
+      "\"load_format\":{},\"chunked_prefill_size\":{},"
       "\"enable_mixed_chunk\":{},"
       "\"disable_radix_cache\":{},\"enable_dp_attention\":{},\"num_reserved_decode_tokens\":{},\"mem_fraction_static\":"
       "{}}}",
-      json_string(f.host), f.port, json_string(f.dtype), f.quantization.empty() ? "null" : json_string(f.quantization),
-      json_string(f.load_format), f.chunked_prefill_size, f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1,
-      f.num_reserved_decode_tokens, f.mem_fraction_static);
+      json_string(f.host), f.port, f.disaggregation_host.empty() ? "null" : json_string(f.disaggregation_host),
+      f.advertise_host.empty() ? "null" : json_string(f.advertise_host), json_string(f.dtype),
+      f.quantization.empty() ? "null" : json_string(f.quantization), json_string(f.load_format), f.chunked_prefill_size,
+      f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1, f.num_reserved_decode_tokens,
+      f.mem_fraction_static);
 }
 
 void warn(const ServeFlags& flags) {

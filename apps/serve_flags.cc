@@ -110,6 +110,11 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--disaggregation-transfer-backend", f.transfer_backend,
                  "auto (shm), shm: one host, tcp: any; mooncake and nixl are taken for tcp with a warning")
       ->check(CLI::IsMember({"auto", "shm", "tcp", "mooncake", "nixl"}));
+  app.add_option("--disaggregation-host", f.disaggregation_host,
+                 "Address where peers are met and KV arrives, if not --host");
+  app.add_option("--advertise-host", f.advertise_host,
+                 "Address that peers are told to send KV to, if not the one above; for 0.0.0.0 and :: the default "
+                 "route's unless given");
   app.add_option("--disaggregation-bootstrap-port", f.bootstrap_port,
                  "Prefill: port where decode instances meet it; 0: any free one")
       ->transform(number_from(0, 65535));

@@ -36,6 +36,7 @@ struct ServeFlags {
   double watchdog_timeout_s = 300, drain_timeout_s = 30;
 
   std::string disaggregation_mode = "null", transfer_backend = "auto", writer_policy = "balanced", fanout = "direct";
+  std::string disaggregation_host, advertise_host;
   int bootstrap_port = 8998;
   bool decode_radix_cache = true;
   ForeignFlags foreign;

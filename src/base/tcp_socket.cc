@@ -81,6 +81,17 @@ Result<SocketAddress> parse_address(std::string_view text, bool lookup) {
   return make_address(std::string(host), port, lookup);
 }
 
+Result<SocketAddress> default_route_address(bool v6) {
+  // Addresses for documentation, which nobody has: only the default route leads there. Connecting a datagram socket
+  // sends nothing and chooses our own address.
+  BATON_ASSIGN(const SocketAddress anywhere, make_address(v6 ? "2001:db8::1" : "198.51.100.1", 9, /*lookup=*/false));
+  const UniqueFd fd(::socket(anywhere.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() || ::connect(fd.get(), anywhere.get(), anywhere.length) != 0) {
+    return error(ErrorCode::kUnavailable, "no default route for IPv{}: {}", v6 ? 6 : 4, errno_text());
+  }
+  return bound_address(fd.get());
+}
+
 Result<UniqueFd> listen_on(const SocketAddress& address) {
   UniqueFd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return error(ErrorCode::kUnavailable, "socket: {}", errno_text());

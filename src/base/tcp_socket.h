@@ -19,6 +19,7 @@ struct SocketAddress {
   [[nodiscard]] std::string host() const;  // numeric
   [[nodiscard]] uint16_t port() const;
   [[nodiscard]] bool wildcard() const;
+  [[nodiscard]] bool v6() const { return storage.ss_family == AF_INET6; }
 };
 
 // Addresses that one party is taken to have: an IPv4 address, or the 64 upper bits of an IPv6 one.
@@ -37,6 +38,10 @@ Result<SocketAddress> parse_address(std::string_view text, bool lookup);
 Result<SocketAddress> make_address(const std::string& host, uint16_t port, bool lookup);
 // "host:port", "[v6]:port".
 [[nodiscard]] std::string address_text(const std::string& host, uint16_t port);
+
+// This machine's own address on the way to everywhere else: the one that packets over the default route leave with.
+// kUnavailable: there is no such route. Nothing is sent.
+Result<SocketAddress> default_route_address(bool v6);
 
 // kUnavailable: the address cannot be bound.
 Result<UniqueFd> listen_on(const SocketAddress& address);

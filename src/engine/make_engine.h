@@ -19,7 +19,7 @@ namespace baton {
 struct TransferOptions {
   std::string backend = "tcp";               // as make_transport()
   std::string bind_address;                  // of the transport; empty: bootstrap_host for tcp
-  std::string advertise_host;                // tcp: what peers are told, needed when the bound address is a wildcard
+  std::string advertise_host;                // tcp: what peers are told, as in TransportOptions
   std::string bootstrap_host = "127.0.0.1";  // prefill: where the control port listens; numeric
   int bootstrap_port = 8998;                 // prefill; 0: any free one, see Engine::info()
   Duration attempt_timeout = std::chrono::seconds(300);

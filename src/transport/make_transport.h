@@ -14,7 +14,7 @@ struct TransportOptions {
   // tcp: "host", "host:port", "[v6]:port"; port 0 or none takes a free one; empty is 127.0.0.1. shm: name of the
   // abstract unix socket; loopback: name in this process; for both empty is derived from the incarnation.
   std::string bind_address;
-  // tcp: the host that peers are told; needed when bind_address is a wildcard, else the bound address.
+  // tcp: the host that peers are told. Empty: the bound address, and for a wildcard that of the default route.
   std::string advertise_host;
   // The instance's. Zero: one is drawn.
   Incarnation incarnation;

@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/log.h"
 #include "base/tcp_socket.h"
 #include "transport/blob.h"
 #include "transport/event_queue.h"
@@ -100,25 +101,47 @@ class TcpTransport final : public Transport {
   tcp::Loop loop_;  // last: its thread uses what stands above and ends first
 };
 
+// The address that peers connect to, of a listener that is bound to `bound`.
+Result<SocketAddress> told_address(const SocketAddress& bound, const std::string& advertise_host) {
+  if (!advertise_host.empty()) {
+    BATON_ASSIGN(const SocketAddress told, make_address(advertise_host, bound.port(), /*lookup=*/true));
+    if (told.wildcard()) {
+      return error(ErrorCode::kInvalidArgument,
+                   "--advertise-host {}: peers cannot connect to that; give one address of this machine",
+                   advertise_host);
+    }
+    if (told.v6() && !bound.v6()) {
+      return error(ErrorCode::kInvalidArgument,
+                   "--advertise-host {} is an IPv6 address and the data port listens on {} only; listen on ::",
+                   advertise_host, bound.host());
+    }
+    return told;
+  }
+  if (!bound.wildcard()) return bound;
+  Result<SocketAddress> own = default_route_address(bound.v6());
+  if (!own && bound.v6()) own = default_route_address(false);  // :: takes IPv4 too
+  if (!own) {
+    return error(
+        ErrorCode::kInvalidArgument,
+        "the data port listens on every address ({}) and peers must be told one of them, but there is {}; give "
+        "--advertise-host an address of this machine that they reach",
+        bound.host(), own.error().message);
+  }
+  log_info("tcp transport: peers are told {}, the address of the default route; --advertise-host tells them another",
+           own->host());
+  return own;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options) {
   const std::string& wanted = options.bind_address;
   BATON_ASSIGN(const SocketAddress address, parse_address(wanted.empty() ? "127.0.0.1" : wanted, /*lookup=*/true));
-  if (address.wildcard() && options.advertise_host.empty()) {
-    return error(
-        ErrorCode::kInvalidArgument,
-        "tcp transport bound to every address ({}): peers must be told one of them; give --host an address of this "
-        "machine that they reach",
-        wanted);
-  }
   BATON_ASSIGN(UniqueFd listener, listen_on(address));
-  BATON_ASSIGN(SocketAddress bound, bound_address(listener.get()));
-  const uint16_t port = bound.port();
-  if (!options.advertise_host.empty()) {
-    BATON_ASSIGN(bound, make_address(options.advertise_host, port, /*lookup=*/true));
-  }
-  PeerBlob blob{.kind = BlobKind::kTcp, .incarnation = options.incarnation, .address = bound.host(), .port = port};
+  BATON_ASSIGN(const SocketAddress bound, bound_address(listener.get()));
+  BATON_ASSIGN(const SocketAddress told, told_address(bound, options.advertise_host));
+  PeerBlob blob{
+      .kind = BlobKind::kTcp, .incarnation = options.incarnation, .address = told.host(), .port = bound.port()};
   return std::unique_ptr<Transport>(std::make_unique<TcpTransport>(options, std::move(listener), std::move(blob)));
 }
 

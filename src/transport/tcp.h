@@ -11,7 +11,7 @@
 
 namespace baton {
 
-// kInvalidArgument: a bad address, or a wildcard without advertise_host. kUnavailable: it cannot be bound.
+// kInvalidArgument: a bad address, or none that peers could be told. kUnavailable: it cannot be bound.
 Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options);
 
 }  // namespace baton

@@ -31,6 +31,30 @@ TEST(TcpTransport, WorksOverIPv6) {
   EXPECT_TRUE(all_equal(to.bytes, 9));
 }
 
+std::string told_by(const TransportOptions& options) {
+  return decode_blob(make("tcp", options)->local_blob(), BlobKind::kTcp)->address;
+}
+
+TEST(TcpTransport, PeersAreToldAnAddressThatIsOne) {
+  TransportOptions options;
+  EXPECT_EQ(told_by(options), "127.0.0.1");
+  options.advertise_host = "127.0.0.2";
+  EXPECT_EQ(told_by(options), "127.0.0.2");
+  for (const char* every : {"0.0.0.0", "::"}) {
+    options.bind_address = every;
+    options.advertise_host = "127.0.0.1";
+    EXPECT_EQ(told_by(options), "127.0.0.1");
+    options.advertise_host.clear();
+    if (const auto own = default_route_address(false)) {
+      EXPECT_FALSE(own->wildcard());
+      const std::string told = told_by(options);
+      EXPECT_TRUE(told == own->host() || told == default_route_address(true)->host()) << told;
+    } else {
+      EXPECT_NE(make_transport("tcp", options).error().message.find("--advertise-host"), std::string::npos);
+    }
+  }
+}
+
 // A peer that accepts and says nothing: a listener whose backlog answers for a process that does not.
 TEST(TcpTransport, APeerThatNeverAnswersTheHelloIsLost) {
   const UniqueFd silent = listen_on(make_address("127.0.0.1", 0, false).value()).value();

@@ -256,8 +256,8 @@ TEST_F(DisaggregationTest, CancelledRequestsLeaveNothingBehind) {
                                   static_cast<int>(1 + random.below(20))));
     pair.submit(requests.back(), prefill[i], decode[i]);
     const std::string victim = "r" + std::to_string(random.below(i + 1));
-    if (random.below(4) == 0) pair.prefill->abort(victim);
-    if (random.below(4) == 0) pair.decode->abort(victim);
+    if (random.below(4) == 0) pair.prefill->abort(victim, [](size_t) {});
+    if (random.below(4) == 0) pair.decode->abort(victim, [](size_t) {});
     if (random.below(4) == 0) std::this_thread::sleep_for(std::chrono::microseconds(random.below(3000)));
   }
   int whole = 0;

@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <mutex>
 #include <string>
 
 #include "base/line_writer.h"
@@ -44,11 +46,19 @@ const char* color_of(spdlog::level::level_enum level) {
 }
 
 // Never destroyed: threads that outlive main() may still log.
+std::atomic<LineWriter*> writer{nullptr};
+
+LineWriter& open_standard_error() {
+  if (writer.load() == nullptr) std::atexit([] { log_flush(); });
+  writer = new LineWriter(STDERR_FILENO);
+  return *writer;
+}
+
 LineWriter& standard_error() {
-  static auto* const writer = [] {
-    std::atexit([] { log_flush(); });
-    return new LineWriter(STDERR_FILENO);
-  }();
+  static std::once_flag once;
+  std::call_once(once, [] {
+    if (writer.load() == nullptr) open_standard_error();
+  });
   return *writer;
 }
 
@@ -69,7 +79,7 @@ class LineSink final : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
  private:
-  LineWriter& lines_ = standard_error();
+  LineWriter& lines_ = open_standard_error();
   const bool terminal_ = isatty(STDERR_FILENO) != 0;
 };
 

@@ -13,7 +13,8 @@ namespace baton {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-// `name` stands in every line ("prefill-0"); empty leaves it out. Writes to standard error.
+// `name` stands in every line ("prefill-0"); empty leaves it out. Writes to what standard error is now; once in a
+// process, but for tests.
 void log_init(LogLevel level, std::string_view name);
 void log_set_level(LogLevel level);
 // debug, info, warning, error; also SGLang's spelling in capitals.

@@ -243,9 +243,10 @@ TEST(ApiServer, LoggingIsConfiguredWhileItRuns) {
   EXPECT_FALSE(log_enabled(LogLevel::kWarning));
   EXPECT_EQ(served.ask("POST", "/configure_logging", R"({"log_level":"info"})").status, 200);
   EXPECT_TRUE(log_enabled(LogLevel::kInfo));
-  log_init(LogLevel::kInfo, "");  // to standard error
   testing::internal::CaptureStderr();
+  log_init(LogLevel::kInfo, "");  // to standard error
   (void)served.ask("POST", "/generate", R"({"text":"abc"})");
+  EXPECT_TRUE(log_flush());
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("3 prompt tokens"));
 }
 

@@ -23,7 +23,7 @@ enum class ExprKind : std::uint8_t {
   kOr,           // children: left, right
   kNot,          // children: operand
   kUnary,        // sign: + or -; children: operand
-  kBinary,       // sign: + - * / // % **; children: left, right
+  kBinary,       // sign: + - * / // %; children: left, right
   kConcat,       // children
   kCompare,      // children: first and one for each of signs
   kConditional,  // children: test, then[, else]
@@ -31,27 +31,11 @@ enum class ExprKind : std::uint8_t {
   kItem,         // children: object, index
   kSlice,        // children: object, start, stop, step; each but the object may be null
   kCall,         // children: callee; arguments
-  kFilter,       // filter, value: its name; children: input, null inside {% filter %} and {% set | %}; arguments
+  kFilter,       // filter, value: its name; children: input, null inside {% filter %}; arguments
   kTest,         // predicate, value: its name; children: input; arguments
 };
 
-enum class Sign : std::uint8_t {
-  kAdd,
-  kSub,
-  kMul,
-  kDiv,
-  kFloorDiv,
-  kMod,
-  kPow,
-  kEq,
-  kNe,
-  kLt,
-  kLe,
-  kGt,
-  kGe,
-  kIn,
-  kNotIn
-};
+enum class Sign : std::uint8_t { kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
 
 struct Expr;
 using ExprPtr = std::unique_ptr<Expr>;
@@ -59,8 +43,6 @@ using ExprPtr = std::unique_ptr<Expr>;
 struct ArgumentExprs {
   std::vector<ExprPtr> positional;
   std::vector<std::pair<std::string, ExprPtr>> keyword;
-  ExprPtr star;         // *args
-  ExprPtr double_star;  // **kwargs
 };
 
 struct Expr {
@@ -90,11 +72,9 @@ enum class StatementKind : std::uint8_t {
   kIf,           // branches; the else branch has no test
   kFor,          // target, exprs: iterable; test; body; otherwise
   kSet,          // target, exprs: value
-  kSetBlock,     // target, body; test: a filter chain or null
+  kSetBlock,     // target, body
   kMacro,        // name, parameters, body
-  kCallBlock,    // exprs: the call; parameters, body
   kFilterBlock,  // exprs: the filter chain; body
-  kWith,         // targets, exprs: their values; body
   kGeneration,   // body: what the assistant said, for training; here only a scope
   kBreak,
   kContinue,
@@ -113,10 +93,6 @@ struct Parameter {
   ExprPtr preset;  // null: none
 };
 
-// Names that a scope assigns before it reads them: there they hide what is outside, even before the assignment. Jinja
-// decides this when it compiles (scope.h), and templates can see it.
-using HiddenNames = std::vector<std::string>;
-
 struct Statement {
   StatementKind kind = StatementKind::kText;
   int line = 0;
@@ -125,21 +101,13 @@ struct Statement {
   ExprPtr test;
   std::vector<Branch> branches;
   Target target;
-  std::vector<Target> targets;
   std::vector<Parameter> parameters;
-  bool uses_caller = false;  // kMacro, kCallBlock: the body mentions these names
-  bool uses_varargs = false;
-  bool uses_kwargs = false;
   Body body;
   Body otherwise;
-  HiddenNames hidden;            // in body
-  HiddenNames hidden_in_else;    // in otherwise
-  HiddenNames hidden_in_filter;  // in test of a kFor
 };
 
 struct Template {
   Body body;
-  HiddenNames hidden;
 };
 
 }  // namespace baton::jinja

@@ -9,20 +9,13 @@
 #include "jinja/predicates.h"
 
 namespace baton::jinja {
-namespace {
-
-constexpr std::size_t kKeywordsMax = 1000;  // they are searched one by one
-
-}  // namespace
-
 Value Interpreter::lookup(const Value& name_value) const {
   const std::string& name = *name_value.text();
   for (const Scope* scope = scope_.get(); scope != nullptr; scope = scope->parent.get()) {
     for (const auto& [other, value] : scope->variables) {
-      if (other != name) continue;
-      if (value) return *value;
-      return Value(Undefined{Undefined::Why::kName, nullptr, name_value.get<Text>()->bytes});
+      if (other == name) return value;
     }
+    charge_steps(scope->variables.size() / 16);
   }
   if (const Value* found = context_.find(std::string_view(name))) return *found;
   if (auto found = find_global(name)) return std::move(*found);
@@ -30,7 +23,7 @@ Value Interpreter::lookup(const Value& name_value) const {
 }
 
 Value Interpreter::eval(const Expr& expr) {
-  step();
+  charge_steps(1);
   enter();
   const int outer = std::exchange(line_, expr.line);
   Value value = eval_kind(expr);
@@ -66,7 +59,7 @@ Value Interpreter::eval_kind(const Expr& expr) {
       return apply_unary(expr.sign, operand(0));
     case ExprKind::kBinary: {
       const Value left = operand(0);
-      return apply_binary(*this, expr.sign, left, operand(1));
+      return apply_binary(expr.sign, left, operand(1));
     }
     case ExprKind::kConcat:
       return eval_concat(expr);
@@ -78,7 +71,7 @@ Value Interpreter::eval_kind(const Expr& expr) {
       return get_attribute(operand(0), expr.value);
     case ExprKind::kItem: {
       const Value object = operand(0);
-      return get_item(*this, object, operand(1));
+      return get_item(object, operand(1));
     }
     case ExprKind::kSlice:
       return eval_slice(expr);
@@ -107,7 +100,7 @@ Value Interpreter::eval_compare(const Expr& expr) {  // a < b < c: each neighbou
   Value left = eval(*expr.children[0]);
   for (std::size_t i = 0; i < expr.signs.size(); ++i) {
     Value right = eval(*expr.children[i + 1]);
-    if (!compare(*this, expr.signs[i], left, right)) return Value(false);
+    if (!compare(expr.signs[i], left, right)) return Value(false);
     left = std::move(right);
   }
   return Value(true);
@@ -125,7 +118,7 @@ Value Interpreter::eval_slice(const Expr& expr) {
   for (std::size_t i = 0; i < 3; ++i) {
     if (expr.children[i + 1] != nullptr) bounds[i] = eval(*expr.children[i + 1]);
   }
-  return get_slice(*this, object, bounds[0], bounds[1], bounds[2]);
+  return get_slice(object, bounds[0], bounds[1], bounds[2]);
 }
 
 Value Interpreter::eval_concat(const Expr& expr) {
@@ -137,8 +130,9 @@ Value Interpreter::eval_concat(const Expr& expr) {
     } else {
       joined += to_string(value);
     }
+    check_text_size(joined.size());
   }
-  return text(std::move(joined));
+  return Value(std::move(joined));
 }
 
 Value Interpreter::eval_filters(const Expr& expr, const Value& input) {
@@ -150,16 +144,14 @@ Value Interpreter::eval_filters(const Expr& expr, const Value& input) {
 }
 
 Value Interpreter::apply_filter(const Expr& expr, const Value& input) {
-  if (expr.filter == nullptr) fail("No filter named '{}' found.", *expr.value.text());
-  if (input.is_text()) charge_read(input);
-  return expr.filter->run(*this, input, eval_arguments(expr.arguments));
+  if (expr.filter == nullptr) fail("{}", no_such_filter(*expr.value.text()));
+  return expr.filter->run(input, eval_arguments(expr.arguments));
 }
 
 Value Interpreter::eval_test(const Expr& expr) {
   const Value input = eval(*expr.children.front());
-  if (input.is_text()) charge_read(input);
-  if (expr.predicate == nullptr) fail("No test named '{}' found.", *expr.value.text());
-  return Value(expr.predicate->run(*this, input, eval_arguments(expr.arguments)));
+  if (expr.predicate == nullptr) fail("{}", no_such_test(*expr.value.text()));
+  return Value(expr.predicate->run(input, eval_arguments(expr.arguments)));
 }
 
 std::vector<Value> Interpreter::eval_all(const std::vector<ExprPtr>& exprs) {
@@ -172,21 +164,7 @@ std::vector<Value> Interpreter::eval_all(const std::vector<ExprPtr>& exprs) {
 Arguments Interpreter::eval_arguments(const ArgumentExprs& exprs) {
   Arguments out;
   out.positional = eval_all(exprs.positional);
-  if (exprs.star != nullptr) {
-    for (Value& value : iterate(*this, eval(*exprs.star))) out.positional.push_back(std::move(value));
-  }
   for (const auto& [name, expr] : exprs.keyword) out.keyword.emplace_back(name, eval(*expr));
-  if (exprs.double_star == nullptr) return out;
-  const Value extra = eval(*exprs.double_star);
-  if (extra.dict() == nullptr) fail("argument after ** must be a mapping, not {}", extra.type_name());
-  for (const auto& [key, value] : extra.dict()->entries()) {
-    if (!key.is_text()) fail("keywords must be strings, not {}", key.type_name());
-    if (out.keyword.size() >= kKeywordsMax) fail("more than {} keyword arguments", kKeywordsMax);
-    for (const auto& [name, other] : out.keyword) {
-      if (name == *key.text()) fail("got multiple values for keyword argument '{}'", name);
-    }
-    out.keyword.emplace_back(*key.text(), value);
-  }
   return out;
 }
 

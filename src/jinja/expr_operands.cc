@@ -161,9 +161,6 @@ ExprPtr ExprParser::parse_slice(ExprPtr object, ExprPtr start, int line) {
 
 ArgumentExprs ExprParser::parse_arguments() {
   const int line = current().line;
-  const auto ensure = [&](bool valid) {
-    if (!valid) fail_at(line, "invalid syntax for function call expression");
-  };
   ArgumentExprs out;
   bool first = true;
   expect_operator("(");
@@ -173,14 +170,11 @@ ArgumentExprs ExprParser::parse_arguments() {
       if (current().is_operator(")")) break;
     }
     first = false;
-    if (skip_operator("*")) {
-      ensure(out.star == nullptr && out.double_star == nullptr);
-      out.star = parse_expression();
-    } else if (skip_operator("**")) {
-      ensure(out.double_star == nullptr);
-      out.double_star = parse_expression();
-    } else if (current().kind == TokenKind::kName && look().is_operator("=")) {
-      ensure(out.double_star == nullptr);
+    if (out.positional.size() + out.keyword.size() == kArgumentsMax) {
+      fail_at(line, fmt::format("more than {} arguments", kArgumentsMax));
+    }
+    if (current().is_operator("*")) fail_at(line, "* and ** before an argument are not supported");
+    if (current().kind == TokenKind::kName && look().is_operator("=")) {
       std::string name = next().text;
       next();
       for (const auto& [other, value] : out.keyword) {
@@ -188,7 +182,7 @@ ArgumentExprs ExprParser::parse_arguments() {
       }
       out.keyword.emplace_back(std::move(name), parse_expression());
     } else {
-      ensure(out.star == nullptr && out.double_star == nullptr && out.keyword.empty());
+      if (!out.keyword.empty()) fail_at(line, "a positional argument behind a keyword argument");
       out.positional.push_back(parse_expression());
     }
   }
@@ -202,8 +196,6 @@ void ExprParser::add_arguments(Expr& node, ArgumentExprs arguments) const {
   };
   for (const ExprPtr& child : arguments.positional) deepen(child);
   for (const auto& [name, child] : arguments.keyword) deepen(child);
-  deepen(arguments.star);
-  deepen(arguments.double_star);
   if (node.depth > kTreeDepthMax) fail_here(fmt::format("expression with more than {} levels", kTreeDepthMax));
   node.arguments = std::move(arguments);
 }
@@ -226,7 +218,7 @@ ExprPtr ExprParser::parse_filters(ExprPtr input, bool first) {
     std::string name = expect_name();
     while (skip_operator(".")) name += "." + expect_name();
     node->filter = find_filter(name);
-    if (node->filter == nullptr) note_unknown(node->line, fmt::format("No filter named '{}'.", name));
+    if (node->filter == nullptr) note_unknown(node->line, no_such_filter(name));
     node->value = Value(std::move(name));
     add(*node, std::move(input));
     if (current().is_operator("(")) add_arguments(*node, parse_arguments());
@@ -242,7 +234,7 @@ ExprPtr ExprParser::parse_test(ExprPtr input) {
   std::string name = expect_name();
   while (skip_operator(".")) name += "." + expect_name();
   node->predicate = find_predicate(name);
-  if (node->predicate == nullptr) note_unknown(line, fmt::format("No test named '{}'.", name));
+  if (node->predicate == nullptr) note_unknown(line, no_such_test(name));
   node->value = Value(std::move(name));
   add(*node, std::move(input));
   const TokenKind kind = current().kind;

@@ -125,23 +125,14 @@ ExprPtr ExprParser::parse_concat() {
 ExprPtr ExprParser::parse_product() {
   static constexpr std::pair<std::string_view, Sign> kSigns[] = {
       {"*", Sign::kMul}, {"/", Sign::kDiv}, {"//", Sign::kFloorDiv}, {"%", Sign::kMod}};
-  ExprPtr left = parse_power();
+  ExprPtr left = parse_unary(true);
   while (true) {
     const auto* found = std::find_if(std::begin(kSigns), std::end(kSigns),
                                      [&](const auto& sign) { return current().is_operator(sign.first); });
     if (found == std::end(kSigns)) return left;
     const int line = next().line;
-    left = binary(found->second, std::move(left), parse_power(), line);
+    left = binary(found->second, std::move(left), parse_unary(true), line);
   }
-}
-
-ExprPtr ExprParser::parse_power() {
-  ExprPtr left = parse_unary(true);
-  while (current().is_operator("**")) {
-    const int line = next().line;
-    left = binary(Sign::kPow, std::move(left), parse_unary(true), line);
-  }
-  return left;
 }
 
 ExprPtr ExprParser::parse_unary(bool with_filters) {

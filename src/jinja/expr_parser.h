@@ -1,6 +1,5 @@
 // The expression half of the parser (parser.h), after jinja2.parser of Jinja 3.1: the same precedence, the same
-// oddities
-// (`**` groups to the left, a test may take one argument without brackets).
+// oddities (a test may take one argument without brackets).
 #pragma once
 
 #include <string>
@@ -63,7 +62,6 @@ class ExprParser {
   ExprPtr parse_sum();
   ExprPtr parse_concat();
   ExprPtr parse_product();
-  ExprPtr parse_power();
   ExprPtr parse_unary(bool with_filters);
   ExprPtr parse_primary();
   ExprPtr parse_list();

@@ -1,12 +1,12 @@
 #include "jinja/format.h"
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <iterator>
 
+#include "jinja/meter.h"
 #include "jinja/unicode.h"
 
 namespace baton::jinja {
@@ -27,6 +27,7 @@ void append_escaped(std::string& out, char32_t c) {
 void append_text_repr(std::string& out, std::string_view text) {
   const bool has_single = text.find('\'') != std::string_view::npos;
   const char quote = has_single && text.find('"') == std::string_view::npos ? '"' : '\'';
+  charge_read(text.size());
   out.push_back(quote);
   for (std::size_t at = 0; at < text.size();) {
     const char32_t c = decode_utf8(text, at);
@@ -56,6 +57,8 @@ void append_items(std::string& out, const std::vector<Value>& items) {
 }
 
 void append_repr(std::string& out, const Value& value) {
+  charge_steps(1);  // a list can hold another one often
+  check_text_size(out.size());
   if (const Text* text = value.get<Text>()) {
     if (text->markup) out += "Markup(";
     append_text_repr(out, *text->bytes);
@@ -85,6 +88,7 @@ void append_repr(std::string& out, const Value& value) {
 }
 
 void append_json_text(std::string& out, std::string_view text, bool ensure_ascii) {
+  charge_read(text.size());
   out.push_back('"');
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t begin = at;
@@ -112,6 +116,8 @@ class JsonWriter {
   explicit JsonWriter(const JsonStyle& style) : style_(style) {}
 
   void write(const Value& value) {
+    charge_steps(1);
+    check_text_size(out_.size());
     if (const std::string* text = value.text()) {
       append_json_text(out_, *text, style_.ensure_ascii);
     } else if (value.is_none() || value.is_number()) {
@@ -138,6 +144,7 @@ class JsonWriter {
 
   void write_dict(const Dict& dict) {
     std::vector<const Dict::Entry*> entries;
+    charge_created(dict.entries().size() * sizeof(void*));
     entries.reserve(dict.entries().size());
     for (const auto& entry : dict.entries()) entries.push_back(&entry);
     if (style_.sort_keys) {
@@ -182,41 +189,6 @@ class JsonWriter {
   std::string out_;
   int level_ = 0;
 };
-
-// Digits with single underscores between them, which int() and float() allow; nothing if they stand elsewhere.
-std::optional<std::string> drop_underscores(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '_') {
-      out.push_back(text[i]);
-      continue;
-    }
-    const auto is_digit = [&](std::size_t at) {
-      return at < text.size() && std::isalnum(static_cast<unsigned char>(text[at]));
-    };
-    if (i == 0 || !is_digit(i - 1) || !is_digit(i + 1)) return std::nullopt;
-  }
-  return out;
-}
-
-// Python reads decimal digits of every script: rewritten to ASCII.
-std::string ascii_digits(std::string_view text) {
-  std::string out;
-  for (std::size_t at = 0; at < text.size();) {
-    char32_t c = decode_utf8(text, at);
-    if (c >= 0x80 && is_decimal(c)) {
-      char32_t zero = c;  // the ten digits of a script are consecutive and aligned at their zero
-      if (c >= 0x1D7CE && c <= 0x1D7FF) {
-        zero = c - (c - 0x1D7CE) % 10;  // five alphabets of digits in a row
-      } else {
-        while (c - zero < 9 && is_decimal(zero - 1)) --zero;
-      }
-      c = '0' + (c - zero);
-    }
-    append_utf8(out, c);
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -294,71 +266,30 @@ std::string escape_html(std::string_view text) {
   return out;
 }
 
-std::optional<Int> parse_int(std::string_view text, int base) {
-  std::string digits = ascii_digits(strip(text, Side::kBoth));
-  bool negative = false;
-  if (!digits.empty() && (digits[0] == '+' || digits[0] == '-')) {
-    negative = digits[0] == '-';
-    digits.erase(0, 1);
-  }
-  const auto prefix_base = [&]() -> int {
-    if (digits.size() < 2 || digits[0] != '0') return 0;
-    const char letter = static_cast<char>(digits[1] | 0x20);
-    return letter == 'x' ? 16 : letter == 'o' ? 8 : letter == 'b' ? 2 : 0;
-  }();
-  if (prefix_base != 0 && (base == 0 || base == prefix_base)) {
-    base = prefix_base;
-    digits.erase(0, digits.size() > 2 && digits[2] == '_' ? 3 : 2);
-  } else if (base == 0) {
-    if (digits.size() > 1 && digits[0] == '0' && digits.find_first_not_of("0_") != std::string::npos)
-      return std::nullopt;
-    base = 10;
-  }
-  const auto plain = drop_underscores(digits);
-  if (!plain || plain->empty()) return std::nullopt;
+std::optional<Int> parse_int(std::string_view text) {
+  text = strip(text, Side::kBoth);
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  if (text.empty()) return std::nullopt;
   Int value = 0;
-  for (const char c : *plain) {
-    const int digit = c >= '0' && c <= '9'                          ? c - '0'
-                      : std::isalpha(static_cast<unsigned char>(c)) ? (c | 0x20) - 'a' + 10
-                                                                    : 99;
-    if (digit >= base) return std::nullopt;
-    if (__builtin_mul_overflow(value, static_cast<Int>(base), &value) ||
-        __builtin_add_overflow(value, static_cast<Int>(digit), &value)) {
-      fail("integer overflow: {} digits", plain->size());
+  for (const char c : text) {
+    if (c < '0' || c > '9') return std::nullopt;
+    if (__builtin_mul_overflow(value, Int{10}, &value) || __builtin_add_overflow(value, Int{c - '0'}, &value)) {
+      fail("integer overflow: {} digits", text.size());
     }
   }
   return negative ? -value : value;
 }
 
 std::optional<double> parse_float(std::string_view text) {
-  const std::string stripped = ascii_digits(strip(text, Side::kBoth));
-  auto plain = drop_underscores(stripped);
-  if (!plain) return std::nullopt;
-  std::string_view digits = *plain;
-  bool negative = false;
-  if (!digits.empty() && (digits[0] == '+' || digits[0] == '-')) {
-    negative = digits[0] == '-';
-    digits.remove_prefix(1);
-  }
-  std::string lower(digits);
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  text = strip(text, Side::kBoth);
+  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.empty() || text.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return std::nullopt;
   double value = 0;
-  if (lower == "inf" || lower == "infinity") {
-    value = INFINITY;
-  } else if (lower == "nan") {
-    value = NAN;
-  } else {
-    if (lower.empty() || lower.find_first_not_of("0123456789.e+-") != std::string::npos) return std::nullopt;
-    const auto [end, code] = std::from_chars(lower.data(), lower.data() + lower.size(), value);
-    if (code == std::errc::result_out_of_range) {
-      value = std::strtod(lower.c_str(), nullptr);  // too large: infinite; too small: zero
-    } else if (code != std::errc()) {
-      return std::nullopt;
-    }
-    if (end != lower.data() + lower.size()) return std::nullopt;
-  }
-  return negative ? -value : value;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (end != text.data() + text.size()) return std::nullopt;
+  if (code == std::errc::result_out_of_range) return std::strtod(std::string(text).c_str(), nullptr);  // infinite or 0
+  return code == std::errc() ? std::optional(value) : std::nullopt;
 }
 
 }  // namespace baton::jinja

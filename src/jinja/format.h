@@ -27,8 +27,8 @@ struct JsonStyle {
 // &, <, >, ' and " as markupsafe writes them.
 [[nodiscard]] std::string escape_html(std::string_view text);
 
-// int(text, base) and float(text): nothing when the text is not a number. base is 0 or 2..36.
-[[nodiscard]] std::optional<Int> parse_int(std::string_view text, int base = 10);
+// int(text) and float(text) in ASCII digits: nothing when the text is not a number.
+[[nodiscard]] std::optional<Int> parse_int(std::string_view text);
 [[nodiscard]] std::optional<double> parse_float(std::string_view text);
 
 }  // namespace baton::jinja

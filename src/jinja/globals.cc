@@ -43,7 +43,7 @@ Value run_range(Runtime& runtime, const Arguments& arguments) {
 }
 
 // dict(mapping or pairs, name=value...)
-Dict build_dict(Runtime& runtime, std::string_view function, const Arguments& arguments) {
+Dict build_dict(std::string_view function, const Arguments& arguments) {
   if (arguments.positional.size() > 1) {
     fail("{} expected at most 1 argument, got {}", function, arguments.positional.size());
   }
@@ -53,11 +53,11 @@ Dict build_dict(Runtime& runtime, std::string_view function, const Arguments& ar
     if (const Undefined* undefined = source.get<Undefined>()) fail("{}", undefined->reason());
     const Dict* dict = source.dict();
     if (dict != nullptr) {
-      runtime.charge_items(dict->entries().size());
+      charge_created(dict->entries().size() * 2 * sizeof(Dict::Entry));
       out = *dict;
     } else {
-      for (const Value& pair : iterate(runtime, source)) {
-        std::vector<Value> both = iterate(runtime, pair);
+      for (const Value& pair : iterate(source)) {
+        std::vector<Value> both = iterate(pair);
         if (both.size() != 2) fail("{}: a pair of {} elements; 2 are required", function, both.size());
         out.set(std::move(both[0]), std::move(both[1]));
       }
@@ -67,12 +67,12 @@ Dict build_dict(Runtime& runtime, std::string_view function, const Arguments& ar
   return out;
 }
 
-Value run_dict(Runtime& runtime, const Arguments& arguments) {
-  return Value(std::make_shared<const Dict>(build_dict(runtime, "dict", arguments)));
+Value run_dict(Runtime&, const Arguments& arguments) {
+  return Value(std::make_shared<const Dict>(build_dict("dict", arguments)));
 }
 
 Value run_namespace(Runtime& runtime, const Arguments& arguments) {
-  return static_cast<Interpreter&>(runtime).make_namespace(build_dict(runtime, "namespace", arguments));
+  return static_cast<Interpreter&>(runtime).make_namespace(build_dict("namespace", arguments));
 }
 
 Value run_raise_exception(Runtime&, const Arguments& arguments) {
@@ -87,8 +87,8 @@ Value run_strftime_now(Runtime& runtime, const Arguments& arguments) {
   const auto now = static_cast<std::time_t>(runtime.limits().now.value_or(std::time(nullptr)));
   std::tm local{};
   localtime_r(&now, &local);
+  check_text_size(format.size() * 8);
   std::string out(format.size() * 8 + 256, '\0');
-  runtime.charge_bytes(out.size());
   out.resize(std::strftime(out.data(), out.size(), format.c_str(), &local));
   return Value(std::move(out));
 }

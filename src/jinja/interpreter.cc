@@ -17,33 +17,15 @@ struct Macro final : Function {
   }
   [[nodiscard]] const char* type_name() const override { return "Macro"; }
   [[nodiscard]] std::string repr() const override { return fmt::format("<Macro '{}'>", definition.text); }
-  [[nodiscard]] std::optional<Value> attribute(std::string_view name) override {
-    if (name == "name") return definition.text.empty() ? Value() : Value(definition.text);
-    if (name == "caller") return Value(definition.uses_caller);
-    if (name == "catch_kwargs") return Value(definition.uses_kwargs);
-    if (name == "catch_varargs") return Value(definition.uses_varargs);
-    if (name != "arguments") return std::nullopt;
-    std::vector<Value> names;
-    for (const Parameter& parameter : definition.parameters) names.emplace_back(parameter.name);
-    return Value::tuple(std::move(names));
-  }
   const Statement& definition;
   const std::shared_ptr<Scope> closure;
 };
 
-// Takes a named argument out of the list.
-std::optional<Value> take_keyword(Arguments& arguments, std::string_view name) {
-  const auto found = std::find_if(arguments.keyword.begin(), arguments.keyword.end(),
-                                  [&](const auto& argument) { return argument.first == name; });
-  if (found == arguments.keyword.end()) return std::nullopt;
-  Value value = std::move(found->second);
-  arguments.keyword.erase(found);
-  return value;
-}
-
 }  // namespace
 
-void Scope::set(std::string_view name, std::optional<Value> value) {
+void Scope::set(std::string_view name, Value value) {
+  charge_steps(variables.size() / 16);
+  charge_created(sizeof(variables[0]));
   for (auto& [other, old] : variables) {
     if (other == name) {
       old = std::move(value);
@@ -64,17 +46,17 @@ Interpreter::~Interpreter() {
 std::string Interpreter::run() {
   std::string out;
   out_ = &out;
-  exec_scoped(template_.body, open_scope(template_.hidden, nullptr));
+  exec_scoped(template_.body, open_scope(nullptr));
   return out;
 }
 
-std::shared_ptr<Scope> Interpreter::open_scope(const HiddenNames& hidden, std::shared_ptr<Scope> parent) const {
-  auto scope = std::make_shared<Scope>(std::move(parent));
-  for (const std::string& name : hidden) scope->variables.emplace_back(name, std::nullopt);
-  return scope;
+std::shared_ptr<Scope> Interpreter::open_scope(std::shared_ptr<Scope> parent) {
+  charge_created(2 * sizeof(Scope));
+  return std::make_shared<Scope>(std::move(parent));
 }
 
 void Interpreter::print(std::string_view text) {
+  charge_read(text.size());
   const std::size_t bytes_max = limits().output_bytes_max;
   if (text.size() > bytes_max - out_->size()) {
     fail("the output would have more than {} bytes", bytes_max);
@@ -100,7 +82,7 @@ Interpreter::Flow Interpreter::exec_all(const Body& body) {
 }
 
 Interpreter::Flow Interpreter::exec(const Statement& statement) {
-  step();
+  charge_steps(1);
   line_ = statement.line;
   switch (statement.kind) {
     case StatementKind::kText:
@@ -128,15 +110,10 @@ Interpreter::Flow Interpreter::exec(const Statement& statement) {
     case StatementKind::kMacro:
       scope_->set(statement.text, make_macro(statement));
       break;
-    case StatementKind::kCallBlock:
-      exec_call_block(statement);
-      break;
     case StatementKind::kFilterBlock:
       return exec_filter_block(statement);
-    case StatementKind::kWith:
-      return exec_with(statement);
     case StatementKind::kGeneration:
-      return exec_scoped(statement.body, open_scope(statement.hidden, scope_));
+      return exec_scoped(statement.body, open_scope(scope_));
     case StatementKind::kBreak:
       return Flow::kBreak;
     case StatementKind::kContinue:
@@ -154,7 +131,8 @@ Interpreter::Flow Interpreter::exec_if(const Statement& statement) {
 
 Interpreter::Flow Interpreter::exec_for(const Statement& statement) {
   const Value iterable = eval(*statement.exprs.front());
-  const auto loop = std::make_shared<Loop>(*this, statement, iterate(*this, iterable), scope_);
+  charge_created(sizeof(Loop));
+  const auto loop = std::make_shared<Loop>(*this, statement, iterate(iterable), scope_);
   struct Finish {
     Loop& loop;
     ~Finish() { loop.finish(); }
@@ -162,8 +140,8 @@ Interpreter::Flow Interpreter::exec_for(const Statement& statement) {
   const std::shared_ptr<Scope> outer = scope_;
   bool ran = false;  // some item's body to its end: Jinja takes else even after a first break or continue
   while (const std::optional<Value> item = loop->advance()) {
-    step();
-    scope_ = open_scope(statement.hidden, outer);
+    charge_steps(1);
+    scope_ = open_scope(outer);
     scope_->set("loop", Value(std::shared_ptr<Object>(loop)));
     assign(statement.target, *item);
     const Flow flow = exec_all(statement.body);
@@ -172,12 +150,12 @@ Interpreter::Flow Interpreter::exec_for(const Statement& statement) {
     ran = ran || flow == Flow::kNext;
   }
   if (ran || statement.otherwise.empty()) return Flow::kNext;
-  return exec_scoped(statement.otherwise, open_scope(statement.hidden_in_else, outer));
+  return exec_scoped(statement.otherwise, open_scope(outer));
 }
 
 bool Interpreter::accepts(const Statement& loop, const Value& item, const std::shared_ptr<Scope>& outer) {
-  step();
-  std::shared_ptr<Scope> saved = std::exchange(scope_, open_scope(loop.hidden_in_filter, outer));
+  charge_steps(1);
+  std::shared_ptr<Scope> saved = std::exchange(scope_, open_scope(outer));
   assign(loop.target, item);
   const bool accepted = eval(*loop.test).truthy();
   scope_ = std::move(saved);
@@ -186,101 +164,60 @@ bool Interpreter::accepts(const Statement& loop, const Value& item, const std::s
 
 Interpreter::Flow Interpreter::exec_set_block(const Statement& statement) {
   std::string captured;
-  const auto scope = open_scope(statement.hidden, scope_);
-  const Flow flow = exec_scoped(statement.body, scope, &captured);
-  if (flow != Flow::kNext) return flow;
-  Value value = text(std::move(captured));
-  if (statement.test != nullptr) {
-    const auto outer = std::exchange(scope_, scope);
-    value = eval_filters(*statement.test, value);
-    scope_ = outer;
-  }
-  assign(statement.target, value);
-  return Flow::kNext;
+  const Flow flow = exec_scoped(statement.body, open_scope(scope_), &captured);
+  if (flow == Flow::kNext) assign(statement.target, Value(std::move(captured)));
+  return flow;
 }
 
 Interpreter::Flow Interpreter::exec_filter_block(const Statement& statement) {
   std::string captured;
-  const auto scope = open_scope(statement.hidden, scope_);
+  const auto scope = open_scope(scope_);
   const Flow flow = exec_scoped(statement.body, scope, &captured);
   if (flow != Flow::kNext) return flow;
   const auto outer = std::exchange(scope_, scope);
-  print(to_string(eval_filters(*statement.exprs.front(), text(std::move(captured)))));
+  print(to_string(eval_filters(*statement.exprs.front(), Value(std::move(captured)))));
   scope_ = outer;
   return Flow::kNext;
 }
 
-Interpreter::Flow Interpreter::exec_with(const Statement& statement) {
-  const std::vector<Value> values = eval_all(statement.exprs);
-  const auto outer = std::exchange(scope_, open_scope(statement.hidden, scope_));
-  for (std::size_t i = 0; i < values.size(); ++i) assign(statement.targets[i], values[i]);
-  const Flow flow = exec_all(statement.body);
-  scope_ = outer;
-  return flow;
-}
-
 Value Interpreter::make_macro(const Statement& statement) {
+  charge_created(sizeof(Macro));
   captured_.push_back(scope_);
   return Value(std::shared_ptr<Object>(std::make_shared<Macro>(statement, scope_)));
 }
 
-// {% call f(...) %}: f gets the body as `caller`.
-void Interpreter::exec_call_block(const Statement& statement) {
-  const Expr& expr = *statement.exprs.front();
-  const Value callee = eval(*expr.children.front());
-  Arguments arguments = eval_arguments(expr.arguments);
-  arguments.keyword.emplace_back("caller", make_macro(statement));
-  print(to_string(call(*this, callee, arguments)));
-}
-
 Value Interpreter::call_macro(const Statement& definition, const std::shared_ptr<Scope>& closure,
                               const Arguments& given) {
-  Arguments arguments = given;
   const std::size_t count = definition.parameters.size();
-  const auto scope = open_scope(definition.hidden, closure);
+  if (given.positional.size() > count) {
+    fail("macro '{}' takes not more than {} argument(s)", definition.text, count);
+  }
+  std::vector<std::optional<Value>> values(given.positional.begin(), given.positional.end());
+  values.resize(count);
+  for (const auto& [name, value] : given.keyword) {
+    std::size_t at = 0;
+    while (at < count && definition.parameters[at].name != name) ++at;
+    if (at == count || values[at]) fail("macro '{}' takes no keyword argument '{}'", definition.text, name);
+    values[at] = value;
+  }
+  const auto scope = open_scope(closure);
   const auto outer = std::exchange(scope_, scope);
-  bool found_caller = false;
   for (std::size_t i = 0; i < count; ++i) {
     const Parameter& parameter = definition.parameters[i];
-    found_caller = found_caller || parameter.name == "caller";
-    std::optional<Value> value;
-    if (i < arguments.positional.size()) {
-      value = arguments.positional[i];
-    } else {
-      value = take_keyword(arguments, parameter.name);
-    }
-    if (!value && parameter.preset != nullptr) value = eval(*parameter.preset);
-    scope->set(parameter.name,
-               value ? *value : Value::undefined(fmt::format("parameter '{}' was not provided", parameter.name)));
-  }
-  if (definition.uses_caller && !found_caller) {
-    const std::optional<Value> caller = take_keyword(arguments, "caller");
-    scope->set("caller", caller && !caller->is_none() ? *caller : Value::undefined("No caller defined"));
-  }
-  if (definition.uses_kwargs) {
-    Dict rest;
-    for (const auto& [name, value] : arguments.keyword) rest.set(name, value);
-    scope->set("kwargs", Value(std::make_shared<const Dict>(std::move(rest))));
-  } else if (!arguments.keyword.empty()) {
-    fail("macro '{}' takes no keyword argument '{}'", definition.text, arguments.keyword.front().first);
-  }
-  if (definition.uses_varargs) {
-    const std::size_t taken = std::min(count, arguments.positional.size());
-    scope->set("varargs",
-               Value::tuple(std::vector<Value>(arguments.positional.begin() + static_cast<std::ptrdiff_t>(taken),
-                                               arguments.positional.end())));
-  } else if (arguments.positional.size() > count) {
-    fail("macro '{}' takes not more than {} argument(s)", definition.text, count);
+    if (!values[i] && parameter.preset != nullptr) values[i] = eval(*parameter.preset);
+    if (!values[i]) values[i] = Value::undefined(fmt::format("parameter '{}' was not provided", parameter.name));
+    scope->set(parameter.name, *values[i]);
   }
   std::string captured;
   exec_scoped(definition.body, scope, &captured);
   scope_ = outer;
-  return text(std::move(captured));
+  return Value(std::move(captured));
 }
 
 Value Interpreter::make_namespace(const Dict& attributes) {
   static constexpr std::size_t kAttributesMax = 1000;  // they are searched one by one
   if (attributes.entries().size() > kAttributesMax) fail("a namespace of more than {} attributes", kAttributesMax);
+  charge_created(sizeof(Namespace) + attributes.entries().size() * sizeof(Dict::Entry));
   auto made = std::make_shared<Namespace>();
   for (const auto& [key, value] : attributes.entries()) {
     if (!key.is_text()) fail("namespace(): a name must be str, not '{}'", key.type_name());
@@ -292,7 +229,7 @@ Value Interpreter::make_namespace(const Dict& attributes) {
 
 void Interpreter::assign(const Target& target, const Value& value) {
   if (target.is_tuple) {
-    const std::vector<Value> values = iterate(*this, value);
+    const std::vector<Value> values = iterate(value);
     if (values.size() != target.members.size()) {
       fail("cannot unpack {} values into {} names", values.size(), target.members.size());
     }

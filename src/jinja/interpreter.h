@@ -13,13 +13,14 @@
 
 namespace baton::jinja {
 
-// The variables of a block. A name without a value is hidden: it ends the search (HiddenNames in ast.h).
+// The variables of a block. What it does not have is looked up outside, at the time of the look-up: Jinja decides when
+// it compiles, which differs only for a name that a macro or loop reads before an outer block assigns it on every path.
 struct Scope {
   explicit Scope(std::shared_ptr<Scope> outer) : parent(std::move(outer)) {}
-  void set(std::string_view name, std::optional<Value> value);
+  void set(std::string_view name, Value value);
 
   const std::shared_ptr<Scope> parent;
-  std::vector<std::pair<std::string_view, std::optional<Value>>> variables;  // names live in the tree
+  std::vector<std::pair<std::string_view, Value>> variables;  // names live in the tree
 };
 
 class Interpreter final : public Runtime {
@@ -52,12 +53,10 @@ class Interpreter final : public Runtime {
   Flow exec_for(const Statement& statement);
   Flow exec_set_block(const Statement& statement);
   Flow exec_filter_block(const Statement& statement);
-  Flow exec_with(const Statement& statement);
-  void exec_call_block(const Statement& statement);
 
   // Runs a body in a scope of its own, with what it prints going to `capture` if that is not null.
   Flow exec_scoped(const Body& body, std::shared_ptr<Scope> scope, std::string* capture = nullptr);
-  [[nodiscard]] std::shared_ptr<Scope> open_scope(const HiddenNames& hidden, std::shared_ptr<Scope> parent) const;
+  [[nodiscard]] static std::shared_ptr<Scope> open_scope(std::shared_ptr<Scope> parent);
   [[nodiscard]] Value make_macro(const Statement& statement);
   void assign(const Target& target, const Value& value);
   void print(std::string_view text);
@@ -69,7 +68,7 @@ class Interpreter final : public Runtime {
   [[nodiscard]] Value eval_conditional(const Expr& expr);
   [[nodiscard]] Value eval_slice(const Expr& expr);
   [[nodiscard]] Value eval_concat(const Expr& expr);
-  // A chain of filters over a text, for {% filter %} and {% set | %}.
+  // A chain of filters over a text, for {% filter %}.
   [[nodiscard]] Value eval_filters(const Expr& expr, const Value& input);
   [[nodiscard]] Value apply_filter(const Expr& expr, const Value& input);
   [[nodiscard]] Value eval_test(const Expr& expr);

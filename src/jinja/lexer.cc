@@ -38,12 +38,10 @@ std::size_t skip_space(std::string_view text, std::size_t at) {
   return at;
 }
 
-// The end of (\d+_)*\d+ from at, or at.
+// The end of \d+ from at, or at.
 std::size_t skip_digits(std::string_view text, std::size_t at) {
-  std::size_t end = at;
-  while (end < text.size() && (is_digit(text[end]) || (text[end] == '_' && end > at && is_digit(text[end - 1])))) ++end;
-  while (end > at && !is_digit(text[end - 1])) --end;
-  return end;
+  while (at < text.size() && is_digit(text[at])) ++at;
+  return at;
 }
 
 class Lexer {
@@ -100,7 +98,7 @@ class Lexer {
       push(TokenKind::kVariableBegin, "{{");
       advance(behind);
       lex_tag(TokenKind::kVariableEnd);
-    } else if (!lex_raw(behind)) {
+    } else {
       push(TokenKind::kBlockBegin, "{%");
       advance(behind);
       lex_tag(TokenKind::kBlockEnd);
@@ -141,31 +139,6 @@ class Lexer {
     }
     const char sign = end > from ? text_[end - 1] : '\0';
     finish_tag(end + 2, sign == '-', sign != '+');
-  }
-
-  // {% raw %} ... {% endraw %}: true if that was it.
-  bool lex_raw(std::size_t from) {
-    std::size_t at = skip_space(text_, from);
-    if (!starts(at, "raw")) return false;
-    at = skip_space(text_, at + 3);
-    const bool strip_after = at < text_.size() && text_[at] == '-';
-    if (!starts(at + (strip_after ? 1 : 0), "%}")) return false;
-    finish_tag(at + (strip_after ? 3 : 2), strip_after, false);
-    for (std::size_t tag = text_.find("{%", at_); tag != std::string::npos; tag = text_.find("{%", tag + 1)) {
-      char sign = tag + 2 < text_.size() ? text_[tag + 2] : '\0';
-      if (sign != '-' && sign != '+') sign = '\0';
-      std::size_t end = skip_space(text_, tag + (sign == '\0' ? 2 : 3));
-      if (!starts(end, "endraw")) continue;
-      end = skip_space(text_, end + 6);
-      const char end_sign = end < text_.size() && (text_[end] == '-' || text_[end] == '+') ? text_[end] : '\0';
-      if (end_sign != '\0') ++end;
-      if (!starts(end, "%}")) continue;
-      push_data(tag, sign, false);
-      finish_tag(end + 2, end_sign == '-', end_sign != '+');
-      return true;
-    }
-    if (at_ < text_.size()) fail_here("Missing end of raw directive");
-    return true;
   }
 
   // The tokens inside {{ }} or {% %} and its end.
@@ -211,9 +184,10 @@ class Lexer {
   }
 
   void lex_operator(std::string& open_brackets) {
-    static constexpr std::string_view kDouble[] = {"//", "**", "==", "!=", ">=", "<="};
+    static constexpr std::string_view kDouble[] = {"//", "==", "!=", ">=", "<="};
     static constexpr std::string_view kSingle = "+-/*%~[](){}><=.:|,;";
     const char c = text_[at_];
+    if (starts(at_, "**")) fail_here("** is not supported, neither for powers nor before an argument");
     for (const std::string_view sign : kDouble) {
       if (starts(at_, sign)) {
         push(TokenKind::kOperator, std::string(sign));
@@ -257,29 +231,13 @@ class Lexer {
       push(TokenKind::kFloat, "", Value(value.value_or(0)));
       return advance(*end);
     }
-    std::size_t end = at_ + 1;
-    const auto take = [&](auto accepts) {  // (_?digit)*
-      while (end < text_.size()) {
-        const std::size_t digit = text_[end] == '_' ? end + 1 : end;
-        if (digit >= text_.size() || !accepts(text_[digit])) break;
-        end = digit + 1;
-      }
-    };
-    const char letter = text_[at_] == '0' && end < text_.size() ? static_cast<char>(text_[end] | 0x20) : '\0';
-    const auto in_base = [letter](char c) {
-      return letter == 'x' ? std::isxdigit(static_cast<unsigned char>(c)) != 0
-                           : c >= '0' && c <= (letter == 'b' ? '1' : '7');
-    };
-    if (letter == 'x' || letter == 'o' || letter == 'b') {
-      ++end;
-      take(in_base);
-      if (end == at_ + 2) end = at_ + 1;  // no digit follows: the zero alone
-    } else if (text_[at_] == '0') {
-      take([](char c) { return c == '0'; });
-    } else {
-      take(is_digit);
+    const std::size_t end = skip_digits(text_, at_);
+    const bool continues =
+        end < text_.size() && (text_[end] == '_' || std::isalpha(static_cast<unsigned char>(text_[end])) != 0);
+    if (continues || (text_[at_] == '0' && end > at_ + 1)) {
+      fail_here("a number is written in decimal digits: 0x, 0o, 0b, leading zeros and underscores are not supported");
     }
-    const auto value = parse_int(std::string_view(text_).substr(at_, end - at_), 0);
+    const auto value = parse_int(std::string_view(text_).substr(at_, end - at_));
     push(TokenKind::kInteger, "", Value(value.value_or(0)));
     advance(end);
   }
@@ -309,41 +267,25 @@ class Lexer {
         ++i;
       } else if (raw[i] == 'x' || raw[i] == 'u' || raw[i] == 'U') {
         const std::size_t digits = raw[i] == 'x' ? 2 : raw[i] == 'u' ? 4 : 8;
-        append_code_point(out, raw.substr(i + 1, digits), digits, 16);
+        append_code_point(out, raw.substr(i + 1, digits), digits);
         i += 1 + digits;
-      } else if (raw[i] >= '0' && raw[i] <= '7') {
-        std::size_t digits = 1;
-        while (digits < 3 && i + digits < raw.size() && raw[i + digits] >= '0' && raw[i + digits] <= '7') ++digits;
-        append_code_point(out, raw.substr(i, digits), digits, 8);
-        i += digits;
-      } else if (raw[i] == 'N') {
-        fail_here("\\N escapes are not supported: write the character itself or \\u");
+      } else if (raw[i] == 'N' || (raw[i] >= '0' && raw[i] <= '7')) {
+        fail_here("octal and \\N escapes are not supported: write the character itself or \\u");
       } else {
-        append_kept_escape(out, raw, i);
+        out.push_back('\\');  // an unknown escape keeps its backslash
       }
     }
     return out;
   }
 
-  void append_code_point(std::string& out, std::string_view digits, std::size_t count, int base) const {
+  void append_code_point(std::string& out, std::string_view digits, std::size_t count) const {
     const auto is_hex = [](unsigned char c) { return std::isxdigit(c) != 0; };
     if (digits.size() != count || !std::all_of(digits.begin(), digits.end(), is_hex)) {
       fail_here(fmt::format("truncated escape: {} hexadecimal digits expected", count));
     }
-    const unsigned long code = std::strtoul(std::string(digits).c_str(), nullptr, base);
+    const unsigned long code = std::strtoul(std::string(digits).c_str(), nullptr, 16);
     if (code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) fail_here("escape of an illegal Unicode character");
     append_utf8(out, static_cast<char32_t>(code));
-  }
-
-  // Python escapes what is not ASCII before it unescapes, so a backslash there doubles it.
-  static void append_kept_escape(std::string& out, std::string_view raw, std::size_t& i) {
-    out.push_back('\\');
-    if (static_cast<unsigned char>(raw[i]) < 0x80) {
-      out.push_back(raw[i++]);
-      return;
-    }
-    const auto c = static_cast<unsigned>(decode_utf8(raw, i));
-    out += c < 0x100 ? fmt::format("x{:02x}", c) : c < 0x10000 ? fmt::format("u{:04x}", c) : fmt::format("U{:08x}", c);
   }
 
   const std::string text_;

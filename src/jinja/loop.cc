@@ -3,22 +3,6 @@
 #include <utility>
 
 namespace baton::jinja {
-namespace {
-
-// loop.cycle or loop.changed.
-struct LoopMethod final : Function {
-  LoopMethod(std::shared_ptr<Loop> of, bool is_cycle) : loop(std::move(of)), cycle(is_cycle) {}
-  Value call(Runtime&, const Arguments& arguments) override {
-    return cycle ? loop->cycle(arguments) : loop->changed(arguments);
-  }
-  [[nodiscard]] const char* type_name() const override { return "method"; }
-  [[nodiscard]] std::string repr() const override { return cycle ? "<bound method cycle>" : "<bound method changed>"; }
-  const std::shared_ptr<Loop> loop;
-  const bool cycle;
-};
-
-}  // namespace
-
 Loop::Loop(Interpreter& interpreter, const Statement& statement, std::vector<Value> items, std::shared_ptr<Scope> outer)
     : interpreter_(interpreter), statement_(statement), items_(std::move(items)), outer_(std::move(outer)) {}
 
@@ -56,7 +40,6 @@ void Loop::finish() {
   after_.reset();
   current_.reset();
   before_.reset();
-  last_changed_.reset();
 }
 
 Int Loop::length() {
@@ -79,32 +62,16 @@ std::optional<Value> Loop::attribute(std::string_view name) {
   if (name == "length") return Value(length());
   if (name == "revindex") return Value(length() - index0_);
   if (name == "revindex0") return Value(length() - index0_ - 1);
-  if (name == "depth") return Value(Int{1});  // only recursive loops, which are refused, go deeper
-  if (name == "depth0") return Value(Int{0});
   if (name == "previtem") return before_ && index0_ > 0 ? *before_ : Value::undefined("there is no previous item");
   if (name == "nextitem") return peek() ? *after_ : Value::undefined("there is no next item");
-  if (name == "cycle" || name == "changed") {
-    return Value(std::shared_ptr<Object>(std::make_shared<LoopMethod>(shared_from_this(), name == "cycle")));
+  for (const std::string_view left_out : {"cycle", "changed", "depth", "depth0"}) {
+    if (name == left_out) fail("loop.{} is not supported", name);
   }
   return std::nullopt;
 }
 
 std::string Loop::repr() const {
   return fmt::format("<LoopContext {}/{}>", index0_ + 1, length_.value_or(static_cast<Int>(items_.size())));
-}
-
-Value Loop::cycle(const Arguments& arguments) const {
-  const Bound none("cycle", Arguments{{}, arguments.keyword}, {});
-  if (arguments.positional.empty()) fail("no items for cycling given");
-  return arguments.positional[static_cast<std::size_t>(index0_ % static_cast<Int>(arguments.positional.size()))];
-}
-
-Value Loop::changed(const Arguments& arguments) {
-  const Bound none("changed", Arguments{{}, arguments.keyword}, {});
-  Value now = Value::tuple(arguments.positional);
-  const bool different = !last_changed_ || !equal(*last_changed_, now);
-  last_changed_ = std::move(now);
-  return Value(different);
 }
 
 }  // namespace baton::jinja

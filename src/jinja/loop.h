@@ -11,7 +11,7 @@
 
 namespace baton::jinja {
 
-class Loop final : public Object, public std::enable_shared_from_this<Loop> {
+class Loop final : public Object {
  public:
   // The items that pass the `if` of the statement are found one by one, so that the body of the loop can change what it
   // says.
@@ -25,9 +25,6 @@ class Loop final : public Object, public std::enable_shared_from_this<Loop> {
   [[nodiscard]] std::optional<Value> attribute(std::string_view name) override;
   [[nodiscard]] const char* type_name() const override { return "LoopContext"; }
   [[nodiscard]] std::string repr() const override;
-
-  [[nodiscard]] Value cycle(const Arguments& arguments) const;
-  [[nodiscard]] Value changed(const Arguments& arguments);
 
  private:
   [[nodiscard]] std::optional<Value> pull();
@@ -46,7 +43,6 @@ class Loop final : public Object, public std::enable_shared_from_this<Loop> {
   std::optional<Value> after_;  // the next item, if peeked_
   std::optional<Value> current_;
   std::optional<Value> before_;
-  std::optional<Value> last_changed_;
 };
 
 }  // namespace baton::jinja

@@ -1,4 +1,4 @@
-// The methods of str and dict that the sandbox lets a template call, and Python's % formatting.
+// The methods of str and dict that a template can call.
 #pragma once
 
 #include <optional>
@@ -9,15 +9,12 @@
 
 namespace baton::jinja {
 
-// receiver.name as a bound method; an Undefined that says why if the sandbox forbids it (a list's append, for example);
-// nothing if the type has no such method.
+// receiver.name as a bound method; an Undefined that says why if the sandbox forbids it (a list's append, for example)
+// or it is left out here; nothing if the type has no such method.
 [[nodiscard]] std::optional<Value> find_method(const Value& receiver, std::string_view name);
 
 // str.replace(); a negative count replaces all. An empty `old` stands between all characters.
-[[nodiscard]] std::string replace_text(Runtime& runtime, std::string_view text, std::string_view old,
-                                       std::string_view replacement, Int count);
-
-// "%s is %d" % values. Conversions s, r, d, i, u, x, X, o, c, f, F, e, E, g, G and %.
-[[nodiscard]] std::string format_percent(std::string_view format, const Value& values);
+[[nodiscard]] std::string replace_text(std::string_view text, std::string_view old, std::string_view replacement,
+                                       Int count);
 
 }  // namespace baton::jinja

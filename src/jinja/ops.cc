@@ -11,6 +11,12 @@
 namespace baton::jinja {
 namespace {
 
+// Values copied into a vector of their own.
+void charge_copies(std::size_t count) {
+  charge_steps(count / 4);
+  charge_created(count * sizeof(Value));
+}
+
 void require_defined(const Value& value) {
   if (const Undefined* undefined = value.get<Undefined>()) fail("{}", undefined->reason());
 }
@@ -30,7 +36,7 @@ std::string character_at(const std::string& text, Int index) {
 }
 
 // object[key] as Python has it, or nothing where Python raises TypeError or LookupError.
-std::optional<Value> find_item(Runtime& runtime, const Value& object, const Value& key) {
+std::optional<Value> find_item(const Value& object, const Value& key) {
   if (const Dict* dict = object.dict()) {
     if (key.items() != nullptr || key.dict() != nullptr) {
       if (key.get<Tuple>() == nullptr) return std::nullopt;  // not hashable
@@ -47,8 +53,8 @@ std::optional<Value> find_item(Runtime& runtime, const Value& object, const Valu
   if (index < 0 || index >= size) return std::nullopt;
   if (const auto* items = object.items()) return (*items)[static_cast<std::size_t>(index)];
   if (range != nullptr) return Value(range->at(index));
-  runtime.charge_read(object);
-  return runtime.text(character_at(*object.text(), index), object.get<Text>()->markup);
+  charge_read(object.text()->size());
+  return Value(character_at(*object.text(), index), object.get<Text>()->markup);
 }
 
 Value missing_member(const Value& object, const Value& name) {
@@ -88,6 +94,7 @@ SliceBounds resolve_slice(Int size, const Value& start, const Value& stop, const
 }
 
 std::string slice_text(const std::string& text, const SliceBounds& bounds) {
+  charge_read(text.size());
   std::string out;
   if (bounds.step == 1) {
     std::size_t begin = 0;
@@ -109,40 +116,13 @@ std::string slice_text(const std::string& text, const SliceBounds& bounds) {
 
 const char* sign_text(Sign sign) {
   static constexpr const char* kTexts[] = {
-      "+", "-", "*", "/", "//", "%", "**", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
+      "+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "in", "not in"};
   return kTexts[static_cast<std::size_t>(sign)];
 }
 
 Int floor_divide(Int a, Int b) { return a / b - (a % b != 0 && (a < 0) != (b < 0) ? 1 : 0); }
 
-double floor_mod(double a, double b) {
-  double rest = std::fmod(a, b);
-  if (rest == 0) return std::copysign(0.0, b);
-  return (rest < 0) != (b < 0) ? rest + b : rest;
-}
-
-double floor_divide(double a, double b) {  // as CPython's float_floor_div, with its correction of the quotient
-  double rest = std::fmod(a, b);
-  double quotient = (a - rest) / b;
-  if (rest != 0 && (rest < 0) != (b < 0)) quotient -= 1;
-  if (quotient == 0) return std::copysign(0.0, a / b);
-  double floored = std::floor(quotient);
-  if (quotient - floored > 0.5) floored += 1;
-  return floored;
-}
-
-Int power(Int base, Int exponent) {
-  Int result = 1;
-  while (exponent > 0) {
-    if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result)) fail("integer overflow in **");
-    exponent >>= 1;
-    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) fail("integer overflow in **");
-  }
-  return result;
-}
-
 Value real_arithmetic(Sign sign, double a, double b) {
-  if (b == 0 && (sign == Sign::kDiv || sign == Sign::kFloorDiv || sign == Sign::kMod)) fail("division by zero");
   switch (sign) {
     case Sign::kAdd:
       return Value(a + b);
@@ -151,19 +131,11 @@ Value real_arithmetic(Sign sign, double a, double b) {
     case Sign::kMul:
       return Value(a * b);
     case Sign::kDiv:
+      if (b == 0) fail("division by zero");
       return Value(a / b);
-    case Sign::kFloorDiv:
-      return Value(floor_divide(a, b));
-    case Sign::kMod:
-      return Value(floor_mod(a, b));
     default:
-      break;
+      fail("{} of float is not supported", sign_text(sign));
   }
-  if (a == 0 && b < 0) fail("0.0 cannot be raised to a negative power");
-  if (a < 0 && std::isfinite(a) && std::isfinite(b) && b != std::floor(b)) fail("complex numbers are not supported");
-  const double result = std::pow(a, b);
-  if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) fail("Numerical result out of range");
-  return Value(result);
 }
 
 Value integer_arithmetic(Sign sign, Int a, Int b) {
@@ -186,9 +158,6 @@ Value integer_arithmetic(Sign sign, Int a, Int b) {
       if (b == -1) overflow = sign == Sign::kFloorDiv && __builtin_sub_overflow(Int{0}, a, &result);
       if (sign == Sign::kMod) result = b == -1 ? 0 : a - result * b;
       break;
-    case Sign::kPow:
-      if (b < 0) return real_arithmetic(sign, static_cast<double>(a), static_cast<double>(b));
-      return Value(power(a, b));
     default:  // a / b
       return real_arithmetic(sign, static_cast<double>(a), static_cast<double>(b));
   }
@@ -196,38 +165,45 @@ Value integer_arithmetic(Sign sign, Int a, Int b) {
   return Value(result);
 }
 
-Value add(Runtime& runtime, const Value& left, const Value& right) {
+Value add(const Value& left, const Value& right) {
   const Text* a = left.get<Text>();
   const Text* b = right.get<Text>();
   if (a != nullptr && b != nullptr) {
-    if (a->markup == b->markup) return runtime.text(*a->bytes + *b->bytes, a->markup);
-    return runtime.text(
-        (a->markup ? *a->bytes : escape_html(*a->bytes)) + (b->markup ? *b->bytes : escape_html(*b->bytes)), true);
+    check_text_size(a->bytes->size() + b->bytes->size());
+    if (a->markup == b->markup) return Value(*a->bytes + *b->bytes, a->markup);
+    return Value((a->markup ? *a->bytes : escape_html(*a->bytes)) + (b->markup ? *b->bytes : escape_html(*b->bytes)),
+                 true);
   }
   const bool lists = left.get<List>() != nullptr && right.get<List>() != nullptr;
   const bool tuples = left.get<Tuple>() != nullptr && right.get<Tuple>() != nullptr;
   if (!lists && !tuples) fail_operands("+", left, right);
-  std::vector<Value> items = *left.items();
+  const std::size_t size = left.items()->size() + right.items()->size();
+  charge_created(size * sizeof(Value));
+  std::vector<Value> items;
+  items.reserve(size);
+  items.insert(items.end(), left.items()->begin(), left.items()->end());
   items.insert(items.end(), right.items()->begin(), right.items()->end());
-  runtime.charge_items(items.size());
   return lists ? Value::list(std::move(items)) : Value::tuple(std::move(items));
 }
 
-Value repeat(Runtime& runtime, const Value& what, Int count) {
+Value repeat(const Value& what, Int count) {
   if (count < 0) count = 0;
   const std::size_t unit = what.is_text() ? what.text()->size() : what.items()->size();
-  const std::size_t bytes_max = runtime.limits().output_bytes_max;
-  if (unit > 0 && count > static_cast<Int>(bytes_max / unit)) fail("{} times {} elements: too large", count, unit);
+  static constexpr Int kUnitsMax = Int{1} << 40;  // keeps the products below from overflowing
+  if (static_cast<Int>(unit) * std::min(count, kUnitsMax) > kUnitsMax || (unit > 0 && count > kUnitsMax)) {
+    fail("{} times {} elements: too large", count, unit);
+  }
   if (unit == 0) count = 0;
   const auto times = static_cast<std::size_t>(count);
   if (const Text* text = what.get<Text>()) {
-    runtime.charge_bytes(unit * times);
+    check_text_size(unit * times);
     std::string out;
     out.reserve(unit * times);
     for (std::size_t i = 0; i < times; ++i) out += *text->bytes;
-    return Value(Text{std::make_shared<const std::string>(std::move(out)), text->markup});
+    return Value(std::move(out), text->markup);
   }
-  runtime.step(unit * times);
+  charge_created(unit * times * sizeof(Value));
+  charge_steps(unit * times / 16);
   std::vector<Value> items;
   items.reserve(unit * times);
   for (std::size_t i = 0; i < times; ++i) items.insert(items.end(), what.items()->begin(), what.items()->end());
@@ -244,16 +220,16 @@ Value get_attribute(const Value& object, const Value& name) {
   return item != nullptr ? *item : missing_member(object, name);
 }
 
-Value get_item(Runtime& runtime, const Value& object, const Value& key) {
+Value get_item(const Value& object, const Value& key) {
   require_defined(object);
-  if (auto found = find_item(runtime, object, key)) return std::move(*found);
+  if (auto found = find_item(object, key)) return std::move(*found);
   if (const std::string* name = key.text()) {
     if (auto found = find_attribute(object, *name)) return std::move(*found);
   }
   return missing_member(object, key);
 }
 
-Value get_slice(Runtime& runtime, const Value& object, const Value& start, const Value& stop, const Value& step) {
+Value get_slice(const Value& object, const Value& start, const Value& stop, const Value& step) {
   require_defined(object);
   const Range* range = object.object<Range>();
   const auto* items = object.items();
@@ -261,8 +237,7 @@ Value get_slice(Runtime& runtime, const Value& object, const Value& start, const
     fail("'{}' object cannot be sliced", object.type_name());
   const Int size = range != nullptr ? range->length() : static_cast<Int>(length(object));
   const SliceBounds bounds = resolve_slice(size, start, stop, step);
-  if (object.is_text()) runtime.charge_read(object);
-  if (const Text* text = object.get<Text>()) return runtime.text(slice_text(*text->bytes, bounds), text->markup);
+  if (const Text* text = object.get<Text>()) return Value(slice_text(*text->bytes, bounds), text->markup);
   if (range != nullptr) {
     auto out = std::make_shared<Range>();
     out->start = range->at(bounds.start);
@@ -270,7 +245,7 @@ Value get_slice(Runtime& runtime, const Value& object, const Value& start, const
     out->stop = out->start + bounds.count * out->step;
     return Value(std::shared_ptr<Object>(std::move(out)));
   }
-  runtime.charge_items(static_cast<std::size_t>(bounds.count));
+  charge_created(static_cast<std::size_t>(bounds.count) * sizeof(Value));
   std::vector<Value> out;
   out.reserve(static_cast<std::size_t>(bounds.count));
   for (Int i = 0; i < bounds.count; ++i)
@@ -285,24 +260,22 @@ Value apply_unary(Sign sign, const Value& operand) {
   return sign == Sign::kSub ? integer_arithmetic(Sign::kSub, 0, operand.integer()) : Value(operand.integer());
 }
 
-Value apply_binary(Runtime& runtime, Sign sign, const Value& left, const Value& right) {
+Value apply_binary(Sign sign, const Value& left, const Value& right) {
   if (left.is_integral() && right.is_integral()) return integer_arithmetic(sign, left.integer(), right.integer());
   if (left.is_number() && right.is_number()) return real_arithmetic(sign, left.real(), right.real());
-  if (sign == Sign::kMod && left.is_text())
-    return runtime.text(format_percent(*left.text(), right), left.get<Text>()->markup);
+  if (sign == Sign::kMod && left.is_text()) fail("the formatting of a text by % is not supported");
   require_defined(left);
   require_defined(right);
-  if (sign == Sign::kAdd) return add(runtime, left, right);
+  if (sign == Sign::kAdd) return add(left, right);
   const auto repeats = [](const Value& what, const Value& count) {
     return (what.is_text() || what.items() != nullptr) && count.is_integral();
   };
-  if (sign == Sign::kMul && repeats(left, right)) return repeat(runtime, left, right.integer());
-  if (sign == Sign::kMul && repeats(right, left)) return repeat(runtime, right, left.integer());
+  if (sign == Sign::kMul && repeats(left, right)) return repeat(left, right.integer());
+  if (sign == Sign::kMul && repeats(right, left)) return repeat(right, left.integer());
   fail_operands(sign_text(sign), left, right);
 }
 
-bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right) {
-  if (sign != Sign::kIn && sign != Sign::kNotIn) runtime.charge_read(left);
+bool compare(Sign sign, const Value& left, const Value& right) {
   switch (sign) {
     case Sign::kEq:
       return equal(left, right);
@@ -320,17 +293,16 @@ bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right)
       return !less(b, a, sign_text(sign));
     }
     case Sign::kNotIn:
-      return !contains(runtime, right, left);
+      return !contains(right, left);
     default:
-      return contains(runtime, right, left);
+      return contains(right, left);
   }
 }
 
-bool contains(Runtime& runtime, const Value& container, const Value& item) {
+bool contains(const Value& container, const Value& item) {
   if (const std::string* text = container.text()) {
     if (!item.is_text()) fail("'in <string>' requires string as left operand, not {}", item.type_name());
-    runtime.charge_read(container);
-    return text->find(*item.text()) != std::string::npos;
+    return find_text(*text, *item.text()) != std::string::npos;
   }
   if (const Dict* dict = container.dict()) return dict->find(item) != nullptr;
   if (const Range* range = container.object<Range>()) {
@@ -349,36 +321,35 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
     return view->dict->find(item) != nullptr;
   }
   if (!is_iterable(container)) fail("argument of type '{}' is not iterable", container.type_name());
-  const std::vector<Value> items = iterate(runtime, container);
+  const std::vector<Value> items = iterate(container);
   return std::any_of(items.begin(), items.end(), [&](const Value& other) { return equal(other, item); });
 }
 
-std::vector<Value> iterate(Runtime& runtime, const Value& value) {
+std::vector<Value> iterate(const Value& value) {
   if (value.is_undefined()) return {};
   if (const auto* items = value.items()) {
-    runtime.charge_items(items->size());
+    charge_copies(items->size());
     return *items;
   }
   std::vector<Value> out;
   if (const std::string* text = value.text()) {
-    runtime.step(text->size());
     for (std::size_t at = 0; at < text->size();) {
       const std::size_t begin = at;
       (void)decode_utf8(*text, at);
       out.emplace_back(text->substr(begin, at - begin));
     }
   } else if (const Dict* dict = value.dict()) {
-    runtime.charge_items(dict->entries().size());
+    charge_copies(dict->entries().size());
     for (const auto& [key, item] : dict->entries()) out.push_back(key);
   } else if (const Range* range = value.object<Range>()) {
     const Int size = range->length();
-    runtime.charge_items(static_cast<std::size_t>(size));
+    charge_copies(static_cast<std::size_t>(size));
     for (Int i = 0; i < size; ++i) out.emplace_back(range->at(i));
   } else if (const DictView* view = value.object<DictView>()) {
-    runtime.charge_items(view->dict->entries().size());
+    charge_copies(view->dict->entries().size());
     out = view->items();
   } else if (Generator* generator = value.object<Generator>()) {
-    runtime.charge_items(generator->items.size());
+    charge_copies(generator->items.size());
     out = generator->take_rest();
   } else {
     fail("'{}' object is not iterable", value.type_name());

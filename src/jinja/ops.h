@@ -11,18 +11,17 @@ namespace baton::jinja {
 // object.name: an attribute or method first, then an item; Undefined when there is none. `name` is a text.
 [[nodiscard]] Value get_attribute(const Value& object, const Value& name);
 // object[key]: an item first, then an attribute.
-[[nodiscard]] Value get_item(Runtime& runtime, const Value& object, const Value& key);
+[[nodiscard]] Value get_item(const Value& object, const Value& key);
 // object[start:stop:step]; none is "not given".
-[[nodiscard]] Value get_slice(Runtime& runtime, const Value& object, const Value& start, const Value& stop,
-                              const Value& step);
+[[nodiscard]] Value get_slice(const Value& object, const Value& start, const Value& stop, const Value& step);
 
 [[nodiscard]] Value apply_unary(Sign sign, const Value& operand);
-[[nodiscard]] Value apply_binary(Runtime& runtime, Sign sign, const Value& left, const Value& right);
-[[nodiscard]] bool compare(Runtime& runtime, Sign sign, const Value& left, const Value& right);
-[[nodiscard]] bool contains(Runtime& runtime, const Value& container, const Value& item);
+[[nodiscard]] Value apply_binary(Sign sign, const Value& left, const Value& right);
+[[nodiscard]] bool compare(Sign sign, const Value& left, const Value& right);
+[[nodiscard]] bool contains(const Value& container, const Value& item);
 
 // All elements: of containers, the characters of a text, the keys of a dictionary. Uses up a generator.
-[[nodiscard]] std::vector<Value> iterate(Runtime& runtime, const Value& value);
+[[nodiscard]] std::vector<Value> iterate(const Value& value);
 [[nodiscard]] std::size_t length(const Value& value);  // len()
 [[nodiscard]] bool has_length(const Value& value);
 [[nodiscard]] bool is_iterable(const Value& value);

@@ -4,7 +4,6 @@
 #include <initializer_list>
 
 #include "jinja/expr_parser.h"
-#include "jinja/scope.h"
 
 namespace baton::jinja {
 namespace {
@@ -98,14 +97,23 @@ class Parser : public ExprParser {
 
   StatementPtr parse_statement() {
     static constexpr std::pair<std::string_view, StatementPtr (Parser::*)(int)> kTags[] = {
-        {"if", &Parser::parse_if},       {"for", &Parser::parse_for},         {"set", &Parser::parse_set},
-        {"macro", &Parser::parse_macro}, {"call", &Parser::parse_call_block}, {"filter", &Parser::parse_filter_block},
-        {"print", &Parser::parse_print}, {"with", &Parser::parse_with},       {"generation", &Parser::parse_generation},
-        {"break", &Parser::parse_jump},  {"continue", &Parser::parse_jump},
+        {"if", &Parser::parse_if},
+        {"for", &Parser::parse_for},
+        {"set", &Parser::parse_set},
+        {"macro", &Parser::parse_macro},
+        {"filter", &Parser::parse_filter_block},
+        {"generation", &Parser::parse_generation},
+        {"break", &Parser::parse_jump},
+        {"continue", &Parser::parse_jump},
     };
     if (current().kind != TokenKind::kName) fail_here("tag name expected");
     for (const auto& [name, parse] : kTags) {
       if (current().is_name(name)) return (this->*parse)(current().line);
+    }
+    static constexpr std::string_view kLeftOut[] = {"call",    "with",   "raw",  "print",      "block", "extends",
+                                                    "include", "import", "from", "autoescape", "trans", "do"};
+    for (const std::string_view name : kLeftOut) {
+      if (current().is_name(name)) fail_here(fmt::format("the tag '{}' of Jinja is not supported", name));
     }
     fail_here(fmt::format("Encountered unknown tag '{}'.", current().text));
   }
@@ -168,7 +176,7 @@ class Parser : public ExprParser {
     }
     const Scope scope(*this, in_loop_);
     out->kind = StatementKind::kSetBlock;
-    out->test = parse_filters(nullptr);
+    if (current().is_operator("|")) fail_at(line, "a filter of a set block is not supported: filter what is printed");
     out->body = parse_last_block("endset");
     return out;
   }
@@ -184,48 +192,12 @@ class Parser : public ExprParser {
     return out;
   }
 
-  StatementPtr parse_call_block(int line) {
-    next();
-    StatementPtr out = statement(StatementKind::kCallBlock, line);
-    if (current().is_operator("(")) out->parameters = parse_parameters();
-    ExprPtr call = parse_expression();
-    if (call->kind != ExprKind::kCall) fail_at(line, "expected call");
-    out->exprs.push_back(std::move(call));
-    const Scope scope(*this, false);
-    out->body = parse_last_block("endcall");
-    return out;
-  }
-
   StatementPtr parse_filter_block(int line) {
     next();
     StatementPtr out = statement(StatementKind::kFilterBlock, line);
     const Scope scope(*this, in_loop_);
     out->exprs.push_back(parse_filters(nullptr, true));
     out->body = parse_last_block("endfilter");
-    return out;
-  }
-
-  StatementPtr parse_print(int line) {
-    next();
-    StatementPtr out = statement(StatementKind::kPrint, line);
-    while (current().kind != TokenKind::kBlockEnd) {
-      if (!out->exprs.empty()) expect_operator(",");
-      out->exprs.push_back(parse_expression());
-    }
-    return out;
-  }
-
-  StatementPtr parse_with(int line) {
-    next();
-    StatementPtr out = statement(StatementKind::kWith, line);
-    while (current().kind != TokenKind::kBlockEnd) {
-      if (!out->targets.empty()) expect_operator(",");
-      out->targets.push_back(parse_target({}));
-      expect_operator("=");
-      out->exprs.push_back(parse_expression());
-    }
-    const Scope scope(*this, in_loop_);
-    out->body = parse_last_block("endwith");
     return out;
   }
 
@@ -248,6 +220,7 @@ class Parser : public ExprParser {
     expect_operator("(");
     while (!current().is_operator(")")) {
       if (!out.empty()) expect_operator(",");
+      if (out.size() == kArgumentsMax) fail_here(fmt::format("more than {} parameters", kArgumentsMax));
       Parameter parameter;
       parameter.name = parse_name_target().name;
       for (const Parameter& other : out) {
@@ -313,9 +286,7 @@ Template parse_template(std::string_view source) {
     throw SyntaxFailure{
         1, fmt::format("the template has {} bytes, at most {} are allowed", source.size(), kSourceBytesMax)};
   }
-  Template parsed = Parser(tokenize(source)).run();
-  resolve_scopes(parsed);
-  return parsed;
+  return Parser(tokenize(source)).run();
 }
 
 }  // namespace baton::jinja

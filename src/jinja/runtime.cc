@@ -5,37 +5,9 @@
 namespace baton::jinja {
 namespace {
 
-constexpr std::size_t kBytesPerStep = 128;
-
 std::string_view plain(std::string_view name) { return name.substr(name.front() == '/' ? 1 : 0); }
 
 }  // namespace
-
-void Runtime::step(std::size_t count) {
-  steps_ += count;
-  if (steps_ > limits_.steps_max) fail("more than {} steps: the template or its input is too large", limits_.steps_max);
-}
-
-void Runtime::charge_bytes(std::size_t bytes) {
-  if (bytes > limits_.output_bytes_max)
-    fail("a text of {} bytes, at most {} are allowed", bytes, limits_.output_bytes_max);
-  if (bytes >= kBytesPerStep) step(bytes / kBytesPerStep);
-}
-
-void Runtime::charge_read(const Value& value) {
-  if (const std::string* text = value.text()) {
-    if (text->size() >= kBytesPerStep) step(text->size() / kBytesPerStep);
-  } else if (const auto* items = value.items()) {
-    step(items->size() / 16);
-  } else if (const Dict* dict = value.dict()) {
-    step(dict->entries().size() / 16);
-  }
-}
-
-Value Runtime::text(std::string bytes, bool markup) {
-  charge_bytes(bytes.size());
-  return Value(Text{std::make_shared<const std::string>(std::move(bytes)), markup});
-}
 
 void Runtime::enter() {
   if (++depth_ > limits_.depth_max) fail("maximum recursion depth of {} exceeded", limits_.depth_max);

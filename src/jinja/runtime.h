@@ -1,4 +1,4 @@
-// What one rendering carries besides its variables: the bounds on its work, and how functions receive arguments.
+// What one rendering carries besides its variables: the depth of its calls, and how functions receive arguments.
 #pragma once
 
 #include <cstdint>
@@ -10,30 +10,23 @@
 #include <vector>
 
 #include "jinja/limits.h"
+#include "jinja/meter.h"
 #include "jinja/value.h"
 
 namespace baton::jinja {
 
-// Counts the work of one rendering. Not thread safe. Every function fails when its bound is passed.
+// Not thread safe.
 class Runtime {
  public:
   explicit Runtime(const RenderLimits& limits) : limits_(limits) {}
 
-  void step(std::size_t count = 1);
-  // Values copied into a new container.
-  void charge_items(std::size_t count) { step(count / 4 + 1); }
-  // An operation that may read all of a value.
-  void charge_read(const Value& value);
-  // A new text of that size.
-  void charge_bytes(std::size_t bytes);
-  [[nodiscard]] Value text(std::string bytes, bool markup = false);
+  // A level of calls or nested expressions; fails when there are too many.
   void enter();
   void leave() { --depth_; }
   [[nodiscard]] const RenderLimits& limits() const { return limits_; }
 
  private:
-  const RenderLimits limits_;
-  std::size_t steps_ = 0;
+  const RenderLimits& limits_;
   int depth_ = 0;
 };
 

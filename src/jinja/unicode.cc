@@ -3,8 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
+#include "jinja/meter.h"
 #include "jinja/special_case.h"
 
 namespace baton::jinja {
@@ -38,14 +40,6 @@ void append_upper(std::string& out, char32_t c) {
     append_three(out, special->upper);
   } else {
     append_utf8(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
-  }
-}
-
-void append_title(std::string& out, char32_t c) {
-  if (const SpecialCase* special = find_special(c)) {
-    append_three(out, special->title);
-  } else {
-    append_utf8(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
   }
 }
 
@@ -103,6 +97,7 @@ void append_lower(std::string& out, std::string_view text, std::size_t begin, st
 
 template <typename Drop>
 std::string_view strip_if(std::string_view text, Side side, Drop drop) {
+  charge_read(text.size());
   std::size_t begin = 0;
   std::size_t end = text.size();
   while (side != Side::kRight && begin < end) {
@@ -116,10 +111,6 @@ std::string_view strip_if(std::string_view text, Side side, Drop drop) {
     end = previous;
   }
   return text.substr(begin, end - begin);
-}
-
-bool is_line_end(char32_t c) {
-  return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
 }
 
 }  // namespace
@@ -168,6 +159,7 @@ void append_utf8(std::string& out, char32_t c) {
 }
 
 std::u32string decode_all(std::string_view text) {
+  charge_read(text.size());
   std::u32string out;
   out.reserve(text.size());
   for (std::size_t at = 0; at < text.size();) out.push_back(decode_utf8(text, at));
@@ -183,6 +175,7 @@ bool is_valid_utf8(std::string_view text) {
 }
 
 std::size_t count_code_points(std::string_view text) {
+  charge_read(text.size());
   const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
   std::size_t count = 0;
   for (std::size_t at = 0; at < text.size();) {
@@ -220,17 +213,12 @@ bool is_printable(char32_t c) {
   }
 }
 
-bool is_alphabetic(char32_t c) {
+bool is_identifier_start(char32_t c) {
   const auto kind = category(c);
-  return kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT ||
-         kind == UTF8PROC_CATEGORY_LM || kind == UTF8PROC_CATEGORY_LO;
+  const bool letter = kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT ||
+                      kind == UTF8PROC_CATEGORY_LM || kind == UTF8PROC_CATEGORY_LO;
+  return c == '_' || letter || kind == UTF8PROC_CATEGORY_NL;
 }
-
-bool is_decimal(char32_t c) { return c < 0x80 ? c >= '0' && c <= '9' : category(c) == UTF8PROC_CATEGORY_ND; }
-bool is_upper(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LU; }
-bool is_lower(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LL; }
-
-bool is_identifier_start(char32_t c) { return c == '_' || is_alphabetic(c) || category(c) == UTF8PROC_CATEGORY_NL; }
 
 bool is_identifier_part(char32_t c) {
   const auto kind = category(c);
@@ -239,6 +227,7 @@ bool is_identifier_part(char32_t c) {
 }
 
 std::string to_upper(std::string_view text) {
+  charge_read(text.size());
   std::string out;
   out.reserve(text.size());
   for (std::size_t at = 0; at < text.size();) append_upper(out, decode_utf8(text, at));
@@ -246,73 +235,26 @@ std::string to_upper(std::string_view text) {
 }
 
 std::string to_lower(std::string_view text) {
+  charge_read(text.size());
   std::string out;
   out.reserve(text.size());
   append_lower(out, text, 0, text.size());
   return out;
 }
 
-std::string capitalize(std::string_view text) {
-  std::string out;
-  if (text.empty()) return out;
-  std::size_t at = 0;
-  append_title(out, decode_utf8(text, at));
-  append_lower(out, text, at, text.size());
-  return out;
-}
-
-std::string title(std::string_view text) {
-  std::string out;
-  bool in_word = false;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t begin = at;
-    const char32_t c = decode_utf8(text, at);
-    if (in_word) {
-      append_lower(out, text, begin, at);
-    } else {
-      append_title(out, c);
-    }
-    in_word = is_cased(c);
-  }
-  return out;
-}
-
-std::string swap_case(std::string_view text) {
-  std::string out;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t begin = at;
-    const char32_t c = decode_utf8(text, at);
-    if (is_upper(c)) {
-      append_lower(out, text, begin, at);
-    } else if (is_lower(c)) {
-      append_upper(out, c);
-    } else {
-      append_utf8(out, c);
-    }
-  }
-  return out;
-}
-
 std::string_view strip(std::string_view text, Side side) { return strip_if(text, side, is_space); }
 
 std::string_view strip(std::string_view text, Side side, std::string_view characters) {
-  const std::u32string set = decode_all(characters);
-  return strip_if(text, side, [&](char32_t c) { return set.find(c) != std::u32string::npos; });
+  std::u32string set = decode_all(characters);
+  std::sort(set.begin(), set.end());
+  return strip_if(text, side, [&](char32_t c) { return std::binary_search(set.begin(), set.end(), c); });
 }
 
-std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends) {
-  std::vector<std::string_view> lines;
-  std::size_t begin = 0;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = at;
-    const char32_t c = decode_utf8(text, at);
-    if (!is_line_end(c)) continue;
-    if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
-    lines.push_back(text.substr(begin, (keep_ends ? at : end) - begin));
-    begin = at;
-  }
-  if (begin < text.size()) lines.push_back(text.substr(begin));
-  return lines;
+std::size_t find_text(std::string_view text, std::string_view part, std::size_t from) {
+  charge_read(text.size() - from);
+  const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
+  if (found == nullptr) return std::string_view::npos;
+  return static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
 }
 
 }  // namespace baton::jinja

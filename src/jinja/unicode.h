@@ -18,32 +18,23 @@ void append_utf8(std::string& out, char32_t code_point);
 [[nodiscard]] bool is_valid_utf8(std::string_view text);
 [[nodiscard]] std::size_t count_code_points(std::string_view text);
 
-// str.isspace of one character; also what \s matches in a pattern.
+// str.isspace of one character.
 [[nodiscard]] bool is_space(char32_t code_point);
 // Whether repr() shows the character as itself.
 [[nodiscard]] bool is_printable(char32_t code_point);
-// By general category: superscript digits, letter-like numerals and ordinal signs count as neither digits nor cased
-// letters, unlike in Python's isdigit, isnumeric, isupper and islower.
-[[nodiscard]] bool is_alphabetic(char32_t code_point);
-[[nodiscard]] bool is_decimal(char32_t code_point);
-[[nodiscard]] bool is_upper(char32_t code_point);
-[[nodiscard]] bool is_lower(char32_t code_point);
 [[nodiscard]] bool is_identifier_start(char32_t code_point);
 [[nodiscard]] bool is_identifier_part(char32_t code_point);
 
 // Full case mappings: one character may become three, and sigma has its final form.
 [[nodiscard]] std::string to_upper(std::string_view text);
 [[nodiscard]] std::string to_lower(std::string_view text);
-[[nodiscard]] std::string capitalize(std::string_view text);
-[[nodiscard]] std::string title(std::string_view text);  // str.title(): every run of letters
-[[nodiscard]] std::string swap_case(std::string_view text);
 
 enum class Side { kLeft, kRight, kBoth };
 // Without characters: white space.
 [[nodiscard]] std::string_view strip(std::string_view text, Side side);
 [[nodiscard]] std::string_view strip(std::string_view text, Side side, std::string_view characters);
 
-// str.splitlines(): no empty last line.
-[[nodiscard]] std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends = false);
+// The first place of `part` at or after `from`, or npos. Linear, whatever the texts: std::string's find() is not.
+[[nodiscard]] std::size_t find_text(std::string_view text, std::string_view part, std::size_t from = 0);
 
 }  // namespace baton::jinja

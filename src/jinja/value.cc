@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "jinja/format.h"
+#include "jinja/meter.h"
 
 namespace baton::jinja {
 namespace {
@@ -25,7 +26,12 @@ int nesting_of(const std::vector<Value>& items) {
   return depth;
 }
 
+constexpr std::size_t kTextBytes = 64;    // of a text's holders
+constexpr std::size_t kEntryBytes = 192;  // of a dictionary's entry with its place in the index
+
 std::shared_ptr<const Sequence> make_sequence(std::vector<Value> items) {
+  charge_steps(items.size() / 16);
+  charge_created(sizeof(Sequence) + items.size() * sizeof(Value));
   const int depth = nesting_of(items);
   return std::make_shared<const Sequence>(Sequence{std::move(items), depth});
 }
@@ -71,6 +77,13 @@ std::string Undefined::reason() const {
   return *text;
 }
 
+Value::Value(std::string value, bool markup) {
+  check_text_size(value.size());
+  charge_read(value.size());
+  charge_created(value.size() + kTextBytes);
+  state_ = Text{std::make_shared<const std::string>(std::move(value)), markup};
+}
+
 Value Value::list(std::vector<Value> items) {
   Value value;
   value.state_ = List{make_sequence(std::move(items))};
@@ -84,6 +97,7 @@ Value Value::tuple(std::vector<Value> items) {
 }
 
 Value Value::undefined(std::string reason) {
+  charge_created(reason.size() + kTextBytes);
   return Value(Undefined{Undefined::Why::kReason, nullptr, std::make_shared<const std::string>(std::move(reason))});
 }
 
@@ -162,6 +176,8 @@ const Dict::Entry* Dict::find_entry(std::size_t hash, Equal equal_key) const {
 }
 
 void Dict::set(Value key, Value value) {
+  charge_steps(1);
+  charge_created(kEntryBytes);
   const std::size_t hash = hash_value(key);
   depth_ = std::max(depth_, 1 + std::max(key.depth(), value.depth()));
   if (depth_ > kNestingMax) fail("value is nested deeper than {} levels", kNestingMax);
@@ -226,7 +242,9 @@ std::string DictView::repr() const {
   return fmt::format("{}({})", type_name(), baton::jinja::repr(Value::list(items())));
 }
 
-Generator::Generator(std::vector<Value> all) : items(std::move(all)), nesting(nesting_of(items)) {}
+Generator::Generator(std::vector<Value> all) : items(std::move(all)), nesting(nesting_of(items)) {
+  charge_created(sizeof(Generator) + items.size() * sizeof(Value));
+}
 
 std::vector<Value> Generator::take_rest() {
   std::vector<Value> rest(items.begin() + static_cast<std::ptrdiff_t>(position), items.end());
@@ -235,6 +253,7 @@ std::vector<Value> Generator::take_rest() {
 }
 
 std::optional<Value> Namespace::attribute(std::string_view name) {
+  charge_steps(attributes.size() / 16);
   for (const auto& [key, value] : attributes) {
     if (key == name) return value;
   }
@@ -242,6 +261,7 @@ std::optional<Value> Namespace::attribute(std::string_view name) {
 }
 
 void Namespace::set(std::string_view name, Value value) {
+  charge_steps(attributes.size() / 16);
   for (auto& [key, old] : attributes) {
     if (key == name) {
       old = std::move(value);
@@ -265,7 +285,11 @@ std::string Namespace::repr() const {
 }
 
 std::size_t hash_value(const Value& value) {
-  if (const std::string* text = value.text()) return std::hash<std::string_view>()(*text);
+  charge_steps(1);  // a tuple can hold another one often
+  if (const std::string* text = value.text()) {
+    charge_read(text->size());
+    return std::hash<std::string_view>()(*text);
+  }
   if (value.is_none()) return 0x6e6f6e65;
   if (value.is_undefined()) return 0x756e6465;
   if (value.is_number()) return std::hash<double>()(value.real());
@@ -281,9 +305,14 @@ std::size_t hash_value(const Value& value) {
 }
 
 bool equal(const Value& a, const Value& b) {
+  charge_steps(1);  // a list can hold another one often
   if (a.is_number() && b.is_number()) return equal_numbers(a, b);
   const std::string* text = a.text();
-  if (text != nullptr) return b.text() != nullptr && *text == *b.text();
+  if (text != nullptr) {
+    if (b.text() == nullptr || text->size() != b.text()->size()) return false;
+    charge_read(text->size());
+    return *text == *b.text();
+  }
   if (a.is_none() || a.is_undefined()) return std::string_view(a.type_name()) == b.type_name();
   if ((a.get<List>() != nullptr && b.get<List>() != nullptr) ||
       (a.get<Tuple>() != nullptr && b.get<Tuple>() != nullptr)) {
@@ -296,11 +325,13 @@ bool equal(const Value& a, const Value& b) {
 }
 
 bool less(const Value& a, const Value& b, const char* sign) {
+  charge_steps(1);
   for (const Value* side : {&a, &b}) {
     if (const Undefined* undefined = side->get<Undefined>()) fail("{}", undefined->reason());
   }
   if (a.is_integral() && b.is_integral()) return a.integer() < b.integer();
   if (a.is_number() && b.is_number()) return a.real() < b.real();
+  if (a.is_text() && b.is_text()) charge_read(std::min(a.text()->size(), b.text()->size()));
   if (a.is_text() && b.is_text()) return *a.text() < *b.text();  // UTF-8 orders like its code points
   if ((a.get<List>() != nullptr && b.get<List>() != nullptr) ||
       (a.get<Tuple>() != nullptr && b.get<Tuple>() != nullptr)) {

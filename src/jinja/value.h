@@ -5,6 +5,8 @@
 // share them freely between threads. Namespaces and generators are the only mutable objects; they belong to one
 // rendering.
 //
+// What makes or walks over values charges its work (meter.h).
+//
 // Errors inside the engine are thrown as Failure and turned into Result at the border (text/chat_template.h).
 #pragma once
 
@@ -82,7 +84,7 @@ class Value {
   explicit Value(double value) : state_(value) {}
   explicit Value(Undefined value) : state_(std::move(value)) {}
   explicit Value(Text value) : state_(std::move(value)) {}
-  explicit Value(std::string value) : state_(Text{std::make_shared<const std::string>(std::move(value))}) {}
+  explicit Value(std::string value, bool markup = false);  // fails when the text is too large
   explicit Value(std::shared_ptr<const Dict> value) : state_(std::move(value)) {}
   explicit Value(std::shared_ptr<Object> value) : state_(std::move(value)) {}
   explicit Value(const char*) = delete;  // would be a bool

@@ -10,6 +10,7 @@
 #include "jinja/from_json.h"
 #include "jinja/interpreter.h"
 #include "jinja/lexer.h"
+#include "jinja/meter.h"
 #include "jinja/parser.h"
 
 namespace baton {
@@ -56,6 +57,15 @@ bool walks_content(const Body& body, std::set<std::string>& holders) {
   return false;
 }
 
+// A message that a template wrote, or that names what it worked on, at a length for one line.
+std::string shown(const std::string& message) {
+  constexpr size_t kBytesMax = 1000;
+  if (message.size() <= kBytesMax) return message;
+  size_t end = kBytesMax;
+  while ((static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;  // not within a UTF-8 character
+  return message.substr(0, end) + "...";
+}
+
 constexpr std::string_view kProbeName = "probe_argument";
 constexpr std::string_view kProbeText = R"({"probe_argument": 7})";
 
@@ -99,6 +109,7 @@ Result<ChatTemplate> ChatTemplate::parse(std::string source) {
 Result<std::string> ChatTemplate::render(const boost::json::object& context, const RenderLimits& limits) const {
   int line = 1;
   try {
+    const jinja::Meter meter(limits);
     const jinja::Dict values = jinja::from_json(context);
     jinja::Interpreter interpreter(state_->parsed, values, limits);
     try {
@@ -108,7 +119,7 @@ Result<std::string> ChatTemplate::render(const boost::json::object& context, con
       throw;
     }
   } catch (const jinja::Failure& failure) {
-    return error(ErrorCode::kInvalidArgument, "chat template line {}: {}", line, failure.message);
+    return error(ErrorCode::kInvalidArgument, "chat template line {}: {}", line, shown(failure.message));
   } catch (const std::exception& failure) {
     return error(ErrorCode::kInvalidArgument, "chat template line {}: {}", line, failure.what());
   }

@@ -234,9 +234,10 @@ void ApiServer::tokenize(Call& x) {
   auto special = bool_field(*body, "add_special_tokens");
   if (!special) return x.refuse(special.error());
   const auto ids = model.tokenizer->encode(prompt->as_string(), special->value_or(true));
+  if (!ids) return x.refuse(ids.error());
   std::string list;
-  for (const int32_t id : ids) list += fmt::format("{}{}", list.empty() ? "" : ",", id);
-  x.reply(fmt::format("{{\"tokens\":[{}],\"count\":{},\"max_model_len\":{}}}", list, ids.size(), model.context_length));
+  for (const int32_t id : *ids) list += fmt::format("{}{}", list.empty() ? "" : ",", id);
+  x.reply(fmt::format("{{\"tokens\":[{}],\"count\":{},\"max_model_len\":{}}}", list, ids->size(), model.context_length));
 }
 
 void ApiServer::detokenize(Call& x) {

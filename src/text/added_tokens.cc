@@ -46,7 +46,7 @@ size_t white_space_end(std::string_view text, size_t begin) {
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& patterns)
     : tokens_(std::move(tokens)), automaton_(patterns) {}
 
-std::vector<AddedTokenSplit> AddedTokenMatcher::split(std::string_view text) const {
+Result<std::vector<AddedTokenSplit>> AddedTokenMatcher::split(std::string_view text, EncodeBudget& budget) const {
   std::vector<AddedTokenSplit> splits;
   auto push = [&](size_t begin, size_t end, int32_t id) {
     if (begin < end) splits.push_back({text.substr(begin, end - begin), id});
@@ -55,6 +55,7 @@ std::vector<AddedTokenSplit> AddedTokenMatcher::split(std::string_view text) con
   TextRange space{0, 0};  // the last run of white space that rstrip read, so that none is read twice
   size_t from = 0;  // where to look on: rstrip moves done past it, and tokens made of white space still match there
   while (const auto match = automaton_.find_leftmost_longest(text, from)) {
+    if (!budget.spend(match->read_to - from)) return budget.status().error();
     from = match->end;
     const AddedToken& token = tokens_[match->pattern];
     size_t begin = match->begin;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "text/aho_corasick.h"
+#include "text/encode_limits.h"
 
 namespace baton {
 
@@ -32,8 +33,8 @@ class AddedTokenMatcher {
   AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& patterns);
 
   // Cuts valid UTF-8 `text` into stretches, none of them empty. Leftmost longest matches, as the reference finds them;
-  // a match refused by single_word hides shorter ones inside it.
-  [[nodiscard]] std::vector<AddedTokenSplit> split(std::string_view text) const;
+  // a match refused by single_word hides shorter ones inside it. Fails when the budget ends.
+  [[nodiscard]] Result<std::vector<AddedTokenSplit>> split(std::string_view text, EncodeBudget& budget) const;
 
  private:
   std::vector<AddedToken> tokens_;

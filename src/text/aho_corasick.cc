@@ -64,16 +64,18 @@ std::optional<size_t> AhoCorasick::pattern(State state) const {
 std::optional<AhoCorasick::Match> AhoCorasick::find_leftmost_longest(std::string_view text, size_t from) const {
   std::optional<Match> best;
   State state = kRoot;
-  for (size_t at = from; at < text.size(); ++at) {
+  size_t at = from;
+  for (; at < text.size(); ++at) {
     state = step(state, static_cast<unsigned char>(text[at]));
     const size_t end = at + 1;
     // Whatever is still to be found begins at end - depth or later.
     if (best && end - depth(state) > best->begin) break;
     if (const auto index = pattern(state)) {
       const size_t begin = end - lengths_[*index];
-      if (!best || begin <= best->begin) best = Match{begin, end, *index};
+      if (!best || begin <= best->begin) best = Match{begin, end, *index, 0};
     }
   }
+  if (best) best->read_to = at;
   return best;
 }
 

@@ -20,6 +20,7 @@ class AhoCorasick {
     size_t begin;  // byte offsets
     size_t end;
     size_t pattern;  // index into the constructor's list
+    size_t read_to;  // how far the text was read to be sure of the longest
   };
 
   // Empty patterns never match. Of equal patterns the first one counts.

@@ -20,7 +20,7 @@ std::optional<AhoCorasick::Match> naive(const std::vector<std::string>& patterns
     for (size_t i = 0; i < patterns.size(); ++i) {
       const size_t end = begin + patterns[i].size();
       if (patterns[i].empty() || text.compare(begin, patterns[i].size(), patterns[i]) != 0) continue;
-      if (!best || end > best->end) best = AhoCorasick::Match{begin, end, i};
+      if (!best || end > best->end) best = AhoCorasick::Match{begin, end, i, 0};
     }
     if (best) return best;
   }

@@ -139,7 +139,8 @@ void Bpe::index_bytes() {
   }
 }
 
-size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids) const {
+size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids, EncodeBudget& budget) const {
+  budget.spend(bytes.size());
   if (ignore_merges_) {
     const auto whole = ids_by_bytes_.find(bytes);
     if (whole != ids_by_bytes_.end()) {
@@ -156,7 +157,7 @@ size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids) const {
   }
   std::vector<int32_t> symbols(bytes.size());
   symbols.resize(ids_of_bytes(bytes, symbols));
-  const size_t work = merge_long(symbols);
+  const size_t work = merge_long(symbols, budget);
   ids.insert(ids.end(), symbols.begin(), symbols.end());
   return work;
 }
@@ -206,7 +207,7 @@ size_t Bpe::merge_short(std::span<int32_t> ids, size_t& count) const {
 // The same with a heap. A merge puts at most two pairs on it, so it sees at most 3 n of them. An entry is out of date
 // if its left symbol has merged into another, or the pair there is no longer the one it was made for; the id it would
 // give tells, because no two pairs that begin at one place cover the same bytes.
-size_t Bpe::merge_long(std::vector<int32_t>& ids) const {
+size_t Bpe::merge_long(std::vector<int32_t>& ids, EncodeBudget& budget) const {
   struct Candidate {
     uint32_t rank;
     int32_t at;
@@ -230,7 +231,7 @@ size_t Bpe::merge_long(std::vector<int32_t>& ids) const {
   for (int32_t i = 0; i < count; ++i) candidate_at(i, [&](Candidate c) { initial.push_back(c); });
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap(std::greater<>(), std::move(initial));
 
-  while (!heap.empty()) {
+  while (!heap.empty() && budget.spend(1)) {
     const Candidate top = heap.top();
     heap.pop();
     ++work;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/encode_limits.h"
 #include "text/json_node.h"
 #include "text/token_ids.h"
 
@@ -50,8 +51,8 @@ class Bpe {
 
   // Appends the ids of one pre-tokenized piece, given as raw bytes. O(n log n) in its bytes. A byte that has no token
   // becomes unk_token, or nothing if there is none. Returns the work done, in looks at a pair of tokens, for tests of
-  // growth.
-  size_t encode(std::string_view bytes, std::vector<int32_t>& ids) const;
+  // growth. When the budget ends, so does the merging: the ids are of no use then.
+  size_t encode(std::string_view bytes, std::vector<int32_t>& ids, EncodeBudget& budget) const;
 
   // Token texts as written in the file (in the byte alphabet), to ids.
   [[nodiscard]] const TokenIds& vocabulary() const { return vocabulary_; }
@@ -71,7 +72,7 @@ class Bpe {
   size_t ids_of_bytes(std::string_view bytes, std::span<int32_t> ids) const;
   // Merge the ids in place, keep those that remain in front, and count the work.
   size_t merge_short(std::span<int32_t> ids, size_t& count) const;
-  size_t merge_long(std::vector<int32_t>& ids) const;
+  size_t merge_long(std::vector<int32_t>& ids, EncodeBudget& budget) const;
 
   TokenIds vocabulary_;
   TokenIds ids_by_bytes_;                // only filled for ignore_merges

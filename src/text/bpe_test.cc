@@ -67,7 +67,8 @@ RC_GTEST_PROP(Bpe, MergesByRankFromTheLeft, (unsigned seed)) {
   const int length = *rc::gen::inRange(0, 120);
   const auto text = *rc::gen::container<std::string>(length, rc::gen::element('a', 'b', 'c'));
   std::vector<int32_t> ids;
-  bpe.encode(text, ids);
+  EncodeBudget budget({});
+  bpe.encode(text, ids, budget);
   std::vector<std::string> found;
   found.reserve(ids.size());
   for (int32_t id : ids) found.push_back(model.tokens[id]);
@@ -79,7 +80,8 @@ TEST(Bpe, UnknownBytes) {
   const auto encode = [](std::string_view options) {
     const auto json = fmt::format(R"({{"vocab":{{"a":0,"b":1,"?":2,"ab":3}},"merges":["a b"]{}}})", options);
     std::vector<int32_t> ids;
-    bpe_of(json).value().encode("axxbab", ids);
+    EncodeBudget budget({});
+    bpe_of(json).value().encode("axxbab", ids, budget);
     return ids;
   };
   EXPECT_EQ(encode(""), (std::vector<int32_t>{3, 3}));  // what is dropped leaves no gap
@@ -90,8 +92,9 @@ TEST(Bpe, UnknownBytes) {
 TEST(Bpe, IgnoreMergesTakesAWholePieceThatIsAToken) {
   const std::string json = R"({"vocab":{"a":0,"b":1,"c":2,"ab":3,"abc":4},"merges":[["a","b"]],"ignore_merges":)";
   std::vector<int32_t> with, without;
-  bpe_of(json + "true}").value().encode("abc", with);
-  bpe_of(json + "false}").value().encode("abc", without);
+  EncodeBudget budget({});
+  bpe_of(json + "true}").value().encode("abc", with, budget);
+  bpe_of(json + "false}").value().encode("abc", without, budget);
   EXPECT_EQ(with, (std::vector<int32_t>{4}));
   EXPECT_EQ(without, (std::vector<int32_t>{3, 2}));
 }

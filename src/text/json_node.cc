@@ -52,6 +52,10 @@ Result<int32_t> JsonNode::index() const {
 Result<std::vector<JsonNode>> JsonNode::array() const {
   simdjson::dom::array items;
   if (element_.get(items) != simdjson::SUCCESS) return wrong_type("an array");
+  if (items.size() > kElementsMax) {
+    return error(ErrorCode::kCorrupt, "{}: {} or more elements, at most {} are read", path_, items.size(),
+                 kElementsMax);
+  }
   std::vector<JsonNode> nodes;
   nodes.reserve(items.size());
   for (simdjson::dom::element item : items) nodes.emplace_back(item, fmt::format("{}[{}]", path_, nodes.size()));
@@ -123,13 +127,36 @@ Result<JsonDocument> JsonDocument::load(const std::filesystem::path& file) {
   return parse(text, file.string());
 }
 
-Result<std::string> read_text_file(const std::filesystem::path& file) {
-  constexpr std::uintmax_t kBytesMax = std::uintmax_t{1} << 30;
+Error in_file(const std::filesystem::path& file, const Error& failure) {
+  constexpr size_t kShown = 500;
+  std::string text = failure.message;
+  if (text.size() > kShown) {
+    size_t end = kShown;
+    while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // not within a UTF-8 character
+    text = text.substr(0, end) + "...";
+  }
+  return error(failure.code, "{}: {}", file.string(), text);
+}
+
+bool file_is_there(const std::filesystem::path& file) {
   std::error_code failure;
+  return std::filesystem::exists(std::filesystem::symlink_status(file, failure));
+}
+
+Result<std::string> read_text_file(const std::filesystem::path& file) {
+  std::error_code failure;
+  const std::filesystem::file_status status = std::filesystem::status(file, failure);
+  if (!std::filesystem::exists(status)) return error(ErrorCode::kNotFound, "{}: no such file", file.string());
+  // Reading a pipe would wait for a writer.
+  if (!std::filesystem::is_regular_file(status)) {
+    return error(ErrorCode::kInvalidArgument, "{}: not a regular file", file.string());
+  }
   const std::uintmax_t size = std::filesystem::file_size(file, failure);
   if (failure) return error(ErrorCode::kNotFound, "{}: {}", file.string(), failure.message());
-  if (size > kBytesMax)
-    return error(ErrorCode::kInvalidArgument, "{}: {} bytes, at most {}", file.string(), size, kBytesMax);
+  if (size > kTextFileBytesMax) {
+    return error(ErrorCode::kInvalidArgument, "{}: {} bytes, at most {} are read", file.string(), size,
+                 kTextFileBytesMax);
+  }
   std::string text(size, '\0');
   std::ifstream stream(file, std::ios::binary);
   if (!stream.read(text.data(), static_cast<std::streamsize>(size))) {

@@ -15,6 +15,9 @@ namespace baton {
 
 class JsonNode {
  public:
+  // Eight times the merges of the largest vocabularies; a node of each takes some 100 bytes.
+  static constexpr size_t kElementsMax = 1 << 21;
+
   JsonNode(simdjson::dom::element element, std::string path) : element_(element), path_(std::move(path)) {}
 
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -29,6 +32,7 @@ class JsonNode {
   [[nodiscard]] Result<bool> boolean() const;
   // An id or count: 0 to 2^31-1.
   [[nodiscard]] Result<int32_t> index() const;
+  // At most kElementsMax elements.
   [[nodiscard]] Result<std::vector<JsonNode>> array() const;
   [[nodiscard]] Result<std::vector<int32_t>> indices() const;
 
@@ -71,7 +75,15 @@ class JsonDocument {
   simdjson::dom::element root_;
 };
 
-// The bytes of a file of at most 1 GiB. kNotFound, kUnavailable or kInvalidArgument with the path.
+// The failure with the file in front, and not too long for a line: what a file says may be.
+[[nodiscard]] Error in_file(const std::filesystem::path& file, const Error& failure);
+
+// Whether something has that name, be it readable or not.
+[[nodiscard]] bool file_is_there(const std::filesystem::path& file);
+
+// A parsed tree takes up to eight times as many bytes, and the largest published tokenizer.json has 34 MB.
+inline constexpr size_t kTextFileBytesMax = size_t{128} << 20;
+// The bytes of a regular file of at most kTextFileBytesMax. kNotFound, kUnavailable or kInvalidArgument with the path.
 [[nodiscard]] Result<std::string> read_text_file(const std::filesystem::path& file);
 
 }  // namespace baton

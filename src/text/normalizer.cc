@@ -14,9 +14,12 @@ namespace {
 constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
 constexpr auto kCompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
+constexpr size_t kFormsMax = 32;  // each passes over the whole text
+
 Status append_forms(const JsonNode& node, std::vector<Normalizer::Form>& forms) {
   if (node.is_null()) return {};
   BATON_ASSIGN(const std::string_view type, node.type());
+  if (forms.size() == kFormsMax) return node.refuse("more than {} normalizers", kFormsMax);
   if (type == "NFC") {
     forms.push_back(Normalizer::Form::kNfc);
   } else if (type == "NFD") {

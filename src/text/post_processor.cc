@@ -3,6 +3,8 @@
 namespace baton {
 namespace {
 
+constexpr size_t kTokensMax = 64;  // around a text on each side; published files have up to 4
+
 // The ids of one special token of a template: the file maps its name to ids.
 Result<std::vector<int32_t>> ids_of_special(const JsonNode& node, const JsonNode& special) {
   BATON_ASSIGN(const JsonNode id, special.member("id"));
@@ -10,12 +12,15 @@ Result<std::vector<int32_t>> ids_of_special(const JsonNode& node, const JsonNode
   BATON_ASSIGN(const JsonNode table, node.member("special_tokens"));
   BATON_ASSIGN(const JsonNode entry, table.member(name));
   BATON_ASSIGN(const JsonNode ids, entry.member("ids"));
+  BATON_ASSIGN(const std::vector<JsonNode> items, ids.array());
+  if (items.size() > kTokensMax) return ids.refuse("{} ids, at most {} are read", items.size(), kTokensMax);
   return ids.indices();
 }
 
 Status read_template(const JsonNode& node, PostProcessor& processor) {
   BATON_ASSIGN(const JsonNode single, node.member("single"));
   BATON_ASSIGN(const std::vector<JsonNode> pieces, single.array());
+  if (pieces.size() > kTokensMax) return single.refuse("{} pieces, at most {} are read", pieces.size(), kTokensMax);
   std::vector<int32_t> prefix, suffix;
   size_t sequences = 0;
   for (const JsonNode& piece : pieces) {
@@ -29,6 +34,9 @@ Status read_template(const JsonNode& node, PostProcessor& processor) {
     side.insert(side.end(), ids.begin(), ids.end());
   }
   if (sequences != 1) return single.refuse("a template with {} sequences is not supported (1 is)", sequences);
+  if (processor.prefix.size() + prefix.size() > kTokensMax || processor.suffix.size() + suffix.size() > kTokensMax) {
+    return single.refuse("more than {} tokens around a text", kTokensMax);
+  }
   // What an earlier processor of a Sequence put around the text stays innermost.
   processor.prefix.insert(processor.prefix.begin(), prefix.begin(), prefix.end());
   processor.suffix.insert(processor.suffix.end(), suffix.begin(), suffix.end());

@@ -12,6 +12,8 @@ namespace {
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+constexpr size_t kStepsMax = 32;  // each passes over the whole text; published files have up to 6
+
 std::vector<SplitPart> parts_between(const std::vector<TextRange>& matches, size_t length) {
   std::vector<SplitPart> parts;
   parts.reserve(matches.size() * 2 + 1);
@@ -109,6 +111,7 @@ Status PreTokenizer::append_steps(const JsonNode& node) {
   // What came after would see the byte alphabet instead of the text.
   if (!steps_.empty() && steps_.back().is_byte_level)
     return node.refuse("\"{}\" after ByteLevel is not supported", type);
+  if (steps_.size() == kStepsMax) return node.refuse("more than {} pre-tokenizers", kStepsMax);
   if (type == "Split") {
     BATON_ASSIGN(steps_.emplace_back(), read_split(node));
   } else if (type == "ByteLevel") {
@@ -150,28 +153,35 @@ Result<PreTokenizer::Step> PreTokenizer::read_byte_level(const JsonNode& node) {
   return step;
 }
 
-void PreTokenizer::cut(std::string_view text, Pieces& pieces) const {
+Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& budget) const {
   std::vector<std::string_view> current = {text};
   std::vector<std::string_view> next;
   for (const Step& step : steps_) {
     next.clear();
-    for (std::string_view piece : current) cut_one(step, piece, pieces, next);
+    for (std::string_view piece : current) BATON_TRY(cut_one(step, piece, pieces, next, budget));
     std::swap(current, next);
   }
   pieces.views.insert(pieces.views.end(), current.begin(), current.end());
+  return {};
 }
 
-void PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage,
-                           std::vector<std::string_view>& out) {
-  if (piece.empty()) return;
+Status PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage,
+                             std::vector<std::string_view>& out, EncodeBudget& budget) {
+  if (piece.empty()) return {};
+  if (!budget.spend(piece.size())) return budget.status();
   if (step.add_prefix_space && piece.front() != ' ') {
     piece = storage.storage.emplace_back(" " + std::string(piece));
   }
   if (!step.regex && !step.is_digits) {
     out.push_back(piece);
-    return;
+    return {};
   }
-  const auto matches = step.regex ? step.regex->find_all(piece) : find_numeric_characters(piece);
+  std::vector<TextRange> matches;
+  if (step.regex) {
+    BATON_ASSIGN(matches, step.regex->find_all(piece, budget));
+  } else {
+    matches = find_numeric_characters(piece);
+  }
   std::vector<SplitPart> parts = parts_between(matches, piece.size());
   if (step.invert) {
     for (SplitPart& part : parts) part.is_match = !part.is_match;
@@ -179,6 +189,7 @@ void PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& sto
   for (const TextRange& range : apply_behavior(parts, step.behavior)) {
     if (range.begin < range.end) out.push_back(piece.substr(range.begin, range.end - range.begin));
   }
+  return {};
 }
 
 }  // namespace baton

@@ -45,7 +45,8 @@ class PreTokenizer {
   [[nodiscard]] static Result<PreTokenizer> from_json(const JsonNode& node);
 
   // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet).
-  void cut(std::string_view text, Pieces& pieces) const;
+  // Fails as Regex::find_all does.
+  Status cut(std::string_view text, Pieces& pieces, EncodeBudget& budget) const;
 
  private:
   struct Step {
@@ -59,7 +60,8 @@ class PreTokenizer {
   Status append_steps(const JsonNode& node);
   static Result<Step> read_split(const JsonNode& node);
   static Result<Step> read_byte_level(const JsonNode& node);
-  static void cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out);
+  static Status cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out,
+                        EncodeBudget& budget);
 
   std::vector<Step> steps_;
 };

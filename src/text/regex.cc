@@ -3,7 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <limits>
+#include <algorithm>
+#include <new>
 
 #include "text/regex_syntax.h"
 #include "text/utf8.h"
@@ -20,26 +21,64 @@ struct Free {
 template <typename T>
 using Owned = std::unique_ptr<T, Free>;
 
+// Called wherever a pattern may begin to read a long stretch again (regex_syntax.h): what lies between two calls is
+// linear in the text, and steps that do not come by here count towards the match limit.
+int on_callout(pcre2_callout_block*, void* budget) {
+  constexpr size_t kUnits = 256;
+  return static_cast<EncodeBudget*>(budget)->spend(kUnits) ? 0 : PCRE2_ERROR_CALLOUT;
+}
+
 // What one thread needs to match with any pattern: only the whole match is asked for, so one pair of offsets is enough.
 struct Matcher {
   Matcher() {
     constexpr size_t kJitStackStart = 64 * 1024;
     constexpr size_t kJitStackMax = 64 * 1024 * 1024;  // address space; pages are taken as used
-    constexpr uint32_t kNoLimit = std::numeric_limits<uint32_t>::max();
     data.reset(pcre2_match_data_create(1, nullptr));
     context.reset(pcre2_match_context_create(nullptr));
     stack.reset(pcre2_jit_stack_create(kJitStackStart, kJitStackMax, nullptr));
-    BATON_CHECK(data && context && stack, "no memory for a regex matcher");
+    if (!data || !context || !stack) throw std::bad_alloc();
     pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
-    // The limits stop patterns that a stranger wrote. Ours come with the model, and a long prompt must not fail.
-    pcre2_set_match_limit(context.get(), kNoLimit);
-    pcre2_set_depth_limit(context.get(), kNoLimit);
-    pcre2_set_heap_limit(context.get(), kNoLimit);
+    pcre2_set_heap_limit(context.get(), Regex::kHeapMax / 1024);
+  }
+  void limit_steps(size_t text_bytes) const {
+    const size_t steps = Regex::kStepsMin + Regex::kStepsPerByte * text_bytes;
+    pcre2_set_match_limit(context.get(), static_cast<uint32_t>(std::min<size_t>(steps, UINT32_MAX)));
+    pcre2_set_depth_limit(context.get(), UINT32_MAX);  // depth is heap
   }
   Owned<pcre2_match_data> data;
   Owned<pcre2_match_context> context;
   Owned<pcre2_jit_stack> stack;
 };
+
+// One match from `from`, into offsets: PCRE2's return value. Checking UTF-8 at every call would make a long text
+// quadratic; the caller has done it once.
+int match_from(const pcre2_code* code, const Matcher& matcher, std::string_view text, size_t from, TextRange& found) {
+  const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  const auto take = [&](int count, pcre2_match_data* data) {
+    const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(data);
+    if (count >= 0) found = {offsets[0], offsets[1]};
+    return count;
+  };
+  const int count =
+      pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, matcher.data.get(), matcher.context.get());
+  if (count != PCRE2_ERROR_JIT_STACKLIMIT) return take(count, matcher.data.get());
+  // The interpreter keeps what it took from the heap with the match data: these go at once.
+  const Owned<pcre2_match_data> large(pcre2_match_data_create(1, nullptr));
+  if (!large) return PCRE2_ERROR_NOMEMORY;
+  return take(pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, large.get(),
+                          matcher.context.get()),
+              large.get());
+}
+
+Error match_failure(int number, size_t from, size_t bytes) {
+  std::string_view what = "failed";
+  if (number == PCRE2_ERROR_MATCHLIMIT) what = "takes too many steps";
+  if (number == PCRE2_ERROR_HEAPLIMIT || number == PCRE2_ERROR_NOMEMORY) what = "needs too much memory";
+  return error(ErrorCode::kInvalidArgument,
+               "a pattern of tokenizer.json {} at byte {} of a text of {} (PCRE2 error {}): the pattern cannot match "
+               "this text",
+               what, from, bytes, number);
+}
 
 }  // namespace
 
@@ -71,23 +110,18 @@ Result<Regex> Regex::compile(std::string_view pattern) {
   return Regex(std::make_shared<const Code>(Code{std::move(code)}));
 }
 
-std::vector<TextRange> Regex::find_all(std::string_view text) const {
+Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudget& budget) const {
   thread_local const Matcher matcher;
-  const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-  const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(matcher.data.get());
+  matcher.limit_steps(text.size());
+  pcre2_set_callout(matcher.context.get(), on_callout, &budget);
   std::vector<TextRange> matches;
   size_t from = 0;
   while (from <= text.size()) {
-    // Checking UTF-8 at every call would make a long text quadratic; the caller has done it once.
-    int found = pcre2_match(code_->code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, matcher.data.get(),
-                            matcher.context.get());
-    if (found == PCRE2_ERROR_JIT_STACKLIMIT) {
-      found = pcre2_match(code_->code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
-                          matcher.data.get(), matcher.context.get());
-    }
-    if (found == PCRE2_ERROR_NOMATCH) break;
-    BATON_CHECK(found >= 0, "pcre2_match failed with {} at {} of {} bytes", found, from, text.size());
-    const TextRange match{offsets[0], offsets[1]};
+    TextRange match{};
+    const int count = match_from(code_->code.get(), matcher, text, from, match);
+    if (count == PCRE2_ERROR_NOMATCH) break;
+    if (count < 0 && !budget.is_over()) budget.fail(match_failure(count, from, text.size()));
+    if (count < 0) return budget.status().error();
     const bool is_empty = match.begin == match.end;
     if (is_empty && !matches.empty() && matches.back().end == match.end) {
       from += from < text.size() ? decode_utf8(text.substr(from)).length : 1;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/encode_limits.h"
 
 namespace baton {
 
@@ -24,9 +25,14 @@ class Regex {
   [[nodiscard]] static Result<Regex> from_literal(std::string_view text);
 
   // The matches in `text`, which must be valid UTF-8, from left to right without overlap. An empty match is reported
-  // unless it touches the match before it, as Rust's onig crate does. Takes any length: stacks grow up to 64 MiB, and
-  // what needs more goes to the interpreter, which uses the heap.
-  [[nodiscard]] std::vector<TextRange> find_all(std::string_view text) const;
+  // unless it touches the match before it, as Rust's onig crate does. kInvalidArgument, also told to the budget, when
+  // the pattern backtracks more than kStepsMin + kStepsPerByte times the text's bytes from one place, needs more than
+  // kHeapMax, or takes the budget's time. A pattern that backtracks in proportion to the text passes at any length.
+  [[nodiscard]] Result<std::vector<TextRange>> find_all(std::string_view text, EncodeBudget& budget) const;
+
+  static constexpr size_t kStepsMin = 1'000'000;
+  static constexpr size_t kStepsPerByte = 16;
+  static constexpr size_t kHeapMax = size_t{256} << 20;  // bytes
 
  private:
   struct Code;

@@ -1,5 +1,6 @@
 #include "text/regex_syntax.h"
 
+#include <optional>
 #include <vector>
 
 #include "text/unicode.h"
@@ -10,6 +11,7 @@ namespace {
 bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }  // of a UTF-8 character
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 // White_Space, and its complement, as class items.
@@ -18,6 +20,8 @@ constexpr std::string_view kNotSpaceItems =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
 
+constexpr std::string_view kCallout = "(?C)";
+
 class Translator {
  public:
   explicit Translator(std::string_view pattern) : in_(pattern) {}
@@ -25,7 +29,7 @@ class Translator {
   Result<std::string> run() {
     while (!at_end()) BATON_TRY(element());
     if (groups_.size() != 1) return unsupported("a group that is not closed");
-    return std::move(out_);
+    return std::string(kCallout) + out_;
   }
 
  private:
@@ -38,7 +42,7 @@ class Translator {
 
   [[nodiscard]] bool at_end() const { return at_ == in_.size(); }
   [[nodiscard]] bool next_is(std::string_view text) const { return in_.substr(at_).starts_with(text); }
-  [[nodiscard]] bool is_caseless() const { return groups_.back(); }
+  [[nodiscard]] bool is_caseless() const { return groups_.back().is_caseless; }
 
   template <typename... Args>
   Error unsupported(fmt::format_string<Args...> what, Args&&... args) const {
@@ -48,9 +52,13 @@ class Translator {
 
   Status element() {
     const char c = in_[at_];
+    const bool is_repeat = c == '*' || c == '+' || c == '{';
+    if (is_repeat) begin_repeat();
+    if (!is_repeat && c != '?' && !is_continuation(c)) item_ = out_.size();
     if (c == '(') return open_group();
     if (c == ')') {
       if (groups_.size() == 1) return unsupported("a ')' without a group");
+      item_ = groups_.back().begin;
       groups_.pop_back();
       return copy_and_reset(1);
     }
@@ -58,10 +66,18 @@ class Translator {
     if (c == '\\') return escape_element();
     if (c == '{') return interval();
     if (c == '*' || c == '+' || c == '?') return copy_and_reset(1);
+    if (c == '|' && groups_.size() == 1) has_repeat_ = false;
     if (c == '|' || c == '.') return copy_and_reset(1);
     if (c == '^' || c == '$') return anchor(c == '^');
     if (c == ']' || c == '}') return unsupported("a lone '{}'", c);
     return literal();
+  }
+
+  // A repeat of the item before: a callout stands before it if what precedes can come back to it.
+  void begin_repeat() {
+    if (item_ && (has_repeat_ || groups_.size() > 1)) out_.insert(*item_, kCallout);
+    has_repeat_ = true;
+    item_.reset();  // a second sign ("*+") is of the same item
   }
 
   // Ruby's anchors are those of lines; no line begins after a newline that ends the text.
@@ -83,11 +99,11 @@ class Translator {
     static constexpr std::string_view kOpeners[] = {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:"};
     for (std::string_view opener : kOpeners) {
       if (!next_is(opener)) continue;
-      groups_.push_back(is_caseless() || opener == "(?i:");
+      groups_.push_back({is_caseless() || opener == "(?i:", out_.size()});
       return copy_and_reset(opener.size());
     }
     if (next_is("(?") || next_is("(*")) return unsupported("the group '{}'", in_.substr(at_, 4));
-    groups_.push_back(is_caseless());
+    groups_.push_back({is_caseless(), out_.size()});
     return copy_and_reset(1);
   }
 
@@ -274,8 +290,14 @@ class Translator {
   std::string_view in_;
   size_t at_ = 0;
   std::string out_;
-  std::vector<bool> groups_ = {false};  // for each open group: without regard to case?
-  char last_letter_ = 0;                // the literal just before, in lower case; 0 if there is none
+  struct OpenGroup {
+    bool is_caseless;
+    size_t begin;  // in out_
+  };
+  std::vector<OpenGroup> groups_ = {{false, 0}};
+  std::optional<size_t> item_;  // where in out_ the item begins that a repeat would be of
+  bool has_repeat_ = false;     // in this alternative of the whole pattern
+  char last_letter_ = 0;        // the literal just before, in lower case; 0 if there is none
 };
 
 }  // namespace
@@ -290,7 +312,7 @@ Result<std::string> pcre2_from_onig(std::string_view pattern) {
 }
 
 std::string pcre2_from_literal(std::string_view text) {
-  std::string out;
+  std::string out(kCallout);
   for (char c : text) {
     const bool is_plain = is_ascii_letter(c) || is_digit(c) || static_cast<unsigned char>(c) >= 0x80;
     if (!is_plain) out += '\\';

@@ -12,8 +12,10 @@ std::vector<std::string> matches_of(std::string_view pattern, std::string_view t
   const auto regex = Regex::from_onig(pattern);
   EXPECT_TRUE(regex.ok()) << pattern << ": " << regex.error().message;
   std::vector<std::string> found;
-  for (const TextRange& range : regex->find_all(text))
-    found.emplace_back(text.substr(range.begin, range.end - range.begin));
+  EncodeBudget budget({});
+  const auto ranges = regex->find_all(text, budget);
+  EXPECT_TRUE(ranges.ok()) << pattern << ": " << ranges.error().message;
+  for (const TextRange& range : *ranges) found.emplace_back(text.substr(range.begin, range.end - range.begin));
   return found;
 }
 
@@ -64,8 +66,73 @@ TEST(Regex, LiteralsMatchThemselves) {
   for (const std::string text : {".", "a+b", "\\", "[x]", "\xE4\xB8\xAD", "^$", "\n", "a b"}) {
     const auto regex = Regex::from_literal(text);
     ASSERT_TRUE(regex.ok());
-    EXPECT_EQ(regex->find_all("_" + text + text + "_"),
+    EncodeBudget budget({});
+    EXPECT_EQ(regex->find_all("_" + text + text + "_", budget).value(),
               (std::vector<TextRange>{{1, 1 + text.size()}, {1 + text.size(), 1 + 2 * text.size()}}));
+  }
+}
+
+std::string nested_groups(size_t depth) { return std::string(depth, '(') + "a" + std::string(depth, ')'); }
+
+// Each of these would run for minutes to centuries, or take gigabytes.
+TEST(Regex, PatternsThatCannotEndFail) {
+  const std::string as(200'000, 'a'), spaces(1 << 20, ' ');
+  const std::string digits_last = as + "1";
+  const struct {
+    const char* pattern;
+    std::string text;
+  } cases[] = {
+      {R"((a+)+$)", as + "b"},
+      {R"((a|a)*[bc])", as},
+      {R"((a|aa)+$)", as + "b"},
+      {R"((?:a?){40}a{40}[bc])", as},
+      {R"((.*)*[xy])", as},
+      {R"((\w+\s?)+$)", as + "!"},
+      {R"(a*a*a*a*a*[bc])", as},
+      {R"((a+)+[bc])", as + "\n"},
+      {R"((?=(a+)+$)[bc])", as + "b"},
+      {R"(\s+(?=$))", spaces + "x"},  // from every space to the end
+      {R"(\w+?\d)", as},              // from every letter to the end
+      {R"(\w+(?=\w*+\d))", as},       // once, but reading all from each place it comes back to
+      {R"((?:a(?=\w*+\d))+|(?:a(?!\w*+\d))+)", as},
+      {R"((?:\w{2,}\w{2,})+\d)", as},
+      {R"([^x]+[^y]+[^z]+\d)", as},
+      {R"(\p{L}*(?!\p{L}*+\P{L})\d|b)", as},
+  };
+  for (const auto& c : cases) {
+    const auto regex = Regex::from_onig(c.pattern);
+    ASSERT_TRUE(regex.ok()) << c.pattern << regex.error().message;
+    EncodeLimits limits;
+    limits.cpu_max = std::chrono::milliseconds(300);
+    EncodeBudget budget(limits);
+    const auto begin = std::chrono::steady_clock::now();
+    const auto found = regex->find_all(c.text, budget);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    EXPECT_FALSE(found.ok()) << c.pattern;
+    if (found) continue;
+    EXPECT_EQ(found.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(found.error().message,
+                testing::AnyOf(testing::HasSubstr("too many steps"), testing::HasSubstr("300 ms"),
+                               testing::HasSubstr("too much memory")))
+        << c.pattern;
+    EXPECT_LT(seconds.count(), 20) << c.pattern;  // far below the minutes, far above a busy machine's delays
+  }
+}
+
+TEST(Regex, StopsWhenAsked) {
+  std::stop_source source;
+  source.request_stop();
+  EncodeLimits limits;
+  limits.stop = source.get_token();
+  EncodeBudget budget(limits);
+  const auto found = Regex::from_onig(R"(\w+?\d)")->find_all(std::string(200'000, 'a'), budget);
+  ASSERT_FALSE(found.ok());
+  EXPECT_EQ(found.error().code, ErrorCode::kCancelled);
+}
+
+TEST(Regex, PatternsWithoutEndAreRefused) {
+  for (const std::string& pattern : {nested_groups(100'000), std::string("((a{1000}){1000}){1000}")}) {
+    EXPECT_FALSE(Regex::from_onig(pattern).ok()) << pattern.substr(0, 30);
   }
 }
 

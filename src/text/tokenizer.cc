@@ -20,6 +20,8 @@ struct Tokenizer::Parts {
 
 namespace {
 
+constexpr size_t kTextBytesMax = size_t{1} << 30;  // indices within a piece are 32 bits
+
 // ByteLevel, alone or with Fuse, which changes nothing after it.
 Status check_decoder(const JsonNode& node, bool& has_byte_level) {
   if (node.is_null()) return {};
@@ -46,7 +48,7 @@ Tokenizer::~Tokenizer() = default;
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& tokenizer_json) {
   BATON_ASSIGN(const std::string json, read_text_file(tokenizer_json));
   auto tokenizer = from_json(json);
-  if (!tokenizer) return error(tokenizer.error().code, "{}: {}", tokenizer_json.string(), tokenizer.error().message);
+  if (!tokenizer) return in_file(tokenizer_json, tokenizer.error());
   return tokenizer;
 }
 
@@ -68,19 +70,31 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
   if (!has_byte_level) return root.optional_member("decoder").refuse("no ByteLevel in it");
   BATON_ASSIGN(Vocabulary vocabulary,
                Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), normalizer));
+  for (const auto* side : {&post_processor.prefix, &post_processor.suffix}) {
+    for (const int32_t id : *side) {
+      if (!vocabulary.entry(id).exists) {
+        return root.optional_member("post_processor").refuse("it adds id {}, which names no token", id);
+      }
+    }
+  }
   return Tokenizer(std::make_unique<Parts>(Parts{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer),
                                                  std::move(post_processor), std::move(vocabulary)}));
 }
 
-size_t Tokenizer::append_ids(std::string_view text, std::vector<int32_t>& ids) const {
+Result<size_t> Tokenizer::append_ids(std::string_view text, std::vector<int32_t>& ids, EncodeBudget& budget) const {
   std::string replaced;
   if (!is_valid_utf8(text)) {
     replaced = replace_invalid_utf8(text);
     text = replaced;
   }
+  if (text.size() > kTextBytesMax) {
+    return error(ErrorCode::kInvalidArgument, "a text of {} bytes, at most {} are tokenized", text.size(),
+                 kTextBytesMax);
+  }
   size_t work = 0;
   Pieces pieces;
-  for (const AddedTokenSplit& raw : parts_->vocabulary.raw_matcher().split(text)) {
+  BATON_ASSIGN(const auto raw_splits, parts_->vocabulary.raw_matcher().split(text, budget));
+  for (const AddedTokenSplit& raw : raw_splits) {
     if (raw.id >= 0) {
       ids.push_back(raw.id);
       continue;
@@ -91,33 +105,42 @@ size_t Tokenizer::append_ids(std::string_view text, std::vector<int32_t>& ids) c
       normalized = parts_->normalizer.normalize(raw.text);
       between = normalized;
     }
-    for (const AddedTokenSplit& split : parts_->vocabulary.normalized_matcher().split(between)) {
+    BATON_ASSIGN(const auto splits, parts_->vocabulary.normalized_matcher().split(between, budget));
+    for (const AddedTokenSplit& split : splits) {
       if (split.id >= 0) {
         ids.push_back(split.id);
         continue;
       }
       pieces.views.clear();
       pieces.storage.clear();
-      parts_->pre_tokenizer.cut(split.text, pieces);
-      for (std::string_view piece : pieces.views) work += parts_->bpe.encode(piece, ids);
+      BATON_TRY(parts_->pre_tokenizer.cut(split.text, pieces, budget));
+      for (std::string_view piece : pieces.views) {
+        work += parts_->bpe.encode(piece, ids, budget);
+        if (!budget.allows_tokens(ids.size())) return budget.status().error();
+      }
     }
+    if (!budget.allows_tokens(ids.size())) return budget.status().error();
   }
   return work;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text, bool add_special_tokens,
+                                               const EncodeLimits& limits) const {
+  EncodeBudget budget(limits);
   std::vector<int32_t> ids;
   if (add_special_tokens) ids = parts_->post_processor.prefix;
-  append_ids(text, ids);
+  BATON_TRY(append_ids(text, ids, budget));
   if (add_special_tokens) {
     ids.insert(ids.end(), parts_->post_processor.suffix.begin(), parts_->post_processor.suffix.end());
   }
+  if (!budget.allows_tokens(ids.size())) return budget.status().error();
   return ids;
 }
 
 size_t Tokenizer::encode_work(std::string_view text) const {
+  EncodeBudget budget({});
   std::vector<int32_t> ids;
-  return append_ids(text, ids);
+  return append_ids(text, ids, budget).value();
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/encode_limits.h"
 
 namespace baton {
 
@@ -32,8 +33,10 @@ class Tokenizer {
 
   // Text to ids. Invalid UTF-8 is read as if each maximal ill-formed subpart were U+FFFD, as clients do that decode
   // leniently. With add_special_tokens the post-processor's tokens (BOS) are put around; special tokens written out in
-  // the text become their ids either way. O(n log n) in the text's length.
-  [[nodiscard]] std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
+  // the text become their ids either way. O(n log n) in the text's length, as far as the patterns of the file are.
+  // kInvalidArgument when the text passes a limit or a pattern's own (regex.h); kCancelled when it was stopped.
+  [[nodiscard]] Result<std::vector<int32_t>> encode(std::string_view text, bool add_special_tokens,
+                                                    const EncodeLimits& limits = {}) const;
 
   // Ids to valid UTF-8: invalid bytes become U+FFFD as above. Ids that name no token are left out, and with
   // skip_special the special ones too.
@@ -66,7 +69,7 @@ class Tokenizer {
  private:
   struct Parts;
   explicit Tokenizer(std::unique_ptr<Parts> parts);
-  size_t append_ids(std::string_view text, std::vector<int32_t>& ids) const;
+  Result<size_t> append_ids(std::string_view text, std::vector<int32_t>& ids, EncodeBudget& budget) const;
 
   std::unique_ptr<Parts> parts_;
 };

@@ -60,10 +60,10 @@ Result<TokenizerConfig> read_config(const JsonNode& root) {
 }
 
 Result<TokenizerConfig> read_config_file(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file)) return TokenizerConfig{};
+  if (!file_is_there(file)) return TokenizerConfig{};
   BATON_ASSIGN(const JsonDocument document, JsonDocument::load(file));
   auto config = read_config(document.root());
-  if (!config) return error(config.error().code, "{}: {}", file.string(), config.error().message);
+  if (!config) return in_file(file, config.error());
   return config;
 }
 
@@ -92,7 +92,7 @@ const std::string* TokenizerConfig::chat_template(std::string_view name) const {
 Result<TokenizerConfig> load_tokenizer_config(const std::filesystem::path& model_dir) {
   BATON_ASSIGN(TokenizerConfig config, read_config_file(model_dir / "tokenizer_config.json"));
   const std::filesystem::path jinja = model_dir / "chat_template.jinja";
-  if (std::filesystem::exists(jinja)) {
+  if (file_is_there(jinja)) {
     BATON_ASSIGN(std::string text, read_text_file(jinja));
     config.chat_templates.insert(config.chat_templates.begin(), {"default", std::move(text)});
   }

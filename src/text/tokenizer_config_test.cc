@@ -86,14 +86,14 @@ TEST_F(ModelDir, AddBosTokenIsApplied) {
   write("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<｜begin▁of▁sentence｜>"})");
   const auto model = load_model_tokenizer(dir_);
   ASSERT_TRUE(model.ok()) << model.error().message;
-  EXPECT_EQ(model->tokenizer.encode("", true), (std::vector<int32_t>{0}));
-  EXPECT_EQ(model->tokenizer.encode("", false), (std::vector<int32_t>{}));
+  EXPECT_EQ(model->tokenizer.encode("", true).value(), (std::vector<int32_t>{0}));
+  EXPECT_EQ(model->tokenizer.encode("", false).value(), (std::vector<int32_t>{}));
   write("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<s>"})");
   EXPECT_THAT(load_model_tokenizer(dir_).error().message, testing::HasSubstr("add_bos_token wants \"<s>\""));
   // A file whose own template adds a token is left as it is.
   std::filesystem::copy(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers/options.json",
                         dir_ / "tokenizer.json", std::filesystem::copy_options::overwrite_existing);
-  EXPECT_EQ(load_model_tokenizer(dir_)->tokenizer.encode("", true).size(), 2u);
+  EXPECT_EQ(load_model_tokenizer(dir_)->tokenizer.encode("", true).value().size(), 2u);
 }
 
 }  // namespace

@@ -41,10 +41,10 @@ class Verifier {
     BATON_ASSIGN(const std::string_view text, text_node.string());
     BATON_ASSIGN(const JsonNode ids_node, node.member("ids"));
     BATON_ASSIGN(const std::vector<int32_t> ids, ids_node.indices());
-    compare_ids(node, "encode", ids, tokenizer_.encode(text, false));
+    BATON_TRY(compare_encoding(node, "encode", ids, text, false));
     if (node.has("ids_special")) {
       BATON_ASSIGN(const std::vector<int32_t> special, node.optional_member("ids_special").indices());
-      compare_ids(node, "encode with special tokens", special, tokenizer_.encode(text, true));
+      BATON_TRY(compare_encoding(node, "encode with special tokens", special, text, true));
     }
     BATON_TRY(compare_decoding(node, "decoded", ids, false));
     return compare_decoding(node, "decoded_skip_special", ids, true);
@@ -55,7 +55,7 @@ class Verifier {
     BATON_ASSIGN(const std::string_view prompt, prompt_node.string());
     BATON_ASSIGN(const JsonNode ids_node, node.member("prompt_ids"));
     BATON_ASSIGN(const std::vector<int32_t> prompt_ids, ids_node.indices());
-    compare_ids(node, "encode", prompt_ids, tokenizer_.encode(prompt, false));
+    BATON_TRY(compare_encoding(node, "encode", prompt_ids, prompt, false));
     BATON_ASSIGN(const JsonNode greedy_node, node.member("greedy_ids"));
     BATON_ASSIGN(const std::vector<int32_t> greedy_ids, greedy_node.indices());
     return compare_decoding(node, "greedy_text", greedy_ids, false);
@@ -64,11 +64,14 @@ class Verifier {
   TokenizerReport report;
 
  private:
-  void compare_ids(const JsonNode& node, std::string_view what, const std::vector<int32_t>& expected,
-                   const std::vector<int32_t>& found) {
+  Status compare_encoding(const JsonNode& node, std::string_view what, const std::vector<int32_t>& expected,
+                          std::string_view text, bool add_special) {
+    BATON_ASSIGN(const std::vector<int32_t> found, tokenizer_.encode(text, add_special));
     ++report.comparisons;
-    if (expected == found) return;
-    report.mismatches.push_back(fmt::format("{}: {}: expected {} found {}", node.path(), what, expected, found));
+    if (expected != found) {
+      report.mismatches.push_back(fmt::format("{}: {}: expected {} found {}", node.path(), what, expected, found));
+    }
+    return {};
   }
 
   Status compare_decoding(const JsonNode& node, std::string_view key, const std::vector<int32_t>& ids,

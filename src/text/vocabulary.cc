@@ -9,8 +9,10 @@
 namespace baton {
 namespace {
 
-// Far above any real vocabulary; bounds the table that a corrupt id would ask for.
-constexpr int32_t kIdMax = (1 << 24) - 1;
+// Real vocabularies have few gaps; bounds the table that a corrupt id would ask for.
+constexpr size_t kSpareIds = 1 << 16;
+// Of all added tokens together: the automaton that finds them takes some 60 bytes for each.
+constexpr size_t kAddedBytesMax = size_t{4} << 20;
 
 Result<AddedToken> read_added_token(const JsonNode& node) {
   AddedToken token;
@@ -36,9 +38,12 @@ Result<Vocabulary> Vocabulary::build(const TokenIds& model, const JsonNode& adde
     BATON_ASSIGN(const std::vector<JsonNode> nodes, added.array());
     BATON_TRY(vocabulary.add(nodes, model.size()));
   }
+  const size_t id_max = 2 * vocabulary.ids_.size() + kSpareIds;
   for (const auto& [text, id] : vocabulary.ids_) {
-    if (id > kIdMax)
-      return error(ErrorCode::kCorrupt, "token \"{}\" has id {}, at most {} is supported", text, id, kIdMax);
+    if (static_cast<size_t>(id) > id_max) {
+      return error(ErrorCode::kCorrupt, "token \"{}\" has id {}, at most {} is supported with {} tokens",
+                   text.substr(0, 100), id, id_max, vocabulary.ids_.size());
+    }
   }
   vocabulary.fill_entries();
   BATON_TRY(vocabulary.build_matchers(added, normalizer));
@@ -48,9 +53,12 @@ Result<Vocabulary> Vocabulary::build(const TokenIds& model, const JsonNode& adde
 // A token that the model has keeps the model's id; a new one gets the next free id, counted from the model's size.
 Status Vocabulary::add(const std::vector<JsonNode>& nodes, size_t model_size) {
   auto next_id = static_cast<int64_t>(model_size);
+  size_t bytes = 0;
   for (const JsonNode& node : nodes) {
     BATON_ASSIGN(AddedToken token, read_added_token(node));
     if (token.content.empty()) continue;
+    bytes += token.content.size();
+    if (bytes > kAddedBytesMax) return node.refuse("more than {} bytes of added tokens", kAddedBytesMax);
     const auto found = ids_.find(token.content);
     const int64_t id = found != ids_.end() ? found->second : next_id++;
     if (id != token.id) {
@@ -78,7 +86,7 @@ void Vocabulary::fill_entries() {
 Status Vocabulary::build_matchers(const JsonNode& node, const Normalizer& normalizer) {
   std::vector<AddedToken> raw_tokens, normalized_tokens;
   std::vector<std::string> raw_patterns, normalized_patterns;
-  std::unordered_set<std::string> special_texts;
+  std::unordered_set<std::string> special_texts, forms;
   for (const auto& [id, token] : added_) {
     if (token.special) special_texts.insert(token.content);
   }
@@ -89,7 +97,7 @@ Status Vocabulary::build_matchers(const JsonNode& node, const Normalizer& normal
       continue;
     }
     const std::string form = normalizer.normalize(token.content);
-    if (std::find(normalized_patterns.begin(), normalized_patterns.end(), form) != normalized_patterns.end()) {
+    if (!forms.insert(form).second) {
       return node.refuse("two added tokens have the normalized form \"{}\"", form);
     }
     normalized_tokens.push_back(token);

@@ -127,6 +127,7 @@ class Serve {
     if (!options) return StageFailure{kExitUsage, options.error().message};
     const auto config = load_model_config(flags_.model_path);
     if (!config) return StageFailure{kExitModel, config.error().message};
+    for (const std::string& line : config->warnings) log_warning("{}", line);
     ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name, flags_.chat_template,
                           flags_.skip_tokenizer_init || needs_no_tokenizer()};
     auto model = load_model_text(text);

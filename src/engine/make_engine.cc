@@ -12,6 +12,7 @@
 #include "engine/prefill_role.h"
 #include "engine/unified_role.h"
 #include "model/model_config.h"
+#include "model/weights.h"
 #include "tensor/aligned_buffer.h"
 #include "transport/make_transport.h"
 
@@ -47,6 +48,19 @@ Status check_options(const EngineOptions& options) {
     return error(ErrorCode::kInvalidArgument, "--context-length is {}; it must be at least 2", *options.context_length);
   }
   return {};
+}
+
+// Before anything is allocated: a config.json can state any size, and with made-up weights nothing else contradicts it.
+Status check_weights_fit(const ExecutorOptions& options, const ModelConfig& config) {
+  const uint64_t parameters = parameter_count(config);
+  const uint64_t bytes = parameters * (options.compute == Compute::kF32 ? 4 : 2);
+  const uint64_t available = available_memory();
+  if (bytes <= available) return {};
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  return error(ErrorCode::kResourceExhausted,
+               "{}/config.json: a model of {} parameters needs {:.1f} GiB for its weights; {:.1f} GiB are available",
+               options.model_path, parameters, static_cast<double>(bytes) / kGiB,
+               static_cast<double>(available) / kGiB);
 }
 
 Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& options, const ModelFacts& facts, int pages,
@@ -179,6 +193,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
   BATON_ASSIGN(const ModelConfig config, load_model_config(options.executor.model_path));
   BATON_TRY(check_layout(options.executor.layout));
   BATON_TRY(check_model_layout(config, options.executor.layout));
+  BATON_TRY(check_weights_fit(options.executor, config));
   if (options.context_length && *options.context_length > config.max_position) {
     if (!options.allow_longer_context) {
       return error(ErrorCode::kIncompatible,

@@ -10,6 +10,8 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr size_t kIdsMax = 1 << 20;
+
 std::vector<float> numbers(JsonFields& fields, std::string_view name, const json::value& value) {
   std::vector<float> list;
   if (value.is_array()) {
@@ -30,7 +32,7 @@ GoldenRow read_top_row(JsonFields& outer, const json::value& value) {
     return row;
   }
   JsonFields fields(value.get_object(), outer.where() + ": top8_per_step");
-  row.ids = fields.ids("ids");
+  row.ids = fields.ids("ids", kIdsMax);
   if (const json::value* logits = fields.find("logits")) row.logits = numbers(fields, "logits", *logits);
   row.logsumexp = fields.number("logsumexp", -1e9, 1e9);
   if (row.ids.empty() || row.ids.size() != row.logits.size()) {
@@ -45,8 +47,8 @@ Result<GoldenCase> read_case(const json::value& value, const std::string& where,
   if (!value.is_object()) return error(ErrorCode::kCorrupt, "{}: not an object", where);
   JsonFields fields(value.get_object(), where);
   GoldenCase c;
-  c.prompt_ids = fields.ids("prompt_ids");
-  c.greedy_ids = fields.ids("greedy_ids");
+  c.prompt_ids = fields.ids("prompt_ids", kIdsMax);
+  c.greedy_ids = fields.ids("greedy_ids", kIdsMax);
   if (const json::value* all = fields.find("logits_per_step"); all != nullptr && all->is_array()) {
     for (const json::value& v : all->get_array()) c.rows.push_back({{}, numbers(fields, "logits_per_step", v), {}});
   } else if (const json::value* top = fields.find("top8_per_step"); top != nullptr && top->is_array()) {
@@ -71,7 +73,8 @@ Result<GoldenCase> read_case(const json::value& value, const std::string& where,
 }  // namespace
 
 Result<std::vector<GoldenCase>> read_golden(const std::string& path, int vocab) {
-  BATON_ASSIGN(const json::object root, read_json_object(path));
+  constexpr size_t kBytesMax = size_t{256} << 20;  // logits of whole vocabularies
+  BATON_ASSIGN(const json::object root, read_json_object(path, kBytesMax));
   const json::value* list = root.if_contains("cases");
   if (list == nullptr || !list->is_array() || list->get_array().empty()) {
     return error(ErrorCode::kCorrupt, "{}: no cases", path);

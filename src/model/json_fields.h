@@ -13,8 +13,13 @@
 
 namespace baton {
 
-// The content of a JSON file whose root is an object. kNotFound, kCorrupt.
-Result<boost::json::object> read_json_object(const std::string& path);
+// A tree takes up to thirty times the bytes of its text. Published config.json have up to 200 kB.
+inline constexpr size_t kConfigBytesMax = size_t{4} << 20;
+
+// The content of a regular file of at most bytes_max that is JSON with an object at its root. kNotFound, kCorrupt.
+Result<boost::json::object> read_json_object(const std::string& path, size_t bytes_max = kConfigBytesMax);
+// Whether something has that name, be it readable or not.
+[[nodiscard]] bool file_exists(const std::string& path);
 
 // Borrows the object. After a bad field every getter still returns something in range; status() has the first error,
 // which names the file, the field and its value.
@@ -34,9 +39,13 @@ class JsonFields {
   }
   double number(std::string_view name, double low, double high, std::optional<double> fallback = {});
   bool boolean(std::string_view name, bool fallback);
+  // At most kTextMax bytes, all of them printable.
   std::string text(std::string_view name, std::string_view fallback);
-  // A number or a list of numbers; empty if absent.
-  std::vector<int32_t> ids(std::string_view name);
+  // A number or a list of at most count_max numbers; empty if absent.
+  std::vector<int32_t> ids(std::string_view name, size_t count_max = kIdsMax);
+  // The same, of tokens. Those that the vocabulary does not have are left out, which `warnings` is told: published
+  // configs name tokens of the tokenizer that their checkpoint was cut from.
+  std::vector<int32_t> token_ids(std::string_view name, int vocab, std::vector<std::string>& warnings);
 
   void fail(Error failure) {
     if (!failure_) failure_ = std::move(failure);
@@ -46,9 +55,14 @@ class JsonFields {
     return {};
   }
   [[nodiscard]] const std::string& where() const { return where_; }
+  // Fails with "WHERE: NAME is VALUE, must be WANTED".
+  void fail_field(std::string_view name, const boost::json::value& value, std::string_view wanted);
 
  private:
-  void fail_field(std::string_view name, const boost::json::value& value, std::string_view wanted);
+  static constexpr size_t kTextMax = 128;
+  static constexpr size_t kIdsMax = 4096;
+  // The whole numbers of a field, whatever their size.
+  std::vector<int64_t> numbers(std::string_view name, size_t count_max);
   const boost::json::object& object_;
   std::string where_;
   std::optional<Error> failure_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <limits>
 
 #include "model/json_fields.h"
@@ -17,6 +16,9 @@ constexpr int kWidthMax = 1 << 20;
 constexpr int kLayersMax = 1024;
 constexpr int kHeadsMax = 4096;
 constexpr int kExpertsMax = 4096;
+constexpr int kProductMax = 1 << 24;  // rows of a matrix: heads times their width, experts times theirs
+constexpr size_t kNameMax = 128;
+constexpr double kYarnThetaMin = 1.001;  // its formula divides by the logarithm
 constexpr int64_t kPositionMax = int64_t{1} << 30;
 
 struct ArchitectureName {
@@ -36,7 +38,7 @@ Result<ArchitectureName> find_architecture(const JsonFields& fields) {
   std::string named;
   if (const json::value* list = fields.find("architectures"); list != nullptr && list->is_array()) {
     for (const json::value& entry : list->get_array()) {
-      if (!entry.is_string()) continue;
+      if (!entry.is_string() || entry.get_string().size() > kNameMax || named.size() > kNameMax) continue;
       for (const ArchitectureName& a : kArchitectures) {
         if (entry.get_string() == a.name) return a;
       }
@@ -49,6 +51,13 @@ Result<ArchitectureName> find_architecture(const JsonFields& fields) {
     supported += fmt::format("{}{}", supported.empty() ? "" : ", ", a.name);
   return error(ErrorCode::kIncompatible, "{}: architecture {} is not supported; supported are {}", fields.where(),
                named.empty() ? "(none)" : named, supported);
+}
+
+// The product of two fields, each in its own range already.
+void check_product(JsonFields& fields, std::string_view a, int64_t x, std::string_view b, int64_t y) {
+  if (x * y <= kProductMax) return;
+  fields.fail(error(ErrorCode::kCorrupt, "{}: {} {} times {} {} is {}, must be at most {}", fields.where(), a, x, b, y,
+                    x * y, kProductMax));
 }
 
 // rope_scaling (its key is `rope_type`, once `type`), or rope_parameters, which holds rope_theta too.
@@ -88,6 +97,10 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
     if (rope.find("attention_factor") != nullptr) r.attention_factor = rope.number("attention_factor", 0, 1e3);
     r.original_max_position = rope.integer("original_max_position_embeddings", 1, kPositionMax, config.max_position);
   }
+  if (r.kind == RopeScaling::Kind::kYarn && config.rope_theta < kYarnThetaMin) {
+    rope.fail(error(ErrorCode::kCorrupt, "{}: yarn with a rope_theta of {}, must be at least {}", rope.where(),
+                    config.rope_theta, kYarnThetaMin));
+  }
   if (r.kind == RopeScaling::Kind::kLlama3 && r.high_freq_factor <= r.low_freq_factor) {
     rope.fail(error(ErrorCode::kCorrupt, "{}: high_freq_factor {} must be above low_freq_factor {}", rope.where(),
                     r.high_freq_factor, r.low_freq_factor));
@@ -103,6 +116,7 @@ void read_deepseek_moe(JsonFields& fields, ModelConfig& config) {
   moe.shared_experts = fields.count("n_shared_experts", 0, kExpertsMax, 0);
   moe.experts_per_token = fields.count("num_experts_per_tok", 1, moe.experts);
   moe.expert_ffn = fields.count("moe_intermediate_size", 1, kWidthMax);
+  check_product(fields, "n_shared_experts", moe.shared_experts, "moe_intermediate_size", moe.expert_ffn);
   moe.routed_scale = fields.number("routed_scaling_factor", 0, 1e6, 1.0);
   moe.normalize = fields.boolean("norm_topk_prob", config.architecture == Architecture::kDeepseekV3);
   const bool v3 = config.architecture == Architecture::kDeepseekV3;
@@ -146,6 +160,9 @@ void read_deepseek(JsonFields& fields, ModelConfig& config) {
   config.v_head = fields.count("v_head_dim", 1, kWidthMax);
   config.kv_heads = 1;
   config.head_dim = config.qk_nope + config.qk_rope;
+  check_product(fields, "num_attention_heads", config.heads, "qk_nope_head_dim + qk_rope_head_dim", config.head_dim);
+  check_product(fields, "num_attention_heads", config.heads, "qk_nope_head_dim + v_head_dim",
+                config.qk_nope + config.v_head);
   if (config.qk_rope % 2 != 0) {
     fields.fail(error(ErrorCode::kCorrupt, "{}: qk_rope_head_dim {} is odd", fields.where(), config.qk_rope));
   }
@@ -191,6 +208,7 @@ void read_llama_family(JsonFields& fields, ModelConfig& config) {
   const bool divides = config.hidden % config.heads == 0;
   config.head_dim =
       fields.count("head_dim", 2, kWidthMax, divides ? std::optional(config.hidden / config.heads) : std::nullopt);
+  check_product(fields, "num_attention_heads", config.heads, "head_dim", config.head_dim);
   if (config.heads % config.kv_heads != 0) {
     fields.fail(error(ErrorCode::kCorrupt, "{}: num_attention_heads {} is not a multiple of num_key_value_heads {}",
                       fields.where(), config.heads, config.kv_heads));
@@ -231,10 +249,10 @@ void read_quantization(JsonFields& fields, ModelConfig& config) {
 
 Status read_generation_config(const std::string& directory, ModelConfig& config) {
   const std::string path = directory + "/generation_config.json";
-  if (!std::filesystem::exists(path)) return {};
+  if (!file_exists(path)) return {};
   BATON_ASSIGN(const json::object root, read_json_object(path));
   JsonFields fields(root, path);
-  for (const int32_t id : fields.ids("eos_token_id")) {
+  for (const int32_t id : fields.token_ids("eos_token_id", config.vocab, config.warnings)) {
     if (std::find(config.eos_ids.begin(), config.eos_ids.end(), id) == config.eos_ids.end())
       config.eos_ids.push_back(id);
   }
@@ -251,8 +269,9 @@ void read_common(JsonFields& fields, ModelConfig& config) {
   config.rms_eps = fields.number("rms_norm_eps", 0, 1, 1e-6);
   config.max_position = fields.integer("max_position_embeddings", 1, kPositionMax, 2048);
   config.tie_embeddings = fields.boolean("tie_word_embeddings", false);
-  config.eos_ids = fields.ids("eos_token_id");
-  if (const std::vector<int32_t> bos = fields.ids("bos_token_id"); !bos.empty()) config.bos_id = bos.front();
+  config.eos_ids = fields.token_ids("eos_token_id", config.vocab, config.warnings);
+  const std::vector<int32_t> bos = fields.token_ids("bos_token_id", config.vocab, config.warnings);
+  if (!bos.empty()) config.bos_id = bos.front();
   if (const std::string act = fields.text("hidden_act", "silu"); act != "silu") {
     fields.fail(error(ErrorCode::kIncompatible, "{}: hidden_act {} is not supported; silu is", fields.where(), act));
   }
@@ -278,7 +297,7 @@ KvGeometry ModelConfig::kv_geometry(DType kv_dtype) const {
 
 Result<ModelConfig> load_model_config(const std::string& directory) {
   const std::string path = directory + "/config.json";
-  if (!std::filesystem::exists(path)) {
+  if (!file_exists(path)) {
     return error(ErrorCode::kNotFound, "no {}; the model path must be a Hugging Face directory on this machine", path);
   }
   BATON_ASSIGN(const json::object root, read_json_object(path));

@@ -55,11 +55,12 @@ struct ModelConfig {
   int q_lora = 0, kv_lora = 0, qk_nope = 0, qk_rope = 0, v_head = 0;
   MoeConfig moe;
   std::vector<bool> layer_is_moe;
-  std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together
+  std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together; each below vocab
   std::optional<int32_t> bos_id;
   bool fp8_weights = false;  // quantization_config of the published DeepSeek checkpoints
   int fp8_block = 128;
   DType torch_dtype = DType::kBF16;
+  std::vector<std::string> warnings;  // what the files say and nobody can follow
 
   [[nodiscard]] bool is_mla() const { return kv_lora > 0; }
   // KV of this model with entries of `kv_dtype`.
@@ -67,7 +68,8 @@ struct ModelConfig {
 };
 
 // Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a
-// missing or absurd field is named with its value.
+// missing or absurd field is named with its value and range. Whatever the files say: sizes and products of sizes that
+// anything is made of fit an int, and divisions come out even.
 Result<ModelConfig> load_model_config(const std::string& directory);
 
 // Whether the model can run in this layout: attn_tp <= heads, pp <= layers, ep <= experts.

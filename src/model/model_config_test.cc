@@ -81,12 +81,15 @@ TEST(ModelConfig, LlamaDefaultsBiasesAndStopTokens) {
   const auto c =
       parse(llama(R"(, "num_key_value_heads": null, "attention_bias": true, "mlp_bias": true, "eos_token_id": 2,
     "bos_token_id": 1, "torch_dtype": null, "dtype": "float32")"),
-            R"({"eos_token_id": [128001, 2, 128009]})");
+            R"({"eos_token_id": [128001, 2, 319, -1]})");
   ASSERT_TRUE(c.ok()) << c.error().message;
   EXPECT_EQ(c->kv_heads, 8);
   EXPECT_EQ(c->head_dim, 8);
   EXPECT_TRUE(c->attention_bias && c->attention_output_bias && c->mlp_bias);
-  EXPECT_THAT(c->eos_ids, ElementsAre(2, 128001, 128009));
+  EXPECT_THAT(c->eos_ids, ElementsAre(2, 319));
+  ASSERT_EQ(c->warnings.size(), 1U);
+  EXPECT_THAT(c->warnings[0],
+              HasSubstr("generation_config.json: eos_token_id has 128001 and 1 more, but ids go from 0 to 319"));
   EXPECT_EQ(c->bos_id, 1);
   EXPECT_EQ(c->torch_dtype, DType::kF32);
   EXPECT_EQ(c->kv_geometry(DType::kF32), (KvGeometry{4, 8, 8, 8, 4}));

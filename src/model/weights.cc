@@ -30,20 +30,21 @@ uint64_t attention_parameters(const ModelConfig& c) {
 }  // namespace
 
 uint64_t parameter_count(const ModelConfig& c) {
-  const auto hidden = static_cast<uint64_t>(c.hidden);
-  const auto experts = static_cast<uint64_t>(c.moe.experts);
-  uint64_t total = hidden * static_cast<uint64_t>(c.vocab) + hidden;  // lm_head and the last norm
+  // In 128 bits: the largest values that a config may state give more than 64.
+  using Wide = unsigned __int128;
+  const auto hidden = static_cast<Wide>(c.hidden);
+  const auto experts = static_cast<Wide>(c.moe.experts);
+  Wide total = hidden * static_cast<Wide>(c.vocab) + hidden;  // lm_head and the last norm
   for (int layer = 0; layer < c.layers; ++layer) {
     total += attention_parameters(c) + 2 * hidden;
     if (c.layer_is_moe[static_cast<size_t>(layer)]) {
-      total += 3 * hidden * static_cast<uint64_t>(c.moe.expert_ffn) *
-               (experts + static_cast<uint64_t>(c.moe.shared_experts));
+      total += 3 * hidden * static_cast<Wide>(c.moe.expert_ffn) * (experts + static_cast<Wide>(c.moe.shared_experts));
       total += experts * hidden;
     } else {
-      total += 3 * hidden * static_cast<uint64_t>(c.ffn);
+      total += 3 * hidden * static_cast<Wide>(c.ffn);
     }
   }
-  return total;
+  return static_cast<uint64_t>(std::min<Wide>(total, kParametersMax));
 }
 
 struct Weights::Progress {

@@ -35,7 +35,8 @@ Result<std::unique_ptr<WeightSource>> open_checkpoint_weights(const std::string&
 // A value depends on (seed, name, row, column) alone, so every layout sees the same model. Norm weights are one.
 std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed);
 
-// Parameters that a layout with no replicas loads, for progress.
+// Parameters that a layout with no replicas loads; at most kParametersMax, so that their bytes fit 64 bits.
+inline constexpr uint64_t kParametersMax = uint64_t{1} << 60;
 [[nodiscard]] uint64_t parameter_count(const ModelConfig& config);
 
 // A source for rank threads that load at the same time: rounds through float8 where asked, and counts progress.

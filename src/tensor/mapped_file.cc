@@ -22,7 +22,8 @@ struct FileDescriptor {
 }  // namespace
 
 Result<MappedFile> MappedFile::open(const std::string& path) {
-  const FileDescriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  // Without O_NONBLOCK opening a pipe would wait for a writer.
+  const FileDescriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) {
     const int reason = errno;
     return error(reason == ENOENT ? ErrorCode::kNotFound : ErrorCode::kUnavailable, "cannot open {}: {}", path,

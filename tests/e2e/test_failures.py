@@ -290,3 +290,146 @@ def test_a_log_that_nobody_reads_stops_nothing(start):
     finally:
         os.close(read)
         os.close(write)
+
+
+def edited(name, **fields):
+    """Sets fields of a JSON file of the model; None removes one."""
+    def damage(directory):
+        path = directory / name
+        content = json.loads(path.read_text())
+        for key, value in fields.items():
+            content[key] = value
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return damage
+
+
+def header_edited(change):
+    """Rewrites the header of the first shard."""
+    def damage(directory):
+        path = directory / "model-00001-of-00002.safetensors"
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:8 + length])
+        change(header, next(name for name in sorted(header) if name != "__metadata__"))
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length:])
+    return damage
+
+
+def pattern(regex):
+    def damage(directory):
+        path = directory / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
+        path.write_text(json.dumps(content))
+    return damage
+
+
+def written(name, text):
+    return lambda directory: (directory / name).write_text(text)
+
+
+def as_pipe(name):
+    def damage(directory):
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+    return damage
+
+
+def shard_elsewhere(directory):
+    path = directory / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    content["weight_map"][next(iter(content["weight_map"]))] = "../../etc/passwd"
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("damage,code,words", [
+    (edited("config.json", num_hidden_layers=10**9), 4, "config.json: num_hidden_layers is 1000000000, must be a whole number from 1 to 1024"),
+    (edited("config.json", vocab_size=10**9), 4, "vocab_size is 1000000000, must be a whole number from 1 to 16777216"),
+    (edited("config.json", vocab_size=0), 4, "vocab_size is 0"),
+    (edited("config.json", hidden_size=-1), 4, "hidden_size is -1"),
+    (edited("config.json", hidden_size=256.5), 4, "hidden_size is 2.565E2"),
+    (edited("config.json", hidden_size="256"), 4, "hidden_size is \"256\""),
+    (edited("config.json", hidden_size=None), 4, "hidden_size is missing"),
+    (edited("config.json", num_attention_heads=0), 4, "num_attention_heads is 0"),
+    (edited("config.json", num_attention_heads=4096, qk_nope_head_dim=2**20), 4, "must be at most 16777216"),
+    (edited("config.json", n_shared_experts=4096, moe_intermediate_size=2**20), 4, "n_shared_experts 4096 times moe_intermediate_size 1048576"),
+    (edited("config.json", qk_rope_head_dim=31), 4, "qk_rope_head_dim 31 is odd"),
+    (edited("config.json", n_group=3), 4, "n_group 3"),
+    (edited("config.json", num_experts_per_tok=9), 4, "num_experts_per_tok is 9"),
+    (edited("config.json", rope_theta=0), 4, "rope_theta is 0"),
+    (edited("config.json", rope_theta=1, rope_scaling={"type": "yarn", "factor": 4}), 4, "yarn with a rope_theta of 1"),
+    (edited("config.json", rope_scaling={"type": "yarn", "factor": 0}), 4, "factor is 0"),
+    (edited("config.json", rope_scaling=[1]), 4, "rope_scaling is not an object"),
+    (edited("config.json", quantization_config={"quant_method": "fp8", "weight_block_size": [0, 0]}), 4, "quantization_config is not supported"),
+    (edited("config.json", architectures=["x" * 100_000]), 4, "architecture (none) is not supported"),
+    (edited("config.json", num_hidden_layers=7), 4, "model.layers.6."),
+    (edited("config.json", intermediate_size=769), 3, "config.json asks for (769, 256)"),
+    (edited("config.json", eos_token_id="x"), 4, "eos_token_id is \"x\""),
+    (written("config.json", "[" * 100_000), 4, "config.json: not JSON"),
+    (written("config.json", '{"a": "' + "x" * (5 << 20) + '"}'), 4, "at most 4194304 are read"),
+    (as_pipe("config.json"), 4, "config.json: not a regular file"),
+    (edited("generation_config.json", eos_token_id={}), 4, "generation_config.json: eos_token_id is {}"),
+    (as_pipe("tokenizer.json"), 4, "tokenizer.json: not a regular file"),
+    (as_pipe("model-00002-of-00002.safetensors"), 4, "model-00002-of-00002.safetensors is not a regular file"),
+    (written("tokenizer.json", "[" * 3000), 4, "tokenizer.json: not JSON"),
+    (edited("tokenizer.json", post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "a"}}, {"Sequence": {}}],
+                                              "special_tokens": {"a": {"ids": [10**6]}}}), 4, "post_processor: it adds id 1000000, which names no token"),
+    (pattern("((a{1000}){1000}){1000}"), 4, "regular expression"),
+    (edited("tokenizer_config.json", chat_template="{% if %}"), 4, "chat template line 1"),
+    (edited("tokenizer_config.json", chat_template="{{ 'x'|title }}"), 4, "the filter 'title' of Jinja is not supported"),
+    (edited("tokenizer_config.json", add_bos_token=True, bos_token="nothing"), 4, "which tokenizer.json lacks"),
+    (written("chat_template.jinja", "{{ '%s' }} " + "x" * (1 << 20)), 4, "at most 1048576 are allowed"),
+    (shard_elsewhere, 4, "is not mapped to a file of the same directory"),
+    (header_edited(lambda header, name: header[name].update(data_offsets=[0, 2**63])), 4, "model-00001-of-00002.safetensors"),
+    (header_edited(lambda header, name: header[name].update(shape=[2**32, 2**32, 2**32])), 4, "model-00001-of-00002.safetensors"),
+    (header_edited(lambda header, name: header[name].update(dtype="F64")), 4, "model-00001-of-00002.safetensors"),
+    (header_edited(lambda header, name: header.update(other=header[name])), 4, "model-00001-of-00002.safetensors"),
+])
+def test_no_file_of_a_model_ends_the_program_otherwise(tmp_path, damage, code, words):
+    made = run("serve", "--model-path", damaged(tmp_path, damage), "--port", "0")
+    assert made.returncode == code, (made.returncode, made.stderr[-2000:])
+    assert words in made.stderr, made.stderr[-2000:]
+    assert len(made.stderr) < 5000
+
+
+def test_a_config_that_asks_for_more_memory_than_there_is(tmp_path):
+    directory = tmp_path / "model"
+    directory.mkdir()
+    shutil.copy(MODELS["gqa"] / "config.json", directory)
+    edited("config.json", num_hidden_layers=1024, hidden_size=2**20, intermediate_size=2**24, vocab_size=2**24)(directory)
+    made = run("serve", "--model-path", directory, "--load-format", "dummy", "--port", "0")
+    assert made.returncode == 3, (made.returncode, made.stderr)
+    assert "GiB are available" in made.stderr and "config.json" in made.stderr
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """An instance whose files name tokens that are not there, split by a pattern without end, and have a template without end."""
+    directory = damaged(tmp_path_factory.mktemp("hostile"), pattern("(a+)+$|(a|aa)+$|."))
+    edited("config.json", eos_token_id=[1, 10**6, -1])(directory)
+    edited("generation_config.json", eos_token_id=2**40)(directory)
+    edited("tokenizer_config.json", chat_template="{% if messages[0].content == 'loop' %}{% for a in range(100000) %}{% for b in range(100000) %}"
+           "{% endfor %}{% endfor %}{% endif %}{{ messages[0].content }}")(directory)
+    made = Cluster("--model-path", directory, "--unified", "tp=1", log=directory / "log")
+    yield made
+    assert made.stop() == 0
+
+
+def test_ids_that_the_vocabulary_lacks_are_ignored_with_a_warning(hostile):
+    assert call(hostile.url + "/v1/completions", {"prompt": "Hi", "max_tokens": 3})[0] == 200
+    log = hostile.log_path.read_text()
+    assert "config.json: eos_token_id has 1000000 and 1 more, but ids go from 0 to 1872 (vocab_size 1873): ignored" in log
+    assert "generation_config.json: eos_token_id has 1099511627776" in log
+
+
+def test_texts_and_templates_that_cannot_end_are_refused(hostile):
+    begin = time.monotonic()
+    code, body, _ = call(hostile.url + "/v1/completions", {"prompt": "a" * 50_000 + "b", "max_tokens": 1})
+    assert code == 400 and "a pattern of tokenizer.json takes too many steps" in body, body
+    code, body, _ = call(hostile.url + "/v1/chat/completions", {"messages": [{"role": "user", "content": "loop"}], "max_tokens": 1})
+    assert code == 400 and "the template or its input is too large" in body, body
+    assert time.monotonic() - begin < 40
+    assert call(hostile.url + "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})[0] == 200

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "http/client.h"
+#include "http/event_reader.h"
 #include "http/json.h"
 #include "text/tokenizer.h"
 
@@ -43,23 +44,27 @@ class AnswerReader {
 
   void on_head(int status) { status_ = status; }
   void on_data(std::string_view bytes) {
-    buffer_ += bytes;
-    if (!stream_ || status_ != 200) return;
-    for (size_t end; (end = buffer_.find('\n')) != std::string::npos;) {
-      const std::string line = buffer_.substr(0, end);
-      buffer_.erase(0, end + 1);
-      if (line.starts_with("data: ") && line != "data: [DONE]") on_event(line.substr(6));
-      if (line == "data: [DONE]") complete_ = true;
+    if (!stream_ || status_ != 200) {
+      body_ += bytes;
+      return;
     }
+    const Status read = events_.read(bytes, [this](std::string_view data) {
+      if (data == "[DONE]") {
+        complete_ = true;
+      } else {
+        on_event(data);
+      }
+    });
+    if (!read) sample_.failure = read.error().message;
   }
   BenchSample on_end(const Status& ended) {
     const Time now = std::chrono::steady_clock::now();
     if (!ended) {
       sample_.failure = ended.error().message;
     } else if (status_ != 200) {
-      sample_.failure = fmt::format("HTTP {}: {}", status_, buffer_.substr(0, 300));
+      sample_.failure = fmt::format("HTTP {}: {}", status_, body_.substr(0, 300));
     } else if (!stream_) {
-      on_event(buffer_);
+      on_event(body_);
       complete_ = true;
     }
     if (sample_.failure.empty() && !complete_) sample_.failure = "the stream ended without [DONE]";
@@ -71,12 +76,12 @@ class AnswerReader {
   }
 
  private:
-  void on_event(const std::string& text) {
+  void on_event(std::string_view text) {
     const Time now = std::chrono::steady_clock::now();
     boost::system::error_code bad;
     const json::value event = json::parse(text, bad);
     if (bad || !event.is_object()) {
-      sample_.failure = "an event is not JSON: " + text.substr(0, 200);
+      sample_.failure = fmt::format("an event is not JSON: {}", text.substr(0, 200));
       return;
     }
     if (const json::value* failure = event.as_object().if_contains("error")) {
@@ -136,7 +141,8 @@ class AnswerReader {
   Time last_;
   int status_ = 0;
   bool first_seen_ = false, complete_ = false;
-  std::string buffer_;
+  std::string body_;  // of an answer that is no stream
+  EventReader events_;
   BenchSample sample_;
 };
 

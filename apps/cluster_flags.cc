@@ -3,6 +3,8 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "command_line.h"
 
 namespace baton {
@@ -40,6 +42,12 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }
+}
+
+void default_log_level(ClusterFlags& flags, const char* level) {
+  const std::vector<std::string>& given = flags.common;
+  if (std::find(given.begin(), given.end(), "--log-level") != given.end()) return;
+  flags.common.insert(flags.common.end(), {"--log-level", level});
 }
 
 Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {

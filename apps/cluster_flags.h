@@ -1,4 +1,4 @@
-// The flags of `up` and `demo` that describe a cluster.
+// The flags of `up`, `demo` and `chat` that describe a cluster.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -20,6 +20,8 @@ struct ClusterFlags {
 };
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags);
+// The level of every process's log, unless --log-level was given.
+void default_log_level(ClusterFlags& flags, const char* level);
 Result<ClusterOptions> cluster_options(const ClusterFlags& flags);
 
 }  // namespace baton

@@ -2,10 +2,7 @@
 #include <boost/json.hpp>
 #include <future>
 #include <iostream>
-#include <map>
 #include <memory>
-#include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -16,6 +13,7 @@
 #include "http/client.h"
 #include "http/json.h"
 #include "model/json_fields.h"
+#include "transfer_bytes.h"
 
 namespace baton {
 namespace {
@@ -119,42 +117,21 @@ Status print_matrix(HttpClient& client, const Url& url) {
   call.url = url;
   call.target = "/engine_metrics";
   BATON_ASSIGN(const HttpReply reply, client.fetch(call));
-  std::map<std::pair<int, int>, double> bytes;
-  std::set<std::pair<int, int>> planned;
-  std::set<int> sources, destinations;
-  std::istringstream lines(reply.body);
-  for (std::string line; std::getline(lines, line);) {
-    const bool is_bytes = line.starts_with("baton_transfer_bytes_total{");
-    if (!is_bytes && !line.starts_with("baton_link_planned{")) continue;
-    int source = 0, destination = 0;
-    const size_t s = line.find("src_rank=\""), d = line.find("dst_rank=\""), space = line.rfind(' ');
-    if (s == std::string::npos || d == std::string::npos) continue;
-    source = std::atoi(line.c_str() + s + 10);
-    destination = std::atoi(line.c_str() + d + 10);
-    sources.insert(source);
-    destinations.insert(destination);
-    planned.insert({source, destination});
-    // Both sides count what was applied; either figure is the link's.
-    if (is_bytes)
-      bytes[{source, destination}] = std::max(bytes[{source, destination}], std::atof(line.c_str() + space));
-  }
+  const TransferBytes found = TransferBytes::parse(reply.body);
   std::cout << "\nKV bytes from prefill rank (row) to decode rank (column); . is a dummy link: it holds the same bytes "
                "and stayed silent\n        ";
-  for (const int d : destinations) std::cout << fmt::format("{:>12}", fmt::format("D{}", d));
-  double total = 0;
-  for (const int s : sources) {
+  for (const int d : found.destinations) std::cout << fmt::format("{:>12}", fmt::format("D{}", d));
+  for (const int s : found.sources) {
     std::cout << fmt::format("\n  {:<6}", fmt::format("P{}", s));
-    for (const int d : destinations) {
-      const auto found = bytes.find({s, d});
-      const bool sent = found != bytes.end() && found->second > 0;
-      if (sent) total += found->second;
-      std::cout << fmt::format("{:>12}", sent                       ? fmt::format("{:.0f}", found->second)
-                                         : planned.contains({s, d}) ? "."
-                                                                    : "");
+    for (const int d : found.destinations) {
+      const auto link = found.links.find({s, d});
+      std::cout << fmt::format("{:>12}", link == found.links.end() ? ""
+                                         : link->second > 0        ? fmt::format("{:.0f}", link->second)
+                                                                   : ".");
     }
   }
-  std::cout << fmt::format("\n  total {:.0f} bytes\n", total) << std::flush;
-  if (total == 0) return error(ErrorCode::kUnavailable, "no KV crossed between the instances");
+  std::cout << fmt::format("\n  total {:.0f} bytes\n", found.total()) << std::flush;
+  if (found.total() == 0) return error(ErrorCode::kUnavailable, "no KV crossed between the instances");
   return {};
 }
 
@@ -166,12 +143,12 @@ Status show(const Cluster& cluster, const Flags& flags) {
   return flags.cluster.unified.empty() ? print_matrix(client, url) : Status();
 }
 
-int run_demo(const CLI::App& app, const Flags& flags) {
+int run_demo(const CLI::App& app, Flags& flags) {
   SignalWait signals;
   log_init(LogLevel::kInfo, "demo");
+  default_log_level(flags.cluster, "warning");
   auto options = cluster_options(flags.cluster);
   if (!options) return fail(app, options.error());
-  options->serve_arguments.insert(options->serve_arguments.begin(), {"--log-level", "warning"});
   auto cluster = Cluster::start(std::move(*options), signals);
   if (!cluster) return fail(app, cluster.error());
   std::cout << fmt::format("Separate processes, serving {}:\n{}", flags.cluster.model_path, cluster->summary())

@@ -22,8 +22,8 @@ int run(int argc, char** argv) {
       "baton");
   app.set_version_flag("--version", BATON_VERSION);
   app.require_subcommand(0, 1);
-  const std::vector<Command> commands = {add_serve(app), add_router(app), add_up(app),   add_demo(app),
-                                         add_plan(app),  add_verify(app), add_bench(app)};
+  const std::vector<Command> commands = {add_serve(app), add_router(app), add_up(app),     add_demo(app),
+                                         add_chat(app),  add_plan(app),   add_verify(app), add_bench(app)};
   for (const Command& command : commands) command.app->allow_extras();
   app.allow_extras();
   try {

@@ -45,6 +45,8 @@ class Cluster {
   [[nodiscard]] std::string summary() const;
   // Waits for Ctrl-C (an ok result) or the death of a child (an error that names it).
   Status wait(SignalWait& signals);
+  // An error that names a child that has ended; it does not wait.
+  [[nodiscard]] Status find_dead();
   // Lets every child finish what it has begun and end: the router first, then the instances, which by then have nothing
   // to do but for those who asked them directly. A second signal, or a child that is not gone five seconds after its
   // drain_timeout, is the end of all (stop()). An error says who did not end well.
@@ -73,7 +75,6 @@ class Cluster {
   void read_reports(Duration timeout);
   void take_line(Child& child, const std::string& line);
   void draw_progress(bool finished);
-  [[nodiscard]] Status find_dead();
   // Its exit status (wait(2)); nothing: it did not end in time, or a signal came.
   static std::optional<int> await_end(Child& child, TimePoint give_up, SignalWait* signals);
 

@@ -22,6 +22,7 @@ Command add_demo(CLI::App& parent);
 Command add_plan(CLI::App& parent);
 Command add_verify(CLI::App& parent);
 Command add_bench(CLI::App& parent);
+Command add_chat(CLI::App& parent);
 
 // Prints "baton serve: MESSAGE" and returns the code.
 int fail(const CLI::App& app, const Error& failure);

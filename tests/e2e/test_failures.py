@@ -58,7 +58,7 @@ def numbers_of(command):
     return re.findall(r"^\s+(--[\w-]+)(?:,\S+)* (INT|UINT|FLOAT)\b", run(command, "--help").stdout, re.M)
 
 
-@pytest.mark.parametrize("command", ["serve", "router", "up", "demo", "plan", "verify", "bench"])
+@pytest.mark.parametrize("command", ["serve", "router", "up", "demo", "chat", "plan", "verify", "bench"])
 def test_every_number_is_bounded(command):
     flags = numbers_of(command)
     assert flags, "no numbers in the help"

@@ -35,8 +35,11 @@ const char* error_type(int status) {
     case 405:
     case 409:
     case 413:
+    case 417:
     case 431:
       return "invalid_request_error";
+    case 403:
+      return "permission_error";
     case 401:
       return "authentication_error";
     case 404:
@@ -78,9 +81,15 @@ void send_json(ResponseWriter& writer, int status, std::string body, Headers ext
   writer.send(status, std::move(extra), std::move(body));
 }
 
+Headers error_headers(int status) {
+  if (status == 429 || status == 503) return {{"Retry-After", "1"}};
+  if (status == 400 || status == 403 || status == 409 || status == 413 || status == 501)
+    return {{"x-should-retry", "false"}};
+  return {};
+}
+
 void send_error(ResponseWriter& writer, int status, const std::string& message, Headers extra) {
-  if (status == 429 || status == 503) extra.emplace_back("Retry-After", "1");
-  if (status == 400 || status == 409 || status == 413 || status == 501) extra.emplace_back("x-should-retry", "false");
+  for (auto& header : error_headers(status)) extra.push_back(std::move(header));
   send_json(writer, status, error_json(status, message), std::move(extra));
 }
 

@@ -14,6 +14,8 @@ namespace baton {
 [[nodiscard]] const char* error_type(int status);
 // The object alone, without a newline. `param` is the field that a message begins with ("top_p: ..."), if it does.
 [[nodiscard]] std::string error_json(int status, const std::string& message);
+// Retry-After or x-should-retry, where they help.
+[[nodiscard]] Headers error_headers(int status);
 // The whole answer, with Retry-After or x-should-retry where they help.
 void send_error(ResponseWriter& writer, int status, const std::string& message, Headers extra = {});
 void send_error(ResponseWriter& writer, const Error& failure, Headers extra = {});

@@ -4,14 +4,16 @@
 #include <cctype>
 
 namespace baton {
-namespace {
 
 bool equal_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
                     [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
 }
 
-}  // namespace
+void HttpRequest::drop_body() {
+  std::string().swap(body);
+  body_lease.reset();
+}
 
 std::string_view find_header(const Headers& headers, std::string_view name) {
   for (const auto& [key, value] : headers) {
@@ -28,6 +30,8 @@ const char* status_text(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -38,6 +42,8 @@ const char* status_text(int status) {
       return "Conflict";
     case 413:
       return "Payload Too Large";
+    case 417:
+      return "Expectation Failed";
     case 429:
       return "Too Many Requests";
     case 431:

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,23 +31,49 @@ class ResponseWriter {
   // Runs `work` on an I/O thread, after earlier work of this request and never beside it: where text is made from the
   // tokens that the engine's thread delivers.
   virtual void post(std::function<void()> work) = 0;
+  // Whether nobody is there any more to read an answer.
+  [[nodiscard]] virtual bool client_left() = 0;
 };
 
 // Called on an I/O thread when the body is complete; must not block. The writer must be answered, or dropped (a 500 is
 // sent then).
 using HttpHandler = std::function<void(HttpRequest request, std::shared_ptr<ResponseWriter> writer)>;
 
+// A request that is not welcome, and what its client is told.
+struct HttpRefusal {
+  int status = 400;
+  std::string message;
+  Headers headers;  // besides those that every error has
+};
+// Called on an I/O thread with a request that has no body yet; must not block. What it refuses is told so before its
+// body is read, and never gets to the handler.
+using HttpHeadCheck = std::function<std::optional<HttpRefusal>(const HttpRequest& head)>;
+
 struct HttpServerOptions {
   std::string host = "127.0.0.1";
-  int port = 0;  // 0: any free one
+  // 0: any free one.
+  int port = 0;
   int threads = 1;
-  size_t body_bytes_max = 64u << 20;
+  // None: whatever is well formed is welcome.
+  HttpHeadCheck check_head;
+  // Of one request; a larger one gets 413.
+  size_t body_bytes_max = 16u << 20;
+  // Of all requests whose body is being read or used; who would go beyond gets 503. At least twice
+  // body_bytes_max.
+  size_t body_bytes_in_flight_max = 256u << 20;
   size_t header_bytes_max = 64u << 10;
-  std::chrono::seconds header_timeout{10};
-  std::chrono::seconds body_timeout{60};
-  std::chrono::seconds idle_timeout{75};
-  std::chrono::seconds write_timeout{60};  // a client that reads nothing for so long has left, and so has one that
-  size_t unread_bytes_max = 16u << 20;     // leaves more than this of what was written unread
+  // From the first byte of a request, or from the connection's start, to the end of its head.
+  std::chrono::milliseconds header_timeout{10'000};
+  // From the end of the head to the end of the body.
+  std::chrono::milliseconds body_timeout{60'000};
+  // Between two requests of a connection.
+  std::chrono::milliseconds idle_timeout{75'000};
+  // A client that reads nothing for so long has left, and so has one that leaves more than unread_bytes_max of what was
+  // written unread.
+  std::chrono::milliseconds write_timeout{60'000};
+  size_t unread_bytes_max = 16u << 20;
+  // One more than these ends the connection that has waited longest without a whole request, or is itself ended when
+  // all are being served. At most a quarter of the files that the process may open, whose limit is raised for that.
   size_t connections_max = 16384;
 };
 

@@ -81,7 +81,10 @@ class PlayedEngine final : public Engine {
   }
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override { return stats_; }
-  void pair(const std::string&, int, std::function<void(Status)> done) override { done({}); }
+  void pair(const std::string&, int, std::function<void(Status)> done) override {
+    if (on_pair) on_pair();
+    done({});
+  }
   [[nodiscard]] std::string describe_pairs() const override { return "plans\n"; }
   [[nodiscard]] bool healthy() const override { return true; }
 
@@ -102,6 +105,7 @@ class PlayedEngine final : public Engine {
   std::map<size_t, OutputSink> sinks;  // by place in `requests`, which is also a request's id
   std::vector<uint64_t> aborted, stopped;
   std::vector<std::string> aborted_names;
+  std::function<void()> on_pair;
 };
 
 inline Output::Finish finished(FinishReason reason, std::optional<Error> failure = std::nullopt) {
@@ -137,6 +141,7 @@ class KeepingWriter final : public ResponseWriter {
   void finish() override { answer_.complete = true; }
   void on_disconnect(std::function<void()> callback) override { answer_.disconnect = std::move(callback); }
   void post(std::function<void()> work) override { work(); }
+  [[nodiscard]] bool client_left() override { return false; }
 
  private:
   KeptAnswer& answer_;

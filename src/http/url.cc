@@ -46,8 +46,13 @@ Result<Url> parse_url(std::string_view text) {
 
 std::optional<Target> parse_target(std::string_view target) {
   auto parsed = urls::parse_origin_form({target.data(), target.size()});
-  if (!parsed) parsed = urls::parse_absolute_uri({target.data(), target.size()});
-  if (!parsed) return std::nullopt;
+  if (!parsed) {
+    parsed = urls::parse_absolute_uri({target.data(), target.size()});
+    // "h:80" is a URI too, of the scheme h.
+    const bool http =
+        parsed && (parsed->scheme_id() == urls::scheme::http || parsed->scheme_id() == urls::scheme::https);
+    if (!http || !parsed->has_authority()) return std::nullopt;
+  }
   Target made;
   for (const char c : parsed->path()) {
     if (c != '/' || !made.path.ends_with('/')) made.path += c;

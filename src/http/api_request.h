@@ -1,9 +1,11 @@
 // The bodies of /generate, /v1/completions and /v1/chat/completions as one checked thing.
 #pragma once
 
+#include <boost/json.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -42,6 +44,11 @@ struct ChoiceRequest {
 
 inline constexpr size_t kChoicesMax = 4096;
 inline constexpr size_t kStopsMax = 64;
+inline constexpr size_t kStopBytesMax = 64 << 10;  // of all stop strings of a prompt
+inline constexpr size_t kNameBytesMax = 256;       // rid, cache_salt, bootstrap_host
+// What the sequences of a call may hold together before the first new token: every one has its own copy of its prompt,
+// stops and biases.
+inline constexpr size_t kCallBytesMax = 128 << 20;
 
 struct ApiRequest {
   ApiKind kind = ApiKind::kGenerate;
@@ -56,7 +63,10 @@ struct ApiRequest {
   bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
 };
 
-// Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room.
+// Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room. Takes as long as
+// the template and the tokenizer do for as much text as fits the context; kCancelled when `stop` ends that.
+Result<ApiRequest> parse_api_request(ApiKind kind, boost::json::object body, const ModelText& model, Role role,
+                                     std::stop_token stop = {});
 Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, Role role);
 
 }  // namespace baton

@@ -232,7 +232,8 @@ TEST(ApiRequest, ContextAndCountsAreBounded) {
   const std::string prompt(64, 'x');
   const auto refused = parse(ApiKind::kCompletion, "{\"prompt\":\"" + prompt + "\"}");
   ASSERT_FALSE(refused.ok());
-  EXPECT_THAT(refused.error().message, StartsWith("prompt: the prompt has 64 tokens and the context length is 64"));
+  EXPECT_THAT(refused.error().message,
+              StartsWith("prompt: the text has more than 63 tokens; the context length is 64"));
   std::string many = "[";
   for (size_t i = 0; i < 40; ++i) many += i > 0 ? ",[1]" : "[1]";
   many += "]";

@@ -93,9 +93,34 @@ Result<std::vector<int32_t>> ids_from(const json::value& value, std::string_view
   return ids;
 }
 
+namespace {
+
+// No fewer than the values and names of the document; of text that is not JSON, than those before its first fault.
+size_t count_values(std::string_view text) {
+  size_t count = 1;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') {
+      quoted = !quoted;
+    } else if (quoted) {
+      i += c == '\\';
+    } else {
+      count += c == ',' || c == ':' || c == '[' || c == '{';
+    }
+  }
+  return count;
+}
+
+}  // namespace
+
 Result<json::object> parse_object(std::string_view text) {
+  if (const size_t values = count_values(text); values > kJsonValuesMax) {
+    return error(ErrorCode::kInvalidArgument, "the body has {} JSON values; at most {} are allowed", values,
+                 kJsonValuesMax);
+  }
   json::parse_options options;
-  options.max_depth = 64;
+  options.max_depth = kJsonDepthMax;
   json::stream_parser parser(json::storage_ptr(), options);
   boost::system::error_code failed;
   const size_t read = parser.write_some(text.data(), text.size(), failed);

@@ -28,7 +28,13 @@ Result<std::vector<std::string>> strings_field(const boost::json::object& object
                                                size_t count_max);
 Result<std::vector<int32_t>> ids_from(const boost::json::value& value, std::string_view name);
 
-// A whole document that must be an object; says where it breaks.
+// Each value of a document takes some 24 bytes once it is parsed, and two of text suffice for one. Twice the longest
+// contexts, as a list of ids.
+inline constexpr size_t kJsonValuesMax = 2 << 20;
+inline constexpr size_t kJsonDepthMax = 64;
+
+// A whole document that must be an object; says where it breaks. At most kJsonValuesMax values (names count too),
+// kJsonDepthMax deep.
 Result<boost::json::object> parse_object(std::string_view text);
 
 // Appends `text` (valid UTF-8) as a JSON string with its quotes.

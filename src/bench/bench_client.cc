@@ -256,6 +256,7 @@ Status BenchRun::warm_up(const std::vector<BenchPrompt>& prompts) {
 
 void BenchRun::launch(const BenchPrompt& prompt, size_t index) {
   HttpCallRequest request = call("POST", target_of(kind_), body_of(prompt, prompt.output_len));
+  request.answer_bytes_max = std::nullopt;
   auto reader = std::make_shared<AnswerReader>(kind_, options_.stream, std::chrono::steady_clock::now(),
                                                static_cast<int>(prompt.ids.size()));
   HttpCallHandlers handlers;

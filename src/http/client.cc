@@ -60,6 +60,10 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
  private:
   [[nodiscard]] Status failure(const char* doing, boost::system::error_code why) const {
     if (cancelled_) return error(ErrorCode::kCancelled, "cancelled");
+    if (why == beast::http::error::body_limit) {
+      return error(ErrorCode::kResourceExhausted, "the answer of {} is over {} bytes", request_.url.authority(),
+                   request_.answer_bytes_max.value_or(0));
+    }
     const auto code = why == beast::error::timeout ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
     return error(code, "{} {}: {}", doing, request_.url.authority(), why.message());
   }
@@ -75,14 +79,20 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
     if (failed || cancelled_) co_return failure("connecting to", failed);
     stream_.socket().set_option(tcp::no_delay(true), failed);
 
-    std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n",
-                                   request_.method, request_.target, request_.url.authority(), request_.body.size());
+    const size_t shared_bytes = request_.shared_body ? request_.shared_body->size() : 0;
+    std::string head =
+        fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n", request_.method,
+                    request_.target, request_.url.authority(), shared_bytes + request_.body.size());
     for (const auto& [name, value] : request_.headers) head += fmt::format("{}: {}\r\n", name, value);
     head += "\r\n";
     stream_.expires_after(request_.idle_timeout);
-    const std::array<asio::const_buffer, 2> parts{asio::buffer(head), asio::buffer(request_.body)};
+    const std::array<asio::const_buffer, 3> parts{
+        asio::buffer(head), asio::const_buffer(shared_bytes > 0 ? request_.shared_body->data() : nullptr, shared_bytes),
+        asio::buffer(request_.body)};
     co_await asio::async_write(stream_, parts, asio::redirect_error(use_awaitable, failed));
     if (failed || cancelled_) co_return failure("writing to", failed);
+    request_.shared_body.reset();  // the answer may take long
+    std::string().swap(request_.body);
     co_return co_await read_answer();
   }
 
@@ -90,7 +100,11 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
     boost::system::error_code failed;
     beast::flat_buffer buffer;
     beast::http::response_parser<beast::http::buffer_body> parser;
-    parser.body_limit(boost::none);
+    if (request_.answer_bytes_max) {
+      parser.body_limit(*request_.answer_bytes_max);
+    } else {
+      parser.body_limit(boost::none);
+    }
     parser.header_limit(64 << 10);
     co_await beast::http::async_read_header(stream_, buffer, parser, asio::redirect_error(use_awaitable, failed));
     if (failed || cancelled_) co_return failure("reading from", failed);
@@ -116,7 +130,7 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
   asio::strand<asio::io_context::executor_type> strand_;
   beast::tcp_stream stream_;
   tcp::resolver resolver_;
-  const HttpCallRequest request_;
+  HttpCallRequest request_;
   HttpCallHandlers handlers_;
   bool cancelled_ = false;  // touched on the strand only
 };

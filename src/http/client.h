@@ -2,8 +2,10 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,9 +20,13 @@ struct HttpCallRequest {
   std::string method = "GET";
   std::string target = "/";  // path and query
   Headers headers;           // Host and Content-Length are added
+  // The body is both, one after the other: what several calls send is held once.
+  std::shared_ptr<const std::string> shared_body;
   std::string body;
   std::chrono::milliseconds connect_timeout{5000};
   std::chrono::milliseconds idle_timeout{3600 * 1000};  // without a byte from the server
+  // A longer answer ends the call with kResourceExhausted. No bound for streams, whose reader counts for itself.
+  std::optional<uint64_t> answer_bytes_max = 64u << 20;
 };
 
 // Callbacks run on a client thread, in order: head once, data any number of times, end once. After end nothing is
@@ -28,7 +34,8 @@ struct HttpCallRequest {
 struct HttpCallHandlers {
   std::function<void(int status, const Headers& headers)> on_head;
   std::function<void(std::string_view bytes)> on_data;
-  std::function<void(Status status)> on_end;  // kUnavailable: no connection or cut off; kDeadlineExceeded; kCancelled
+  std::function<void(Status status)> on_end;  // kUnavailable: no connection or cut off; kDeadlineExceeded;
+                                              // kCancelled; kResourceExhausted
 };
 
 class HttpCall {

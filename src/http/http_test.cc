@@ -341,6 +341,20 @@ TEST(Http, ADroppedWriterIsA500AndAPortInUseSaysSo) {
   EXPECT_NE(second.error().message.find(std::to_string(server->port())), std::string::npos);
 }
 
+// A body in two parts is one body, and an answer has a bound.
+TEST(Http, WhatAClientSendsAndTakes) {
+  auto server = serve(echo);
+  HttpClient client;
+  HttpCallRequest request = call_to(*server, "/x", "end");
+  request.shared_body = std::make_shared<const std::string>("begin ");
+  EXPECT_EQ(client.fetch(request)->body, "POST /x  begin end");
+  request.answer_bytes_max = 10;
+  const auto reply = client.fetch(request);
+  ASSERT_FALSE(reply.ok());
+  EXPECT_EQ(reply.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_NE(reply.error().message.find("over 10 bytes"), std::string::npos);
+}
+
 TEST(Http, ReportsAServerThatIsNotThere) {
   HttpClient client;
   HttpCallRequest request;

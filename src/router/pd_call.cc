@@ -13,8 +13,9 @@
 namespace baton {
 namespace {
 
-namespace json = boost::json;
 using Event = RouterMetrics::Event;
+
+constexpr size_t kHeldBytesMax = 16u << 20;  // of a stream's answer, waiting for the end of an event
 
 bool worth_retrying(int status) {
   return status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
@@ -24,13 +25,13 @@ bool worth_retrying(int status) {
 // (writer->post) orders them, so that members need no lock.
 class PdCall : public std::enable_shared_from_this<PdCall> {
  public:
-  PdCall(const PdCallContext& context, Exchange x, json::object body)
+  PdCall(const PdCallContext& context, Exchange x, RequestTraits traits, std::string common_body)
       : context_(context),
         request_(std::move(x.request)),
-        body_(std::move(body)),
+        body_(std::make_shared<const std::string>(std::move(common_body))),
         writer_(std::move(x.writer)),
         echo_(std::move(x.headers)),
-        traits_(inspect_request(request_.path, body_)),
+        traits_(traits),
         arrival_(context_.clock.now()),
         deadline_(context.request_timeout > Duration(0) ? arrival_ + context.request_timeout : OpenCalls::kNoDeadline) {
   }
@@ -70,7 +71,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     std::vector<AttemptId> rooms;
     for (size_t i = 0; i < traits_.sequences; ++i) rooms.push_back(draw_attempt());
     room_ = rooms.front();
-    const std::string body = pair_body(body_, traits_, pair_->prefill.url.host, pair_->prefill.bootstrap_port, rooms);
+    const std::string body_end =
+        pair_body_end(*body_, traits_, pair_->prefill.url.host, pair_->prefill.bootstrap_port, rooms);
     prefill_ = {};
     decode_ = {};
     prefill_.worker = pair_->prefill_id;
@@ -83,18 +85,21 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
                                         if (attempt == self->attempt_ && !self->over_) self->on_lost(worker, why);
                                       });
                                     });
-    prefill_.call = post(pair_->prefill.url, body, &PdCall::prefill_);
-    decode_.call = post(pair_->decode.url, body, &PdCall::decode_);
+    prefill_.call = post(pair_->prefill.url, body_end, &PdCall::prefill_);
+    decode_.call = post(pair_->decode.url, body_end, &PdCall::decode_);
     sent_ = context_.clock.now();
     return {};
   }
 
-  std::shared_ptr<HttpCall> post(const Url& url, const std::string& body, Leg PdCall::*leg) {
+  std::shared_ptr<HttpCall> post(const Url& url, const std::string& body_end, Leg PdCall::*leg) {
     HttpCallRequest call;
     call.url = url;
     call.method = "POST";
     call.target = url.path + request_.path;
-    call.body = body;
+    call.shared_body = body_;
+    call.body = body_end;
+    // What a stream holds back is counted as it comes: its answer as a whole may be long.
+    if (traits_.stream) call.answer_bytes_max = std::nullopt;
     call.headers = {{"Content-Type", "application/json"}};
     // Only what workers need of the client's headers goes on; the rest stays at the edge.
     for (const char* name : {"authorization", "x-request-id", "traceparent"}) {
@@ -131,6 +136,9 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void on_data(Leg& leg, const std::string& data) {
     leg.body += data;
     if (&leg == &decode_) progress();
+    if (!traits_.stream || over_ || leg.body.size() <= kHeldBytesMax) return;
+    if (leg.call) leg.call->cancel();
+    on_end(leg, error(ErrorCode::kResourceExhausted, "an event of its answer is over {} bytes", kHeldBytesMax));
   }
 
   void on_end(Leg& leg, const Status& status) {
@@ -171,6 +179,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       if (decode_.status != 200 || (traits_.merge_logprobs && !merger_)) return;
       open_ = true;
       if (traits_.stream) {
+        drop_body();  // no other try
         context_.metrics.on_answer(sent_ - arrival_);
         writer_->start(200, answer_headers());
       }
@@ -261,6 +270,11 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     finish(blame);
   }
 
+  void drop_body() {
+    body_.reset();
+    request_.drop_body();
+  }
+
   void refuse(int status, const std::string& message) {
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_));
@@ -283,11 +297,12 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     if (over_) return;
     over_ = true;
     release(blame);
+    drop_body();
   }
 
   const PdCallContext context_;
-  const HttpRequest request_;
-  const json::object body_;
+  HttpRequest request_;
+  std::shared_ptr<const std::string> body_;  // common_body(), until there can be no other try
   const std::shared_ptr<ResponseWriter> writer_;
   const Headers echo_;
   const RequestTraits traits_;
@@ -313,8 +328,11 @@ void start_pd_call(PdCallContext context, Exchange x) {
     x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
     return x.refuse(body.error());
   }
-  std::string().swap(x.request.body);  // the parsed one is kept
-  std::make_shared<PdCall>(context, std::move(x), std::move(*body))->run();
+  std::string().swap(x.request.body);  // its share stays taken: the parsed one is kept
+  const RequestTraits traits = inspect_request(x.request.path, *body);
+  const auto writer = x.writer;
+  const auto call = std::make_shared<PdCall>(context, std::move(x), traits, common_body(std::move(*body)));
+  writer->post([call] { call->run(); });
 }
 
 }  // namespace baton

@@ -25,7 +25,7 @@ struct PdCallContext {
 
 // Posts the request to a prefill and a decode instance at once and answers with decode's stream. Every answer carries
 // the verdict header "x-baton-verdict". A client that leaves cancels both legs. A worker that is lost meanwhile ends
-// its leg at once. The context outlives the call.
+// its leg at once. The context outlives the call. Takes as long as reading the body does: not for I/O threads.
 void start_pd_call(PdCallContext context, Exchange x);
 
 }  // namespace baton

@@ -127,6 +127,34 @@ TEST(PdCall, BothLegsGetTheSameBodyAndDecodeAnswers) {
   pair.expect_idle();
 }
 
+TEST(PdCall, ALargeBodyArrivesWhole) {
+  Pair pair(kHandsOver, answers("{}"));
+  const std::string text(12 << 20, 'x');
+  EXPECT_EQ(pair.ask("{\"text\":\"" + text + "\"}").status, 200);
+  ASSERT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
+  EXPECT_EQ(pair.prefill.asked()[0].body, pair.decode.asked()[0].body);
+  EXPECT_EQ(json::parse(pair.decode.asked()[0].body).at("text").as_string(), std::string_view(text));
+  pair.expect_idle();
+}
+
+// Neither an answer nor an event of a stream may fill the router's memory.
+TEST(PdCall, AnAnswerWithoutEndIsCutOff) {
+  const auto endless = [](const char* type) {
+    return [type](const Exchange& x) {
+      x.writer->start(200, {{"Content-Type", type}});
+      for (int i = 0; i < 70 && !x.writer->client_left(); ++i) x.writer->write(std::string(1 << 20, 'x'));
+    };
+  };
+  for (const bool stream : {false, true}) {
+    Pair pair(kHandsOver, endless(stream ? "text/event-stream" : "application/json"));
+    const HttpReply reply = pair.ask(fmt::format(R"({{"text":"a","stream":{}}})", stream));
+    EXPECT_EQ(reply.status, stream ? 200 : 502);
+    EXPECT_THAT(reply.body, HasSubstr(stream ? "over 16777216 bytes" : "over 67108864 bytes"));
+    EXPECT_EQ(reply.body.ends_with("data: [DONE]\n\n"), stream);
+    pair.expect_idle();
+  }
+}
+
 TEST(PdCall, DecodesEventsArriveAsTheyAre) {
   const std::vector<std::string> events = {"data: {\"a\":1}\n\n", "data: {\"a\":2}\n\n", "data: [DONE]\n\n"};
   Pair pair(kHandsOver, streams(events));

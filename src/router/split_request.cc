@@ -81,9 +81,17 @@ RequestTraits inspect_request(std::string_view path, const json::object& body) {
   return traits;
 }
 
-std::string pair_body(json::object body, const RequestTraits& traits, std::string_view host, int port,
-                      const std::vector<AttemptId>& rooms) {
+std::string common_body(json::object body) {
+  for (const char* field : {"bootstrap_host", "bootstrap_port", "bootstrap_room"}) body.erase(field);
+  std::string text = json::serialize(body);
+  text.pop_back();
+  return text;
+}
+
+std::string pair_body_end(std::string_view common, const RequestTraits& traits, std::string_view host, int port,
+                          const std::vector<AttemptId>& rooms) {
   const auto room = [](AttemptId id) { return json::value(static_cast<int64_t>(id.value())); };
+  json::object fields;
   if (traits.batch) {
     json::array hosts, ports, list;
     for (const AttemptId id : rooms) {
@@ -91,15 +99,15 @@ std::string pair_body(json::object body, const RequestTraits& traits, std::strin
       ports.emplace_back(port);
       list.push_back(room(id));
     }
-    body["bootstrap_host"] = std::move(hosts);
-    body["bootstrap_port"] = std::move(ports);
-    body["bootstrap_room"] = std::move(list);
+    fields["bootstrap_host"] = std::move(hosts);
+    fields["bootstrap_port"] = std::move(ports);
+    fields["bootstrap_room"] = std::move(list);
   } else {
-    body["bootstrap_host"] = host;
-    body["bootstrap_port"] = port;
-    body["bootstrap_room"] = room(rooms.front());
+    fields["bootstrap_host"] = host;
+    fields["bootstrap_port"] = port;
+    fields["bootstrap_room"] = room(rooms.front());
   }
-  return json::serialize(body);
+  return (common == "{" ? "" : ",") + json::serialize(fields).substr(1);
 }
 
 LogprobMerger::LogprobMerger(std::string_view path, std::string_view prefill_body) : generate_(path == "/generate") {

@@ -25,10 +25,12 @@ struct RequestTraits {
 // `path`: "/generate", "/v1/completions" or "/v1/chat/completions".
 RequestTraits inspect_request(std::string_view path, const boost::json::object& body);
 
-// Sets bootstrap_host, bootstrap_port and bootstrap_room; whatever the client put there is overwritten, because peers
-// come from the control plane and never from clients.
-std::string pair_body(boost::json::object body, const RequestTraits& traits, std::string_view host, int port,
-                      const std::vector<AttemptId>& rooms);
+// The body as text, without its last brace and without bootstrap_host, bootstrap_port and bootstrap_room, whatever the
+// client put there: peers come from the control plane and never from clients.
+std::string common_body(boost::json::object body);
+// What makes a try's body of the common one: the three fields and the brace.
+std::string pair_body_end(std::string_view common, const RequestTraits& traits, std::string_view host, int port,
+                          const std::vector<AttemptId>& rooms);
 
 // Puts the prompt's logprobs, which only prefill knows, in front of decode's.
 class LogprobMerger {

@@ -46,16 +46,20 @@ TEST(SplitRequest, CountsTheSequencesOfEveryForm) {
 }
 
 TEST(SplitRequest, TheMeetingPointIsTheRouters) {
-  const auto one = object(pair_body(object(R"({"text":"a","bootstrap_host":"evil","bootstrap_room":1})"), {},
-                                    "10.0.0.1", 8998, {AttemptId(42)}));
-  EXPECT_EQ(one, object(R"({"text":"a","bootstrap_host":"10.0.0.1","bootstrap_port":8998,"bootstrap_room":42})"));
+  const auto paired = [](const char* body, const RequestTraits& traits, const char* host, int port,
+                         const std::vector<AttemptId>& rooms) {
+    const std::string common = common_body(object(body));
+    return object(common + pair_body_end(common, traits, host, port, rooms));
+  };
+  EXPECT_EQ(paired(R"({"text":"a","bootstrap_host":"evil","bootstrap_room":1})", {}, "10.0.0.1", 8998, {AttemptId(42)}),
+            object(R"({"text":"a","bootstrap_host":"10.0.0.1","bootstrap_port":8998,"bootstrap_room":42})"));
+  EXPECT_EQ(paired(R"({"bootstrap_port":1})", {}, "h", 2, {AttemptId(3)}),
+            object(R"({"bootstrap_host":"h","bootstrap_port":2,"bootstrap_room":3})"));
   RequestTraits batch;
   batch.sequences = 2;
   batch.batch = true;
-  const auto two = object(
-      pair_body(object(R"({"text":["a","b"]})"), batch, "h", 1, {AttemptId(4), AttemptId(9223372036854775807U)}));
   EXPECT_EQ(
-      two,
+      paired(R"({"text":["a","b"]})", batch, "h", 1, {AttemptId(4), AttemptId(9223372036854775807U)}),
       object(
           R"({"text":["a","b"],"bootstrap_host":["h","h"],"bootstrap_port":[1,1],"bootstrap_room":[4,9223372036854775807]})"));
 }

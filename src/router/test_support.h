@@ -21,7 +21,10 @@ class PlayedWorker {
  public:
   using Play = std::function<void(const Exchange& x)>;
   explicit PlayedWorker(Play play) : play_(std::move(play)) {
-    server_ = HttpServer::start({}, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+    HttpServerOptions options;
+    options.body_bytes_max = 32 << 20;
+    options.unread_bytes_max = 256 << 20;
+    server_ = HttpServer::start(options, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
                 handle(Exchange(std::move(request), std::move(writer)));
               }).value();
   }

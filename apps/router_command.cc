@@ -19,6 +19,7 @@ struct Flags {
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
               log_name;
   int port = 8000, report_fd = -1, threads = 2;
+  size_t max_body_bytes = HttpServerOptions().body_bytes_max;
   double wait_ready_s = 60, request_timeout_s = 1800, health_interval_s = 1, health_timeout_s = 10,
          drain_timeout_s = 30;
   ForeignFlags foreign;
@@ -72,6 +73,7 @@ int run_router(const CLI::App& app, const Flags& flags) {
   options.http.host = flags.host;
   options.http.port = flags.port;
   options.http.threads = flags.threads;
+  options.http.body_bytes_max = flags.max_body_bytes;
   options.request_timeout = from_seconds(flags.request_timeout_s);
   options.health_interval = from_seconds(flags.health_interval_s);
   options.health_timeout = from_seconds(flags.health_timeout_s);
@@ -128,6 +130,8 @@ Command add_router(CLI::App& parent) {
   add_drain_timeout(*app, flags->drain_timeout_s);
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
   app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));
+  app->add_option("--max-body-bytes,--max-payload-size", flags->max_body_bytes, "Of a request's body; more gets 413")
+      ->transform(number_from(1 << 10, 1 << 30));
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error");
   app->add_option("--log-name", flags->log_name, "A name in every log line");
   app->add_option("--wait-ready", flags->wait_ready_s, "Seconds to wait for a first pair")

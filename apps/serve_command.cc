@@ -109,7 +109,7 @@ class Serve {
       : flags_(flags),
         signals_(signals),
         report_(flags.report_fd),
-        api_({flags.api_key, BATON_VERSION, args_json(flags)}) {}
+        api_({flags.api_key, BATON_VERSION, args_json(flags), is_loopback(flags.host), flags.text_threads}) {}
 
   // Everything up to the first request; false in `failure_` says why not.
   std::optional<StageFailure> start() {
@@ -117,6 +117,10 @@ class Serve {
     http.host = flags_.host;
     http.port = flags_.port;
     http.threads = flags_.http_threads;
+    // A router in front takes as much, and adds what the two instances need.
+    constexpr size_t kRouterFieldsBytes = 1 << 20;
+    http.body_bytes_max = flags_.max_body_bytes + (flags_.disaggregation_mode == "null" ? 0 : kRouterFieldsBytes);
+    http.check_head = [this](const HttpRequest& head) { return api_.check_head(head); };
     auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
       api_.handle(std::move(request), std::move(writer));
     });
@@ -175,6 +179,7 @@ class Serve {
 
   ~Serve() {
     if (server_) server_->stop();
+    api_.stop();
     engine_.reset();  // lets go of its clients' writers before the server goes
   }
 

@@ -54,8 +54,11 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_flag("--skip-tokenizer-init", f.skip_tokenizer_init, "Serve token ids only");
   app.add_option("--host", f.host, "Address to listen on (loopback unless told otherwise)");
   app.add_option("--port", f.port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));
-  app.add_option("--http-threads", f.http_threads, "Threads that do HTTP, JSON and tokenizing")
-      ->transform(number_from(1, 64));
+  app.add_option("--http-threads", f.http_threads, "Threads that serve HTTP")->transform(number_from(1, 64));
+  app.add_option("--text-threads", f.text_threads, "Threads that read JSON, render templates and tokenize")
+      ->transform(number_from(2, 64));
+  app.add_option("--max-body-bytes", f.max_body_bytes, "Of a request's body; more gets 413")
+      ->transform(number_from(1 << 10, 1 << 30));
   app.add_option("--api-key", f.api_key, "Key that clients must send as a Bearer token");
   app.add_option("--log-level", f.log_level, "debug, info, warning or error");
   app.add_option("--log-name", f.log_name, "A name in every log line");

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "command_line.h"
+#include "http/server.h"
 #include "layout/layout.h"
 
 namespace baton {
@@ -15,7 +16,8 @@ struct ServeFlags {
   bool skip_tokenizer_init = false;
   std::string host = "127.0.0.1";
   int port = 30000;
-  int http_threads = 2;
+  int http_threads = 2, text_threads = 2;
+  size_t max_body_bytes = HttpServerOptions().body_bytes_max;
   std::string api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
   int report_fd = -1;
 

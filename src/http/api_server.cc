@@ -15,7 +15,7 @@ constexpr const char* kDraining = "the server is shutting down: it finishes what
 }  // namespace
 
 const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
-  constexpr bool kOpen = true;
+  constexpr bool kOpen = true, kKeyed = false, kChanges = true;
   using S = ApiServer;
   static const std::vector<Route<Handler>> routes = {
       {"GET", "/health", &S::health, kOpen},
@@ -25,7 +25,7 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"GET", "/metrics", &S::metrics, kOpen},
       {"GET", "/prometheus/metrics", &S::metrics, kOpen},
       {"GET", "/version", &S::version, kOpen},
-      {"GET", "/health_generate", &S::health_generate},
+      {"GET", "/health_generate", &S::health_generate, kKeyed, kChanges},
       {"POST", "/health_generate", &S::health_generate},
       {"POST", "/generate", &S::generate},
       {"PUT", "/generate", &S::generate},
@@ -45,7 +45,7 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"POST", "/v1/detokenize", &S::detokenize},
       {"GET", "/tokenizer_info", &S::tokenizer_info},
       {"POST", "/flush_cache", &S::flush_cache},
-      {"GET", "/flush_cache", &S::flush_cache},
+      {"GET", "/flush_cache", &S::flush_cache, kKeyed, kChanges},
       {"POST", "/abort_request", &S::abort_request},
       {"POST", "/pair", &S::pair},
       {"GET", "/plan", &S::plan},
@@ -58,7 +58,8 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
 
 std::vector<std::string> ApiServer::routes() { return route_names(table()); }
 
-ApiServer::ApiServer(Options options) : options_(std::move(options)) {}
+ApiServer::ApiServer(Options options)
+    : options_(std::move(options)), access_{options_.api_key, options_.loopback}, pool_(options_.text_threads) {}
 ApiServer::~ApiServer() = default;
 
 void ApiServer::set_progress(LoadProgress progress) {
@@ -73,24 +74,44 @@ void ApiServer::set_ready(Engine& engine, const ModelText& model, Metrics& metri
 
 void ApiServer::set_draining() { draining_.store(true); }
 
-void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-  Call x(std::move(request), std::move(writer));
-  const Route<Handler>* found = find_route(table(), x, options_.api_key);
-  if (found == nullptr) return;
-  const Ready* ready = ready_.load();
-  if (ready != nullptr) x.ready = *ready;
-  const bool needs_engine = found->handler != &ApiServer::health && found->handler != &ApiServer::version &&
-                            found->handler != &ApiServer::readiness;
-  if (needs_engine && ready == nullptr) {
+void ApiServer::stop() {
+  stopping_text_.request_stop();
+  pool_.stop();
+}
+
+Admission<ApiServer::Handler> ApiServer::admission(const HttpRequest& head) const {
+  auto found = admit(table(), head, access_);
+  if (found.refusal) return found;
+  const Handler handler = found.route->handler;
+  const bool needs_engine =
+      handler != &ApiServer::health && handler != &ApiServer::version && handler != &ApiServer::readiness;
+  if (needs_engine && ready_.load() == nullptr) {
     std::lock_guard lock(mutex_);
-    return x.refuse(
-        503, fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done, progress_.total));
+    return {nullptr, refusal_of(head, 503,
+                                fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done,
+                                            progress_.total))};
   }
-  const auto is_work = [&](Handler h) { return found->handler == h; };
-  if (draining_ && (is_work(&ApiServer::generate) || is_work(&ApiServer::completions) || is_work(&ApiServer::chat) ||
-                    is_work(&ApiServer::health_generate) || is_work(&ApiServer::pair)))
-    return x.refuse(503, kDraining);
-  (this->*found->handler)(x);
+  const bool is_work = handler == &ApiServer::generate || handler == &ApiServer::completions ||
+                       handler == &ApiServer::chat || handler == &ApiServer::health_generate ||
+                       handler == &ApiServer::pair;
+  if (draining_ && is_work) return {nullptr, refusal_of(head, 503, kDraining)};
+  return found;
+}
+
+std::optional<HttpRefusal> ApiServer::check_head(const HttpRequest& head) const { return admission(head).refusal; }
+
+void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+  const auto x = std::make_shared<Call>(std::move(request), std::move(writer));
+  const auto [route, refusal] = admission(x->request);
+  if (refusal) return x->refuse(*refusal);
+  if (const Ready* ready = ready_.load()) x->ready = *ready;
+  const size_t bytes = x->request.body.size();
+  if (bytes == 0) return (this->*route->handler)(*x);
+  // What a client put into a body may take long to read, and I/O threads have others to serve meanwhile.
+  const bool queued = pool_.submit(bytes, [this, x, handler = route->handler] {
+    if (!x->writer->client_left()) (this->*handler)(*x);
+  });
+  if (!queued) x->refuse(503, "too many requests wait to be read; try again");
 }
 
 void ApiServer::health(Call& x) {
@@ -209,18 +230,31 @@ void ApiServer::load(Call& x) {
 }
 
 void ApiServer::run(Call& x, ApiKind kind) {
-  auto parsed = parse_api_request(kind, x.request.body, *x.ready.model, x.ready.engine->info().role);
+  auto body = parse_object(x.request.body);
+  std::string().swap(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto parsed = parse_api_request(kind, std::move(*body), *x.ready.model, x.ready.engine->info().role,
+                                  stopping_text_.get_token());
   if (!parsed) return x.refuse(parsed.error());
+  x.request.drop_body();
   if (log_requests_) {
     log_info("{} {}: {} sequences, the first with {} prompt tokens and at most {} new ones", x.request.path, parsed->id,
              parsed->choices.size(), parsed->choices.front().engine.prompt.size(),
              parsed->choices.front().engine.sampling.max_new_tokens);
   }
-  start_generation(std::move(*parsed), *x.ready.model, *x.ready.engine, *x.ready.metrics, x.writer, x.headers);
+  // From here on the call lives on its connection's strand.
+  const auto request = std::make_shared<ApiRequest>(std::move(*parsed));
+  x.writer->post([request, ready = x.ready, writer = x.writer, headers = x.headers] {
+    start_generation(std::move(*request), *ready.model, *ready.engine, *ready.metrics, writer, headers);
+  });
 }
 void ApiServer::generate(Call& x) { run(x, ApiKind::kGenerate); }
 void ApiServer::completions(Call& x) { run(x, ApiKind::kCompletion); }
 void ApiServer::chat(Call& x) { run(x, ApiKind::kChat); }
+
+// Of one answer of /tokenize, unless the context is longer, and of one request of /detokenize.
+constexpr size_t kTokensMax = 1 << 20;
+constexpr size_t kDetokenizedBytesMax = 16 << 20;
 
 // {"prompt": text, "add_special_tokens": true} -> {"tokens": [...], "count", "max_model_len"}; "text" for "prompt" too.
 void ApiServer::tokenize(Call& x) {
@@ -233,11 +267,13 @@ void ApiServer::tokenize(Call& x) {
   if (!model.tokenizer) return x.refuse(501, "this server has no tokenizer");
   auto special = bool_field(*body, "add_special_tokens");
   if (!special) return x.refuse(special.error());
-  const auto ids = model.tokenizer->encode(prompt->as_string(), special->value_or(true));
+  EncodeLimits limits;
+  limits.stop = stopping_text_.get_token();
+  limits.tokens_max = std::max<size_t>(kTokensMax, static_cast<size_t>(model.context_length));
+  const auto ids = model.tokenizer->encode(prompt->as_string(), special->value_or(true), limits);
   if (!ids) return x.refuse(ids.error());
-  std::string list;
-  for (const int32_t id : *ids) list += fmt::format("{}{}", list.empty() ? "" : ",", id);
-  x.reply(fmt::format("{{\"tokens\":[{}],\"count\":{},\"max_model_len\":{}}}", list, ids->size(), model.context_length));
+  x.reply(fmt::format("{{\"tokens\":[{}],\"count\":{},\"max_model_len\":{}}}", fmt::join(*ids, ","), ids->size(),
+                      model.context_length));
 }
 
 void ApiServer::detokenize(Call& x) {
@@ -248,10 +284,18 @@ void ApiServer::detokenize(Call& x) {
   if (tokens == nullptr) return x.refuse(400, "tokens: missing");
   auto ids = ids_from(*tokens, "tokens");
   if (!ids) return x.refuse(ids.error());
+  if (ids->size() > kTokensMax)
+    return x.refuse(400, fmt::format("tokens: {} of them; at most {} at a time", ids->size(), kTokensMax));
   if (!model.tokenizer) return x.refuse(501, "this server has no tokenizer");
+  size_t bytes = 0;
   for (const int32_t id : *ids) {
     if (id >= model.vocab)
       return x.refuse(400, fmt::format("tokens: {} is not below the vocabulary's size {}", id, model.vocab));
+    bytes += model.tokenizer->token_bytes(id).size();
+  }
+  if (bytes > kDetokenizedBytesMax) {
+    return x.refuse(400, fmt::format("tokens: {} of them stand for {} bytes of text; at most {} at a time", ids->size(),
+                                     bytes, kDetokenizedBytesMax));
   }
   const std::string text = model.tokenizer->decode(*ids, false);
   x.reply(fmt::format("{{\"prompt\":{0},\"text\":{0}}}", json_string(text)));

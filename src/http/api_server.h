@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "http/api_request.h"
 #include "http/metrics.h"
 #include "http/routes.h"
+#include "http/work_pool.h"
 
 namespace baton {
 
@@ -29,6 +31,9 @@ class ApiServer {
     std::string api_key;  // empty: open
     std::string version;
     std::string server_args_json = "{}";  // an object, merged into /get_server_info
+    bool loopback = false;                // the server listens on loopback alone
+    // Threads that read bodies: JSON, templates, tokenizing. 0: handle() does so itself.
+    int text_threads = 0;
   };
   explicit ApiServer(Options options);
   ~ApiServer();
@@ -40,8 +45,13 @@ class ApiServer {
   // it is gets an answer.
   void set_draining();
 
-  // The handler for an HttpServer.
+  // Lets go of every request whose body is being read or waits for that. After the HttpServer's stop() and before the
+  // engine goes; what comes later gets 503.
+  void stop();
+
+  // The handler for an HttpServer, and its check of heads.
   void handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer);
+  [[nodiscard]] std::optional<HttpRefusal> check_head(const HttpRequest& head) const;
 
   // Every route as "METHOD PATH"; compatibility.inc is held against it.
   [[nodiscard]] static std::vector<std::string> routes();
@@ -58,6 +68,8 @@ class ApiServer {
   };
   using Handler = void (ApiServer::*)(Call&);
   static const std::vector<Route<Handler>>& table();
+  // The route of a request that is welcome now.
+  [[nodiscard]] Admission<Handler> admission(const HttpRequest& head) const;
 
   void health(Call& x);
   void health_generate(Call& x);
@@ -84,6 +96,7 @@ class ApiServer {
   void run(Call& x, ApiKind kind);
 
   const Options options_;
+  const Access access_;
   mutable std::mutex mutex_;  // of progress_ and profile_
   LoadProgress progress_;
   struct Profile {
@@ -95,6 +108,8 @@ class ApiServer {
   std::atomic<bool> draining_{false};
   std::atomic<Ready*> ready_{nullptr};
   std::unique_ptr<Ready> ready_storage_;
+  std::stop_source stopping_text_;
+  WorkPool pool_;  // goes first: its work uses the rest
 };
 
 }  // namespace baton

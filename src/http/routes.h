@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,43 +23,62 @@ struct Exchange {
   void reply_text(const char* content_type, std::string text) const;
   void refuse(int status, const std::string& message) const;
   void refuse(const Error& failure) const;
+  void refuse(const HttpRefusal& refusal) const;
 
   HttpRequest request;
   std::shared_ptr<ResponseWriter> writer;
   Headers headers;  // go with every answer: x-request-id, if the client sent one
 };
 
+// Who may use a server.
+struct Access {
+  std::string api_key;    // empty: everybody who can connect
+  bool loopback = false;  // the server listens on loopback alone
+};
+// Of the address that a server listens on.
+[[nodiscard]] bool is_loopback(std::string_view host);
+
 template <typename Handler>
 struct Route {
   const char* method;
   const char* path;  // one that ends in '*' takes every path that begins so
   Handler handler;
-  bool open = false;  // served without the API key
+  bool open = false;     // served without the API key
+  bool changes = false;  // a GET that does something
 };
 
 enum class RouteMatch { kNone, kPathOnly, kFull };
 [[nodiscard]] RouteMatch match_route(std::string_view method, std::string_view path, const HttpRequest& request);
 // True without a key, and when the request has it as "Authorization: Bearer KEY".
 [[nodiscard]] bool authorized(const HttpRequest& request, const std::string& api_key);
+// With the x-request-id, as every answer has it.
+[[nodiscard]] HttpRefusal refusal_of(const HttpRequest& request, int status, std::string message);
 // 404; 405 when the path is there for another method; 501 for those that clients of other servers know.
-void refuse_unrouted(const Exchange& x, bool path_known);
-void refuse_unauthorized(const Exchange& x);
+[[nodiscard]] HttpRefusal unrouted(const HttpRequest& request, bool path_known);
+// 401 without the key that is needed. 403 for what a browser sends on behalf of a page that has no business here:
+// from another site, unless it is declared as JSON, which browsers do only after asking the server; or to a keyless
+// server on loopback by a name that others can give to this machine (DNS rebinding).
+[[nodiscard]] std::optional<HttpRefusal> access_refusal(const HttpRequest& request, const Access& access, bool open,
+                                                        bool changes);
 
-// The route that takes the request. nullptr: none does, or the key is missing or wrong, and that was answered here.
+// Where a request goes, or why it goes nowhere. Asks for its head only.
 template <typename Handler>
-const Route<Handler>* find_route(const std::vector<Route<Handler>>& table, const Exchange& x,
-                                 const std::string& api_key) {
+struct Admission {
+  const Route<Handler>* route = nullptr;
+  std::optional<HttpRefusal> refusal;  // exactly when there is no route
+};
+
+template <typename Handler>
+Admission<Handler> admit(const std::vector<Route<Handler>>& table, const HttpRequest& request, const Access& access) {
   bool path_known = false;
   for (const Route<Handler>& route : table) {
-    const RouteMatch match = match_route(route.method, route.path, x.request);
+    const RouteMatch match = match_route(route.method, route.path, request);
     path_known = path_known || match != RouteMatch::kNone;
     if (match != RouteMatch::kFull) continue;
-    if (route.open || authorized(x.request, api_key)) return &route;
-    refuse_unauthorized(x);
-    return nullptr;
+    auto refusal = access_refusal(request, access, route.open, route.changes);
+    return {refusal ? nullptr : &route, std::move(refusal)};
   }
-  refuse_unrouted(x, path_known);
-  return nullptr;
+  return {nullptr, unrouted(request, path_known)};
 }
 
 // "METHOD PATH" of every route.

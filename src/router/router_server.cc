@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "http/json.h"
 #include "http/routes.h"
+#include "http/work_pool.h"
 #include "router/fan_out.h"
 #include "router/pd_call.h"
 #include "router/worker_probe.h"
@@ -78,20 +79,24 @@ class Router::Impl {
  public:
   explicit Impl(RouterOptions options)
       : options_(std::move(options)),
+        access_{options_.api_key, is_loopback(options_.http.host)},
         registry_({.silence_max = options_.health_timeout},
                   PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
-        client_(1) {}
+        client_(1),
+        pool_(kTextThreads) {}
 
   ~Impl() {
     probe_.reset();
     if (server_) server_->stop();
+    pool_.stop();
   }
 
   Status start() {
     for (const WorkerAddress& worker : options_.workers) BATON_TRY(registry_.add(worker));
-    auto server = HttpServer::start(options_.http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-      Exchange x(std::move(request), std::move(writer));
-      if (const auto* route = find_route(table(), x, options_.api_key)) (this->*route->handler)(std::move(x));
+    HttpServerOptions http = options_.http;
+    http.check_head = [this](const HttpRequest& head) { return admit(table(), head, access_).refusal; };
+    auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
+      handle(std::make_shared<Exchange>(std::move(request), std::move(writer)));
     });
     if (!server) return server.error();
     server_ = std::move(*server);
@@ -114,7 +119,7 @@ class Router::Impl {
 
   using Handler = void (Impl::*)(Exchange);
   static const std::vector<Route<Handler>>& table() {
-    constexpr bool kOpen = true;
+    constexpr bool kOpen = true, kKeyed = false, kChanges = true;
     using I = Impl;
     static const std::vector<Route<Handler>> routes = {
         {"POST", "/generate", &I::pd},
@@ -125,9 +130,9 @@ class Router::Impl {
         {"GET", "/ping", &I::health, kOpen},
         {"GET", "/liveness", &I::health, kOpen},
         {"GET", "/readiness", &I::health, kOpen},
-        {"GET", "/health_generate", &I::every_worker},
+        {"GET", "/health_generate", &I::every_worker, kKeyed, kChanges},
         {"POST", "/health_generate", &I::every_worker},
-        {"GET", "/flush_cache", &I::every_worker},
+        {"GET", "/flush_cache", &I::every_worker, kKeyed, kChanges},
         {"POST", "/flush_cache", &I::every_worker},
         {"POST", "/abort_request", &I::abort_request},
         {"GET", "/get_server_info", &I::server_info},
@@ -159,6 +164,18 @@ class Router::Impl {
   }
 
  private:
+  void handle(const std::shared_ptr<Exchange>& x) {
+    const auto [route, refusal] = admit(table(), x->request, access_);
+    if (refusal) return x->refuse(*refusal);
+    const size_t bytes = x->request.body.size();
+    if (bytes == 0) return (this->*route->handler)(std::move(*x));
+    // What a client put into a body may take long to read, and I/O threads have streams to pass on meanwhile.
+    const bool queued = pool_.submit(bytes, [this, x, handler = route->handler] {
+      if (!x->writer->client_left()) (this->*handler)(std::move(*x));
+    });
+    if (!queued) x->refuse(503, "too many requests wait to be read; try again");
+  }
+
   void pd(Exchange x) {
     if (draining_) return x.refuse(503, kDraining);
     start_pd_call({registry_, calls_, client_, clock_, metrics_, options_.request_timeout}, std::move(x));
@@ -302,7 +319,9 @@ class Router::Impl {
     x.reply("{\"success\":true}");
   }
 
+  static constexpr int kTextThreads = 2;
   const RouterOptions options_;
+  const Access access_;
   SteadyClock clock_;
   RouterMetrics metrics_;
   WorkerRegistry registry_;
@@ -310,6 +329,7 @@ class Router::Impl {
   OpenCalls calls_;
   std::unique_ptr<HttpServer> server_;
   HttpClient client_;  // destroyed before the server: its calls end and let go of their writers
+  WorkPool pool_;
   std::unique_ptr<WorkerProbe> probe_;
 };
 

@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "http/raw_client.h"
 #include "router/test_support.h"
 
 namespace baton {
@@ -77,6 +78,19 @@ TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
     if (row.tier != 'C') continue;
     EXPECT_EQ(json::parse(reply.body).at_pointer("/error/code"), 501) << row.path;
   }
+}
+
+// What the head decides is said before the body is sent.
+TEST(Router, TheHeadDecidesBeforeTheBody) {
+  Running running("secret");
+  const auto answer = [&](const char* head) {
+    RawClient client(running.router->port());
+    client.say(fmt::format("{}\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n", head));
+    return client.hear("}}").substr(9, 3);
+  };
+  EXPECT_EQ(answer("POST /generate HTTP/1.1"), "401");
+  EXPECT_EQ(answer("POST /nowhere HTTP/1.1"), "404");
+  EXPECT_EQ(answer("POST /generate HTTP/1.1\r\nAuthorization: Bearer secret\r\nOrigin: http://x"), "403");
 }
 
 TEST(Router, WorkersJoinAndLeave) {

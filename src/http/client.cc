@@ -1,5 +1,8 @@
 #include "http/client.h"
 
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <atomic>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -78,6 +81,7 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
     co_await stream_.async_connect(endpoints, asio::redirect_error(use_awaitable, failed));
     if (failed || cancelled_) co_return failure("connecting to", failed);
     stream_.socket().set_option(tcp::no_delay(true), failed);
+    watch_host();
 
     const size_t shared_bytes = request_.shared_body ? request_.shared_body->size() : 0;
     std::string head =
@@ -94,6 +98,16 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
     request_.shared_body.reset();  // the answer may take long
     std::string().swap(request_.body);
     co_return co_await read_answer();
+  }
+
+  // A host that is gone ends the call within half a minute, and one that came back without the connection at the first
+  // question. (A process that is stopped does not: its kernel answers.)
+  void watch_host() {
+    boost::system::error_code ignored;
+    stream_.socket().set_option(asio::socket_base::keep_alive(true), ignored);
+    const int fd = stream_.socket().native_handle();
+    for (const auto& [option, value] : {std::pair{TCP_KEEPIDLE, 10}, {TCP_KEEPINTVL, 5}, {TCP_KEEPCNT, 4}})
+      setsockopt(fd, IPPROTO_TCP, option, &value, sizeof(value));
   }
 
   asio::awaitable<Status> read_answer() {

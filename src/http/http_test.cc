@@ -7,9 +7,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <fstream>
 #include <future>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <thread>
 
 #include "http/client.h"
@@ -353,6 +355,35 @@ TEST(Http, WhatAClientSendsAndTakes) {
   ASSERT_FALSE(reply.ok());
   EXPECT_EQ(reply.error().code, ErrorCode::kResourceExhausted);
   EXPECT_NE(reply.error().message.find("over 10 bytes"), std::string::npos);
+}
+
+// The kernel's own view of the connection: a keepalive timer runs (2 in the column "tr").
+TEST(Http, AHostThatVanishesIsAskedWhetherItIsThere) {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<ResponseWriter>> held;
+  auto server = serve([&](HttpRequest, std::shared_ptr<ResponseWriter> writer) {
+    std::lock_guard lock(mutex);
+    held.push_back(std::move(writer));
+  });
+  HttpClient client;
+  auto call = client.start(call_to(*server, "/"), {});
+  const std::string port = fmt::format(":{:04X} 01 ", server->port());
+  const auto watched = [&] {
+    std::ifstream table("/proc/self/net/tcp");
+    for (std::string line; std::getline(table, line);) {
+      std::istringstream words(line);
+      std::string number, local, remote, state, queues, timer;
+      words >> number >> local >> remote >> state >> queues >> timer;
+      if ((remote.substr(remote.find(':') == std::string::npos ? 0 : remote.find(':')) + " " + state + " ") == port)
+        return timer.starts_with("02:");
+    }
+    return false;
+  };
+  for (int i = 0; i < 1000 && !watched(); ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_TRUE(watched());
+  call->cancel();
+  server->stop();
+  held.clear();
 }
 
 TEST(Http, ReportsAServerThatIsNotThere) {

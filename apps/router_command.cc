@@ -122,7 +122,7 @@ Command add_router(CLI::App& parent) {
                   "Seconds that a generation call may take in all; 0: no limit")
       ->check(CLI::Range(0.0, kSecondsMax));
   app->add_option("--health-check-interval,--health-check-interval-secs", flags->health_interval_s,
-                  "Seconds between two probes of a worker")
+                  "Seconds between two probes of a worker, less where four do not fit into --health-check-timeout")
       ->check(CLI::Range(0.01, kSecondsMax));
   app->add_option("--health-check-timeout,--health-check-timeout-secs", flags->health_timeout_s,
                   "A worker of which nothing is heard for so many seconds is given up, and its open calls end")

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -16,6 +17,7 @@ namespace {
 using Event = RouterMetrics::Event;
 
 constexpr size_t kHeldBytesMax = 16u << 20;  // of a stream's answer, waiting for the end of an event
+constexpr Duration kLetBe = std::chrono::seconds(30);
 
 bool worth_retrying(int status) {
   return status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
@@ -193,8 +195,14 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       context_.metrics.on_answer(sent_ - arrival_);
       writer_->send(200, answer_headers(), merger_ ? merger_->merge(decode_.body) : std::move(decode_.body));
     }
-    // A prefill leg that is still sending its small answer is let be: cancelling it would look like a client that left.
-    if (!prefill_.ended) prefill_.call.reset();
+    // A prefill leg that is still sending its small answer is let be for a while: cancelling it would look like a
+    // client that left. The client keeps it until it ends.
+    if (!prefill_.ended) {
+      context_.calls.add({prefill_.worker}, context_.clock.now() + kLetBe,
+                         [leg = std::weak_ptr(std::exchange(prefill_.call, nullptr))](uint64_t, const Error&) {
+                           if (const auto living = leg.lock()) living->cancel();
+                         });
+    }
     finish(WorkerRegistry::Blame::kNobody);
   }
 

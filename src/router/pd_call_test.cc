@@ -472,6 +472,10 @@ TEST(PdCall, APrefillLegThatIsStillAnsweringIsLetBe) {
   EXPECT_EQ(pair.ask(R"({"text":"a"})").status, 200);
   pair.expect_idle();
   EXPECT_EQ(pair.prefill.left(), 0);
+  pair.calls.expire(pair.clock.now() + 29s);
+  EXPECT_EQ(pair.prefill.left(), 0);
+  pair.calls.expire(pair.clock.now() + 31s);  // not for ever
+  EXPECT_TRUE(pair.prefill.wait_left(1));
 }
 
 TEST(PdCall, PromptLogprobsStandInFrontOfAWholeAnswer) {

@@ -1,5 +1,6 @@
 #include "router/router_server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/json.hpp>
 
@@ -101,8 +102,9 @@ class Router::Impl {
     if (!server) return server.error();
     server_ = std::move(*server);
     probe_ = std::make_unique<WorkerProbe>(
-        WorkerProbe::Options{options_.health_interval, options_.health_timeout, options_.api_key}, registry_, calls_,
-        client_, clock_);
+        WorkerProbe::Options{std::min(options_.health_interval, options_.health_timeout / 4), options_.health_timeout,
+                             options_.api_key},
+        registry_, calls_, client_, clock_);
     return {};
   }
 

@@ -17,7 +17,7 @@ struct RouterOptions {
   std::vector<WorkerAddress> workers;
   PlacementPolicy prefill_policy = PlacementPolicy::kLeastLoaded;
   PlacementPolicy decode_policy = PlacementPolicy::kLeastLoaded;
-  Duration health_interval = std::chrono::seconds(1);
+  Duration health_interval = std::chrono::seconds(1);     // less where four do not fit into health_timeout
   Duration health_timeout = std::chrono::seconds(10);     // a worker that says nothing for so long is given up
   Duration request_timeout = std::chrono::seconds(1800);  // of a generation call, arrival to last byte; 0: none
   std::string api_key;  // for the admin paths of the router itself, and towards workers

@@ -259,6 +259,31 @@ TEST(Router, DrainsAndThenCutsOff) {
   EXPECT_EQ(router->in_flight(), 0U);
 }
 
+// Decode has answered, prefill still does: that leg goes with the router, before what it stands on.
+TEST(Router, EndsWithLegsThatAreLetBe) {
+  PlayedWorker prefill([](const Exchange& x) {
+    if (x.request.path != "/generate") x.reply("{}");
+  });
+  PlayedWorker decode(instance("d"));
+  RouterOptions options;
+  options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.url(), 0}};
+  options.health_interval = 20ms;
+  auto router = Router::start(options).value();
+  ASSERT_TRUE(router->wait_ready(10s).ok());
+  HttpClient client;
+  for (int i = 0; i < 10; ++i) {
+    HttpCallRequest request;
+    request.url = {"127.0.0.1", router->port(), ""};
+    request.method = "POST";
+    request.target = "/generate";
+    request.body = R"({"text":"x"})";
+    EXPECT_EQ(client.fetch(request)->status, 200);
+  }
+  EXPECT_EQ(prefill.left(), 0);
+  router.reset();
+  EXPECT_TRUE(prefill.wait_left(10));
+}
+
 // As SIGSTOP does it: connections are accepted, nothing is read, nothing is said, and nothing breaks.
 struct Stopping {
   explicit Stopping(const std::string& name, Duration silence = 300ms) : play(instance(name)) {
@@ -287,8 +312,11 @@ TEST(Router, AWorkerThatFallsSilentEndsWhatWaitsForIt) {
     request.method = method;
     request.target = target;
     request.body = R"({"text":"x"})";
+    request.idle_timeout = 20s;
     HttpClient client;
-    return client.fetch(request).value();
+    auto reply = client.fetch(request);
+    EXPECT_TRUE(reply.ok()) << "it hangs";
+    return reply ? *reply : HttpReply{};
   };
   const HttpReply reply = ask("POST", "/generate");
   EXPECT_EQ(reply.status, 504) << reply.body;

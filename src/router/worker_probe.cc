@@ -127,8 +127,8 @@ void WorkerProbe::probe(const WorkerView& view) {
 
 void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& reply) {
   if (reply) registry_.heard(view.id);
-  // No answer in time says nothing yet: a busy instance may stream meanwhile, and one that does not is silent.
-  if (!reply && reply.error().code == ErrorCode::kDeadlineExceeded) return;
+  // No answer in time says nothing of a healthy one yet: it may be busy and stream, and if it does not it is silent.
+  if (!reply && reply.error().code == ErrorCode::kDeadlineExceeded && view.healthy) return;
   if (!reply && reply.error().code == ErrorCode::kCancelled) return;
   const bool healthy = reply && reply->status == 200;
   std::string problem = !reply    ? reply.error().message

@@ -22,10 +22,10 @@ sys.path.insert(0, str(ROOT / "tools" / "tiny_model"))
 class Cluster:
     """`baton up` with an API on a free port; `url` answers once the object exists."""
 
-    def __init__(self, *flags, log):
+    def __init__(self, *flags, log, stderr=None):
         self.log_path = log
         self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), "up", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen([str(BATON), "up", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=stderr or self.log, text=True)
         self.summary, self.url = "", None
         for line in self.process.stdout:
             self.summary += line

@@ -276,20 +276,36 @@ def test_a_call_has_a_time_limit(pair):
     assert stream.status == 200 and stream.error() == 504
 
 
-def test_a_log_that_nobody_reads_stops_nothing(start):
-    """A pipe holds some hundred lines; then whoever writes one more would wait for ever."""
+def log_many_requests(url, count=1500):
+    get_json(url + "/configure_logging", {"log_requests": True})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: call(url + "/generate", {"input_ids": [5], "sampling_params": {"max_new_tokens": 1}}, timeout=30)[0], range(count)))
+    assert answers == [200] * count
+
+
+@pytest.fixture
+def unread_pipe():
+    """The writing end of a pipe that nobody reads: it holds some hundred lines, then whoever writes waits."""
     read, write = os.pipe()
+    yield write
+    os.close(read)
+    os.close(write)
+
+
+def test_a_log_that_nobody_reads_stops_no_server(start, unread_pipe):
+    server = start("serve", "--model-path", MODELS["gqa"], stderr=unread_pipe)
+    log_many_requests(server.url)
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0
+
+
+def test_a_log_that_nobody_reads_stops_no_cluster(tmp_path, unread_pipe):
+    up = Cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=1", log=tmp_path / "log", stderr=unread_pipe)
     try:
-        server = start("serve", "--model-path", MODELS["gqa"], stderr=write)
-        get_json(server.url + "/configure_logging", {"log_requests": True})
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda _: call(server.url + "/generate", {"input_ids": [5], "sampling_params": {"max_new_tokens": 1}}, timeout=30)[0], range(1500)))
-        assert answers == [200] * 1500
-        server.signal(signal.SIGTERM)
-        assert server.ended() == 0
+        log_many_requests(up.url, 600)  # a line on each side
     finally:
-        os.close(read)
-        os.close(write)
+        code = up.stop()
+    assert code == 0
 
 
 def edited(name, **fields):

@@ -18,6 +18,8 @@ using Event = RouterMetrics::Event;
 
 constexpr size_t kHeldBytesMax = 16u << 20;  // of a stream's answer, waiting for the end of an event
 constexpr Duration kLetBe = std::chrono::seconds(30);
+// What an instance may take is the call's time limit; whether it lives is the probe's business.
+constexpr std::chrono::hours kNeverIdle{24 * 365};
 
 bool worth_retrying(int status) {
   return status == 429 || status == 500 || status == 502 || status == 503 || status == 504;
@@ -103,6 +105,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     // What a stream holds back is counted as it comes: its answer as a whole may be long.
     if (traits_.stream) call.answer_bytes_max = std::nullopt;
     call.headers = {{"Content-Type", "application/json"}};
+    call.idle_timeout = kNeverIdle;
     // Only what workers need of the client's headers goes on; the rest stays at the edge.
     for (const char* name : {"authorization", "x-request-id", "traceparent"}) {
       if (const auto value = find_header(request_.headers, name); !value.empty())

@@ -56,10 +56,10 @@ class Cluster:
 class Process:
     """One `baton serve` or `baton router`; `url` answers once the object exists."""
 
-    def __init__(self, command, *flags, log, stderr=None):
+    def __init__(self, command, *flags, log, stderr=None, port=0):
         read, write = os.pipe()
         self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), command, "--port", "0", *map(str, flags), "--report-fd", str(write)], pass_fds=[write], stderr=stderr or self.log)
+        self.process = subprocess.Popen([str(BATON), command, "--port", str(port), *map(str, flags), "--report-fd", str(write)], pass_fds=[write], stderr=stderr or self.log)
         os.close(write)
         with os.fdopen(read) as lines:
             ready = next((line for line in lines if line.startswith("ready")), None)

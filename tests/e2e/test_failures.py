@@ -269,6 +269,23 @@ def test_another_decode_takes_over_from_one_that_is_stopped(pair):
     assert any("tries=2" in headers["x-baton-verdict"] for _, _, headers in answers)
 
 
+def test_an_instance_that_restarts_at_its_address_is_used_at_once(pair, start):
+    """Killed and started again while requests come, the router's only decode: it is not held back for what the one before it left undone."""
+    _, (decode,), router = pair()
+    ask = lambda: call(router.url + "/generate", {"text": "Hi", "sampling_params": {"max_new_tokens": 2}})[0]
+    assert ask() == 200
+    decode.signal(signal.SIGKILL)
+    decode.ended()
+    with ThreadPoolExecutor(4) as pool:
+        failures = [pool.submit(ask) for _ in range(8)]
+        start("serve", "--model-path", MODELS["mla"], "--disaggregation-mode", "decode", port=decode.port)
+        begun = time.time()
+        assert {f.result() for f in failures} <= {200, 502, 503, 504}
+    wait_until(lambda: ask() == 200, what="the new instance is not used")
+    assert time.time() - begun < 4.5, "the new instance was held back"
+    assert {ask() for _ in range(20)} == {200}
+
+
 def test_a_call_has_a_time_limit(pair):
     _, _, router = pair(router=("--request-timeout", 1))
     stream = Stream(router.url, 3500)

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "kernels/kernel_testing.h"
@@ -71,6 +73,39 @@ TEST(Axpy, EqualsReference) {
       expect_close(actual, expected, 1e-6);
     }
   });
+}
+
+TEST(UniformBf16, EqualsReferenceBitForBitOnEveryTargetInAnySlice) {
+  constexpr int64_t kCount = 203;
+  std::vector<float> expected(kCount);
+  uniform_bf16_ref(0x0123456789abcdef, 77, kCount, 0.25f, expected.data());
+  for_each_target([&] {
+    for (const int64_t begin : {0, 1, 5, 64}) {
+      std::vector<float> actual(kCount - begin);
+      uniform_bf16(0x0123456789abcdef, 77 + begin, kCount - begin, 0.25f, actual.data());
+      EXPECT_EQ(actual, std::vector<float>(expected.begin() + begin, expected.end()));
+    }
+  });
+}
+
+TEST(UniformBf16, FillsItsRangeEvenlyAndRowsDiffer) {
+  constexpr int64_t kCount = 1 << 16;
+  std::vector<float> a(kCount), b(kCount);
+  uniform_bf16(1, 0, kCount, 2, a.data());
+  uniform_bf16(uint64_t{1} << 32 | 1, 0, kCount, 2, b.data());
+  int quarter[4] = {}, equal = 0;
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < kCount; ++i) {
+    ASSERT_LE(std::fabs(a[i]), 2);
+    ++quarter[std::clamp(static_cast<int>(std::floor(a[i])) + 2, 0, 3)];
+    sum += a[i];
+    squares += a[i] * a[i];
+    equal += a[i] == b[i];
+  }
+  for (const int count : quarter) EXPECT_NEAR(count, kCount / 4, 600);  // five deviations
+  EXPECT_NEAR(sum / kCount, 0, 0.025);
+  EXPECT_NEAR(squares / kCount, 4.0 / 3, 0.025);
+  EXPECT_LT(equal, kCount / 50);
 }
 
 }  // namespace

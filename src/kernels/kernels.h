@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -20,6 +21,9 @@ enum class Compute : uint8_t { kF32, kBF16 };
 // How many threads matrix products called from this thread may use, itself included (1 at first, and for ranks that
 // share cores): [1, 1024]. The helpers belong to the calling thread and end with it. Not from within a product.
 void set_gemm_threads(int threads);
+// Calls fn(part, parts) for every part, each on one of those threads, and returns when all have returned. fn must not
+// throw, and must not use these threads itself, as Linear and attention do.
+void on_gemm_threads(const std::function<void(int part, int parts)>& fn);
 
 // The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may
 // apply it.
@@ -65,6 +69,10 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y);
 
 // y[i] += a * x[i]
 void axpy(int64_t n, float a, const float* x, float* y);
+
+// Made-up weights: out[i] is uniform in [-scale, scale), rounded to bfloat16, a function of (key, first + i, scale)
+// alone. Elements of a row have numbers below 2^32.
+void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float* out);
 
 // Stores rows of K and V for tokens [begin, begin + m) of the sequence. k: (m, heads, k_dim), v: (m, heads, v_dim) or
 // null when v_dim is 0; row strides in floats. Values are rounded to kv.dtype.

@@ -15,17 +15,19 @@ Result<GatedFfn> GatedFfn::load(const LayerContext& c, const std::string& prefix
     BATON_ASSIGN(f.down_bias_, c.weights.vector(c.name(prefix + ".down_proj.bias"), hidden, whole(hidden)));
   }
   if (columns.empty()) return f;
-  std::vector<float> both;
+  const int64_t half_size = int64_t{columns.size()} * hidden;
+  float* both = room(c.staging, 2 * half_size);
+  float* at = both;
   for (const char* half : {"gate_proj", "up_proj"}) {
     const std::string name = c.name(fmt::format("{}.{}", prefix, half));
-    BATON_ASSIGN(const std::vector<float> w, c.weights.linear(name + ".weight", width, hidden, columns, whole(hidden)));
-    both.insert(both.end(), w.begin(), w.end());
+    BATON_TRY(c.weights.linear(name + ".weight", width, hidden, columns, whole(hidden), at));
+    at += half_size;
     if (bias) {
       BATON_ASSIGN(const std::vector<float> b, c.weights.vector(name + ".bias", width, columns));
       f.gate_up_bias_.insert(f.gate_up_bias_.end(), b.begin(), b.end());
     }
   }
-  f.gate_up_ = Linear(both, 2 * f.columns_, hidden, c.compute);
+  f.gate_up_ = Linear({both, static_cast<size_t>(2 * half_size)}, 2 * f.columns_, hidden, c.compute);
   BATON_ASSIGN(f.down_, load_linear(c, prefix + ".down_proj.weight", hidden, width, whole(hidden), columns));
   return f;
 }

@@ -36,19 +36,20 @@ Status GqaAttention::load_qkv(const LayerContext& c) {
   const Part parts[] = {{"self_attn.q_proj", c.config.heads, c.share.query_heads},
                         {"self_attn.k_proj", c.config.kv_heads, c.share.kv_heads},
                         {"self_attn.v_proj", c.config.kv_heads, c.share.kv_heads}};
-  std::vector<float> all;
+  const int64_t n_all = static_cast<int64_t>(q_heads_ + 2 * kv_heads_) * head_dim_;
+  float* all = room(c.staging, n_all * hidden_);
+  float* at = all;
   for (const Part& part : parts) {
     const int n = part.heads * head_dim_;
     const Interval rows = scaled(part.local, head_dim_);
-    BATON_ASSIGN(const std::vector<float> w,
-                 c.weights.linear(c.name(fmt::format("{}.weight", part.name)), n, hidden_, rows, whole(hidden_)));
-    all.insert(all.end(), w.begin(), w.end());
+    BATON_TRY(c.weights.linear(c.name(fmt::format("{}.weight", part.name)), n, hidden_, rows, whole(hidden_), at));
+    at += int64_t{rows.size()} * hidden_;
     if (c.config.attention_bias) {
       BATON_ASSIGN(const std::vector<float> b, c.weights.vector(c.name(fmt::format("{}.bias", part.name)), n, rows));
       qkv_bias_.insert(qkv_bias_.end(), b.begin(), b.end());
     }
   }
-  qkv_ = Linear(all, static_cast<int64_t>(q_heads_ + 2 * kv_heads_) * head_dim_, hidden_, compute_);
+  qkv_ = Linear({all, static_cast<size_t>(n_all * hidden_)}, n_all, hidden_, compute_);
   return {};
 }
 

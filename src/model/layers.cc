@@ -33,8 +33,10 @@ PagedKv KvPool::view(int layer, const uint32_t* pages) const {
 
 Result<Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
                            Interval cols) {
-  BATON_ASSIGN(const std::vector<float> w, c.weights.linear(c.name(name), n, k, rows, cols));
-  return Linear(w, rows.size(), cols.size(), c.compute);
+  const int64_t size = int64_t{rows.size()} * cols.size();
+  float* w = room(c.staging, size);
+  BATON_TRY(c.weights.linear(c.name(name), n, k, rows, cols, w));
+  return Linear({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
 }
 
 void add_bias(const std::vector<float>& bias, int64_t m, float* y) {

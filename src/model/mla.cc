@@ -102,17 +102,17 @@ class MlaAttention final : public Attention {
 
 Status MlaAttention::load_up_projection(const LayerContext& c) {
   const int height = nope_ + v_head_;
-  BATON_ASSIGN(const std::vector<float> w,
-               c.weights.linear(c.name("self_attn.kv_b_proj.weight"), c.config.heads * height, kv_lora_,
-                                scaled(c.share.query_heads, height), whole(kv_lora_)));
+  const float* w = room(c.staging, int64_t{heads_} * height * kv_lora_);
+  BATON_TRY(c.weights.linear(c.name("self_attn.kv_b_proj.weight"), c.config.heads * height, kv_lora_,
+                             scaled(c.share.query_heads, height), whole(kv_lora_), c.staging.data()));
   const auto lora = static_cast<size_t>(kv_lora_);
   const auto nope = static_cast<size_t>(nope_);
   const size_t value_size = static_cast<size_t>(v_head_) * lora;
   std::vector<float> keys, values;
   std::vector<float> transposed(lora * nope);
   for (int h = 0; h < heads_; ++h) {
-    const float* key = w.data() + static_cast<size_t>(h) * static_cast<size_t>(height) * lora;  // (qk_nope, kv_lora)
-    const float* value = key + nope * lora;                                                     // (v_head, kv_lora)
+    const float* key = w + static_cast<size_t>(h) * static_cast<size_t>(height) * lora;  // (qk_nope, kv_lora)
+    const float* value = key + nope * lora;                                              // (v_head, kv_lora)
     keys.insert(keys.end(), key, value);
     values.insert(values.end(), value, value + value_size);
     for (size_t i = 0; i < nope; ++i) {

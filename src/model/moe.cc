@@ -105,8 +105,9 @@ Result<std::unique_ptr<Router>> Router::load(const LayerContext& c) {
   router->layer_ = c.layer;
   router->reference_ = c.routing;
   const int experts = c.config.moe.experts;
-  BATON_ASSIGN(const std::vector<float> w, c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden,
-                                                            whole(experts), whole(c.config.hidden)));
+  std::vector<float> w(static_cast<size_t>(experts) * static_cast<size_t>(c.config.hidden));
+  BATON_TRY(c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden, whole(experts),
+                             whole(c.config.hidden), w.data()));
   router->gate_ = Linear(w, experts, c.config.hidden, Compute::kF32);
   if (c.config.moe.topk == MoeConfig::TopK::kNoauxTc) {
     BATON_ASSIGN(router->bias_, c.weights.vector(c.name("mlp.gate.e_score_correction_bias"), experts, whole(experts)));

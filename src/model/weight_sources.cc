@@ -1,9 +1,11 @@
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/random.h"
+#include "kernels/kernels.h"
 #include "model/weights.h"
 #include "tensor/checkpoint.h"
 #include "tensor/dequantize.h"
@@ -18,15 +20,23 @@ class CheckpointWeights final : public WeightSource {
  public:
   CheckpointWeights(Checkpoint checkpoint, int fp8_block) : checkpoint_(std::move(checkpoint)), fp8_block_(fp8_block) {}
 
-  Result<std::vector<float>> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
-                                    Interval cols) const override {
+  // Some rows at a time: a whole matrix on the way would be gigabytes of memory touched once.
+  Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols,
+                float* out) const override {
     BATON_ASSIGN(const TensorView view, find(name, {n, k}));
-    const ScaleBlock block{fp8_block_, fp8_block_};
-    const LongInterval row_slice{rows.begin, rows.end};
-    const LongInterval col_slice{cols.begin, cols.end};
-    if (view.dtype != DType::kF8E4M3) return named(name, dequantize(view, nullptr, row_slice, col_slice, block));
-    BATON_ASSIGN(const TensorView scale, checkpoint_.tensor(name + "_scale_inv"));
-    return named(name, dequantize(view, &scale, row_slice, col_slice, block));
+    TensorView scale;
+    const bool scaled = view.dtype == DType::kF8E4M3;
+    if (scaled) {
+      BATON_ASSIGN(scale, checkpoint_.tensor(name + "_scale_inv"));
+    }
+    for (int begin = rows.begin; begin < rows.end; begin += kRowsAtOnce) {
+      const LongInterval some{begin, std::min(begin + kRowsAtOnce, rows.end)};
+      BATON_ASSIGN(const std::vector<float> w,
+                   named(name, dequantize(view, scaled ? &scale : nullptr, some, LongInterval{cols.begin, cols.end},
+                                          {fp8_block_, fp8_block_})));
+      out = std::copy(w.begin(), w.end(), out);
+    }
+    return {};
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const override {
@@ -68,6 +78,8 @@ class CheckpointWeights final : public WeightSource {
     return result;
   }
 
+  static constexpr int kRowsAtOnce = 64;
+
   Checkpoint checkpoint_;
   int fp8_block_;
 };
@@ -76,32 +88,27 @@ class DummyWeights final : public WeightSource {
  public:
   explicit DummyWeights(uint64_t seed) : seed_(seed) {}
 
-  Result<std::vector<float>> matrix(const std::string& name, int64_t, int64_t k, Interval rows,
-                                    Interval cols) const override {
+  Status matrix(const std::string& name, int64_t, int64_t k, Interval rows, Interval cols, float* out) const override {
     const uint64_t key = key_of(name);
-    const float scale = scale_of(k);
-    std::vector<float> w(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
-    float* out = w.data();
-    for (int r = rows.begin; r < rows.end; ++r) {
-      for (int c = cols.begin; c < cols.end; ++c) *out++ = value(key, r, c, scale);
-    }
-    return w;
+    on_gemm_threads([&](int part, int parts) {
+      const int64_t n = rows.size();
+      for (int64_t r = n * part / parts; r < n * (part + 1) / parts; ++r)
+        uniform_bf16(row_key(key, rows.begin + r), cols.begin, cols.size(), scale_of(k), out + r * cols.size());
+    });
+    return {};
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
     const bool norm = name.ends_with("norm.weight");
     std::vector<float> w(static_cast<size_t>(range.size()), 1.0F);
-    if (norm) return w;
-    const uint64_t key = key_of(name);
-    for (int i = range.begin; i < range.end; ++i) w[static_cast<size_t>(i - range.begin)] = value(key, 0, i, 0.02F);
+    if (!norm) uniform_bf16(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
     return w;
   }
 
   Result<RowReader> rows(const std::string& name, int64_t, int64_t k) const override {
     // Embeddings of unit variance, as a first norm would make them.
-    return RowReader([key = key_of(name), k](int64_t row, float* out) {
-      for (int64_t i = 0; i < k; ++i) out[i] = value(key, row, i, scale_of(1));
-    });
+    return RowReader(
+        [key = key_of(name), k](int64_t row, float* out) { uniform_bf16(row_key(key, row), 0, k, scale_of(1), out); });
   }
 
  private:
@@ -112,16 +119,7 @@ class DummyWeights final : public WeightSource {
     return Random(XXH3_64bits(name.data(), name.size()) ^ Random(seed_).next()).next();
   }
 
-  // One round of a 64-bit mixer: a model of a billion weights is made up in seconds. Rounded to bfloat16 as stored
-  // weights are.
-  static float value(uint64_t key, int64_t row, int64_t col, float scale) {
-    uint64_t z =
-        key + static_cast<uint64_t>(row) * 0x9e3779b97f4a7c15 + static_cast<uint64_t>(col) * 0xd1b54a32d192ed03;
-    z = (z ^ (z >> 32)) * 0xd6e8feb86659fd93;
-    z ^= z >> 32;
-    const float unit = static_cast<float>(static_cast<int32_t>(z)) * 0x1p-31F;
-    return to_float(to_bf16(unit * scale));
-  }
+  static uint64_t row_key(uint64_t key, int64_t row) { return Random(key + static_cast<uint64_t>(row)).next(); }
 
   uint64_t seed_;
 };

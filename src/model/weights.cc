@@ -83,11 +83,10 @@ void Weights::finish_progress() const {
   progress_->report(progress_->total, progress_->total);
 }
 
-Result<std::vector<float>> Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
-                                           Interval cols) const {
-  BATON_ASSIGN(std::vector<float> w, source_->matrix(name, n, k, rows, cols));
-  count(w.size());
-  return w;
+Status Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const {
+  BATON_TRY(source_->matrix(name, n, k, rows, cols, out));
+  count(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
+  return {};
 }
 
 Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, Interval range) const {
@@ -96,25 +95,23 @@ Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, I
   return w;
 }
 
-Result<std::vector<float>> Weights::linear(const std::string& name, int64_t n, int64_t k, Interval rows,
-                                           Interval cols) const {
-  if (!quantize_ || rows.empty() || cols.empty()) return matrix(name, n, k, rows, cols);
+Status Weights::linear(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const {
+  if (!quantize_ || rows.empty() || cols.empty()) return matrix(name, n, k, rows, cols, out);
   const auto widen = [](Interval i, int64_t size) {
     const int end = (i.end + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
     return Interval{i.begin / kQuantBlock * kQuantBlock, static_cast<int>(std::min<int64_t>(end, size))};
   };
   const Interval wide_rows = widen(rows, n);
   const Interval wide_cols = widen(cols, k);
-  BATON_ASSIGN(std::vector<float> wide, source_->matrix(name, n, k, wide_rows, wide_cols));
+  std::vector<float> wide(static_cast<size_t>(wide_rows.size()) * static_cast<size_t>(wide_cols.size()));
+  BATON_TRY(source_->matrix(name, n, k, wide_rows, wide_cols, wide.data()));
   quantize_fp8_blocks(wide, wide_rows.size(), wide_cols.size(), {kQuantBlock, kQuantBlock});
-  std::vector<float> w;
-  w.reserve(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
-  for (int r = rows.begin; r < rows.end; ++r) {
-    const auto row = wide.begin() + static_cast<int64_t>(r - wide_rows.begin) * wide_cols.size();
-    w.insert(w.end(), row + (cols.begin - wide_cols.begin), row + (cols.end - wide_cols.begin));
+  for (int r = rows.begin; r < rows.end; ++r, out += cols.size()) {
+    const float* row = wide.data() + static_cast<int64_t>(r - wide_rows.begin) * wide_cols.size();
+    std::copy(row + (cols.begin - wide_cols.begin), row + (cols.end - wide_cols.begin), out);
   }
-  count(w.size());
-  return w;
+  count(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
+  return {};
 }
 
 }  // namespace baton

@@ -22,8 +22,8 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   // rows x cols of the matrix `name`, whose whole shape must be (n, k).
-  virtual Result<std::vector<float>> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
-                                            Interval cols) const = 0;
+  virtual Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols,
+                        float* out) const = 0;
   // [range) of the vector `name`, whose whole length must be n.
   virtual Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const = 0;
   // For tables of which few rows are wanted at a time (embeddings). The reader borrows the source.
@@ -46,9 +46,10 @@ class Weights {
 
   // A slice of a linear layer; passed through float8 when quantization is asked for and the checkpoint is not float8
   // already. The blocks are those of the whole matrix, so slices of any layout agree.
-  Result<std::vector<float>> linear(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols) const;
+  // out: (rows, cols) dense.
+  Status linear(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const;
   // A slice that is never quantized: gates, lm_head.
-  Result<std::vector<float>> matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols) const;
+  Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const;
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const;
   Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const { return source_->rows(name, n, k); }
 

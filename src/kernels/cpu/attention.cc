@@ -8,6 +8,7 @@
 // lie.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "base/check.h"
@@ -167,33 +168,69 @@ void attend_directly(const float* q, const int* heads, int count, int64_t tokens
   for (int r = 0; r < count; ++r) scale_row(acc + r * v_dim, v_dim, 1 / row_sum[r], out + heads[r] * v_dim);
 }
 
-// The query heads `heads` (count of them), which all read kv_head. out: (m, out_heads, v_dim).
-void attend_paged(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, const int* heads, int count,
-                  int64_t out_heads, const PagedKv& kv, int kv_head, int64_t v_dim, float scale, Compute compute,
-                  float* out) {
-  if (m == 1 && count <= kDirectRowsMax && kv.k_dim % kProductColumns == 0 && v_dim % kProductColumns == 0) {
-    attend_directly(q, heads, count, begin + 1, kv, kv_head, v_dim, scale, out);
-    return;
-  }
+// Queries of m tokens at [begin, begin + m) over one sequence. out: (m, out_heads, v_dim).
+struct PagedQueries {
+  const float* q;
+  int64_t q_row_stride, begin, m, out_heads;
+  const PagedKv& kv;
+  int64_t v_dim;
+  float scale;
+  Compute compute;
+  float* out;
+};
+
+// The query heads `heads` (count of them), which all read kv_head.
+struct HeadGroup {
+  const int* heads;
+  int count, kv_head;
+};
+
+// Rows of a group are (token, head) pairs; a tile takes those from `first` on.
+void attend_tile(const PagedQueries& p, const HeadGroup& group, int64_t first) {
+  const PagedKv& kv = p.kv;
   Tile tile;
-  for (int64_t first = 0; first < m * count; first += kTileRows) {
-    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, m * count - first));
-    start_tile(tile, rows, kv.k_dim, v_dim, compute);
-    for (int r = 0; r < rows; ++r) {
-      const int64_t token = (first + r) / count, head = heads[(first + r) % count];
-      tile.visible[r] = begin + token + 1;
-      pack_query(tile, r, q + token * q_row_stride + head * kv.k_dim, kv.k_dim, scale);
-    }
-    const int64_t context = tile.visible[rows - 1];
-    for (int64_t at = 0; at < context; at += kBlockTokens) {
-      const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, context - at));
-      attend(tile, load_block(tile, kv, kv_head, v_dim, at, tokens), kv.k_dim);
-    }
-    for (int r = 0; r < rows; ++r) {
-      const int64_t token = (first + r) / count, head = heads[(first + r) % count];
-      scale_row(tile.acc + r * tile.v_columns, v_dim, 1 / tile.row_sum[r], out + (token * out_heads + head) * v_dim);
+  const int rows = static_cast<int>(std::min<int64_t>(kTileRows, p.m * group.count - first));
+  start_tile(tile, rows, kv.k_dim, p.v_dim, p.compute);
+  for (int r = 0; r < rows; ++r) {
+    const int64_t token = (first + r) / group.count, head = group.heads[(first + r) % group.count];
+    tile.visible[r] = p.begin + token + 1;
+    pack_query(tile, r, p.q + token * p.q_row_stride + head * kv.k_dim, kv.k_dim, p.scale);
+  }
+  const int64_t context = tile.visible[rows - 1];
+  for (int64_t at = 0; at < context; at += kBlockTokens) {
+    const int tokens = static_cast<int>(std::min<int64_t>(kBlockTokens, context - at));
+    attend(tile, load_block(tile, kv, group.kv_head, p.v_dim, at, tokens), kv.k_dim);
+  }
+  for (int r = 0; r < rows; ++r) {
+    const int64_t token = (first + r) / group.count, head = group.heads[(first + r) % group.count];
+    scale_row(tile.acc + r * tile.v_columns, p.v_dim, 1 / tile.row_sum[r],
+              p.out + (token * p.out_heads + head) * p.v_dim);
+  }
+}
+
+// Every `parts`-th tile from `part` on, over all groups: later tiles see more, so neighbours go to different threads.
+void attend_groups(const PagedQueries& p, const HeadGroup* groups, int group_count, int part, int parts) {
+  const PagedKv& kv = p.kv;
+  const bool direct = p.m == 1 && kv.k_dim % kProductColumns == 0 && p.v_dim % kProductColumns == 0;
+  int64_t at = 0;
+  for (int g = 0; g < group_count; ++g) {
+    const HeadGroup& group = groups[g];
+    for (int64_t first = 0; first < p.m * group.count; first += kTileRows, ++at) {
+      if (at % parts != part) continue;
+      if (direct && group.count <= kDirectRowsMax)
+        attend_directly(p.q, group.heads, group.count, p.begin + 1, kv, group.kv_head, p.v_dim, p.scale, p.out);
+      else
+        attend_tile(p, group, first);
     }
   }
+}
+
+void attend_paged(const PagedQueries& p, const HeadGroup* groups, int group_count) {
+  const auto part = [&](int at, int parts) { attend_groups(p, groups, group_count, at, parts); };
+  if (p.m * p.out_heads * (p.begin + p.m) * p.kv.k_dim < kInlineWork)
+    part(0, 1);
+  else
+    on_gemm_threads(std::ref(part));
 }
 
 }  // namespace
@@ -201,14 +238,17 @@ void attend_paged(const float* q, int64_t q_row_stride, int64_t begin, int64_t m
 void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
                    const PagedKv& kv, float scale, Compute compute, float* out) {
   // Heads in groups by the KV head they read, in whatever order they come.
-  auto* group = attention_scratch().heads.get<int>(q_heads);
+  AttentionScratch& scratch = attention_scratch();
+  auto* heads = scratch.heads.get<int>(q_heads);
+  auto* groups = scratch.groups.get<HeadGroup>(q_heads);
+  int group_count = 0;
   for (int h = 0; h < q_heads; ++h) {
     if (std::find(kv_head_of, kv_head_of + h, kv_head_of[h]) != kv_head_of + h) continue;
-    int count = 0;
+    HeadGroup& group = groups[group_count++] = {heads, 0, kv_head_of[h]};
     for (int other = h; other < q_heads; ++other)
-      if (kv_head_of[other] == kv_head_of[h]) group[count++] = other;
-    attend_paged(q, q_row_stride, begin, m, group, count, q_heads, kv, kv_head_of[h], kv.v_dim, scale, compute, out);
+      if (kv_head_of[other] == kv_head_of[h]) *heads++ = other, ++group.count;
   }
+  attend_paged({q, q_row_stride, begin, m, q_heads, kv, kv.v_dim, scale, compute, out}, groups, group_count);
 }
 
 void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
@@ -216,7 +256,8 @@ void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora
   BATON_CHECK(kv.v_dim == 0 && lora <= kv.k_dim, "v_dim {} lora {} k_dim {}", kv.v_dim, lora, kv.k_dim);
   auto* all = attention_scratch().heads.get<int>(heads);
   for (int h = 0; h < heads; ++h) all[h] = h;
-  attend_paged(q, int64_t{heads} * kv.k_dim, begin, m, all, heads, heads, kv, 0, lora, scale, compute, out);
+  const HeadGroup group{all, heads, 0};
+  attend_paged({q, int64_t{heads} * kv.k_dim, begin, m, heads, kv, lora, scale, compute, out}, &group, 1);
 }
 
 void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,

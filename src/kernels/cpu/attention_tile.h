@@ -34,7 +34,7 @@ struct Block {
 
 // Work space of the calling thread; tiles and blocks point into it.
 struct AttentionScratch {
-  Scratch queries, query_scaled, query_rounded, acc, k, v, v_pairs, scores, probabilities, heads;
+  Scratch queries, query_scaled, query_rounded, acc, k, v, v_pairs, scores, probabilities, heads, groups;
 };
 AttentionScratch& attention_scratch();
 

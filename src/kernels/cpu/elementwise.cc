@@ -127,6 +127,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
+#include <functional>
+
+#include "kernels/cpu/product.h"
 #include "kernels/kernels.h"
 
 namespace baton {
@@ -156,7 +159,12 @@ void rope_half(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_
 }
 
 void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(silu_mul_rows)(gate_up, m, n, y);
+  const auto rows = [=](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(silu_mul_rows)(gate_up + begin * 2 * n, end - begin, n, y + begin * n);
+  };
+  const auto part = [&](int at, int parts) { rows(m * at / parts, m * (at + 1) / parts); };
+  constexpr int64_t kWork = 16;  // an exponential and a division, in multiplications
+  m * n * kWork < kInlineWork ? part(0, 1) : on_gemm_threads(std::ref(part));
 }
 
 void axpy(int64_t n, float a, const float* x, float* y) { HWY_DYNAMIC_DISPATCH(axpy_row)(n, a, x, y); }

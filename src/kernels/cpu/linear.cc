@@ -7,8 +7,8 @@
 // weight. Products compute each element in the order of k whatever m is: a token's result does not depend on the batch
 // it is computed in.
 #include <algorithm>
-#include <bit>
 #include <cstring>
+#include <functional>
 #include <memory>
 
 #include "base/check.h"
@@ -25,7 +25,6 @@ namespace {
 constexpr int64_t kRowBlock = 96;  // rows of x that are reused from L2 while the panels pass
 constexpr int64_t kTileRows = 6;   // of a register tile
 constexpr int64_t kPanelMax = 64;
-constexpr int64_t kInlineWork = 256 * 1024;  // multiplications below which waking helpers costs more than it gains
 
 thread_local std::unique_ptr<WorkerPool> tls_pool;
 thread_local Scratch tls_rounded;
@@ -37,6 +36,12 @@ void set_gemm_threads(int threads) {
   if (threads == (tls_pool ? tls_pool->parts() : 1)) return;
   tls_pool.reset();
   if (threads > 1) tls_pool = std::make_unique<WorkerPool>(threads - 1);
+}
+
+void on_gemm_threads(const std::function<void(int part, int parts)>& fn) {
+  if (tls_pool == nullptr) return fn(0, 1);
+  const int parts = tls_pool->parts();
+  tls_pool->run([&fn, parts](int part) { fn(part, parts); });
 }
 
 struct Linear::Impl {
@@ -52,6 +57,7 @@ struct Linear::Impl {
   }
 
   void pack(const float* weight);
+  void pack_panel(const float* weight, int64_t panel);
   void apply_rows(const void* a, int64_t a_stride, int64_t rows, int64_t first_panel, int64_t last_panel, float* y,
                   int64_t y_stride, bool bf16_product) const;
 };
@@ -60,19 +66,31 @@ void Linear::Impl::pack(const float* weight) {
   depth = compute == Compute::kBF16 ? (k + 1) / 2 : k;
   const int64_t columns = (panels() - 1) * blocking.columns + panel_width(panels() - 1);
   packed = AlignedBuffer(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
-  std::span<uint32_t> units = packed.as<uint32_t>();
-  for (int64_t c = 0; c < n; ++c) {
-    const int64_t panel = c / blocking.columns, width = panel_width(panel);
-    uint32_t* at = units.data() + panel * blocking.columns * depth + c % blocking.columns;
-    const float* row = weight + c * k;
-    for (int64_t i = 0; i < depth; ++i, at += width) {
-      if (compute == Compute::kF32) {
-        *at = std::bit_cast<uint32_t>(row[i]);
-      } else {
-        const uint32_t low = to_bf16(row[2 * i]).bits, high = 2 * i + 1 < k ? to_bf16(row[2 * i + 1]).bits : 0;
-        *at = low | high << 16;
-      }
+  const auto part = [this, weight](int at, int parts) {
+    for (int64_t panel = panels() * at / parts; panel < panels() * (at + 1) / parts; ++panel) pack_panel(weight, panel);
+  };
+  n* k < kInlineWork ? part(0, 1) : on_gemm_threads(part);
+}
+
+// By squares of the panel that stay in the first cache while rows become columns.
+void Linear::Impl::pack_panel(const float* weight, int64_t panel) {
+  constexpr int64_t kSquare = 64;
+  uint32_t square[kPanelMax][kSquare] = {};
+  const int64_t per_unit = compute == Compute::kBF16 ? 2 : 1, width = panel_width(panel);
+  const int64_t first = panel * blocking.columns, valid = std::min(width, n - first);
+  uint32_t* out = packed.as<uint32_t>().data() + first * depth;
+  for (int64_t begin = 0; begin < depth; begin += kSquare) {
+    const int64_t units = std::min(kSquare, depth - begin), values = std::min(units * per_unit, k - begin * per_unit);
+    for (int64_t c = 0; c < valid; ++c) {
+      const float* row = weight + (first + c) * k + begin * per_unit;
+      square[c][units - 1] = 0;  // the high half of an odd k's last pair
+      if (compute == Compute::kBF16)
+        bf16_from_floats(row, values, reinterpret_cast<uint16_t*>(square[c]));
+      else
+        std::memcpy(square[c], row, static_cast<size_t>(values) * sizeof(float));
     }
+    for (int64_t i = 0; i < units; ++i, out += width)
+      for (int64_t c = 0; c < width; ++c) out[c] = square[c][i];
   }
 }
 

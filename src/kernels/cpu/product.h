@@ -9,6 +9,8 @@
 namespace baton {
 
 inline constexpr int64_t kProductColumns = 16;
+inline constexpr int64_t kInlineWork =
+    256 * 1024;  // multiplications below which waking helpers costs more than it gains
 
 [[nodiscard]] constexpr int64_t round_up(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 

@@ -185,8 +185,14 @@ TEST(Bounds, LeaveRoomForLongConversations) {
       "{% for i in range(400) %}{% if loop.first %}{% set ns.system = ns.system + text %}{% endif %}"
       "{{- '<|im_start|>' + 'user' + '\n' + text|trim + '<|im_end|>' + '\n' }}"
       "{%- if '</think>' in text %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+      "{%- set ns.lines = text.split('m')|length %}"
       "{{- '<|im_start|>' ~ 'assistant' ~ '\n' ~ text.replace('x', 'y') ~ '<|im_end|>' }}{% endfor %}";
   EXPECT_GT(render(source).size(), 400U * 2 * 400 * 23);
+  // Many parts of one long text.
+  EXPECT_EQ(
+      render("{% set x = 'a line of words\n' * 50000 %}{{ x.split('\n')|length }} {{ x.replace('\n', '\n> ')|length }} "
+             "{{ x.split()|join(' ')|length }}"),
+      "50001 900000 799999");
 }
 
 TEST(Bounds, WhatIsLeftOutIsNamed) {

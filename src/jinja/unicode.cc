@@ -251,10 +251,11 @@ std::string_view strip(std::string_view text, Side side, std::string_view charac
 }
 
 std::size_t find_text(std::string_view text, std::string_view part, std::size_t from) {
-  charge_read(text.size() - from);
   const void* found = memmem(text.data() + from, text.size() - from, part.data(), part.size());
-  if (found == nullptr) return std::string_view::npos;
-  return static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+  const std::size_t at = found == nullptr ? std::string_view::npos
+                                          : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+  charge_read(part.size() + std::min(at, text.size()) - from);  // what was read
+  return at;
 }
 
 }  // namespace baton::jinja

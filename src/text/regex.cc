@@ -88,6 +88,11 @@ struct Regex::Code {
 
 Result<Regex> Regex::from_onig(std::string_view pattern) {
   if (!is_valid_utf8(pattern)) return error(ErrorCode::kInvalidArgument, "regular expression is not valid UTF-8");
+  constexpr size_t kSourceBytesMax = size_t{1} << 16;  // published ones have up to 1 kB
+  if (pattern.size() > kSourceBytesMax) {
+    return error(ErrorCode::kInvalidArgument, "regular expression of {} bytes, at most {} are read", pattern.size(),
+                 kSourceBytesMax);
+  }
   BATON_ASSIGN(const std::string translated, pcre2_from_onig(pattern));
   return compile(translated);
 }
@@ -95,6 +100,11 @@ Result<Regex> Regex::from_onig(std::string_view pattern) {
 Result<Regex> Regex::from_literal(std::string_view text) { return compile(pcre2_from_literal(text)); }
 
 Result<Regex> Regex::compile(std::string_view pattern) {
+  constexpr size_t kPatternBytesMax = size_t{1} << 20;  // translated; compiling takes some ten times as many
+  if (pattern.size() > kPatternBytesMax) {
+    return error(ErrorCode::kInvalidArgument, "regular expression of {} bytes, at most {} are compiled", pattern.size(),
+                 kPatternBytesMax);
+  }
   int code_number = 0;
   PCRE2_SIZE offset = 0;
   Owned<pcre2_code> code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),

@@ -12,6 +12,18 @@ namespace {
 
 // temperature, top_p, top_k and repetition_penalty of generation_config.json, which OpenAI's endpoints default to, as
 // in SGLang and vLLM.
+Status take_defaults(const boost::json::object& object, SamplingParams* params) {
+  BATON_ASSIGN(const auto temperature, number_field(object, "temperature", 0, 1e6));
+  BATON_ASSIGN(const auto top_p, number_field(object, "top_p", 0, 1));
+  BATON_ASSIGN(const auto top_k, int_field(object, "top_k", -1, 1 << 30));
+  BATON_ASSIGN(const auto repetition, number_field(object, "repetition_penalty", 0, 2));
+  if (temperature) params->temperature = *temperature;
+  if (top_p && *top_p > 0) params->top_p = *top_p;
+  if (top_k && *top_k > 0) params->top_k = static_cast<int>(*top_k);  // 0 means all there
+  if (repetition && *repetition > 0) params->repetition_penalty = *repetition;
+  return {};
+}
+
 Status read_defaults(const std::string& directory, SamplingParams* params) {
   const std::string path = directory + "/generation_config.json";
   std::ifstream file(path);
@@ -20,14 +32,9 @@ Status read_defaults(const std::string& directory, SamplingParams* params) {
   text << file.rdbuf();
   auto object = parse_object(text.str());
   if (!object) return error(ErrorCode::kCorrupt, "{}: {}", path, object.error().message);
-  BATON_ASSIGN(const auto temperature, number_field(*object, "temperature", 0, 1e6));
-  BATON_ASSIGN(const auto top_p, number_field(*object, "top_p", 0, 1));
-  BATON_ASSIGN(const auto top_k, int_field(*object, "top_k", -1, 1 << 30));
-  BATON_ASSIGN(const auto repetition, number_field(*object, "repetition_penalty", 0, 2));
-  if (temperature) params->temperature = *temperature;
-  if (top_p && *top_p > 0) params->top_p = *top_p;
-  if (top_k && *top_k > 0) params->top_k = static_cast<int>(*top_k);  // 0 means all there
-  if (repetition && *repetition > 0) params->repetition_penalty = *repetition;
+  if (Status taken = take_defaults(*object, params); !taken) {
+    return error(ErrorCode::kCorrupt, "{}: {}", path, taken.error().message);
+  }
   return {};
 }
 
@@ -65,7 +72,12 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
     source = *own;
   }
   if (!source.empty()) {
-    BATON_ASSIGN(model->chat_template, ChatTemplate::parse(std::move(source)));
+    auto parsed = ChatTemplate::parse(std::move(source));
+    if (!parsed) {
+      return error(parsed.error().code, "{}: {}",
+                   options.chat_template_path.empty() ? directory : options.chat_template_path, parsed.error().message);
+    }
+    model->chat_template = std::move(*parsed);
   }
   return model;
 }

@@ -32,7 +32,7 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   struct stat info;
   if (::fstat(file.fd, &info) != 0)
     return error(ErrorCode::kUnavailable, "cannot stat {}: {}", path, std::strerror(errno));
-  if (!S_ISREG(info.st_mode)) return error(ErrorCode::kInvalidArgument, "{} is not a regular file", path);
+  if (!S_ISREG(info.st_mode)) return error(ErrorCode::kCorrupt, "{} is not a regular file", path);
   const auto size = static_cast<size_t>(info.st_size);
   if (size == 0) return MappedFile(nullptr, 0);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);

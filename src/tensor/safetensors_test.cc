@@ -151,7 +151,7 @@ TEST(Safetensors, AnUnknownTypeMattersOnlyWhenItIsAskedFor) {
 
 TEST(Safetensors, FilesThatAreNotThereOrNoFiles) {
   EXPECT_EQ(SafetensorsFile::open("/nowhere/model.safetensors").error().code, ErrorCode::kNotFound);
-  EXPECT_EQ(SafetensorsFile::open(testing::TempDir()).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(SafetensorsFile::open(testing::TempDir()).error().code, ErrorCode::kCorrupt);
 }
 
 }  // namespace

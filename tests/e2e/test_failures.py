@@ -405,6 +405,7 @@ def shard_elsewhere(directory):
     (written("config.json", '{"a": "' + "x" * (5 << 20) + '"}'), 4, "at most 4194304 are read"),
     (as_pipe("config.json"), 4, "config.json: not a regular file"),
     (edited("generation_config.json", eos_token_id={}), 4, "generation_config.json: eos_token_id is {}"),
+    (edited("generation_config.json", temperature="x"), 4, "generation_config.json: temperature: must be a number in [0, 1000000]"),
     (as_pipe("tokenizer.json"), 4, "tokenizer.json: not a regular file"),
     (as_pipe("model-00002-of-00002.safetensors"), 4, "model-00002-of-00002.safetensors is not a regular file"),
     (written("tokenizer.json", "[" * 3000), 4, "tokenizer.json: not JSON"),

@@ -190,7 +190,7 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
 }
 
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
-  BATON_ASSIGN(const ModelConfig config, load_model_config(options.executor.model_path));
+  BATON_ASSIGN(ModelConfig config, load_model_config(options.executor.model_path));
   BATON_TRY(check_layout(options.executor.layout));
   BATON_TRY(check_model_layout(config, options.executor.layout));
   BATON_TRY(check_weights_fit(options.executor, config));
@@ -204,6 +204,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
     log_warning(
         "--context-length {} is beyond the {} positions that the model was made for; its answers may be poor there",
         *options.context_length, config.max_position);
+    config.max_position = *options.context_length;  // the executor computes no position beyond it
   }
   ModelFacts facts{config.kv_geometry(options.executor.kv_dtype),
                    config.vocab,

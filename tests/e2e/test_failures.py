@@ -467,3 +467,10 @@ def test_texts_and_templates_that_cannot_end_are_refused(hostile):
     assert code == 400 and "the template or its input is too large" in body, body
     assert time.monotonic() - begin < 40
     assert call(hostile.url + "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})[0] == 200
+
+
+def test_positions_beyond_the_models_are_computed_where_asked_for(tmp_path, start):
+    server = start("serve", "--model-path", damaged(tmp_path, edited("config.json", max_position_embeddings=32)),
+                   "--context-length", "100", "--allow-longer-context")
+    code, body, _ = call(server.url + "/generate", {"input_ids": [5] * 80, "sampling_params": {"max_new_tokens": 10, "ignore_eos": True}})
+    assert code == 200 and json.loads(body)["meta_info"]["completion_tokens"] == 10, body

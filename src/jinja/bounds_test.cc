@@ -151,10 +151,14 @@ TEST(Bounds, NoOperationIsFree) {
     EXPECT_THAT(result, AnyOf(HasSubstr("steps"), HasSubstr("bytes"), HasSubstr("too large"),
                               HasSubstr("Range too big"), HasSubstr("recursion depth"), HasSubstr("nested deeper")))
         << source;
-    EXPECT_LT(seconds.count(), 30) << source;  // most take less than one, on a quiet machine
+    EXPECT_LT(seconds.count(), 60) << source;  // most take less than one, on a quiet machine
   }
+#ifndef __SANITIZE_ADDRESS__  // which keeps what is freed
   // Twice what all values of one rendering may take, for what is made before it is counted.
   EXPECT_LT(peak_bytes() - before, 2 * RenderLimits().created_bytes_max);
+#else
+  (void)before;
+#endif
 }
 
 // Names are searched one by one: a template of a megabyte of them must not make that quadratic.

@@ -250,7 +250,9 @@ Result<ApiRequest> parse_chat(json::object body, const ReadContext& read) {
   BATON_ASSIGN(auto generation_prompt, bool_field(body, "add_generation_prompt"));
   input.add_generation_prompt = generation_prompt.value_or(true);
   input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
-  BATON_ASSIGN(const std::string text, model.chat_template->render(chat_context(std::move(input))));
+  RenderLimits limits;
+  limits.stop = read.stop;
+  BATON_ASSIGN(const std::string text, model.chat_template->render(chat_context(std::move(input)), limits));
   std::vector<Prompt> prompts(1);
   BATON_ASSIGN(prompts[0], read_text(read, text, "messages", false));  // the template writes BOS itself
   constexpr int kRestOfContext = std::numeric_limits<int32_t>::max();

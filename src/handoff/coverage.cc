@@ -3,31 +3,55 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <map>
 #include <tuple>
 
 #include "base/check.h"
 
 namespace baton {
 
-std::vector<Piece> pieces_of(const Plan& plan, int destination) {
-  std::vector<Piece> pieces;
+namespace {
+
+// In the order of the pieces of a rank.
+auto key_of(const Piece& p) {
+  return std::tuple(p.layers.begin, p.heads.begin, p.stripe, p.layers.end, p.heads.end, p.stripes, p.source,
+                    p.unit_tokens);
+}
+// Of the place of a slice, wherever it comes from.
+template <typename Slice>
+auto place_of(int rank, const Slice& s) {
+  return std::tuple(rank, s.layers.begin, s.layers.end, s.heads.begin, s.heads.end, s.stripe, s.stripes);
+}
+
+}  // namespace
+
+Coverage coverage_of(const Plan& plan, int destination_ranks) {
+  std::vector<std::vector<Piece>> pieces(static_cast<size_t>(destination_ranks));
+  std::map<std::tuple<int, int, int, int, int, int, int>, const Piece*> written;
   for (const Piece& piece : plan.pieces) {
-    if (piece.destination == destination) pieces.push_back(piece);
+    pieces[static_cast<size_t>(piece.destination)].push_back(piece);
+    if (!plan.local_copies.empty()) written[place_of(piece.destination, piece)] = &piece;
   }
   for (const LocalCopy& copy : plan.local_copies) {
-    if (copy.destination != destination) continue;
-    const auto origin = std::find_if(plan.pieces.begin(), plan.pieces.end(), [&](const Piece& piece) {
-      return piece.destination == copy.source && piece.layers == copy.layers && piece.heads == copy.heads &&
-             piece.stripe == copy.stripe && piece.stripes == copy.stripes;
-    });
-    BATON_CHECK(origin != plan.pieces.end(), "rank {} copies from rank {} what no one wrote there", destination,
+    const auto origin = written.find(place_of(copy.source, copy));
+    BATON_CHECK(origin != written.end(), "rank {} copies from rank {} what no one wrote there", copy.destination,
                 copy.source);
-    pieces.push_back(*origin);
+    pieces[static_cast<size_t>(copy.destination)].push_back(*origin->second);
   }
-  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
-    return std::tuple(a.layers.begin, a.heads.begin, a.stripe) < std::tuple(b.layers.begin, b.heads.begin, b.stripe);
-  });
-  return pieces;
+  const auto before = [](const Piece& a, const Piece& b) { return key_of(a) < key_of(b); };
+  const auto all_before = [&](const std::vector<Piece>& a, const std::vector<Piece>& b) {
+    return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end(), before);
+  };
+  std::map<std::vector<Piece>, size_t, decltype(all_before)> kinds(all_before);
+  Coverage coverage;
+  for (std::vector<Piece>& own : pieces) {
+    for (Piece& piece : own) piece.destination = 0;
+    std::sort(own.begin(), own.end(), before);
+    const auto [kind, added] = kinds.try_emplace(std::move(own), coverage.kinds.size());
+    if (added) coverage.kinds.push_back(kind->first);
+    coverage.kind_of.push_back(kind->second);
+  }
+  return coverage;
 }
 
 PageHasher::PageHasher() : state_(XXH3_createState()) {

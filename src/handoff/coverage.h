@@ -10,9 +10,14 @@
 
 namespace baton {
 
-// All that destination rank `destination` of a group ends up holding: the pieces written to it and those it copies from
-// a neighbour, each with the rank that computed it as its `source`. Sorted by (layers, heads, stripe).
-[[nodiscard]] std::vector<Piece> pieces_of(const Plan& plan, int destination);
+// What the destination ranks of a group end up holding, as pieces whose `source` is the rank that computed them: those
+// written to a rank directly and those it copies from a neighbour, sorted by (layers, heads, stripe). Ranks that hold
+// the same bytes of the same sources are of one kind and share its pieces, whose `destination` says nothing.
+struct Coverage {
+  std::vector<std::vector<Piece>> kinds;
+  std::vector<size_t> kind_of;  // by destination rank
+};
+[[nodiscard]] Coverage coverage_of(const Plan& plan, int destination_ranks);
 
 // XXH3-64 over the tokens [begin, end) of `pieces`, piece by piece in canonical order. pool_of(piece) is the memory of
 // the side that hashes and its page shape; `pages` are its pages of the sequence.

@@ -130,7 +130,7 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
   const int64_t budget_ms = std::chrono::ceil<std::chrono::milliseconds>(entry.request.deadline - now_).count();
   grant.budget_ms = static_cast<uint32_t>(std::clamp<int64_t>(budget_ms, 1, UINT32_MAX));
   grant.pages = entry.request.pages;
-  entry.plan = std::make_unique<ReceivePlan>(entry.pair->planner, self_, entry.pair->peer, grant, pools_);
+  entry.plan = std::make_unique<ReceivePlan>(entry.pair->planner, self_, grant, pools_);
   entry.granted = now_;
   if (const Status opened = transport_.open_window({attempt, entry.window_secret}, entry.plan->window(), grant.prefill);
       !opened) {

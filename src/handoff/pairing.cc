@@ -62,12 +62,16 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
   if (!differences.empty())
     return error(ErrorCode::kIncompatible, "{} (model {} here, {} there, page_tokens {} here, {} there): {}; {}", sides,
                  decode.model_name, prefill.model_name, decode.page_tokens, prefill.page_tokens, differences, remedy);
-
+  // What is wrong alone before anything is planned: the geometry is our own on both sides from here on.
+  for (const Manifest* side : {&prefill, &decode}) {
+    const char* who = side == &prefill ? "prefill" : "decode";
+    Status sound = check_layout(side->layout);
+    if (sound) sound = check_regions(*side, who);
+    if (!sound) return error(ErrorCode::kIncompatible, "{}: {}", sides, sound.error().message);
+  }
   Result<Planner> planner = Planner::make(prefill.geometry, {prefill.layout, prefill.page_tokens},
                                           {decode.layout, decode.page_tokens}, prefill.writer_policy, decode.fanout);
   if (!planner) return error(ErrorCode::kIncompatible, "{}: {}", sides, planner.error().message);
-  BATON_TRY(check_regions(prefill, "prefill"));
-  BATON_TRY(check_regions(decode, "decode"));
   return planner;
 }
 

@@ -232,40 +232,64 @@ void PrefillHandoff::Service::take_transfer_events() {
   }
 }
 
-// One post of each attempt in turn, so that a long prompt does not hold up a short one; a peer whose queue is full is
-// left for later.
+// A slice of each attempt in turn, so that a long prompt does not hold up a short one, and only so much in all that the
+// sockets are served meanwhile; a peer whose queue is full is left for later.
 void PrefillHandoff::Service::pump() {
   std::set<uint64_t> full;
   std::deque<AttemptId> later;
-  while (!pump_order_.empty()) {
+  uint64_t worked = 0;
+  while (!pump_order_.empty() && worked < options_.work_slice_bytes) {
     const AttemptId attempt = pump_order_.front();
     pump_order_.pop_front();
     const auto found = attempts_.find(attempt);
-    if (found == attempts_.end() || found->second->queued.empty()) continue;
-    if (full.contains(found->second->peer) || !post_one(attempt, *found->second)) {
-      full.insert(found->second->peer);
+    if (found == attempts_.end() || !found->second->making) continue;
+    const uint64_t peer = found->second->peer;
+    const std::optional<uint64_t> work = full.contains(peer) ? std::nullopt : pump_one(attempt, *found->second);
+    if (!work) {
+      full.insert(peer);
       later.push_back(attempt);
       continue;
     }
+    worked += *work;
     const auto again = attempts_.find(attempt);  // a failed post may have ended it
-    if (again != attempts_.end() && !again->second->queued.empty()) pump_order_.push_back(attempt);
+    if (again != attempts_.end() && again->second->making) pump_order_.push_back(attempt);
   }
-  pump_order_ = std::move(later);
+  pump_again_ = !pump_order_.empty();
+  std::move(later.begin(), later.end(), std::back_inserter(pump_order_));
 }
 
-bool PrefillHandoff::Service::post_one(AttemptId attempt, Entry& entry) {
-  HandoffPost& post = entry.queued.front();
+std::optional<uint64_t> PrefillHandoff::Service::pump_one(AttemptId attempt, Entry& entry) {
+  if (entry.next) {
+    if (!post(attempt, entry)) return std::nullopt;
+    return 1;
+  }
+  if (entry.job->idle()) {
+    entry.making = false;
+    step(attempt, PrefillAttempt::PostEnded{});
+    return 1;
+  }
+  SendJob::Step made = entry.job->step(options_.work_slice_bytes / 4 + 1, entry.pages);
+  if (!made.post) return made.work;
+  entry.next = std::move(made.post);
+  if (!post(attempt, entry)) return std::nullopt;
+  return made.work;
+}
+
+// False: the transport's queue is full, and the post stays the next.
+bool PrefillHandoff::Service::post(AttemptId attempt, Entry& entry) {
+  HandoffPost& post = *entry.next;
   const Result<TransferId> posted = transport_.post_write(
       entry.transport_peer, post.blocks, {attempt, entry.grant.window_secret}, entry.machine.deadline());
   if (!posted && posted.error().code == ErrorCode::kResourceExhausted) return false;
+  entry.machine.posts_made(1);
   if (posted) {
     if (entry.first_post == TimePoint{}) entry.first_post = now_;
     posts_.emplace(*posted, OutPost{attempt, post.bytes, std::move(post.links)});
     entry.out.insert(*posted);
-    entry.queued.pop_front();
+    entry.next.reset();
     return true;
   }
-  entry.queued.pop_front();
+  entry.next.reset();
   const bool no_peer = posted.error().code == ErrorCode::kUnavailable;
   const auto peer = peers_.find(entry.peer);
   const TransferOutcome outcome = no_peer ? TransferOutcome::kPeerLost : TransferOutcome::kFailed;
@@ -279,11 +303,9 @@ bool PrefillHandoff::Service::post_one(AttemptId attempt, Entry& entry) {
 void PrefillHandoff::Service::cancel_posts(AttemptId attempt) {
   Entry& entry = *attempts_.at(attempt);
   for (const TransferId transfer : entry.out) transport_.cancel(transfer);
-  const size_t unposted = entry.queued.size();
-  entry.queued.clear();
-  // Never posted, so quiet. The last of them may end the attempt.
-  for (size_t i = 0; i < unposted; ++i)
-    step(attempt, PrefillAttempt::PostEnded{TransferOutcome::kCancelled, true, true, "not posted"});
+  entry.next.reset();
+  if (!std::exchange(entry.making, false)) return;
+  step(attempt, PrefillAttempt::PostEnded{TransferOutcome::kCancelled, true, true, "not posted"});
 }
 
 // ---- the machine ----
@@ -335,11 +357,10 @@ void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAtte
 }
 
 void PrefillHandoff::Service::send_range(Entry& entry, PrefillAttempt::Actions::Range range, AttemptId attempt) {
-  std::vector<HandoffPost> posts = entry.job->send(range.begin, range.end, entry.pages);
-  BATON_CHECK(!posts.empty(), "tokens {} to {} made no post", range.begin, range.end);
-  entry.machine.posts_made(static_cast<int>(posts.size()));
-  if (entry.queued.empty()) pump_order_.push_back(attempt);
-  for (HandoffPost& post : posts) entry.queued.push_back(std::move(post));
+  entry.job->extend(range.end, entry.pages);
+  if (std::exchange(entry.making, true)) return;
+  entry.machine.posts_made(1);
+  if (std::find(pump_order_.begin(), pump_order_.end(), attempt) == pump_order_.end()) pump_order_.push_back(attempt);
 }
 
 void PrefillHandoff::Service::send_commit(AttemptId attempt, Entry& entry) {

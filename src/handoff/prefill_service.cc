@@ -68,6 +68,7 @@ void PrefillHandoff::Service::wait_for_work() {
 }
 
 int PrefillHandoff::Service::poll_timeout_ms() const {
+  if (pump_again_) return 0;
   if (!pump_order_.empty()) return 2;  // the transport's queue was full
   Duration wait = options_.heartbeat / 4;
   for (const auto& [id, peer] : peers_) {

@@ -84,7 +84,9 @@ class PrefillHandoff::Service {
     std::unique_ptr<SendJob> job;
     PeerId transport_peer;
     std::vector<PageId> pages;
-    std::deque<HandoffPost> queued;
+    // The job still makes posts; the machine counts the making as one post.
+    bool making = false;
+    std::optional<HandoffPost> next;  // made, and the transport had no room for it
     std::unordered_set<TransferId> out;
     FirstToken first;
     HandoffDurations durations;
@@ -129,8 +131,9 @@ class PrefillHandoff::Service {
   void turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault);
   void take_transfer_events();
   void pump();
-  // False: the transport's queue is full.
-  bool post_one(AttemptId attempt, Entry& entry);
+  // What it took, as SendJob::Step::work; nullopt: the transport's queue is full.
+  std::optional<uint64_t> pump_one(AttemptId attempt, Entry& entry);
+  bool post(AttemptId attempt, Entry& entry);
   void tick();
   void step(AttemptId attempt, const PrefillAttempt::Input& input);
   void apply(AttemptId attempt, Entry& entry, PrefillAttempt::Actions actions);
@@ -173,7 +176,8 @@ class PrefillHandoff::Service {
   std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
   size_t early_ = 0;
   std::unordered_map<TransferId, OutPost> posts_;
-  std::deque<AttemptId> pump_order_;  // attempts with queued posts; each once
+  std::deque<AttemptId> pump_order_;  // attempts that make posts; each once
+  bool pump_again_ = false;           // the turn's share of work was used up
   std::unordered_map<AttemptId, Tombstone> tombstones_;
   std::deque<AttemptId> tombstone_order_;
   std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet

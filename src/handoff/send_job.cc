@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "handoff/coverage.h"
 #include "handoff/pairing.h"
 
 namespace baton {
@@ -20,63 +19,101 @@ SendJob::SendJob(std::shared_ptr<const Planner> planner, const Manifest& self, i
       post_bytes_max_(post_bytes_max),
       post_blocks_max_(post_blocks_max),
       plan_(planner_->plan_for(grant.attempt)),
+      coverage_(coverage_of(plan_, planner_->destination_ranks())),
       prompt_tokens_(grant.prompt_tokens),
-      first_page_(grant.cached_tokens / planner_->decode().page_tokens) {
+      first_page_(grant.cached_tokens / planner_->decode().page_tokens),
+      sent_(grant.cached_tokens),
+      to_(sent_),
+      end_(sent_),
+      token_(sent_) {
   for (int r = 0; r < planner_->source_ranks(); ++r) source_world_.push_back(world_rank(self.layout, dp_rank, r));
   for (int r = 0; r < planner_->destination_ranks(); ++r) {
     destination_world_.push_back(world_rank(peer.layout, grant.dp_rank, r));
     destination_regions_.emplace_back(peer.regions[static_cast<size_t>(destination_world_.back())].id);
-    coverage_.push_back(pieces_of(plan_, r));
   }
   for (const GrantedPage& page : grant.pages) destination_pages_.push_back(page.page);
   pages_ = static_cast<uint32_t>(static_cast<int64_t>(grant.pages.size()) - first_page_);
-  checksums_.assign(static_cast<size_t>(planner_->destination_ranks()) * pages_, 0);
+  checksums_.assign(coverage_.kinds.size() * pages_, 0);
+  plan_.local_copies = {};  // decode's affair
+  plan_.links = {};
 }
 
-std::vector<HandoffPost> SendJob::send(int64_t begin, int64_t end, const std::vector<PageId>& source_pages) {
+void SendJob::extend(int64_t end, const std::vector<PageId>& source_pages) {
+  BATON_CHECK(end > end_ && end <= prompt_tokens_, "{} after {} of {} tokens", end, end_, prompt_tokens_);
+  end_ = end;
   if (end == prompt_tokens_) zero_tail(source_pages);
-  hash_pages(end, source_pages);
-  std::vector<HandoffPost> posts;
-  const auto add = [&](const Piece& piece, uint64_t from, uint64_t to, uint64_t length) {
-    if (posts.empty() || posts.back().blocks.size() >= post_blocks_max_ ||
-        posts.back().bytes + length > post_bytes_max_)
-      posts.emplace_back();
-    HandoffPost& post = posts.back();
+}
+
+SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pages) {
+  Step step;
+  while (can_hash() && step.work < bytes) step.work += hash_one(source_pages);
+  if (step.work > 0) return step;
+  HandoffPost post;
+  while (post.blocks.size() < post_blocks_max_ && (taken_ < copies_.size() || make_copies(source_pages))) {
+    Copy& copy = copies_[taken_];
+    const uint64_t length = std::min(copy.length, post_bytes_max_);
+    if (!post.blocks.empty() && post.bytes + length > post_bytes_max_) break;
+    const Piece& piece = plan_.pieces[copies_of_];
     const auto destination = static_cast<size_t>(piece.destination);
-    post.blocks.push_back({source_pool(piece.source).region, from, destination_regions_[destination], to, length});
+    post.blocks.push_back({source_pool(piece.source).region, copy.source_offset, destination_regions_[destination],
+                           copy.destination_offset, length});
     post.bytes += length;
     HandoffStats::Link& link =
         post.links[{source_world_[static_cast<size_t>(piece.source)], destination_world_[destination]}];
     link.bytes += length;
     ++link.copies;
-  };
-  for (const Piece& piece : plan_.pieces) {
-    for (Copy copy : piece_copies(*planner_, piece, begin, end, source_pages, destination_pages_)) {
-      while (copy.length > 0) {
-        const uint64_t length = std::min(copy.length, post_bytes_max_);
-        add(piece, copy.source_offset, copy.destination_offset, length);
-        copy.source_offset += length;
-        copy.destination_offset += length;
-        copy.length -= length;
-      }
-    }
+    copy.source_offset += length;
+    copy.destination_offset += length;
+    copy.length -= length;
+    if (copy.length == 0) ++taken_;
   }
-  return posts;
+  if (taken_ == copies_.size()) make_copies(source_pages);  // so that idle() is known
+  step.work = (1 + post.blocks.size()) * 64;
+  if (!post.blocks.empty()) step.post = std::move(post);
+  return step;
 }
 
-void SendJob::hash_pages(int64_t end, const std::vector<PageId>& source_pages) {
-  const int64_t page_tokens = planner_->decode().page_tokens;
-  for (; hashed_ < pages_; ++hashed_) {
-    const int64_t from = (first_page_ + hashed_) * page_tokens;
-    const int64_t to = std::min(from + page_tokens, prompt_tokens_);
-    if (to > end) return;
-    for (size_t r = 0; r < coverage_.size(); ++r) {
-      const auto pool_of = [&](const Piece& piece) {
-        return PoolView{source_pool(piece.source).bytes, &planner_->source_shape(piece.source)};
-      };
-      checksums_[r * pages_ + static_cast<size_t>(hashed_)] = checksum(coverage_[r], pool_of, from, to, source_pages);
+bool SendJob::make_copies(const std::vector<PageId>& source_pages) {
+  copies_.clear();
+  taken_ = 0;
+  while (copies_.empty()) {
+    if (piece_ == plan_.pieces.size()) sent_ = to_;
+    if (sent_ == to_) {
+      if (to_ == end_) return false;
+      to_ = end_;
+      token_ = sent_;
+      piece_ = 0;
     }
+    const Piece& piece = plan_.pieces[piece_];
+    const int64_t cut = std::min(to_, copies_cut(*planner_, piece, token_, static_cast<int64_t>(post_blocks_max_)));
+    copies_ = piece_copies(*planner_, piece, token_, cut, source_pages, destination_pages_);
+    copies_of_ = piece_;
+    token_ = cut;
+    if (cut < to_) continue;
+    ++piece_;
+    token_ = sent_;
   }
+  return true;
+}
+
+bool SendJob::can_hash() const {
+  if (hashed_ == checksums_.size()) return false;
+  const int64_t page = first_page_ + static_cast<int64_t>(hashed_ / coverage_.kinds.size());
+  return std::min((page + 1) * planner_->decode().page_tokens, prompt_tokens_) <= end_;
+}
+
+uint64_t SendJob::hash_one(const std::vector<PageId>& source_pages) {
+  const int64_t page_tokens = planner_->decode().page_tokens;
+  const int64_t from = (first_page_ + static_cast<int64_t>(hashed_ / coverage_.kinds.size())) * page_tokens;
+  const int64_t to = std::min(from + page_tokens, prompt_tokens_);
+  const std::vector<Piece>& pieces = coverage_.kinds[hashed_ % coverage_.kinds.size()];
+  const auto pool_of = [&](const Piece& piece) {
+    return PoolView{source_pool(piece.source).bytes, &planner_->source_shape(piece.source)};
+  };
+  checksums_[hashed_++] = checksum(pieces, pool_of, from, to, source_pages);
+  uint64_t bytes = (1 + pieces.size()) * 64;
+  for (const Piece& piece : pieces) bytes += piece_bytes(*planner_, piece, from, to);
+  return bytes;
 }
 
 void SendJob::zero_tail(const std::vector<PageId>& source_pages) {
@@ -102,8 +139,13 @@ void SendJob::zero_tail(const std::vector<PageId>& source_pages) {
 }
 
 std::vector<uint64_t> SendJob::checksums() const {
-  BATON_CHECK(hashed_ == pages_, "{} of {} pages hashed at commit", hashed_, pages_);
-  return checksums_;
+  BATON_CHECK(hashed_ == checksums_.size(), "{} of {} checksums made at commit", hashed_, checksums_.size());
+  std::vector<uint64_t> of_ranks;
+  of_ranks.reserve(coverage_.kind_of.size() * pages_);
+  for (const size_t kind : coverage_.kind_of) {
+    for (size_t page = 0; page < pages_; ++page) of_ranks.push_back(checksums_[page * coverage_.kinds.size() + kind]);
+  }
+  return of_ranks;
 }
 
 }  // namespace baton

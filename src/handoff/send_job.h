@@ -1,13 +1,16 @@
-// What a granted attempt writes: blocks cut into posts, and the checksums of the destination pages. No I/O.
+// What a granted attempt writes: blocks cut into posts, and the checksums of the destination pages. Made a slice at a
+// time, so that neither a long prompt nor a peer of many ranks holds up the thread or fills the memory. No I/O.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "handoff/coverage.h"
 #include "handoff/events.h"
 #include "layout/plan.h"
 #include "transport/transport.h"
@@ -27,18 +30,30 @@ class SendJob {
   SendJob(std::shared_ptr<const Planner> planner, const Manifest& self, int dp_rank, const Manifest& peer,
           const Grant& grant, std::span<const Pool> pools, uint64_t post_bytes_max, size_t post_blocks_max);
 
-  // The posts of tokens [begin, end), whose KV is in `source_pages`. Ranges come in order and without gaps; each but
-  // the last ends at a page of either grid. Hashes first, so that whatever changes the sources from here on is found at
-  // decode; the tail of a last, partial page is zeroed when whole pages travel, so that no older bytes of the page
-  // leave the process (S12).
-  std::vector<HandoffPost> send(int64_t begin, int64_t end, const std::vector<PageId>& source_pages);
+  // The KV of tokens up to `end` is in `source_pages`. Ends come in order; each but the last is a page's in both grids.
+  // The tail of a last, partial page is zeroed here when whole pages travel, so that no older bytes of the page leave
+  // the process (S12).
+  void extend(int64_t end, const std::vector<PageId>& source_pages);
+  // All that extend() allowed is in posts.
+  [[nodiscard]] bool idle() const { return sent_ == end_; }
 
-  // Layout as in Commit.
+  // Hashes about `bytes` bytes, or else makes the next post. Pages are hashed before they are posted, so that whatever
+  // changes the sources from then on is found at decode.
+  struct Step {
+    uint64_t work = 0;  // in bytes hashed, or what takes as long
+    std::optional<HandoffPost> post;
+  };
+  Step step(uint64_t bytes, const std::vector<PageId>& source_pages);
+
+  // Layout as in Commit; every page must be hashed.
   [[nodiscard]] std::vector<uint64_t> checksums() const;
   [[nodiscard]] uint32_t checksum_pages() const { return pages_; }
 
  private:
-  void hash_pages(int64_t end, const std::vector<PageId>& source_pages);
+  [[nodiscard]] bool can_hash() const;
+  uint64_t hash_one(const std::vector<PageId>& source_pages);
+  // The next copies into copies_; false: there are no more up to end_.
+  bool make_copies(const std::vector<PageId>& source_pages);
   void zero_tail(const std::vector<PageId>& source_pages);
   [[nodiscard]] const Pool& source_pool(int r) const {
     return pools_[static_cast<size_t>(source_world_[static_cast<size_t>(r)])];
@@ -49,15 +64,23 @@ class SendJob {
   uint64_t post_bytes_max_;
   size_t post_blocks_max_;
   Plan plan_;
-  std::vector<std::vector<Piece>> coverage_;  // by destination rank of the group
+  Coverage coverage_;
   std::vector<int> source_world_, destination_world_;
   std::vector<RegionId> destination_regions_;
   std::vector<PageId> destination_pages_;
   int64_t prompt_tokens_ = 0;
   int64_t first_page_ = 0;  // of decode's, after the cached ones
-  int64_t hashed_ = 0;      // pages hashed
   uint32_t pages_ = 0;
-  std::vector<uint64_t> checksums_;
+  size_t hashed_ = 0;                // of checksums_
+  std::vector<uint64_t> checksums_;  // page by page, in each the kinds
+  // Tokens before sent_ are in posts, those before end_ may be. Of the range [sent_, to_) all pieces before piece_ and
+  // that one up to token_ are in copies_ or posts.
+  int64_t sent_ = 0, to_ = 0, end_ = 0;
+  size_t piece_ = 0;
+  int64_t token_ = 0;
+  size_t copies_of_ = 0;  // the piece of copies_
+  std::vector<Copy> copies_;
+  size_t taken_ = 0;  // of copies_
 };
 
 // Cut points of an attempt's sends: the coarser page of the two grids.

@@ -4,13 +4,16 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "handoff/coverage.h"
 #include "handoff/pairing.h"
 
 namespace baton {
+namespace {
+// Made ahead of the copying.
+constexpr int64_t kCopiesAtOnce = 1024;
+}  // namespace
 
-ReceivePlan::ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Manifest& peer,
-                         const Grant& grant, std::span<const Pool> pools)
+ReceivePlan::ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Grant& grant,
+                         std::span<const Pool> pools)
     : planner_(std::move(planner)),
       pools_(pools),
       plan_(planner_->plan_for(grant.attempt)),
@@ -18,13 +21,7 @@ ReceivePlan::ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest&
       cached_tokens_(grant.cached_tokens) {
   for (int r = 0; r < planner_->destination_ranks(); ++r) world_.push_back(world_rank(self.layout, grant.dp_rank, r));
   for (const GrantedPage& page : grant.pages) pages_.push_back(page.page);
-  // The length of the copies does not depend on which pages prefill uses.
-  std::vector<PageId> any(static_cast<size_t>((prompt_tokens_ + peer.page_tokens - 1) / peer.page_tokens));
-  for (size_t i = 0; i < any.size(); ++i) any[i] = PageId(static_cast<uint32_t>(i));
-  for (const Piece& piece : plan_.pieces) {
-    for (const Copy& copy : piece_copies(*planner_, piece, cached_tokens_, prompt_tokens_, any, pages_))
-      bytes_ += copy.length;
-  }
+  for (const Piece& piece : plan_.pieces) bytes_ += piece_bytes(*planner_, piece, cached_tokens_, prompt_tokens_);
 }
 
 std::vector<WindowRange> ReceivePlan::window() const {
@@ -60,18 +57,15 @@ Status ReceivePlan::check_counts(const Commit& commit) const {
   return {};
 }
 
-VerifyJob::VerifyJob(const ReceivePlan& plan, Commit commit) : plan_(plan), commit_(std::move(commit)) {
-  for (const LocalCopy& local : plan_.plan_.local_copies) {
-    for (const Copy& copy :
-         baton::local_copies(*plan_.planner_, local, plan_.cached_tokens_, plan_.prompt_tokens_, plan_.pages_))
-      moves_.push_back({local.source, local.destination, copy});
-  }
-  for (size_t r = 0; r < plan_.world_.size(); ++r) coverage_.push_back(pieces_of(plan_.plan_, static_cast<int>(r)));
-}
+VerifyJob::VerifyJob(const ReceivePlan& plan, Commit commit)
+    : plan_(plan),
+      commit_(std::move(commit)),
+      token_(plan.cached_tokens_),
+      coverage_(coverage_of(plan.plan_, static_cast<int>(plan.world_.size()))) {}
 
 bool VerifyJob::step(uint64_t bytes) {
   for (uint64_t worked = 0; worked < bytes;) {
-    if (moved_ < moves_.size()) {
+    if (taken_ < copies_.size() || make_copies()) {
       worked += copy_one();
     } else if (status_ && checked_ < commit_.checksums.size()) {
       worked += check_one();
@@ -82,16 +76,32 @@ bool VerifyJob::step(uint64_t bytes) {
   return false;
 }
 
+bool VerifyJob::make_copies() {
+  copies_.clear();
+  taken_ = 0;
+  const std::vector<LocalCopy>& locals = plan_.plan_.local_copies;
+  while (copies_.empty() && local_ < locals.size()) {
+    const LocalCopy& local = locals[local_];
+    const int64_t cut = std::min(plan_.prompt_tokens_, copies_cut(*plan_.planner_, local, token_, kCopiesAtOnce));
+    copies_ = baton::local_copies(*plan_.planner_, local, token_, cut, plan_.pages_);
+    copies_of_ = local_;
+    token_ = cut;
+    if (cut < plan_.prompt_tokens_) continue;
+    ++local_;
+    token_ = plan_.cached_tokens_;
+  }
+  return !copies_.empty();
+}
+
 uint64_t VerifyJob::copy_one() {
-  const Move& move = moves_[moved_++];
-  const std::span<const std::byte> from =
-      plan_.pool(move.source).bytes.subspan(move.copy.source_offset, move.copy.length);
-  const std::span<std::byte> to =
-      plan_.pool(move.destination).bytes.subspan(move.copy.destination_offset, move.copy.length);
+  const LocalCopy& local = plan_.plan_.local_copies[copies_of_];
+  const Copy& copy = copies_[taken_++];
+  const std::span<const std::byte> from = plan_.pool(local.source).bytes.subspan(copy.source_offset, copy.length);
+  const std::span<std::byte> to = plan_.pool(local.destination).bytes.subspan(copy.destination_offset, copy.length);
   std::memcpy(to.data(), from.data(), from.size());
   local_bytes_ += from.size();
   ++local_copies_;
-  return from.size();
+  return from.size() + 64;
 }
 
 uint64_t VerifyJob::check_one() {
@@ -101,7 +111,7 @@ uint64_t VerifyJob::check_one() {
   const int64_t to = std::min(from + page_tokens, plan_.prompt_tokens_);
   const Pool& pool = plan_.pool(static_cast<int>(rank));
   const auto pool_of = [&](const Piece&) { return PoolView{pool.bytes, &pool.shape}; };
-  const uint64_t sum = checksum(coverage_[rank], pool_of, from, to, plan_.pages_);
+  const uint64_t sum = checksum(coverage_.kinds[coverage_.kind_of[rank]], pool_of, from, to, plan_.pages_);
   const uint64_t expected = commit_.checksums[checked_++];
   if (sum != expected)
     status_ = error(ErrorCode::kCorrupt,

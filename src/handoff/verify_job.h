@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "handoff/coverage.h"
 #include "handoff/events.h"
 #include "layout/plan.h"
 #include "wire/frames.h"
@@ -19,7 +20,7 @@ namespace baton {
 class ReceivePlan {
  public:
   // `pools` must outlive the object.
-  ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Manifest& peer, const Grant& grant,
+  ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Grant& grant,
               std::span<const Pool> pools);
 
   // The byte ranges of the pages that may be written, on every rank of the DP group.
@@ -57,18 +58,20 @@ class VerifyJob {
   [[nodiscard]] uint64_t checksums() const { return checked_; }
 
  private:
-  struct Move {
-    int source = 0, destination = 0;
-    Copy copy;
-  };
+  // The next copies of one LocalCopy into copies_; false: there are no more.
+  bool make_copies();
   uint64_t copy_one();
   uint64_t check_one();
 
   const ReceivePlan& plan_;
   Commit commit_;
-  std::vector<Move> moves_;
-  size_t moved_ = 0;
-  std::vector<std::vector<Piece>> coverage_;
+  // All local copies of the plan before local_ and that one up to token_ are in copies_ or done.
+  size_t local_ = 0;
+  int64_t token_ = 0;
+  size_t copies_of_ = 0;  // the local copy of copies_
+  std::vector<Copy> copies_;
+  size_t taken_ = 0;  // of copies_
+  Coverage coverage_;
   uint64_t checked_ = 0;  // of checksums
   uint64_t local_bytes_ = 0, local_copies_ = 0;
   Status status_;

@@ -155,6 +155,42 @@ std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64
   return copy(from, to, piece, begin, end, source_pages, destination_pages);
 }
 
+namespace {
+
+// Tokens below `end` that a slice carries.
+int64_t tokens_below(const Piece& piece, int64_t end) {
+  const int64_t unit = piece.unit_tokens;
+  const int64_t round = unit * piece.stripes;
+  return end / round * unit + std::clamp<int64_t>(end % round - piece.stripe * unit, 0, unit);
+}
+
+template <typename Slice>
+int64_t cut_after(const Planner& planner, const Slice& slice, int64_t begin, int64_t copies) {
+  const int finer = std::min(planner.prefill().page_tokens, planner.decode().page_tokens);
+  const bool whole = finer == slice.unit_tokens;  // of equal pages, one copy a head
+  const int64_t stretches = whole ? 1 : slice.unit_tokens / finer + 2;
+  const int64_t a_unit = stretches * slice.heads.size() * (whole ? 1 : 2 * slice.layers.size());
+  const int64_t units = std::max<int64_t>(1, copies / a_unit) * slice.stripes;
+  return (begin / slice.unit_tokens + units) * slice.unit_tokens;
+}
+
+}  // namespace
+
+uint64_t piece_bytes(const Planner& planner, const Piece& piece, int64_t begin, int64_t end) {
+  const int page = planner.prefill().page_tokens;
+  if (page == planner.decode().page_tokens) end = pages_for(end, page) * page;  // whole pages
+  const auto tokens = static_cast<uint64_t>(tokens_below(piece, end) - tokens_below(piece, begin));
+  return tokens * planner.geometry().entry_bytes() * static_cast<uint64_t>(piece.layers.size()) *
+         static_cast<uint64_t>(piece.heads.size());
+}
+
+int64_t copies_cut(const Planner& planner, const Piece& slice, int64_t begin, int64_t copies) {
+  return cut_after(planner, slice, begin, copies);
+}
+int64_t copies_cut(const Planner& planner, const LocalCopy& slice, int64_t begin, int64_t copies) {
+  return cut_after(planner, slice, begin, copies);
+}
+
 std::vector<Copy> local_copies(const Planner& planner, const LocalCopy& slice, int64_t begin, int64_t end,
                                const std::vector<PageId>& pages) {
   for (const int rank : {slice.source, slice.destination}) {

@@ -307,6 +307,48 @@ Planner plan(const KvGeometry& geometry, const PlanSide& prefill, const PlanSide
   return std::move(*planner);
 }
 
+// What a sender does a slice at a time is what it would do at once, and its bytes are known before.
+TEST(Copies, CutsLoseNoByteAndTheSumIsKnownBefore) {
+  const KvGeometry geometry{.layers = 3, .kv_heads = 2, .k_dim = 3, .v_dim = 2, .element_size = 1};
+  std::vector<PageId> any;
+  for (uint32_t i = 0; i < 64; ++i) any.emplace_back(i * 2);  // nothing merges
+  const auto bytes = [](const std::vector<Copy>& copies) {
+    uint64_t sum = 0;
+    for (const Copy& copy : copies) sum += copy.length;
+    return sum;
+  };
+  for (const auto& [from_page, to_page] : {std::pair{4, 4}, {4, 7}, {8, 2}, {1, 5}}) {
+    for (const Fanout fanout : {Fanout::kDirect, Fanout::kLocal}) {
+      const Planner planner =
+          Planner::make(geometry, {{.tp = 3}, from_page}, {{.tp = 5}, to_page}, WriterPolicy::kBalanced, fanout)
+              .value();
+      const int64_t begin = 2 * to_page, end = 57;
+      const Plan plan = planner.plan_for(AttemptId(3));
+      const auto expect_cut = [&](const auto& slice, int64_t from, const auto& copies_between) {
+        const std::vector<Copy> whole = copies_between(from, end);
+        std::vector<Copy> cut;
+        for (int64_t token = from; token < end;) {
+          const int64_t next = std::min<int64_t>(end, copies_cut(planner, slice, token, 5));
+          ASSERT_GT(next, token);
+          const std::vector<Copy> part = copies_between(token, next);
+          EXPECT_LE(part.size(), 64u);
+          cut.insert(cut.end(), part.begin(), part.end());
+          token = next;
+        }
+        EXPECT_EQ(bytes(cut), bytes(whole)) << from_page << " to " << to_page;
+      };
+      for (const Piece& piece : plan.pieces) {
+        const auto between = [&](int64_t a, int64_t b) { return piece_copies(planner, piece, a, b, any, any); };
+        EXPECT_EQ(piece_bytes(planner, piece, begin, end), bytes(between(begin, end)))
+            << from_page << " to " << to_page;
+        expect_cut(piece, begin, between);
+      }
+      for (const LocalCopy& copy : plan.local_copies)
+        expect_cut(copy, begin, [&](int64_t a, int64_t b) { return local_copies(planner, copy, a, b, any); });
+    }
+  }
+}
+
 std::vector<PageId> pages(std::initializer_list<uint32_t> numbers) {
   std::vector<PageId> ids;
   for (const uint32_t number : numbers) ids.emplace_back(number);

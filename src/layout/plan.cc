@@ -139,7 +139,8 @@ Result<Planner> Planner::make(const KvGeometry& geometry, const PlanSide& prefil
   planner.fanout_ = fanout;
   planner.source_shapes_ = group_shapes(prefill, geometry);
   planner.destination_shapes_ = group_shapes(decode, geometry);
-  planner.cut_slices();
+  if (const Status cut = planner.cut_slices(); !cut)
+    return error(cut.error().code, "{} ({})", cut.error().message, pair());
   planner.seat_slices();
   planner.link_ranks();
   planner.hash_ = planner.compute_hash();
@@ -150,7 +151,7 @@ Result<Planner> Planner::make(const KvGeometry& geometry, const PlanSide& prefil
   return planner;
 }
 
-void Planner::cut_slices() {
+Status Planner::cut_slices() {
   std::map<std::vector<int>, int> group_of;
   std::map<std::tuple<int, int, int, int>, std::vector<size_t>> replicas_of;
   for (int d = 0; d < destination_ranks(); ++d) {
@@ -160,23 +161,35 @@ void Planner::cut_slices() {
       replicas_of[{cell.layers.begin, cell.layers.end, cell.heads.begin, cell.heads.end}].push_back(slices_.size());
       slices_.push_back({.destination = d, .layers = cell.layers, .heads = cell.heads, .group = group->second});
     }
+    if (static_cast<int64_t>(slices_.size()) > kPlanSlicesMax)
+      return error(ErrorCode::kIncompatible, "the plan has more than {} pieces; use fewer ranks", kPlanSlicesMax);
   }
+  auto slices = static_cast<int64_t>(slices_.size());
   for (const auto& [rectangle, replicas] : replicas_of) {
+    const auto n = static_cast<int64_t>(replicas.size());
+    if (fanout_ == Fanout::kLocal) slices += n * (n - 1);
+    if (slices > kPlanSlicesMax)
+      return error(ErrorCode::kIncompatible,
+                   "{} replicas on decode would copy from each other, a plan has at most {} slices; use more DP groups "
+                   "on decode or --fanout direct",
+                   n, kPlanSlicesMax);
     for (size_t i = 0; i < replicas.size(); ++i) {
       slices_[replicas[i]].replica = static_cast<int>(i);
       slices_[replicas[i]].replicas = static_cast<int>(replicas.size());
     }
   }
+  return {};
 }
 
+// Cells that check_plan() counts: those of every destination, in every unit until the stripes repeat.
 int64_t Planner::check_work() const {
-  int64_t cells = 0;
-  int replicas = 1;
+  int64_t cells = 0, period = 1;
   for (const Slice& slice : slices_) {
     cells += static_cast<int64_t>(slice.layers.size()) * slice.heads.size();
-    replicas = std::max(replicas, slice.replicas);
+    if (fanout_ == Fanout::kLocal) period = std::lcm(period, int64_t{slice.replicas});
+    if (period > kCheckWorkMax) return period;
   }
-  return fanout_ == Fanout::kLocal ? cells * replicas : cells;
+  return cells * period;
 }
 
 // The largest slice first, always to the seat with the least so far (Graham 1969): no seat gets more than the mean plus
@@ -301,12 +314,13 @@ uint64_t Planner::compute_hash() const {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
   BATON_CHECK(state != nullptr && XXH3_64bits_reset(state.get()) == XXH_OK);
   const auto put = [&state](std::initializer_list<int64_t> values) {  // little endian whatever the machine
+    std::array<unsigned char, 128> bytes{};
+    size_t n = 0;
     for (const int64_t value : values) {
-      std::array<unsigned char, 8> bytes{};
-      for (size_t i = 0; i < bytes.size(); ++i)
-        bytes[i] = static_cast<unsigned char>(static_cast<uint64_t>(value) >> (8 * i));
-      XXH3_64bits_update(state.get(), bytes.data(), bytes.size());
+      for (int shift = 0; shift < 64; shift += 8)
+        bytes.at(n++) = static_cast<unsigned char>(static_cast<uint64_t>(value) >> shift);
     }
+    XXH3_64bits_update(state.get(), bytes.data(), n);
   };
   put({kPlanVersion, geometry_.layers, geometry_.kv_heads, geometry_.k_dim, geometry_.v_dim, geometry_.element_size});
   for (const PlanSide* side : {&prefill_, &decode_}) {

@@ -83,13 +83,17 @@ inline constexpr int kPageTokensMax = 128;
 inline constexpr uint64_t kPageBytesMax = uint64_t{1} << 30;   // of one page on one rank; page numbers have 32 bits
 inline constexpr uint64_t kTokenBytesMax = uint64_t{1} << 28;  // of one token over all layers and heads
 inline constexpr int64_t kPlanTokensMax = int64_t{1} << 24;    // of one sequence
+// Pieces and local copies of one plan, so that whoever shows us a layout cannot keep us busy with it: replicas that
+// copy from each other need one copy for each two of them.
+inline constexpr int64_t kPlanSlicesMax = int64_t{1} << 18;
 
 // Everything a pair agrees on, computed once. The attempt only rotates the choice among replicas, so that every replica
 // sends equally much over many attempts. Immutable after make(): any number of threads may call it.
 class Planner {
  public:
   // Refuses, in one line with both sides, geometries and layouts that cannot work together: kInvalidArgument for what
-  // is wrong alone, kIncompatible for a layout that the model cannot be cut into.
+  // is wrong alone, kIncompatible for a layout that the model cannot be cut into or a plan of more than kPlanSlicesMax
+  // slices. Takes some hundred milliseconds at most, whatever the sides.
   static Result<Planner> make(const KvGeometry& geometry, const PlanSide& prefill, const PlanSide& decode,
                               WriterPolicy policy = WriterPolicy::kBalanced, Fanout fanout = Fanout::kDirect);
 
@@ -124,7 +128,7 @@ class Planner {
   };
 
   Planner() = default;
-  void cut_slices();
+  Status cut_slices();
   void seat_slices();
   void link_ranks();
   [[nodiscard]] int64_t check_work() const;
@@ -163,6 +167,14 @@ struct Copy {
 [[nodiscard]] std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64_t begin, int64_t end,
                                              const std::vector<PageId>& source_pages,
                                              const std::vector<PageId>& destination_pages);
+
+// The sum of their lengths, whatever the pages.
+[[nodiscard]] uint64_t piece_bytes(const Planner& planner, const Piece& piece, int64_t begin, int64_t end);
+
+// The first token after `begin` at which the copies of a slice may be cut into two calls so that each makes about
+// `copies` copies: whole units, the same copies in all.
+[[nodiscard]] int64_t copies_cut(const Planner& planner, const Piece& slice, int64_t begin, int64_t copies);
+[[nodiscard]] int64_t copies_cut(const Planner& planner, const LocalCopy& slice, int64_t begin, int64_t copies);
 
 // The same for a copy inside the destination instance, whose ranks all use the sequence's one page list. Any `begin`;
 // pages are copied whole where the stripes allow it and `begin` is at a page start.

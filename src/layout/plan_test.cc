@@ -286,6 +286,33 @@ TEST(Plan, LargestWorldsArePlanned) {
   }
 }
 
+// A layout may come from a stranger: what it takes to plan for it is bounded before it is planned.
+TEST(Plan, MoreSlicesThanAPlanMayHaveAreRefused) {
+  const KvGeometry mla{.layers = 61, .kv_heads = 1, .k_dim = 576, .v_dim = 0};
+  const PlanSide one{{.tp = 1}, 64}, most{{.tp = 512}, 64}, wide{{.tp = 1024}, 64};
+  const auto make = [&](const PlanSide& decode, Fanout fanout) {
+    return Planner::make(mla, one, decode, WriterPolicy::kBalanced, fanout);
+  };
+  EXPECT_TRUE(make(wide, Fanout::kDirect).ok());
+  EXPECT_EQ(must(make(most, Fanout::kLocal)).plan_for(AttemptId(1)).local_copies.size(), 512u * 511u);
+  const Result<Planner> refused = make(wide, Fanout::kLocal);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kIncompatible);
+  EXPECT_NE(refused.error().message.find("1024 replicas on decode"), std::string::npos) << refused.error().message;
+  // Every layer a piece of its own for each of the ranks.
+  KvGeometry deep = mla;
+  deep.layers = 1024;
+  EXPECT_NE(Planner::make(deep, {{.tp = 1, .pp = 1024}, 64}, wide).error().message.find("pieces"), std::string::npos);
+}
+
+// Stripes of 341 and of 342 replicas repeat after 116,622 units: no proof by counting, and no memory for it.
+TEST(Plan, ReplicasThatRepeatLateAreNotCounted) {
+  const KvGeometry odd{.layers = 4, .kv_heads = 3, .k_dim = 8, .v_dim = 8};
+  const Result<Planner> planner =
+      Planner::make(odd, {{.tp = 1}, 64}, {{.tp = 700}, 64}, WriterPolicy::kBalanced, Fanout::kLocal);
+  ASSERT_TRUE(planner.ok()) << planner.error().message;
+}
+
 // Each mutation breaks a plan in one way; the checker must see every one, or its "ok" above proves nothing.
 TEST(PlanCheck, CatchesEveryMutation) {
   const KvGeometry geometry{.layers = 4, .kv_heads = 2, .k_dim = 8, .v_dim = 8};

@@ -32,7 +32,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
        {"--page-size", "--dtype", "--kv-cache-dtype", "--quantization", "--load-format", "--max-total-tokens",
         "--mem-fraction-static", "--max-running-requests", "--chunked-prefill-size", "--context-length",
         "--served-model-name", "--disaggregation-transfer-backend", "--num-reserved-decode-tokens", "--fanout",
-        "--writer-policy"}) {
+        "--writer-policy", "--handoff-key-file"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
   for (const char* name : {"--request-timeout", "--health-check-timeout"})

@@ -18,6 +18,7 @@ enum ExitCode : int {
   switch (code) {
     case ErrorCode::kInvalidArgument:
       return kExitUsage;
+    case ErrorCode::kForbidden:
     case ErrorCode::kIncompatible:
     case ErrorCode::kResourceExhausted:
       return kExitConfiguration;

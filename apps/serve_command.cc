@@ -10,6 +10,8 @@
 #include "drain.h"
 #include "engine/make_engine.h"
 #include "exit_code.h"
+#include "handoff/key_file.h"
+#include "handoff/trust.h"
 #include "http/api_server.h"
 #include "http/json.h"
 #include "http/model_text.h"
@@ -63,6 +65,11 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
   transfer.bootstrap_host = meet == "localhost" ? "127.0.0.1" : meet;
   transfer.advertise_host = flags.advertise_host;
   transfer.bootstrap_port = flags.bootstrap_port;
+  transfer.prefill_peers = flags.prefill_peers;
+  BATON_TRY(TrustedPeers::parse(flags.prefill_peers));  // a wrong entry is found before the model is loaded
+  if (!flags.handoff_key_file.empty()) {
+    BATON_ASSIGN(transfer.handoff_key, read_key_file(flags.handoff_key_file));
+  }
   BATON_ASSIGN(transfer.writer_policy, parse_writer_policy(flags.writer_policy));
   BATON_ASSIGN(transfer.fanout, parse_fanout(flags.fanout));
   return options;

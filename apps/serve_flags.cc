@@ -121,6 +121,11 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--disaggregation-bootstrap-port", f.bootstrap_port,
                  "Prefill: port where decode instances meet it; 0: any free one")
       ->transform(number_from(0, 65535));
+  app.add_option("--disaggregation-prefill-peers", f.prefill_peers,
+                 "Decode: prefill instances that it may meet, as HOST or HOST:PORT; those of this machine always")
+      ->delimiter(',');
+  app.add_option("--handoff-key-file", f.handoff_key_file,
+                 "Prefill and decode: only instances with the same key (a file of at least 32 bytes) may pair");
   app.add_flag("--disaggregation-decode-enable-radix-cache", f.decode_radix_cache,
                "Decode: reuse prefixes, and have only the rest sent (the default; =false: have all sent)");
   app.add_option("--writer-policy", f.writer_policy,

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "command_line.h"
 #include "http/server.h"
@@ -40,6 +41,8 @@ struct ServeFlags {
   std::string disaggregation_mode = "null", transfer_backend = "auto", writer_policy = "balanced", fanout = "direct";
   std::string disaggregation_host, advertise_host;
   int bootstrap_port = 8998;
+  std::vector<std::string> prefill_peers;
+  std::string handoff_key_file;
   bool decode_radix_cache = true;
   ForeignFlags foreign;
 };

@@ -16,6 +16,7 @@ namespace baton {
 // Named for what the caller should do.
 enum class ErrorCode {
   kInvalidArgument,    // the caller's input is wrong: do not retry (HTTP 400, exit code 2)
+  kForbidden,          // the caller may not have it: whoever runs the instance must allow it (HTTP 403, exit code 3)
   kNotFound,           // what was named does not exist (HTTP 404)
   kIncompatible,       // two configurations cannot work together: change one (HTTP 409, exit code 3)
   kResourceExhausted,  // full now: back off and retry (HTTP 429)

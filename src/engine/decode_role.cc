@@ -70,7 +70,7 @@ Status DecodeRole::accept(LiveRequest& live) {
   attempt.address = address_text(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
   attempt.accepted = core_.now();
   // Pairing overlaps with the wait for pages.
-  handoff_->pair(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
+  handoff_->pair(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port), false);
   return {};
 }
 
@@ -165,9 +165,19 @@ void DecodeRole::on(const DecodePaired& event) {
     add_links(*planner);
   } else {
     pairs_.erase(event.address);
+    if (event.status.error().code == ErrorCode::kForbidden) forbid(event.address, event.status.error());
   }
   for (const auto& done : std::exchange(awaited_[event.address], {})) done(event.status);
   awaited_.erase(event.address);
+}
+
+// Requests that name a prefill instance that we may not meet need not wait for pages to hear it.
+void DecodeRole::forbid(const std::string& address, const Error& why) {
+  std::vector<SequenceId> theirs;
+  for (const auto& [room, attempt] : attempts_) {
+    if (attempt.state == State::kQueued && attempt.address == address) theirs.push_back(attempt.sequence);
+  }
+  for (const SequenceId sequence : theirs) core_.fail(*core_.find(sequence), why);
 }
 
 // Every pair of world ranks that hold common bytes, in whichever two DP groups a request lives.
@@ -192,9 +202,15 @@ void DecodeRole::on(const DecodeFirstToken& event) {
   Attempt* attempt = find(event.attempt);
   if (attempt == nullptr || !attempt->in_scheduler) return;  // the client left
   LiveRequest& live = *core_.find(attempt->sequence);
-  if (event.first.token < 0 || event.first.token >= core_.info().vocab) {
-    core_.fail(live, error(ErrorCode::kCorrupt, "prefill's first token is {}; the vocabulary has {} tokens",
-                           event.first.token, core_.info().vocab));
+  const auto known = [&](int32_t token) { return token >= 0 && token < core_.info().vocab; };
+  int32_t unknown = event.first.token;
+  for (const TopLogprob& top : event.first.top_logprobs) {
+    if (known(unknown)) unknown = top.token;
+  }
+  if (!known(unknown)) {
+    core_.fail(
+        live, error(ErrorCode::kCorrupt, "prefill's first token, or one beside it, is {}; the vocabulary has {} tokens",
+                    unknown, core_.info().vocab));
     return;
   }
   attempt->first_token = event.first.token;
@@ -203,7 +219,10 @@ void DecodeRole::on(const DecodeFirstToken& event) {
     return;
   }
   GeneratedToken token{event.first.token, event.first.logprob, {}};
-  for (const TopLogprob& top : event.first.top_logprobs) token.top.push_back({top.token, top.logprob});
+  const auto wanted = static_cast<size_t>(std::max(live.request.logprobs, 0));
+  for (const TopLogprob& top : event.first.top_logprobs) {
+    if (token.top.size() < wanted) token.top.push_back({top.token, top.logprob});
+  }
   live.ttft.grant_ms = to_ms(attempt->granted - live.submitted);
   live.ttft.prefill_queue_ms = to_ms(event.durations.prefill_queue);
   live.ttft.prefill_ms = to_ms(event.durations.prefill);
@@ -260,6 +279,7 @@ void DecodeRole::on(const DecodeEnded& event) {
 
 ErrorCode DecodeRole::code_of(const DecodeEnded& event, const Attempt& attempt) const {
   if (event.corrupt) return ErrorCode::kCorrupt;
+  if (event.forbidden) return ErrorCode::kForbidden;
   if (event.outcome == AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
   return core_.now() - attempt.granted >= attempt_timeout_ ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
 }
@@ -272,7 +292,7 @@ void DecodeRole::on(const DecodeQuiet& event) {
   attempts_.erase(event.attempt);
 }
 
-void DecodeRole::pair(const std::string& host, int port, std::function<void(Status)> done) {
+void DecodeRole::pair(const std::string& host, int port, bool told, std::function<void(Status)> done) {
   if (Status valid = check_address(host, port); !valid) {
     done(valid);
     return;
@@ -283,7 +303,7 @@ void DecodeRole::pair(const std::string& host, int port, std::function<void(Stat
     return;
   }
   awaited_[address].push_back(std::move(done));
-  handoff_->pair(host, static_cast<uint16_t>(port));
+  handoff_->pair(host, static_cast<uint16_t>(port), told);
 }
 
 void DecodeRole::fill(EngineStats* stats) const {

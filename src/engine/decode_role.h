@@ -38,7 +38,7 @@ class DecodeRole final : public RolePart {
   void sampled(LiveRequest& live, GeneratedToken token) override;
   void release(LiveRequest& live, const std::string& why) override;
   void machine_failed(const std::string&) override {}
-  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
   void fill(EngineStats* stats) const override;
   [[nodiscard]] std::string describe_pairs() const override;
   [[nodiscard]] int listening_port() const override { return 0; }
@@ -73,6 +73,7 @@ class DecodeRole final : public RolePart {
   [[nodiscard]] Attempt* find(AttemptId room);
   void settle(const Attempt& attempt, const std::vector<PageLease>& pages);
   void expire(TimePoint now);
+  void forbid(const std::string& address, const Error& why);
   void add_links(const Planner& planner);
   [[nodiscard]] ErrorCode code_of(const DecodeEnded& event, const Attempt& attempt) const;
 

@@ -432,9 +432,9 @@ TEST_F(DisaggregationTest, RefusalsAreClear) {
   pair.expect_idle();
 }
 
-Status ask(Engine& engine, const std::string& host, int port) {
+Status ask(Engine& engine, const std::string& host, int port, bool told = false) {
   auto answer = std::make_shared<std::promise<Status>>();
-  engine.pair(host, port, [answer](Status status) { answer->set_value(std::move(status)); });
+  engine.pair(host, port, told, [answer](Status status) { answer->set_value(std::move(status)); });
   auto future = answer->get_future();
   if (future.wait_for(std::chrono::seconds(20)) == std::future_status::ready) return future.get();
   return error(ErrorCode::kDeadlineExceeded, "no answer");
@@ -448,6 +448,49 @@ TEST_F(DisaggregationTest, PairingOverIPv6IsAnswered) {
     EXPECT_TRUE(met.ok()) << met.error().message;
   }
   EXPECT_FALSE(pair.decode->describe_pairs().empty());
+}
+
+TEST_F(DisaggregationTest, ARequestThatLeadsToAStrangerIsForbiddenAtOnce) {
+  Pair pair(simple());
+  EXPECT_EQ(ask(*pair.decode, "192.0.2.1", 8998).error().code, ErrorCode::kForbidden);
+  Client client;
+  Request request = request_of("a", random_prompt(3, 20, kVocab), 5);
+  request.disaggregation = Disaggregation{"prefill.example", 8998, draw_attempt(), false};
+  ASSERT_TRUE(pair.decode->submit(std::move(request), client.sink()).ok());
+  ASSERT_TRUE(client.wait());
+  ASSERT_EQ(client.finish().reason, FinishReason::kAbort);
+  EXPECT_EQ(client.finish().error->code, ErrorCode::kForbidden);
+  EXPECT_NE(client.finish().error->message.find("--handoff-key-file"), std::string::npos);
+  EXPECT_TRUE(eventually(*pair.decode, is_idle));
+}
+
+TEST_F(DisaggregationTest, WithOneKeyOnBothSidesKvIsHandedOverAndWithTwoItIsNot) {
+  int made = 0;
+  bool same = true;
+  const auto with_keys = [&](EngineOptions& options) {
+    options.transfer.handoff_key = std::string(32, same || made++ == 0 ? 'a' : 'b');
+  };
+  {
+    Pair pair(simple(), with_keys);
+    Client prefill, decode;
+    pair.submit(request_of("a", random_prompt(3, 20, kVocab), 5), prefill, decode);
+    ASSERT_TRUE(decode.wait());
+    EXPECT_EQ(decode.text(), FakeExecutor::greedy_text(random_prompt(3, 20, kVocab), 5, kVocab));
+  }
+  same = false;
+  Pair pair(simple(), with_keys);
+  const Status met = ask(*pair.decode, "127.0.0.1", pair.prefill->info().bootstrap_port);
+  ASSERT_FALSE(met.ok());
+  EXPECT_NE(met.error().message.find("--handoff-key-file"), std::string::npos) << met.error().message;
+}
+
+// 65 x 64 ranks hold the one head: more pairs of ranks than are shown.
+TEST_F(DisaggregationTest, LinksThatAreShownAreBoundedWhateverTheLayouts) {
+  Pair pair({"wide", {{65, 1, 1, 1}, 4, 4}, {{64, 1, 1, 1}, 4, 4}}, {},
+            {.layers = 1, .kv_heads = 1, .k_dim = 8, .v_dim = 0, .element_size = 2});
+  ASSERT_TRUE(ask(*pair.decode, "127.0.0.1", pair.prefill->info().bootstrap_port).ok());
+  EXPECT_TRUE(eventually(*pair.decode, [](const EngineStats& stats) { return !stats.links.empty(); }));
+  EXPECT_EQ(pair.decode->stats().links.size(), 4096u);
 }
 
 TEST_F(DisaggregationTest, PairingAheadOfRequests) {

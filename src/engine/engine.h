@@ -166,9 +166,9 @@ class Engine {
   virtual Status flush_cache() = 0;
   [[nodiscard]] virtual const InstanceInfo& info() const = 0;
   [[nodiscard]] virtual EngineStats stats() const = 0;
-  // Decode: meets a prefill instance ahead of requests. The callback says paired, or refused with both sides in words;
-  // any thread.
-  virtual void pair(const std::string& host, int port, std::function<void(Status)> done) = 0;
+  // Decode: meets a prefill instance ahead of requests. `told`: whoever asks may say whom this instance trusts. The
+  // callback says paired, or refused with both sides in words, or kForbidden; any thread.
+  virtual void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) = 0;
   // What `baton plan` prints for the pairs met so far; empty for unified.
   [[nodiscard]] virtual std::string describe_pairs() const = 0;
   // True while steps move or nothing waits.

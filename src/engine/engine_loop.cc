@@ -146,8 +146,8 @@ Status EngineLoop::flush_cache() {
   return {};
 }
 
-void EngineLoop::pair(const std::string& host, int port, std::function<void(Status)> done) {
-  if (inbound_.push_always(Pair{host, port, done})) return;
+void EngineLoop::pair(const std::string& host, int port, bool told, std::function<void(Status)> done) {
+  if (inbound_.push_always(Pair{host, port, told, done})) return;
   done(shutting_down());
 }
 
@@ -211,7 +211,7 @@ void EngineLoop::handle(Command command) {
   } else if (std::holds_alternative<Flush>(command)) {
     core_->scheduler().flush_cache();
   } else if (auto* pair = std::get_if<Pair>(&command)) {
-    role_->pair(pair->host, pair->port, std::move(pair->done));
+    role_->pair(pair->host, pair->port, pair->told, std::move(pair->done));
   }
 }
 

@@ -51,7 +51,7 @@ class EngineLoop final : public Engine {
   Status flush_cache() override;
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override;
-  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
   [[nodiscard]] std::string describe_pairs() const override;
   [[nodiscard]] bool healthy() const override;
 
@@ -77,6 +77,7 @@ class EngineLoop final : public Engine {
   struct Pair {
     std::string host;
     int port;
+    bool told;
     std::function<void(Status)> done;
   };
   using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pair>;

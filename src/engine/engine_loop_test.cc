@@ -481,7 +481,7 @@ class StuckRole final : public RolePart {
   void sampled(LiveRequest&, GeneratedToken) override {}
   void release(LiveRequest& live, const std::string&) override { core_.scheduler().finish(live.sequence); }
   void machine_failed(const std::string&) override {}
-  void pair(const std::string&, int, std::function<void(Status)>) override {}
+  void pair(const std::string&, int, bool, std::function<void(Status)>) override {}
   void fill(EngineStats*) const override {}
   [[nodiscard]] std::string describe_pairs() const override { return {}; }
   [[nodiscard]] int listening_port() const override { return 0; }

@@ -99,7 +99,6 @@ Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int 
   self.layout = options.executor.layout;
   self.page_tokens = options.executor.page_tokens;
   self.pages_per_group = pages;
-  self.model_name = options.executor.model_path;
   self.writer_policy = options.transfer.writer_policy;
   self.fanout = options.transfer.fanout;
   return self;
@@ -149,12 +148,17 @@ RoleFactory role_factory(const EngineOptions& options, const Manifest& self, Fou
         PrefillHandoffOptions handoff;
         handoff.host = transfer.bootstrap_host;
         handoff.port = static_cast<uint16_t>(transfer.bootstrap_port);
+        handoff.key = transfer.handoff_key;
         return PrefillRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                   foundations.pools, transfer.attempt_timeout);
       }
-      case Role::kDecode:
-        return DecodeRole::start(core, std::move(wake), {}, self, *foundations.transport, foundations.pools,
-                                 transfer.attempt_timeout);
+      case Role::kDecode: {
+        DecodeHandoffOptions handoff;
+        handoff.key = transfer.handoff_key;
+        BATON_ASSIGN(handoff.trusted, TrustedPeers::parse(transfer.prefill_peers));
+        return DecodeRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
+                                 foundations.pools, transfer.attempt_timeout);
+      }
     }
     return error(ErrorCode::kInvalidArgument, "role {} is unknown", static_cast<int>(options.role));
   };

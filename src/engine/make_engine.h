@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/ids.h"
@@ -22,6 +23,8 @@ struct TransferOptions {
   std::string advertise_host;                // tcp: what peers are told, as in TransportOptions
   std::string bootstrap_host = "127.0.0.1";  // prefill: where the control port listens; numeric
   int bootstrap_port = 8998;                 // prefill; 0: any free one, see Engine::info()
+  std::vector<std::string> prefill_peers;    // decode: whom it may meet without a key, as TrustedPeers::parse()
+  std::string handoff_key;                   // shared with the instances to meet; empty: none
   Duration attempt_timeout = std::chrono::seconds(300);
   WriterPolicy writer_policy = WriterPolicy::kBalanced;
   Fanout fanout = Fanout::kDirect;

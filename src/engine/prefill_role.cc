@@ -142,7 +142,7 @@ void PrefillRole::machine_failed(const std::string& why) {
   for (const auto& [room, attempt] : attempts_) handoff_->cancel(room, why, true);
 }
 
-void PrefillRole::pair(const std::string& host, int port, std::function<void(Status)> done) {
+void PrefillRole::pair(const std::string& host, int port, bool, std::function<void(Status)> done) {
   done(error(ErrorCode::kInvalidArgument,
              "a prefill instance is met by decode instances and meets no one itself; {}:{} was asked for", host, port));
 }

@@ -33,7 +33,7 @@ class PrefillRole final : public RolePart {
   void sampled(LiveRequest& live, GeneratedToken token) override;
   void release(LiveRequest& live, const std::string& why) override;
   void machine_failed(const std::string& why) override;
-  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
   void fill(EngineStats* stats) const override;
   [[nodiscard]] std::string describe_pairs() const override;
   [[nodiscard]] int listening_port() const override { return handoff_->port(); }

@@ -30,7 +30,7 @@ class RolePart {
   // The executor failed; nothing more will be computed.
   virtual void machine_failed(const std::string& why) = 0;
 
-  virtual void pair(const std::string& host, int port, std::function<void(Status)> done) = 0;
+  virtual void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) = 0;
   // Adds what only the role knows.
   virtual void fill(EngineStats* stats) const = 0;
   [[nodiscard]] virtual std::string describe_pairs() const = 0;

@@ -11,7 +11,7 @@ void UnifiedRole::sampled(LiveRequest& live, GeneratedToken token) { core_.emit(
 
 void UnifiedRole::release(LiveRequest& live, const std::string&) { core_.scheduler().finish(live.sequence); }
 
-void UnifiedRole::pair(const std::string& host, int port, std::function<void(Status)> done) {
+void UnifiedRole::pair(const std::string& host, int port, bool, std::function<void(Status)> done) {
   done(error(ErrorCode::kInvalidArgument, "a unified instance pairs with no one; {}:{} was asked for", host, port));
 }
 

@@ -19,7 +19,7 @@ class UnifiedRole final : public RolePart {
   void sampled(LiveRequest& live, GeneratedToken token) override;
   void release(LiveRequest& live, const std::string& why) override;
   void machine_failed(const std::string&) override {}
-  void pair(const std::string& host, int port, std::function<void(Status)> done) override;
+  void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
   void fill(EngineStats*) const override {}
   [[nodiscard]] std::string describe_pairs() const override { return {}; }
   [[nodiscard]] int listening_port() const override { return 0; }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
@@ -22,7 +23,8 @@ class BusyWindows final : public ForwardingTransport {
 
 class AgainstDecode : public testing::Test {
  protected:
-  explicit AgainstDecode(Duration heartbeat = 10s)
+  explicit AgainstDecode(
+      Duration heartbeat = 10s, const std::function<void(DecodeHandoffOptions&)>& change = [](DecodeHandoffOptions&) {})
       : transport_(loopback(kPrefill)), memory_(spec().prefill, spec().geometry, *transport_) {
     listener_ = listen_on("127.0.0.1", 0).value();
     port_ = bound_address(listener_.get())->port();
@@ -30,27 +32,36 @@ class AgainstDecode : public testing::Test {
     windows_ = busy.get();
     DecodeHandoffOptions options;
     options.heartbeat = heartbeat;
+    change(options);
     decode_ = std::make_unique<TestDecode>(spec(), std::move(busy), options);
   }
   [[nodiscard]] Manifest manifest(Incarnation incarnation = kPrefill) const {
-    Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, incarnation), InstanceRole::kPrefill,
+    Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, kPrefill), InstanceRole::kPrefill,
                                       *transport_, memory_.pools())
                         .value();
-    if (incarnation != kPrefill) self.transport_blob = loopback(incarnation)->local_blob();
+    if (incarnation == kPrefill) return self;
+    self.incarnation = incarnation;
+    self.transport_blob = loopback(incarnation)->local_blob();
     return self;
   }
   // `hash_error` is added to the hash of the plan that the peer claims.
-  std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill, uint64_t hash_error = 0) {
+  std::unique_ptr<RawPeer> accept() {
     UniqueFd fd;
-    EXPECT_TRUE(eventually([&] {
-      fd = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      return fd.valid();
-    }));
-    auto peer = std::make_unique<RawPeer>(std::move(fd));
+    BATON_CHECK(eventually([&] {
+                  fd = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+                  return fd.valid();
+                }),
+                "decode did not connect");
+    return std::make_unique<RawPeer>(std::move(fd));
+  }
+  std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill, uint64_t hash_error = 0) {
+    auto peer = accept();
+    peer->greet(InstanceRole::kPrefill, key);
     const Manifest self = manifest(incarnation);
-    const Planner planner = agree(self, peer->expect<Manifest>()).value();
+    const Manifest decode = peer->expect<Manifest>();
+    const Planner planner = agree(self, decode).value();
     peer->send(self);
-    peer->send(Accept{planner.hash() + hash_error});
+    peer->send(peer->handshake().accept(decode, self, planner.hash() + hash_error));
     EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
     return peer;
   }
@@ -82,6 +93,7 @@ class AgainstDecode : public testing::Test {
     return commit;
   }
 
+  std::string key;  // of prefill instances
   std::unique_ptr<Transport> transport_;
   Memory memory_;
   UniqueFd listener_;

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
 
@@ -11,16 +13,19 @@ namespace baton::by_hand {
 class AgainstPrefill : public testing::Test {
  protected:
   // Patient unless told otherwise: the peer by hand does not answer pings.
-  explicit AgainstPrefill(Duration heartbeat = 10s, std::unique_ptr<Transport> transport = loopback(kPrefill))
+  explicit AgainstPrefill(
+      Duration heartbeat = 10s, std::unique_ptr<Transport> transport = loopback(kPrefill),
+      const std::function<void(PrefillHandoffOptions&)>& change = [](PrefillHandoffOptions&) {})
       : transport_(loopback(kDecode)),
         memory_(spec().decode, spec().geometry, *transport_),
-        prefill_(spec(), std::move(transport), options(heartbeat)) {}
+        prefill_(spec(), std::move(transport), options(heartbeat, change)) {}
 
-  static PrefillHandoffOptions options(Duration heartbeat) {
+  static PrefillHandoffOptions options(Duration heartbeat, const std::function<void(PrefillHandoffOptions&)>& change) {
     PrefillHandoffOptions options;
     options.heartbeat = heartbeat;
     options.replace_after = 200ms;
     options.early_grants_max = 2;
+    change(options);
     return options;
   }
   [[nodiscard]] Manifest manifest() const {
@@ -31,11 +36,43 @@ class AgainstPrefill : public testing::Test {
   std::unique_ptr<RawPeer> meet() { return meet(manifest()); }
   std::unique_ptr<RawPeer> meet(const Manifest& self) {
     auto peer = std::make_unique<RawPeer>(RawPeer::connect_to(prefill_.port()));
-    peer->send(self);
-    const Planner planner = agree(peer->expect<Manifest>(), self).value();
-    EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
-    peer->send(Accept{planner.hash()});
+    peer->greet(InstanceRole::kDecode, key);
+    pair(*peer, self);
     return peer;
+  }
+  static void pair(RawPeer& peer, const Manifest& self) {
+    peer.send(self);
+    const Manifest prefill = peer.expect<Manifest>();
+    const Planner planner = agree(prefill, self).value();
+    const Accept theirs = peer.expect<Accept>();
+    EXPECT_EQ(theirs.plan_hash, planner.hash());
+    EXPECT_TRUE(peer.handshake().accepted_by(theirs, self, prefill));
+    peer.send(peer.handshake().accept(self, prefill, planner.hash()));
+  }
+  // Another decode instance: only its manifest is.
+  [[nodiscard]] Manifest stranger(uint64_t number) const {
+    Manifest other = manifest();
+    other.incarnation = {number, 7};
+    other.transport_blob = loopback(other.incarnation)->local_blob();
+    return other;
+  }
+  // An honest decode instance's view of one whole handoff.
+  void hand_over(RawPeer& peer, const Grant& grant) {
+    const WindowToken token{grant.attempt, grant.window_secret};
+    const WindowRange all{memory_.pools()[0].region, 0, memory_.pools()[0].bytes.size()};
+    ASSERT_TRUE(transport_->open_window(token, std::span(&all, 1)).ok());
+    prefill_.begin(grant.attempt, 0, grant.prompt_tokens);
+    peer.send(grant);
+    std::optional<Frame> frame;
+    ASSERT_TRUE(eventually([&] {
+      prefill_.pump();
+      frame = peer.next(1ms);
+      return frame.has_value();
+    }));
+    ASSERT_TRUE(std::holds_alternative<Commit>(*frame))
+        << (std::holds_alternative<Cancel>(*frame) ? std::get<Cancel>(*frame).reason : frame_name(*frame));
+    EXPECT_EQ(memory_.compare(grant.attempt.value(), 0, numbers_of(grant.pages), 0, grant.prompt_tokens), "");
+    peer.send(Release{grant.attempt, std::get<Commit>(*frame).grant_digest});
   }
   static Grant grant(uint64_t attempt, int64_t tokens = 20) {
     Grant grant;
@@ -49,6 +86,7 @@ class AgainstPrefill : public testing::Test {
     return grant;
   }
 
+  std::string key;  // of decode instances
   std::unique_ptr<Transport> transport_;
   Memory memory_;
   TestPrefill prefill_;

@@ -12,6 +12,12 @@ namespace baton {
 namespace {
 constexpr size_t kReadBytes = 64u << 10;
 constexpr size_t kOutBytesMax = 2 * kFrameBytesMax;
+
+// Gives the memory of a long frame back.
+void clear(std::string& buffer) {
+  buffer.clear();
+  if (buffer.capacity() > kReadBytes) buffer.shrink_to_fit();
+}
 }  // namespace
 
 Result<UniqueFd> listen_on(const std::string& host, uint16_t port) {
@@ -35,9 +41,16 @@ void ControlConnection::break_off(std::string why) {
   if (why_.empty()) why_ = std::move(why);
 }
 
+void ControlConnection::abandon(std::string why) {
+  break_off(std::move(why));
+  std::string().swap(in_);
+  std::string().swap(out_);
+  taken_ = sent_ = 0;
+}
+
 void ControlConnection::send(const Frame& frame) {
   if (broken()) return;
-  encode_frame(frame, &out_);
+  encode_frame(frame, &out_, version_);
   if (out_.size() - sent_ > kOutBytesMax) {
     break_off(fmt::format("{} bytes of control frames are waiting and the peer does not read", out_.size() - sent_));
     return;
@@ -57,25 +70,26 @@ void ControlConnection::flush() {
     }
   }
   if (sent_ == out_.size()) {
-    out_.clear();
+    clear(out_);
     sent_ = 0;
   }
 }
 
 void ControlConnection::receive(TimePoint attended) {
   if (broken()) return;
-  if (taken_ > 0) {
+  if (taken_ == in_.size()) {
+    clear(in_);
+  } else if (taken_ > 0) {
     in_.erase(0, taken_);
-    taken_ = 0;
   }
+  taken_ = 0;
   // Bounded: one read a turn, and never more than one frame beyond the limit is kept.
   if (in_.size() > limit_ + kReadBytes) return;
-  const size_t before = in_.size();
-  in_.resize(before + kReadBytes);
-  const ssize_t n = ::recv(fd_.get(), in_.data() + before, kReadBytes, 0);
+  char read[kReadBytes];
+  const ssize_t n = ::recv(fd_.get(), read, kReadBytes, 0);
   const int saved = errno;
-  in_.resize(before + (n > 0 ? static_cast<size_t>(n) : 0));
   if (n > 0) {
+    in_.append(read, static_cast<size_t>(n));
     heard_ = attended;
   } else if (n == 0) {
     break_off("the peer closed the control connection");
@@ -92,7 +106,7 @@ Result<std::optional<Frame>> ControlConnection::next() {
     return length.error();
   }
   if (*length == 0 || *length > rest.size()) return std::optional<Frame>();
-  Result<Frame> frame = decode_frame(rest.substr(0, *length));
+  Result<Frame> frame = decode_frame(rest.substr(0, *length), version_);
   if (!frame) {
     break_off(frame.error().message);
     return frame.error();

@@ -42,15 +42,23 @@ class ControlConnection {
   }
   [[nodiscard]] bool has_answered(uint64_t serial) const { return answered_ >= serial; }
 
+  void set_version(uint16_t version) { version_ = version; }
   void set_paired() { limit_ = kFrameBytesMax; }
   void break_off(std::string why);
+  // break_off(), and forgets what was read and not yet taken.
+  void abandon(std::string why);
   [[nodiscard]] bool broken() const { return !why_.empty(); }
   [[nodiscard]] const std::string& why() const { return why_; }
   [[nodiscard]] bool wants_write() const { return sent_ < out_.size(); }
   [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] bool has_input() const { return taken_ < in_.size(); }
+  // Memory that its frames take, on their way in and out.
+  [[nodiscard]] size_t buffered() const { return in_.capacity() + out_.capacity(); }
+  [[nodiscard]] TimePoint heard() const { return heard_; }
 
  private:
   UniqueFd fd_;
+  uint16_t version_ = kProtocolVersions.max;
   std::string in_, out_;
   size_t taken_ = 0;  // of in_
   size_t sent_ = 0;   // of out_

@@ -135,7 +135,7 @@ TEST(DecodePairs, APeerThatNobodyAsksForIsNotTriedForEver) {
                       timeout);
   };
   for (int round = 0; round < 2; ++round) {
-    decode.handoff().pair("127.0.0.1", port);
+    decode.handoff().pair("127.0.0.1", port, false);
     EXPECT_TRUE(tried(5s));
     EXPECT_TRUE(tried(5s)) << "one failure is not the end";
     EXPECT_TRUE(eventually([&] { return !tried(200ms); })) << "nobody asks any more";

@@ -54,11 +54,10 @@ TEST_F(AgainstPrefill, WaitsQuietlyForADescriptorToBecomeFree) {
 
 TEST_F(AgainstPrefill, AnotherPlanHashIsRefused) {
   RawPeer peer(RawPeer::connect_to(prefill_.port()));
-  peer.send(complete_manifest(manifest_of(spec(), spec().decode, kDecode), InstanceRole::kDecode, *transport_,
-                              memory_.pools())
-                .value());
+  peer.greet(InstanceRole::kDecode);
+  peer.send(manifest());
   peer.expect<Manifest>();
-  peer.send(Accept{peer.expect<Accept>().plan_hash + 1});
+  peer.send(Accept{peer.expect<Accept>().plan_hash + 1, {}});
   EXPECT_NE(peer.expect<Refuse>().text.find("plan hash"), std::string::npos);
   EXPECT_TRUE(peer.closed());
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "handoff/control_connection.h"
+#include "handoff/handshake.h"
 #include "handoff/rig_test.h"
 
 namespace baton::by_hand {
@@ -57,6 +58,19 @@ class RawPeer {
   }
 
   void send(const Frame& frame) { connection_.send(frame); }
+  // Says hello, and proves the key if it has one, as an honest instance does.
+  void greet(InstanceRole role, const std::string& key = "") {
+    key_ = key;
+    handshake_.emplace(role, key_);
+    send(handshake_->hello());
+    const Result<uint16_t> version = handshake_->greet(expect<Hello>());
+    BATON_CHECK(version.ok(), "{}", version.error().message);
+    if (key.empty()) return;
+    if (role == InstanceRole::kPrefill) send(handshake_->prove());
+    BATON_CHECK(handshake_->proved_by(expect<Proof>()), "the proof is wrong");
+    if (role == InstanceRole::kDecode) send(handshake_->prove());
+  }
+  [[nodiscard]] const Handshake& handshake() const { return *handshake_; }
   // The next frame that is not a Ping or a Pong; nullopt when there is none in time or the connection is closed.
   std::optional<Frame> next(Duration timeout = 5s) {
     const TimePoint until = SteadyClock().now() + timeout;
@@ -84,6 +98,13 @@ class RawPeer {
     next(200ms);
     return connection_.broken();
   }
+  void send_bytes(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n <= 0) return;
+      bytes.remove_prefix(static_cast<size_t>(n));
+    }
+  }
   void leave() { ::shutdown(fd_, SHUT_RDWR); }
   int pongs = 0;
   bool answers_pings = false;
@@ -91,6 +112,8 @@ class RawPeer {
  private:
   int fd_;
   ControlConnection connection_;
+  std::string key_;
+  std::optional<Handshake> handshake_;
 };
 
 template <typename Done>

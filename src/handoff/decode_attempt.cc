@@ -52,7 +52,8 @@ void DecodeAttempt::on(const PairReady& ready, Actions* actions) {
 
 void DecodeAttempt::on(const PairFailed& failed, Actions* actions) {
   if (state_ != State::kPairing) return;
-  fail({AttemptOutcome::kFailed, failed.refused ? "refused" : "unreachable", failed.message}, false, actions);
+  const char* reason = failed.forbidden ? kForbiddenReason : failed.refused ? "refused" : "unreachable";
+  fail({AttemptOutcome::kFailed, reason, failed.message}, false, actions);
 }
 
 void DecodeAttempt::on(const CommitCame& commit, Actions* actions) {

@@ -23,6 +23,9 @@
 
 namespace baton {
 
+// EndCause::reason of attempts whose peer we may not meet.
+inline constexpr const char* kForbiddenReason = "forbidden";
+
 class DecodeAttempt {
  public:
   enum class State : uint8_t { kPairing, kGranted, kClosing, kVerifying, kEnding, kQuarantined, kOver };
@@ -35,6 +38,7 @@ class DecodeAttempt {
   struct PairFailed {
     bool refused = false;
     std::string message;
+    bool forbidden = false;  // the peer is not one that we may meet
   };
   struct CommitCame {
     Incarnation decode;

@@ -12,8 +12,8 @@ namespace baton {
 
 // ---- the engine's calls ----
 
-void DecodeHandoff::Service::pair(const std::string& host, uint16_t port) {
-  commands_.push_always(PairCommand{host, port});
+void DecodeHandoff::Service::pair(const std::string& host, uint16_t port, bool told) {
+  commands_.push_always(PairCommand{host, port, told});
   wake_.wake();
 }
 
@@ -77,7 +77,14 @@ void DecodeHandoff::Service::take_commands() {
   }
 }
 
-void DecodeHandoff::Service::command(PairCommand& command) { try_soon(pair_with(command.host, command.port)); }
+void DecodeHandoff::Service::command(PairCommand& command) {
+  if (command.told && !trusted_.tell(command.host, command.port))
+    log_warning("handoff: told of more prefill instances than are kept; {} is not remembered",
+                address_text(command.host, command.port));
+  if (const Status trusted = check_trust(command.host, command.port); !trusted)
+    return sink_(DecodePaired{address_text(command.host, command.port), trusted, {}, 0});
+  try_soon(pair_with(command.host, command.port));
+}
 
 // Someone waits: try sooner, but no sooner than the shortest pause after the last try.
 void DecodeHandoff::Service::try_soon(Pair& pair) {
@@ -87,11 +94,13 @@ void DecodeHandoff::Service::try_soon(Pair& pair) {
 
 void DecodeHandoff::Service::command(DecodeRequest& request) {
   const AttemptId attempt = request.attempt;
-  Pair& pair = pair_with(request.host, request.port);
+  const Status trusted = check_trust(request.host, request.port);
   Entry& entry =
       *attempts_.emplace(attempt, std::make_unique<Entry>(std::move(request), self_.incarnation)).first->second;
-  entry.pair = &pair;
   entry.received = now_;
+  if (!trusted) return step(attempt, DecodeAttempt::PairFailed{true, trusted.error().message, true});
+  Pair& pair = pair_with(entry.request.host, entry.request.port);
+  entry.pair = &pair;
   if (pair.state == Pair::State::kPaired) {
     offer(attempt, entry);
   } else {
@@ -257,7 +266,8 @@ void DecodeHandoff::Service::ended(AttemptId attempt, const DecodeAttempt::Actio
     }
     s.attempts_quarantined += actions.end_quiet ? 0 : 1;
   });
-  DecodeEnded event{attempt, cause.outcome, cause.message, actions.end_quiet, actions.end_corrupt};
+  DecodeEnded event{attempt,           cause.outcome,       cause.message,
+                    actions.end_quiet, actions.end_corrupt, cause.reason == std::string_view(kForbiddenReason)};
   if (actions.end_quiet) forget(attempt);
   sink_(std::move(event));
 }

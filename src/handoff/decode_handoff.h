@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "handoff/events.h"
+#include "handoff/trust.h"
 
 namespace baton {
 
@@ -22,6 +23,12 @@ struct DecodeHandoffOptions {
   Duration reconnect_min = std::chrono::milliseconds(50);
   Duration reconnect_max = std::chrono::seconds(2);
   Duration forget_after = std::chrono::minutes(1);  // a peer that cannot be met and nobody has asked for since
+  // Whom this instance may meet: with a key whoever proves that it has the same one, without whom it was told of.
+  std::string key;
+  TrustedPeers trusted;
+  // Addresses that are being tried at a time, and that are kept while nobody waits for them.
+  size_t connecting_max = 64;
+  size_t pairs_max = 1024;
   // Bytes copied and hashed between two looks at the sockets.
   uint64_t verify_slice_bytes = 16u << 20;
   // For tests of the checksums: called on the service's thread after the window of a committed attempt closed and
@@ -41,8 +48,9 @@ class DecodeHandoff {
   DecodeHandoff& operator=(const DecodeHandoff&) = delete;
 
   // Meets the prefill instance behind a control port and stays connected. Asking again is free. Paired follows. A peer
-  // that cannot be met is tried again and again for forget_after, then when somebody asks for it.
-  void pair(const std::string& host, uint16_t port);
+  // that cannot be met is tried again and again for forget_after, then when somebody asks for it. `told`: whoever asks
+  // may say whom this instance trusts; otherwise Paired says kForbidden at once of a peer that it was not told of.
+  void pair(const std::string& host, uint16_t port, bool told);
 
   // Pairs if needed, opens the window, sends the grant. kInvalidArgument, and no event: the attempt is live or
   // quarantined already or zero, or ranks, tokens or pages are out of range or do not fit each other.

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -16,6 +17,7 @@
 #include "handoff/control_connection.h"
 #include "handoff/decode_attempt.h"
 #include "handoff/decode_handoff.h"
+#include "handoff/handshake.h"
 #include "handoff/resolver.h"
 #include "handoff/verify_job.h"
 
@@ -26,7 +28,7 @@ class DecodeHandoff::Service {
   Service(DecodeHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, DecodeSink sink);
   ~Service();
 
-  void pair(const std::string& host, uint16_t port);
+  void pair(const std::string& host, uint16_t port, bool told);
   Status receive(DecodeRequest request);
   void cancel(AttemptId attempt, std::string reason);
   [[nodiscard]] HandoffStats stats() const;
@@ -35,6 +37,7 @@ class DecodeHandoff::Service {
   struct PairCommand {
     std::string host;
     uint16_t port;
+    bool told;
   };
   struct CancelCommand {
     AttemptId attempt;
@@ -44,7 +47,7 @@ class DecodeHandoff::Service {
 
   // A prefill instance's address.
   struct Pair {
-    enum class State { kBackoff, kResolving, kConnecting, kManifest, kAccept, kPaired };
+    enum class State { kBackoff, kResolving, kConnecting, kHello, kProof, kManifest, kAccept, kPaired };
     std::string host;
     uint16_t port = 0;
     std::string address;
@@ -56,6 +59,7 @@ class DecodeHandoff::Service {
     Duration backoff{};
     UniqueFd connecting;
     std::unique_ptr<ControlConnection> connection;
+    std::optional<Handshake> handshake;
     Manifest peer;
     std::shared_ptr<const Planner> planner;
     std::string last_failure;  // said already
@@ -65,7 +69,7 @@ class DecodeHandoff::Service {
     Entry(DecodeRequest r, Incarnation self) : request(std::move(r)), machine(self, request.deadline) {}
     DecodeRequest request;
     DecodeAttempt machine;
-    Pair* pair = nullptr;
+    Pair* pair = nullptr;  // null: it was not told of
     uint64_t window_secret = 0;
     uint64_t digest = 0;
     std::unique_ptr<ReceivePlan> plan;
@@ -80,13 +84,20 @@ class DecodeHandoff::Service {
   void command(PairCommand& pair);
   void command(DecodeRequest& request);
   void command(CancelCommand& cancel);
+  [[nodiscard]] size_t trying() const;
   Pair& pair_with(const std::string& host, uint16_t port);
   void take_addresses();
   void serve_pairs();
   void serve_connecting(Pair& pair);
   void serve(Pair& pair);
   void frame(Pair& pair, Frame& frame);
+  void paired_frame(Pair& pair, Frame& frame);
+  void greet(Pair& pair, const Hello& hello);
+  void refuse(Pair& pair, const Error& why);
   void meet(Pair& pair, Manifest& manifest);
+  void accepted(Pair& pair, const Accept& accept);
+  [[nodiscard]] Status check_trust(const std::string& host, uint16_t port) const;
+  [[nodiscard]] Status check_address(const Pair& pair, const SocketAddress& address) const;
   void paired(Pair& pair);
   void pair_failed(Pair& pair, const Status& status);
   void pair_lost(Pair& pair);
@@ -130,6 +141,7 @@ class DecodeHandoff::Service {
   Attention attention_;
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Pair>> pairs_;
   std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
+  TrustedPeers trusted_;
   HostResolver resolver_;
   std::thread thread_;
 };

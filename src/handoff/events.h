@@ -116,7 +116,8 @@ struct DecodeEnded {
   AttemptOutcome outcome = AttemptOutcome::kFailed;
   std::string message;
   bool quiet = false;
-  bool corrupt = false;  // a checksum or count differed
+  bool corrupt = false;    // a checksum or count differed
+  bool forbidden = false;  // the prefill instance is none that we were told of
 };
 
 // Evidence came: the pages of an ended attempt may be reused.
@@ -150,7 +151,8 @@ struct HandoffStats {
   uint64_t peers = 0;                 // paired now
   // By (source world rank, destination world rank); prefill counts what was applied.
   std::map<std::pair<int, int>, Link> links;
-  // By reason: "deadline", "peer_lost", "checksum", "rejected", "transfer", "peer", "refused".
+  // By reason: "deadline", "peer_lost", "checksum", "rejected", "transfer", "peer", "refused",
+  // "forbidden".
   std::map<std::string, uint64_t> failures;
 };
 

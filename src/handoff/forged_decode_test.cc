@@ -11,37 +11,20 @@ namespace {
 
 using namespace by_hand;
 
-// An honest decode instance's view of one whole handoff.
-void hand_over(TestPrefill& prefill, Memory& memory, Transport& transport, RawPeer& peer, const Grant& grant) {
-  const WindowToken token{grant.attempt, grant.window_secret};
-  const WindowRange all{memory.pools()[0].region, 0, memory.pools()[0].bytes.size()};
-  ASSERT_TRUE(transport.open_window(token, std::span(&all, 1)).ok());
-  prefill.begin(grant.attempt, 0, grant.prompt_tokens);
-  peer.send(grant);
-  std::optional<Frame> frame;
-  ASSERT_TRUE(eventually([&] {
-    prefill.pump();
-    frame = peer.next(1ms);
-    return frame.has_value();
-  }));
-  ASSERT_TRUE(std::holds_alternative<Commit>(*frame))
-      << (std::holds_alternative<Cancel>(*frame) ? std::get<Cancel>(*frame).reason : frame_name(*frame));
-  EXPECT_EQ(memory.compare(grant.attempt.value(), 0, numbers_of(grant.pages), 0, grant.prompt_tokens), "");
-  peer.send(Release{grant.attempt, std::get<Commit>(*frame).grant_digest});
-}
-
 TEST_F(AgainstPrefill, AManifestWithAnotherInstancesAddressIsRefusedAndTheOwnerIsServedOn) {
   auto honest = meet();
   RawPeer thief(RawPeer::connect_to(prefill_.port()));
   Manifest stolen = manifest();
   stolen.incarnation = {9, 9};
+  thief.greet(InstanceRole::kDecode);
   thief.send(stolen);
   EXPECT_NE(thief.expect<Refuse>().text.find("transport address"), std::string::npos);
   EXPECT_TRUE(thief.closed());
-  hand_over(prefill_, memory_, *transport_, *honest, grant(1));
+  hand_over(*honest, grant(1));
   // Noise instead of an address is refused too.
   RawPeer noise(RawPeer::connect_to(prefill_.port()));
   stolen.transport_blob = "nowhere";
+  noise.greet(InstanceRole::kDecode);
   noise.send(stolen);
   noise.expect<Refuse>();
 }
@@ -50,24 +33,26 @@ TEST_F(AgainstPrefill, TwoConnectionsOfOneInstanceLiveSideBySideAndLeaveOneByOne
   auto first = meet();
   first->answers_pings = true;
   RawPeer again(RawPeer::connect_to(prefill_.port()));
+  again.greet(InstanceRole::kDecode);
   again.send(manifest());
   first->next(100ms);  // is asked whether it lives
-  again.send(Accept{agree(again.expect<Manifest>(), manifest()).value().hash()});
+  again.send(Accept{agree(again.expect<Manifest>(), manifest()).value().hash(), {}});
   EXPECT_TRUE(eventually([&] { return prefill_.stats().peers == 2; }));
-  hand_over(prefill_, memory_, *transport_, *first, grant(1));
+  hand_over(*first, grant(1));
   again.leave();
   EXPECT_TRUE(eventually([&] { return prefill_.stats().peers == 1; }));
-  hand_over(prefill_, memory_, *transport_, *first, grant(2));
+  hand_over(*first, grant(2));
 }
 
 TEST_F(AgainstPrefill, AClaimedIncarnationDoesNotPushOutAConnectionThatAnswers) {
   auto honest = meet();
   honest->answers_pings = true;
   RawPeer claimant(RawPeer::connect_to(prefill_.port()));
+  claimant.greet(InstanceRole::kDecode);
   claimant.send(manifest());
   EXPECT_FALSE(honest->closed());
   claimant.send(grant(5));  // before it was let in
-  hand_over(prefill_, memory_, *transport_, *honest, grant(1));
+  hand_over(*honest, grant(1));
 }
 
 // A transport that has lost its peers until they are connected again.
@@ -106,7 +91,7 @@ TEST_F(AgainstForgetfulPrefill, APostThatFindsNoPeerEndsTheConnectionSoThatThePa
   EXPECT_NE(peer->expect<Cancel>().reason.find("peer_lost"), std::string::npos);
   EXPECT_TRUE(eventually([&] { return peer->closed(); }));
   peer = meet();
-  hand_over(prefill_, memory_, *transport_, *peer, grant(2));
+  hand_over(*peer, grant(2));
 }
 
 // An instance of 1,024 ranks that all hold the one head, in pages of one token.
@@ -135,6 +120,203 @@ TEST_F(AgainstPrefill, AGrantWhoseCommitWouldNotFitAFrameIsTurnedDown) {
   prefill_.begin(AttemptId(1), 0, most.prompt_tokens);
   peer->send(most);
   EXPECT_FALSE(peer->next(100ms)) << "one page less is taken";
+}
+
+// ---- work that a stranger asks for ----
+
+TEST_F(AgainstPrefill, RegionsAreCheckedAndSlicesBoundedBeforeAnythingIsPlanned) {
+  Manifest narrow = wide(stranger(1));
+  narrow.fanout = Fanout::kLocal;
+  narrow.regions.resize(3);
+  Manifest replicas = wide(stranger(2));
+  replicas.fanout = Fanout::kLocal;
+  Manifest no_group = stranger(3);
+  no_group.layout.dp = 2;  // of TP1: groups of no rank
+  for (const auto& [manifest, words] :
+       {std::pair(narrow, "3 regions for 1024 ranks"), std::pair(replicas, "1024 replicas on decode"),
+        std::pair(no_group, "dp 2 does not divide tp 1")}) {
+    RawPeer peer(RawPeer::connect_to(prefill_.port()));
+    peer.greet(InstanceRole::kDecode);
+    peer.send(manifest);
+    const std::string text = peer.expect<Refuse>().text;
+    EXPECT_NE(text.find(words), std::string::npos) << text;
+  }
+}
+
+// Plans that take long are made one a turn, and paired peers are served in each.
+TEST_F(AgainstPrefill, PairedPeersAreServedWhileStrangersArePlannedFor) {
+  auto honest = meet();
+  std::vector<std::unique_ptr<RawPeer>> strangers;
+  for (uint64_t i = 1; i <= 12; ++i) {
+    strangers.push_back(std::make_unique<RawPeer>(RawPeer::connect_to(prefill_.port())));
+    strangers.back()->greet(InstanceRole::kDecode);
+  }
+  for (size_t i = 0; i < strangers.size(); ++i) {
+    Manifest costly = wide(stranger(i + 1));
+    costly.layout.tp = 400;
+    costly.regions.resize(400);
+    costly.fanout = Fanout::kLocal;
+    strangers[i]->send(costly);
+  }
+  honest->send(Ping{1});
+  while (honest->pongs == 0) ASSERT_FALSE(honest->next(5ms));
+  size_t answered = 0;
+  for (const auto& peer : strangers) answered += peer->next(0ms).has_value() ? 1 : 0;
+  EXPECT_LT(answered, strangers.size());
+}
+
+// ---- versions ----
+
+TEST_F(AgainstPrefill, AVersionThatBothSpeakIsSpokenAndNoneIsSaidToBoth) {
+  RawPeer newer(RawPeer::connect_to(prefill_.port()));
+  newer.send(Hello{{3, 9}, InstanceRole::kDecode, false, {}});
+  EXPECT_EQ(newer.expect<Refuse>().text,
+            "this instance speaks handoff protocol 2 to 2, the peer 3 to 9: run the same version on both");
+  EXPECT_TRUE(newer.closed());
+  RawPeer wide_range(RawPeer::connect_to(prefill_.port()));
+  Hello hello{{1, 9}, InstanceRole::kDecode, false, {}};
+  wide_range.send(hello);
+  EXPECT_EQ(wide_range.expect<Hello>().versions, kProtocolVersions);
+  wide_range.send(manifest());
+  wide_range.expect<Manifest>();
+  RawPeer twin(RawPeer::connect_to(prefill_.port()));
+  twin.send(Hello{kProtocolVersions, InstanceRole::kPrefill, false, {}});
+  EXPECT_NE(twin.expect<Refuse>().text.find("both are prefill instances"), std::string::npos);
+}
+
+// ---- the shared key ----
+
+class AgainstKeyedPrefill : public AgainstPrefill {
+ protected:
+  AgainstKeyedPrefill()
+      : AgainstPrefill(10s, loopback(kPrefill), [](PrefillHandoffOptions& options) { options.key = kKey; }) {
+    key = kKey;
+  }
+  static inline const std::string kKey = "0123456789abcdef0123456789abcdef";
+};
+
+TEST_F(AgainstKeyedPrefill, WithTheKeyKvIsHandedOver) {
+  auto peer = meet();
+  hand_over(*peer, grant(1));
+}
+
+TEST_F(AgainstKeyedPrefill, WithoutTheKeyNobodyPairs) {
+  RawPeer none(RawPeer::connect_to(prefill_.port()));
+  none.send(Hello{kProtocolVersions, InstanceRole::kDecode, false, {}});
+  EXPECT_NE(none.expect<Refuse>().text.find("--handoff-key-file"), std::string::npos);
+  const auto try_with =
+      [&](const std::function<Frame(const Hello& own, const Hello& theirs, const Proof& proof)>& forge) {
+        RawPeer peer(RawPeer::connect_to(prefill_.port()));
+        const Hello own{kProtocolVersions, InstanceRole::kDecode, true, {1, 2, 3}};
+        peer.send(own);
+        const Hello theirs = peer.expect<Hello>();
+        peer.send(forge(own, theirs, peer.expect<Proof>()));
+        const std::optional<Frame> answer = peer.next();
+        EXPECT_TRUE(!answer || std::holds_alternative<Refuse>(*answer)) << frame_name(*answer);
+        EXPECT_TRUE(peer.closed());
+      };
+  // Another key; prefill's own proof sent back; a proof of an earlier connection; a manifest instead of a proof.
+  const std::string wrong = kKey + "x";
+  try_with([&](const Hello&, const Hello& theirs, const Proof&) {
+    Handshake with_wrong(InstanceRole::kDecode, wrong);
+    EXPECT_TRUE(with_wrong.greet(theirs).ok());
+    return Frame(with_wrong.prove());
+  });
+  try_with([&](const Hello&, const Hello&, const Proof& reflected) { return Frame(reflected); });
+  auto honest = meet();
+  const Proof recorded = honest->handshake().prove();
+  try_with([&](const Hello&, const Hello&, const Proof&) { return Frame(recorded); });
+  try_with([&](const Hello&, const Hello&, const Proof&) { return Frame(manifest()); });
+  EXPECT_EQ(prefill_.stats().pairings, 1u);
+}
+
+TEST_F(AgainstKeyedPrefill, AManifestThatWasChangedOnItsWayIsRefused) {
+  RawPeer peer(RawPeer::connect_to(prefill_.port()));
+  peer.greet(InstanceRole::kDecode, kKey);
+  peer.send(manifest());
+  const Manifest prefill = peer.expect<Manifest>();
+  Manifest other = manifest();
+  ++other.pages_per_group;
+  const Accept theirs = peer.expect<Accept>();
+  EXPECT_FALSE(peer.handshake().accepted_by(theirs, other, prefill));
+  peer.send(peer.handshake().accept(other, prefill, theirs.plan_hash));
+  EXPECT_NE(peer.expect<Refuse>().text.find("changed on their way"), std::string::npos);
+}
+
+// ---- what those who prove nothing may take ----
+
+class AgainstFullPrefill : public AgainstPrefill {
+ protected:
+  AgainstFullPrefill()
+      : AgainstPrefill(10s, loopback(kPrefill), [](PrefillHandoffOptions& options) {
+          options.peers_max = 4;
+          options.unproved_bytes_max = 1u << 20;
+          options.early_grants_max = 1000;
+          options.handshake_timeout = 2s;
+        }) {}
+};
+
+TEST_F(AgainstFullPrefill, ANewConnectionTakesThePlaceOfOneThatHasProvedNothing) {
+  auto honest = meet();
+  hand_over(*honest, grant(1));
+  std::vector<std::unique_ptr<RawPeer>> silent;
+  for (int i = 0; i < 12; ++i) {
+    silent.push_back(std::make_unique<RawPeer>(RawPeer::connect_to(prefill_.port())));
+    silent.back()->greet(InstanceRole::kDecode);  // each gets in
+  }
+  EXPECT_TRUE(silent[0]->closed());
+  EXPECT_FALSE(silent.back()->closed());
+  hand_over(*honest, grant(2));
+}
+
+TEST_F(AgainstFullPrefill, ASilentConnectionIsClosedInTime) {
+  RawPeer silent(RawPeer::connect_to(prefill_.port()));
+  RawPeer greets(RawPeer::connect_to(prefill_.port()));
+  greets.greet(InstanceRole::kDecode);
+  EXPECT_FALSE(silent.closed());
+  EXPECT_TRUE(eventually([&] { return silent.closed() && greets.closed(); }));
+}
+
+TEST_F(AgainstFullPrefill, BytesOfThoseWhoHaveProvedNothingAreBoundedTogether) {
+  auto honest = meet();
+  hand_over(*honest, grant(1));
+  auto modest = meet(stranger(1));
+  auto greedy = meet(stranger(2));
+  Grant early = grant(100);
+  early.decode = {1, 7};
+  modest->send(early);
+  // Grants that nobody asked for: 1 KiB and more each.
+  early.decode = {2, 7};
+  for (uint64_t i = 0; i < 1100; ++i) {
+    early.attempt = AttemptId(1000 + i);
+    greedy->send(early);
+  }
+  EXPECT_TRUE(eventually([&] { return greedy->closed(); }));
+  // A frame that never ends.
+  auto endless = meet(stranger(3));
+  Grant large = grant(7);
+  large.pages.resize(kGrantPagesMax);
+  large.prompt_tokens = kGrantPagesMax;
+  large.prefill = {9, 9};
+  std::string bytes;
+  encode_frame(large, &bytes);
+  endless->send_bytes(std::string_view(bytes).substr(0, bytes.size() - 1));
+  EXPECT_TRUE(eventually([&] { return endless->closed(); }));
+  EXPECT_FALSE(modest->closed());
+  hand_over(*honest, grant(2));
+}
+
+TEST_F(AgainstPrefill, AFullTableOfEarlyGrantsMakesRoomForWhoHasFewer) {
+  auto hoarder = meet(stranger(1));
+  Grant early = grant(10);
+  early.decode = {1, 7};
+  hoarder->send(early);
+  early.attempt = AttemptId(11);
+  hoarder->send(early);
+  auto honest = meet();
+  honest->send(grant(12));
+  EXPECT_TRUE(eventually([&] { return hoarder->closed(); }));
+  EXPECT_FALSE(honest->next(100ms));
 }
 
 }  // namespace

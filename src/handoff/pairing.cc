@@ -49,8 +49,6 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
       remedy += (remedy.empty() ? "start both with the same " : " and ") + std::string(what);
   };
   std::string differences;
-  compare("protocol", decode.protocol, prefill.protocol, &differences);
-  advise(decode.protocol != prefill.protocol, "version");
   compare("model digest", decode.model_digest.to_string(), prefill.model_digest.to_string(), &differences);
   advise(decode.model_digest != prefill.model_digest, "--model-path");
   compare("KV dtype", decode.kv_dtype, prefill.kv_dtype, &differences);
@@ -60,8 +58,8 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
   compare("transport", decode.transport, prefill.transport, &differences);
   advise(decode.transport != prefill.transport, "--disaggregation-transfer-backend");
   if (!differences.empty())
-    return error(ErrorCode::kIncompatible, "{} (model {} here, {} there, page_tokens {} here, {} there): {}; {}", sides,
-                 decode.model_name, prefill.model_name, decode.page_tokens, prefill.page_tokens, differences, remedy);
+    return error(ErrorCode::kIncompatible, "{} (page_tokens {} here, {} there): {}; {}", sides, decode.page_tokens,
+                 prefill.page_tokens, differences, remedy);
   // What is wrong alone before anything is planned: the geometry is our own on both sides from here on.
   for (const Manifest* side : {&prefill, &decode}) {
     const char* who = side == &prefill ? "prefill" : "decode";
@@ -94,10 +92,10 @@ Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Trans
   if (pools.size() != static_cast<size_t>(self.layout.world()))
     return error(ErrorCode::kInvalidArgument, "{} pools for the {} ranks of {}", pools.size(), self.layout.world(),
                  self.layout.to_string());
-  self.protocol = kProtocolVersion;
   self.role = role;
   self.transport = transport.caps().name;
   self.transport_blob = transport.local_blob();
+  BATON_TRY(check_blob(self));
   self.regions.clear();
   for (int rank = 0; rank < self.layout.world(); ++rank) {
     const Pool& pool = pools[static_cast<size_t>(rank)];

@@ -20,7 +20,8 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode);
 // let whoever shows it meddle with that one's pairing.
 [[nodiscard]] Status check_blob(const Manifest& manifest);
 
-// Fills role, transport, blob and regions, and checks that pools and manifest agree: one pool per world rank, the
+// Fills role, transport, blob and regions, and checks that transport, pools and manifest agree: one incarnation, one
+// pool per world rank, the
 // shapes that the layout gives, pages_per_group pages in each.
 Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,
                                    const std::vector<Pool>& pools);

@@ -17,7 +17,6 @@ Manifest manifest(InstanceRole role, Layout layout) {
   m.layout = layout;
   m.page_tokens = 64;
   m.pages_per_group = 10;
-  m.model_name = "tiny";
   m.transport = "tcp";
   for (int rank = 0; rank < layout.world(); ++rank)
     m.regions.push_back({static_cast<uint32_t>(rank), 10 * 64 * 64 * 2 * 4});
@@ -47,7 +46,6 @@ TEST(Pairing, EveryDifferenceIsNamedWithBothSidesAndTheRemedy) {
          d.model_digest = {0x9a00000000000000, 1};
        },
        {"decode TP4/DP2 cannot take from prefill TP4", "model digest 9a", "3f", "--model-path", "page_tokens 64"}},
-      {[](Manifest& d) { d.protocol = 7; }, {"protocol 7 here, 1 there", "same version"}},
       {[](Manifest& d) { d.kv_dtype = "float32"; }, {"KV dtype float32 here, bfloat16 there", "--kv-cache-dtype"}},
       {[](Manifest& d) { d.geometry.layers = 5; }, {"KV 5 layers", "4 layers", "--model-path"}},
       {[](Manifest& d) { d.transport = "shm"; },

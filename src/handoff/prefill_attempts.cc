@@ -9,8 +9,10 @@
 
 namespace baton {
 namespace {
-constexpr size_t kTombstonesMax = 8192;
-constexpr Duration kTombstoneLife = std::chrono::seconds(120);
+// Rank pairs that are counted one by one: peers choose their layouts.
+constexpr size_t kLinksMax = 4096;
+// What a grant that waits for its request takes besides its pages.
+constexpr size_t kEarlyGrantBytes = 1024;
 
 bool in_range(AttemptId attempt) { return attempt.value() != 0 && attempt.value() <= INT64_MAX; }
 }  // namespace
@@ -71,7 +73,7 @@ void PrefillHandoff::Service::take_commands() {
 }
 
 void PrefillHandoff::Service::command(AttemptId attempt, BeginCommand& begin) {
-  if (const std::optional<EndCause> cause = dig_up(attempt, true)) {
+  if (const std::optional<EndCause> cause = tombstones_.dig_up(attempt, true)) {
     emit_ended({.attempt = attempt, .outcome = cause->outcome, .message = cause->message}, cause->reason);
     return;
   }
@@ -144,7 +146,7 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
     return count([](HandoffStats& s) { ++s.stale_frames; });
   if (const Status checked = check_grant(peer, grant); !checked)
     return turn_down(peer, grant, checked.error().message, true);
-  if (const std::optional<EndCause> cause = dig_up(grant.attempt, false)) {
+  if (const std::optional<EndCause> cause = tombstones_.dig_up(grant.attempt, false)) {
     turn_down(peer, grant, cause->message, cause->outcome == AttemptOutcome::kFailed);
     return;
   }
@@ -163,7 +165,7 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
       turn_down(peer, grant, "the attempt is in use by another grant: draw a new bootstrap_room", true);
     return step(grant.attempt, input);  // a repeat, or stale
   }
-  if (found == attempts_.end() && early_ >= options_.early_grants_max) {
+  if (found == attempts_.end() && !room_for_early(peer)) {
     turn_down(peer, grant, fmt::format("{} grants already wait for their requests on prefill", early_), true);
     return;
   }
@@ -173,13 +175,40 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
       early
           ? *attempts_.emplace(attempt, std::make_unique<Entry>(PrefillAttempt(self_.incarnation, input))).first->second
           : *found->second;
-  early_ += early ? 1 : 0;
   entry.peer = id;
   entry.granted = now_;
   entry.transport_peer = peer.transport_peer;
   entry.digest = input.digest;
   entry.grant = std::move(grant);
-  if (!early) step(attempt, input);
+  if (!early) return step(attempt, input);
+  ++early_;
+  ++peer.early;
+  peer.early_bytes += kEarlyGrantBytes + entry.grant.pages.size() * sizeof(GrantedPage);
+}
+
+// Full, the table makes room for a peer that fills less of it than one that has proved nothing.
+bool PrefillHandoff::Service::room_for_early(const Peer& peer) {
+  if (early_ < options_.early_grants_max) return true;
+  uint64_t most = 0;
+  size_t early = peer.early;
+  for (const auto& [id, other] : peers_) {
+    if (other->proved || other->early <= early) continue;
+    most = id;
+    early = other->early;
+  }
+  if (most == 0) return false;
+  peers_.at(most)->connection.abandon(
+      fmt::format("{} of its grants wait for requests, no other peer has as many", early));
+  drop_peer(most);
+  return early_ < options_.early_grants_max;
+}
+
+void PrefillHandoff::Service::leave_early(Entry& entry) {
+  --early_;
+  const auto peer = peers_.find(entry.peer);
+  if (peer == peers_.end()) return;
+  --peer->second->early;
+  peer->second->early_bytes -= kEarlyGrantBytes + entry.grant.pages.size() * sizeof(GrantedPage);
 }
 
 void PrefillHandoff::Service::on_cancel(Peer& peer, const Cancel& cancel) {
@@ -189,10 +218,10 @@ void PrefillHandoff::Service::on_cancel(Peer& peer, const Cancel& cancel) {
     step(cancel.attempt, PrefillAttempt::CancelThere{cancel.reason, cancel.fault});
     if (!unseen) return;  // the machine answers when its posts are quiet
   } else if (found == attempts_.end()) {
-    bury(cancel.attempt,
-         {cancel.fault ? AttemptOutcome::kFailed : AttemptOutcome::kCancelled, cancel.fault ? "peer" : "",
-          "decode: " + cancel.reason},
-         true);
+    tombstones_.bury(cancel.attempt,
+                     {cancel.fault ? AttemptOutcome::kFailed : AttemptOutcome::kCancelled, cancel.fault ? "peer" : "",
+                      "decode: " + cancel.reason},
+                     true, now_);
   }
   // A grant that is not in the table has no post out, unless the transport could not say so.
   if (!never_drained_.contains(cancel.grant_digest)) peer.connection.send(Drained{cancel.attempt, cancel.grant_digest});
@@ -220,8 +249,10 @@ void PrefillHandoff::Service::take_transfer_events() {
       entry.bytes += post.bytes;
       count([&](HandoffStats& s) {
         for (const auto& [link, moved] : post.links) {
-          s.links[link].bytes += moved.bytes;
-          s.links[link].copies += moved.copies;
+          if (s.links.size() < kLinksMax || s.links.contains(link)) {
+            s.links[link].bytes += moved.bytes;
+            s.links[link].copies += moved.copies;
+          }
           s.bytes += moved.bytes;
           s.copies += moved.copies;
           entry.copies += moved.copies;
@@ -317,12 +348,7 @@ void PrefillHandoff::Service::tick() {
     if (early || now_ >= entry->machine.deadline()) due.push_back(attempt);
   }
   for (const AttemptId attempt : due) step(attempt, PrefillAttempt::Tick{});
-  while (!tombstone_order_.empty()) {
-    const auto oldest = tombstones_.find(tombstone_order_.front());
-    if (oldest != tombstones_.end() && tombstones_.size() <= kTombstonesMax && oldest->second.expires > now_) break;
-    if (oldest != tombstones_.end()) tombstones_.erase(oldest);
-    tombstone_order_.pop_front();
-  }
+  tombstones_.expire(now_);
 }
 
 void PrefillHandoff::Service::step(AttemptId attempt, const PrefillAttempt::Input& input) {
@@ -331,7 +357,7 @@ void PrefillHandoff::Service::step(AttemptId attempt, const PrefillAttempt::Inpu
   Entry& entry = *found->second;
   const bool was_early = entry.machine.state() == PrefillAttempt::State::kEarly;
   PrefillAttempt::Actions actions = entry.machine.step(input, now_);
-  if (was_early && entry.machine.state() != PrefillAttempt::State::kEarly) --early_;
+  if (was_early && entry.machine.state() != PrefillAttempt::State::kEarly) leave_early(entry);
   apply(attempt, entry, std::move(actions));
 }
 
@@ -342,6 +368,8 @@ void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAtte
     if (peer != peers_.end()) peer->second->connection.send(frame);
   };
   if (actions.emit_granted) {
+    peer->second->proved = true;
+    recount(*peer->second);
     entry.job = std::make_unique<SendJob>(peer->second->planner, self_, entry.dp_rank, peer->second->manifest,
                                           entry.grant, pools_, options_.post_bytes_max, options_.post_blocks_max);
     sink_(PrefillGranted{attempt, entry.grant.cached_tokens, entry.granted, now_ - entry.begun});
@@ -385,7 +413,7 @@ void PrefillHandoff::Service::end(AttemptId attempt, const EndCause& cause) {
   attempts_.erase(found);
   if (entry->machine.granted() && !entry->machine.writers_quiet()) never_drained_.insert(entry->digest);
   const bool met = entry->machine.begun() && entry->machine.granted();
-  if (!met) bury(attempt, cause, !entry->machine.begun());
+  if (!met) tombstones_.bury(attempt, cause, !entry->machine.begun(), now_);
   if (!entry->machine.begun()) return;
   const bool sent = entry->first_post != TimePoint{} && entry->last_done > entry->first_post;
   emit_ended({.attempt = attempt,
@@ -418,20 +446,6 @@ void PrefillHandoff::Service::emit_ended(PrefillEnded ended, const char* reason)
     }
   }
   sink_(std::move(ended));
-}
-
-void PrefillHandoff::Service::bury(AttemptId attempt, EndCause cause, bool awaits_request) {
-  const Tombstone stone{std::move(cause), awaits_request, now_ + kTombstoneLife};
-  if (tombstones_.insert_or_assign(attempt, stone).second) tombstone_order_.push_back(attempt);
-}
-
-std::optional<EndCause> PrefillHandoff::Service::dig_up(AttemptId attempt, bool is_request) {
-  const auto found = tombstones_.find(attempt);
-  if (found == tombstones_.end()) return std::nullopt;
-  const Tombstone stone = std::move(found->second);
-  tombstones_.erase(found);
-  if (stone.awaits_request != is_request) return std::nullopt;  // the id is used again
-  return stone.cause;
 }
 
 }  // namespace baton

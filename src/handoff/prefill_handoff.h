@@ -21,11 +21,20 @@ struct PrefillHandoffOptions {
   uint16_t port = 0;               // 0: any free one, see port()
   Duration heartbeat = std::chrono::seconds(1);
   int heartbeat_misses = 3;  // a peer silent for that many is lost
+  Duration handshake_timeout = std::chrono::seconds(5);
+  // Shared with the decode instances, see Handshake; empty: none, and any decode instance may pair.
+  std::string key;
   // An older connection of an instance that comes again must answer within it, or is taken for dead.
   Duration replace_after = std::chrono::seconds(1);
   // Grants whose request has not come yet: held for this long or the grant's own budget, whichever ends first.
   Duration early_grant_timeout = std::chrono::seconds(60);
   size_t early_grants_max = 4096;
+  // Control connections. A new one takes the place of one that has proved nothing: neither the key, nor by a grant that
+  // met its request, whose id only the router told, that it is meant.
+  size_t peers_max = 1024;
+  // All memory that such peers cause together: frames on their way in and out, and grants that wait for their request.
+  // Beyond it the one that causes most is dropped.
+  size_t unproved_bytes_max = 64u << 20;
   // One post carries at most this much, so that a cancel stops soon and attempts share a link.
   uint64_t post_bytes_max = 4u << 20;
   size_t post_blocks_max = 512;

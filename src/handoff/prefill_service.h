@@ -17,9 +17,11 @@
 #include "base/wake_fd.h"
 #include "handoff/attention.h"
 #include "handoff/control_connection.h"
+#include "handoff/handshake.h"
 #include "handoff/prefill_attempt.h"
 #include "handoff/prefill_handoff.h"
 #include "handoff/send_job.h"
+#include "handoff/tombstones.h"
 
 namespace baton {
 
@@ -61,11 +63,17 @@ class PrefillHandoff::Service {
 
   // A decode instance's connection; numbers are never reused.
   struct Peer {
-    enum class State { kManifest, kElders, kAccept, kPaired, kRefused };
-    Peer(UniqueFd fd, TimePoint attended) : connection(std::move(fd), attended), since(attended) {}
+    enum class State { kHello, kProof, kManifest, kElders, kAccept, kPaired, kRefused };
+    Peer(UniqueFd fd, TimePoint attended, const std::string& key)
+        : connection(std::move(fd), attended), handshake(InstanceRole::kPrefill, key), since(attended) {}
     ControlConnection connection;
+    Handshake handshake;
     TimePoint since;  // of the handshake
-    State state = State::kManifest;
+    State state = State::kHello;
+    bool proved = false;  // see PrefillHandoffOptions::peers_max
+    size_t early = 0;     // grants that wait for their requests, and their bytes
+    size_t early_bytes = 0;
+    size_t counted = 0;  // of unproved_bytes_
     Manifest manifest;
     std::shared_ptr<const Planner> planner;
     // In kElders: older connections of the same incarnation, and the Ping that each has to answer.
@@ -100,14 +108,6 @@ class PrefillHandoff::Service {
     std::map<std::pair<int, int>, HandoffStats::Link> links;
   };
 
-  // An attempt that ended on this side when only its grant or only its request had come: the other half is told when it
-  // comes.
-  struct Tombstone {
-    EndCause cause;
-    bool awaits_request = false;
-    TimePoint expires;
-  };
-
   void run();
   void wait_for_work();
   [[nodiscard]] int poll_timeout_ms() const;
@@ -117,15 +117,22 @@ class PrefillHandoff::Service {
   void command(AttemptId attempt, FinishCommand& finish);
   void command(AttemptId attempt, CancelCommand& cancel);
   void accept_peers();
+  bool make_room();
+  void recount(Peer& peer);
   void serve_peers();
   void serve(uint64_t id, Peer& peer);
   void drop_peer(uint64_t id);
   void frame(uint64_t id, Peer& peer, Frame& frame);
+  void paired_frame(uint64_t id, Peer& peer, Frame& frame);
+  void greet(Peer& peer, const Hello& hello);
+  void accepted(Peer& peer, const Accept& accept);
   void meet(uint64_t id, Peer& peer, Manifest& manifest);
   void await_elders(Peer& peer);
   void admit(Peer& peer);
   void refuse(Peer& peer, const std::string& text);
   void on_grant(uint64_t id, Peer& peer, Grant& grant);
+  [[nodiscard]] bool room_for_early(const Peer& peer);
+  void leave_early(Entry& entry);
   void on_cancel(Peer& peer, const Cancel& cancel);
   [[nodiscard]] Status check_grant(const Peer& peer, const Grant& grant) const;
   void turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault);
@@ -142,9 +149,6 @@ class PrefillHandoff::Service {
   void cancel_posts(AttemptId attempt);
   void end(AttemptId attempt, const EndCause& cause);
   void emit_ended(PrefillEnded ended, const char* reason);
-  void bury(AttemptId attempt, EndCause cause, bool awaits_request);
-  // The cause, when the half that has come was awaited; any stone of the attempt is gone after it.
-  [[nodiscard]] std::optional<EndCause> dig_up(AttemptId attempt, bool is_request);
   void shut_down();
   template <typename Change>
   void count(Change change) {
@@ -172,14 +176,17 @@ class PrefillHandoff::Service {
   TimePoint now_;
   Attention attention_;
   uint64_t next_peer_ = 1;
+  uint64_t planned_for_ = 0;   // the last peer whose manifest was planned for
+  bool planned_ = false;       // in this turn
+  bool input_left_ = false;    // frames wait for the next turn
+  size_t unproved_bytes_ = 0;  // the sum of Peer::counted
   std::map<uint64_t, std::unique_ptr<Peer>> peers_;
   std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
   size_t early_ = 0;
   std::unordered_map<TransferId, OutPost> posts_;
   std::deque<AttemptId> pump_order_;  // attempts that make posts; each once
   bool pump_again_ = false;           // the turn's share of work was used up
-  std::unordered_map<AttemptId, Tombstone> tombstones_;
-  std::deque<AttemptId> tombstone_order_;
+  Tombstones tombstones_{8192, std::chrono::seconds(120)};
   std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet
   std::vector<TransferEvent> events_;
   std::thread thread_;

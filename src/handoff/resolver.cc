@@ -6,13 +6,15 @@
 
 namespace baton {
 
-HostResolver::HostResolver(std::function<void()> wake) : wake_(std::move(wake)) {
+HostResolver::HostResolver(std::function<void()> wake, LookUp look_up)
+    : wake_(std::move(wake)), look_up_(std::move(look_up)) {
+  if (!look_up_)
+    look_up_ = [](const std::string& host, uint16_t port) { return make_address(host, port, /*lookup=*/true); };
   thread_ = std::thread([this] {
     name_thread("baton-resolver");
     while (!questions_.closed()) {
       for (const Question& question : questions_.wait_drain(std::chrono::seconds(3600))) {
-        answers_.push_always(
-            {question.host, question.port, make_address(question.host, question.port, /*lookup=*/true)});
+        answers_.push_always({question.host, question.port, look_up_(question.host, question.port)});
         wake_();
       }
     }

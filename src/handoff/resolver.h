@@ -22,8 +22,10 @@ class HostResolver {
     Result<SocketAddress> address;
   };
 
-  // `wake` is called from the resolver's thread when an answer is there.
-  explicit HostResolver(std::function<void()> wake);
+  using LookUp = std::function<Result<SocketAddress>(const std::string& host, uint16_t port)>;
+  // `wake` is called from the resolver's thread when an answer is there. `look_up` may block; by default
+  // getaddrinfo(3).
+  explicit HostResolver(std::function<void()> wake, LookUp look_up = {});
   ~HostResolver();
 
   // The answer is in a later answers(); numeric addresses are answered at once.
@@ -36,6 +38,7 @@ class HostResolver {
     uint16_t port;
   };
   std::function<void()> wake_;
+  LookUp look_up_;
   BoundedQueue<Question> questions_{256};
   BoundedQueue<Answer> answers_{256};
   std::thread thread_;

@@ -47,7 +47,6 @@ Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation inc
   manifest.layout = side.layout;
   manifest.page_tokens = side.page_tokens;
   manifest.pages_per_group = side.pages;
-  manifest.model_name = "tiny";
   manifest.writer_policy = spec.policy;
   manifest.fanout = spec.fanout;
   return manifest;

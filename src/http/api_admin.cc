@@ -32,7 +32,7 @@ void ApiServer::abort_request(Call& x) {
 }
 
 // Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
-// together.
+// together, 403 that this instance was not told of that one.
 void ApiServer::pair(Call& x) {
   if (x.ready.engine->info().role != Role::kDecode)
     return x.refuse(400, "only a decode instance pairs; ask one of those");
@@ -42,7 +42,9 @@ void ApiServer::pair(Call& x) {
   auto port = int_field(*body, "bootstrap_port", 1, 65535);
   if (!host || !port) return x.refuse(!host ? host.error() : port.error());
   if (!*host || !*port) return x.refuse(400, "bootstrap_host and bootstrap_port: both are needed");
-  x.ready.engine->pair(**host, static_cast<int>(**port), [x = Exchange(x)](const Status& met) {
+  // Whoever shows our key may say whom we trust; without a key anybody could.
+  const bool told = !options_.api_key.empty();
+  x.ready.engine->pair(**host, static_cast<int>(**port), told, [x = Exchange(x)](const Status& met) {
     met ? x.reply("{\"paired\":true}") : x.refuse(met.error());
   });
 }

@@ -11,6 +11,8 @@ int http_status(ErrorCode code) {
   switch (code) {
     case ErrorCode::kInvalidArgument:
       return 400;
+    case ErrorCode::kForbidden:
+      return 403;
     case ErrorCode::kNotFound:
       return 404;
     case ErrorCode::kIncompatible:
@@ -38,10 +40,10 @@ const char* error_type(int status) {
     case 417:
     case 431:
       return "invalid_request_error";
-    case 403:
-      return "permission_error";
     case 401:
       return "authentication_error";
+    case 403:
+      return "permission_error";
     case 404:
       return "not_found_error";
     case 408:

@@ -250,5 +250,17 @@ TEST(ApiServer, LoggingIsConfiguredWhileItRuns) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("3 prompt tokens"));
 }
 
+TEST(ApiServer, OnlyAPairThatShowsTheKeySaysWhomDecodeTrusts) {
+  const std::string body = R"({"bootstrap_host":"10.0.0.5","bootstrap_port":8998})";
+  Served open({"", "1.2.3", "{}"}, Role::kDecode);
+  EXPECT_EQ(open.ask("POST", "/pair", body).status, 200);
+  EXPECT_FALSE(open.engine.paired_as_told);
+  Served keyed({"secret", "1.2.3", "{}"}, Role::kDecode);
+  EXPECT_EQ(keyed.ask("POST", "/pair", body).status, 401);
+  EXPECT_FALSE(keyed.engine.paired_as_told);
+  EXPECT_EQ(keyed.ask("POST", "/pair", body, {{"Authorization", "Bearer secret"}}).status, 200);
+  EXPECT_TRUE(keyed.engine.paired_as_told);
+}
+
 }  // namespace
 }  // namespace baton

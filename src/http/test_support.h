@@ -81,10 +81,12 @@ class PlayedEngine final : public Engine {
   }
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override { return stats_; }
-  void pair(const std::string&, int, std::function<void(Status)> done) override {
+  void pair(const std::string&, int, bool told, std::function<void(Status)> done) override {
+    paired_as_told = told;
     if (on_pair) on_pair();
     done({});
   }
+  bool paired_as_told = false;
   [[nodiscard]] std::string describe_pairs() const override { return "plans\n"; }
   [[nodiscard]] bool healthy() const override { return true; }
 

@@ -23,6 +23,8 @@ enum class FrameType : uint16_t {
   kDrained = 8,
   kPing = 9,
   kPong = 10,
+  kHello = 11,
+  kProof = 12,
 };
 
 std::string_view cut(std::string_view text, size_t max = kTextBytesMax) {
@@ -32,12 +34,20 @@ std::string_view cut(std::string_view text, size_t max = kTextBytesMax) {
 void write(ByteWriter& out, AttemptId attempt) { out.number(attempt.value()); }
 AttemptId read_attempt(ByteReader& in) { return AttemptId(in.bounded<uint64_t>(1, INT64_MAX)); }
 
+void write(ByteWriter& out, const Bytes32& bytes) {
+  for (const uint8_t byte : bytes) out.number(byte);
+}
+Bytes32 read_bytes32(ByteReader& in) {
+  Bytes32 bytes{};
+  for (uint8_t& byte : bytes) byte = in.number<uint8_t>();
+  return bytes;
+}
+
 bool read_flag(ByteReader& in) { return in.bounded<uint8_t>(0, 1) == 1; }
 
 FrameType write_body(ByteWriter& out, const Manifest& m) {
   BATON_CHECK(m.regions.size() <= static_cast<size_t>(kWorldMax), "{} regions", m.regions.size());
   BATON_CHECK(m.transport_blob.size() <= kBlobBytesMax, "transport blob of {} bytes", m.transport_blob.size());
-  out.number(m.protocol);
   out.incarnation(m.incarnation);
   out.number(static_cast<uint8_t>(m.role));
   out.number(m.model_digest.high);
@@ -48,7 +58,6 @@ FrameType write_body(ByteWriter& out, const Manifest& m) {
   out.text(cut(m.kv_dtype));
   for (const int value : {m.layout.tp, m.layout.dp, m.layout.pp, m.layout.ep, m.page_tokens, m.pages_per_group})
     out.number(static_cast<int32_t>(value));
-  out.text(cut(m.model_name));
   out.number(static_cast<uint8_t>(m.writer_policy));
   out.number(static_cast<uint8_t>(m.fanout));
   out.text(cut(m.transport));
@@ -63,7 +72,6 @@ FrameType write_body(ByteWriter& out, const Manifest& m) {
 
 Frame read_manifest(ByteReader& in) {
   Manifest m;
-  m.protocol = in.number<uint16_t>();
   m.incarnation = in.incarnation();
   m.role = static_cast<InstanceRole>(in.bounded<uint8_t>(1, 2));
   m.model_digest.high = in.number<uint64_t>();
@@ -78,7 +86,6 @@ Frame read_manifest(ByteReader& in) {
     *value = in.bounded<int32_t>(1, kWorldMax);
   m.page_tokens = in.bounded<int32_t>(1, kDimMax);
   m.pages_per_group = in.bounded<int32_t>(1, INT32_MAX);
-  m.model_name = in.text(kTextBytesMax);
   m.writer_policy = static_cast<WriterPolicy>(in.bounded<uint8_t>(0, 2));
   m.fanout = static_cast<Fanout>(in.bounded<uint8_t>(0, 1));
   m.transport = in.text(kTextBytesMax);
@@ -94,7 +101,39 @@ Frame read_manifest(ByteReader& in) {
 
 FrameType write_body(ByteWriter& out, const Accept& accept) {
   out.number(accept.plan_hash);
+  write(out, accept.mac);
   return FrameType::kAccept;
+}
+
+Frame read_accept(ByteReader& in) {
+  Accept accept;
+  accept.plan_hash = in.number<uint64_t>();
+  accept.mac = read_bytes32(in);
+  return accept;
+}
+
+FrameType write_body(ByteWriter& out, const Hello& hello) {
+  out.number(hello.versions.min);
+  out.number(hello.versions.max);
+  out.number(static_cast<uint8_t>(hello.role));
+  out.number(static_cast<uint8_t>(hello.keyed));
+  write(out, hello.nonce);
+  return FrameType::kHello;
+}
+
+Frame read_hello(ByteReader& in) {
+  Hello hello;
+  hello.versions.min = in.number<uint16_t>();
+  hello.versions.max = in.number<uint16_t>();
+  hello.role = static_cast<InstanceRole>(in.bounded<uint8_t>(1, 2));
+  hello.keyed = read_flag(in);
+  hello.nonce = read_bytes32(in);
+  return hello;
+}
+
+FrameType write_body(ByteWriter& out, const Proof& proof) {
+  write(out, proof.mac);
+  return FrameType::kProof;
 }
 
 FrameType write_body(ByteWriter& out, const Refuse& refuse) {
@@ -243,7 +282,7 @@ Result<Frame> read_body(FrameType type, ByteReader& in) {
     case FrameType::kManifest:
       return read_manifest(in);
     case FrameType::kAccept:
-      return Frame(Accept{in.number<uint64_t>()});
+      return read_accept(in);
     case FrameType::kRefuse:
       return Frame(Refuse{in.text(kTextBytesMax)});
     case FrameType::kGrant:
@@ -260,25 +299,37 @@ Result<Frame> read_body(FrameType type, ByteReader& in) {
       return Frame(Ping{in.number<uint64_t>()});
     case FrameType::kPong:
       return Frame(Pong{in.number<uint64_t>()});
+    case FrameType::kHello:
+      return read_hello(in);
+    case FrameType::kProof:
+      return Frame(Proof{read_bytes32(in)});
   }
   return error(ErrorCode::kCorrupt, "control frame of unknown type {}", static_cast<int>(type));
 }
 
 }  // namespace
 
+Result<uint16_t> common_version(VersionRange here, VersionRange there) {
+  const uint16_t highest = std::min(here.max, there.max);
+  if (highest >= here.min && highest >= there.min) return highest;
+  return error(ErrorCode::kIncompatible,
+               "this instance speaks handoff protocol {} to {}, the peer {} to {}: run the same version on both",
+               here.min, here.max, there.min, there.max);
+}
+
 const char* frame_name(const Frame& frame) {
-  static constexpr const char* kNames[] = {"Manifest", "Accept", "Refuse",  "Grant", "Commit",
-                                           "Release",  "Cancel", "Drained", "Ping",  "Pong"};
+  static constexpr const char* kNames[] = {"Manifest", "Accept",  "Refuse", "Grant", "Commit", "Release",
+                                           "Cancel",   "Drained", "Ping",   "Pong",  "Hello",  "Proof"};
   static_assert(std::size(kNames) == std::variant_size_v<Frame>);
   return kNames[frame.index()];
 }
 
-void encode_frame(const Frame& frame, std::string* out) {
+void encode_frame(const Frame& frame, std::string* out, uint16_t version) {
   const size_t start = out->size();
   ByteWriter writer(out);
   writer.number(uint32_t{0});
   writer.number(kMagic);
-  writer.number(kProtocolVersion);
+  writer.number(version);
   writer.number(uint16_t{0});
   const FrameType type = std::visit([&](const auto& body) { return write_body(writer, body); }, frame);
   const auto length = static_cast<uint32_t>(out->size() - start - sizeof(uint32_t));
@@ -303,19 +354,18 @@ Result<size_t> frame_length(std::string_view buffer, size_t limit) {
   return whole;
 }
 
-Result<Frame> decode_frame(std::string_view bytes) {
+Result<Frame> decode_frame(std::string_view bytes, uint16_t version) {
   BATON_ASSIGN(const size_t whole, frame_length(bytes, kFrameBytesMax));
   if (whole != bytes.size())
     return error(ErrorCode::kCorrupt, "control frame of {} bytes in a buffer of {}", whole, bytes.size());
   ByteReader in(bytes);
   in.number<uint64_t>();  // length and magic
-  const auto version = in.number<uint16_t>();
-  const auto type = in.number<uint16_t>();
-  if (version != kProtocolVersion)
+  const auto theirs = in.number<uint16_t>();
+  const auto type = static_cast<FrameType>(in.number<uint16_t>());
+  if (theirs != version && type != FrameType::kHello && type != FrameType::kRefuse)
     return error(ErrorCode::kIncompatible,
-                 "the peer speaks handoff protocol {}, this instance {}: run the same version on both", version,
-                 kProtocolVersion);
-  BATON_ASSIGN(Frame frame, read_body(static_cast<FrameType>(type), in));
+                 "a frame of handoff protocol {} where {} is spoken: run the same version on both", theirs, version);
+  BATON_ASSIGN(Frame frame, read_body(type, in));
   if (in.failed() || in.left() != 0)
     return error(ErrorCode::kCorrupt, "{} frame of {} bytes is malformed at byte {}", frame_name(frame), bytes.size(),
                  in.at());

@@ -28,16 +28,20 @@ inline constexpr int64_t kPromptTokensMax = int64_t{1} << 40;
 
 [[nodiscard]] const char* frame_name(const Frame& frame);
 
+// The highest version in both ranges; kIncompatible names both.
+Result<uint16_t> common_version(VersionRange here, VersionRange there);
+
 // Appends the frame. Texts that are too long are cut; more pages, checksums or regions than the bounds are a bug of the
-// caller.
-void encode_frame(const Frame& frame, std::string* out);
+// caller. `version` is the one that both sides have agreed on; Hello and Refuse have the same bytes in all.
+void encode_frame(const Frame& frame, std::string* out, uint16_t version = kProtocolVersions.max);
 
 // The length of the frame that begins `buffer`, 0 while its length field is not complete. kCorrupt when it is below a
 // header or above `limit`, or the magic is already seen to be wrong.
 Result<size_t> frame_length(std::string_view buffer, size_t limit);
 
-// Exactly one frame. kIncompatible: another protocol version; kCorrupt: anything else that is wrong.
-Result<Frame> decode_frame(std::string_view bytes);
+// Exactly one frame. kIncompatible: not of `version`, and neither Hello nor Refuse; kCorrupt: anything else that is
+// wrong.
+Result<Frame> decode_frame(std::string_view bytes, uint16_t version = kProtocolVersions.max);
 
 // What a Commit must quote of the Grant it answers: XXH3-64 over attempt, secret, pages and generations.
 [[nodiscard]] uint64_t grant_digest(const Grant& grant);

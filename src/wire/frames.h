@@ -1,11 +1,12 @@
 // The control frames of the handoff protocol as plain structs. docs/PROTOCOL.md gives the bytes; frame_codec.h reads
 // and writes them.
 //
-// One control connection a pair of instances: decode connects to prefill. Manifest both ways, Accept both ways (or
-// Refuse), then Grant, Cancel, Release and Ping from decode, Commit, Cancel, Drained and Pong from prefill (Ping, Pong
-// and Drained go either way).
+// One control connection a pair of instances: decode connects to prefill. Hello both ways, Proof both ways where the
+// two have a key, Manifest both ways, Accept both ways (or Refuse), then Grant, Cancel, Release and Ping from decode,
+// Commit, Cancel, Drained and Pong from prefill (Ping, Pong and Drained go either way).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -18,10 +19,34 @@
 
 namespace baton {
 
-// Raised whenever a frame changes its bytes or its meaning; two instances that differ refuse each other.
-inline constexpr uint16_t kProtocolVersion = 1;
+// A version is another one when a frame changes its bytes or its meaning. Both sides of a connection offer those they
+// speak, and the highest that both do is spoken.
+struct VersionRange {
+  uint16_t min = 0;
+  uint16_t max = 0;
+  bool operator==(const VersionRange&) const = default;
+};
+inline constexpr VersionRange kProtocolVersions{2, 2};
 
 enum class InstanceRole : uint8_t { kPrefill = 1, kDecode = 2 };
+
+// 32 bytes: a nonce, or an HMAC-SHA256.
+using Bytes32 = std::array<uint8_t, 32>;
+
+// The first frame of either side. Its bytes are the same in every version, and it tells a stranger nothing.
+struct Hello {
+  VersionRange versions = kProtocolVersions;
+  InstanceRole role = InstanceRole::kPrefill;
+  bool keyed = false;  // has a shared key, and wants the other to prove it
+  Bytes32 nonce{};     // drawn for this connection
+  bool operator==(const Hello&) const = default;
+};
+
+// That the sender has the shared key: a MAC over its role and both Hellos.
+struct Proof {
+  Bytes32 mac{};
+  bool operator==(const Proof&) const = default;
+};
 
 // What an instance says of itself when two meet. The order of `regions` is the world rank.
 struct Manifest {
@@ -30,7 +55,6 @@ struct Manifest {
     uint64_t bytes = 0;  // of the rank's pool, which begins at offset 0
     bool operator==(const Region&) const = default;
   };
-  uint16_t protocol = kProtocolVersion;
   Incarnation incarnation;
   InstanceRole role = InstanceRole::kPrefill;
   ModelDigest model_digest;
@@ -39,7 +63,6 @@ struct Manifest {
   Layout layout;
   int page_tokens = 0;
   int pages_per_group = 0;                               // pages of each DP group's pool
-  std::string model_name;                                // for people; not compared
   WriterPolicy writer_policy = WriterPolicy::kBalanced;  // the prefill side's counts for the pair
   Fanout fanout = Fanout::kDirect;                       // the decode side's counts for the pair
   std::string transport;                                 // "shm"; must be equal
@@ -51,10 +74,12 @@ struct Manifest {
 // "I computed this plan from the two manifests": both sides send it, both compare.
 struct Accept {
   uint64_t plan_hash = 0;
+  Bytes32 mac{};  // with a shared key: over role, Hellos, manifests and plan; else zero
   bool operator==(const Accept&) const = default;
 };
 
-// The pair cannot work; one line for people. The sender closes the connection.
+// The pair cannot work; one line for people, who may be strangers: digests, numbers of layouts and remedies, no path.
+// Its bytes are the same in every version. The sender closes the connection.
 struct Refuse {
   std::string text;
   bool operator==(const Refuse&) const = default;
@@ -158,6 +183,6 @@ struct Pong {
   bool operator==(const Pong&) const = default;
 };
 
-using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong>;
+using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong, Hello, Proof>;
 
 }  // namespace baton

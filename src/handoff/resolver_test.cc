@@ -1,0 +1,42 @@
+#include "handoff/resolver.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+#include <map>
+
+#include "handoff/trust.h"
+
+namespace baton {
+namespace {
+
+TEST(HostResolver, AddressesAreAnsweredAtOnceAndNamesThatWaitAreBounded) {
+  std::promise<void> release;
+  const std::shared_future<void> released(release.get_future());
+  HostResolver resolver([] {},
+                        [released](const std::string& host, uint16_t) -> Result<SocketAddress> {
+                          released.wait();
+                          return error(ErrorCode::kUnavailable, "no {}", host);
+                        });
+  for (int i = 0; i < 400; ++i) resolver.ask(fmt::format("name{}.example", i), 1);
+  resolver.ask("127.0.0.1", 2);
+  size_t refused = 0, addresses = 0;
+  for (const HostResolver::Answer& answer : resolver.answers()) {
+    if (answer.address) {
+      ++addresses;
+      EXPECT_EQ(canonical_text(*answer.address), "127.0.0.1");
+    } else {
+      EXPECT_EQ(answer.address.error().code, ErrorCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  EXPECT_EQ(addresses, 1u);
+  EXPECT_GE(refused, 400u - 256u - 1u);  // one or all of the first are being looked up
+  EXPECT_LE(refused, 400u - 256u);
+  release.set_value();
+  size_t rest = 0;
+  while (rest + refused < 400) rest += resolver.answers().size();
+}
+
+}  // namespace
+}  // namespace baton

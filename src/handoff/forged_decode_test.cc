@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "handoff/against_prefill_test.h"
+#include "transport/blob.h"
 #include "transport/forwarding.h"
 
 namespace baton {
@@ -53,6 +54,19 @@ TEST_F(AgainstPrefill, AClaimedIncarnationDoesNotPushOutAConnectionThatAnswers) 
   EXPECT_FALSE(honest->closed());
   claimant.send(grant(5));  // before it was let in
   hand_over(*honest, grant(1));
+}
+
+TEST_F(AgainstPrefill, NobodyIsPushedOutBeforeItHasSaidWhoItIs) {
+  RawPeer honest(RawPeer::connect_to(prefill_.port()));
+  honest.greet(InstanceRole::kDecode);
+  RawPeer nobody(RawPeer::connect_to(prefill_.port()));
+  nobody.greet(InstanceRole::kDecode);
+  Manifest zero = stranger(0);
+  zero.incarnation = {};
+  zero.transport_blob = encode_blob({.kind = BlobKind::kLoopback, .incarnation = {}, .address = "nobody", .port = 0});
+  pair(nobody, zero);
+  pair(honest, manifest());
+  hand_over(honest, grant(1));
 }
 
 // A transport that has lost its peers until they are connected again.

@@ -139,6 +139,27 @@ TEST_P(HandoffPairs, WhatDecodeHoldsIsWhatPrefillComputed) {
   both.expect_clean();
 }
 
+// Every turn of the thread does as little as it can: one hash, or one post of a few blocks.
+TEST_P(HandoffPairs, InTheSmallestSlicesToo) {
+  const PairSpec& spec = GetParam();
+  PrefillHandoffOptions prefill;
+  prefill.work_slice_bytes = 1;
+  prefill.post_blocks_max = 3;
+  prefill.post_bytes_max = 1000;
+  DecodeHandoffOptions decode;
+  decode.verify_slice_bytes = 1;
+  Both both(spec, "loopback", prefill, decode);
+  for (uint64_t attempt = 1; attempt <= 2; ++attempt) both.start(AttemptId(attempt), 0, 0, 40);
+  ASSERT_TRUE(both.settle());
+  for (uint64_t attempt = 1; attempt <= 2; ++attempt) {
+    const TestDecode::Outcome& outcome = both.decode.outcome(AttemptId(attempt));
+    ASSERT_TRUE(outcome.committed) << (outcome.ended ? outcome.ended->message : "");
+    EXPECT_EQ(outcome.difference, "");
+    EXPECT_EQ(outcome.committed->bytes, expected_bytes(spec, 40, 0));
+  }
+  both.expect_clean();
+}
+
 INSTANTIATE_TEST_SUITE_P(Layouts, HandoffPairs, testing::ValuesIn(pair_table()),
                          [](const testing::TestParamInfo<PairSpec>& param) { return param.param.name; });
 

@@ -214,7 +214,8 @@ void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, Manifest& manifest) 
   peer.since = attention_.now();
   std::vector<uint64_t> unpaired;
   for (auto& [other_id, other] : peers_) {
-    if (other_id == id || other->manifest.incarnation != peer.manifest.incarnation) continue;
+    if (other_id == id || other->planner == nullptr) continue;  // it has not said who it is
+    if (other->manifest.incarnation != peer.manifest.incarnation) continue;
     if (other->state == Peer::State::kPaired) {
       peer.elders[other_id] = other->connection.ping(attention_.now());
     } else if (other->state != Peer::State::kRefused) {

@@ -1,4 +1,5 @@
-// The thread; prefill_peers.cc holds its control connections, prefill_attempts.cc what concerns one attempt.
+// The thread; prefill_peers.cc holds its control connections, prefill_attempts.cc what concerns one
+// attempt, prefill_posts.cc what is sent.
 #include "handoff/prefill_service.h"
 
 #include <poll.h>

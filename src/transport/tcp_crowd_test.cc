@@ -4,6 +4,7 @@
 
 #include <array>
 #include <ctime>
+#include <optional>
 
 #include "transport/tcp_owner_test.h"
 
@@ -292,40 +293,68 @@ TEST_F(TcpCrowd, AForgottenWriterIsRefusedUntilItIsConnectedToAgain) {
   ADD_FAILURE() << "still fenced";
 }
 
-// A connection that was opened for a post which another one then took. The owner would close it before long, perhaps
-// in the moment in which a post is given to it.
-TEST(TcpWriter, ClosesAConnectionThatItDoesNotNeed) {
-  const UniqueFd listener = listen_on(make_address("127.0.0.1", 0, false).value()).value();
-  const PeerBlob blob{.kind = BlobKind::kTcp,
-                      .incarnation = {5, 5},
-                      .address = "127.0.0.1",
-                      .port = bound_address(listener.get())->port()};
-  TransportOptions options;
-  options.connect_timeout = 1s;
-  auto writer = make("tcp", options);
-  const auto from = writer->allocate(64 << 20).value();
-  const Block large{from.id, 0, RegionId(1), 0, 64 << 20}, small{from.id, 0, RegionId(1), 0, 100};
-  const PeerId peer = writer->connect(encode_blob(blob)).value();
-  Events events(*writer);
-  const auto accept = [&] {
-    pollfd entry{.fd = listener.get(), .events = POLLIN, .revents = 0};
+// A writer of the tcp transport, and an owner that is only a socket.
+class TcpWriter : public ::testing::Test {
+ protected:
+  TcpWriter() {
+    TransportOptions options;
+    options.connect_timeout = 1s;
+    writer_ = make("tcp", options);
+    from_ = writer_->allocate(64 << 20).value();
+    peer_ = writer_
+                ->connect(encode_blob({.kind = BlobKind::kTcp,
+                                       .incarnation = {5, 5},
+                                       .address = "127.0.0.1",
+                                       .port = bound_address(listener_.get())->port()}))
+                .value();
+    events_.emplace(*writer_);
+  }
+  UniqueFd accept() const {
+    pollfd entry{.fd = listener_.get(), .events = POLLIN, .revents = 0};
     ::poll(&entry, 1, 10'000);
-    return UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  };
-  const auto welcome = [](const UniqueFd& fd) {
-    const std::string bytes = encode(Welcome{true, ""});
+    UniqueFd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const timeval limit{.tv_sec = 10, .tv_usec = 0};
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    return fd;
+  }
+  static void say(const UniqueFd& fd, const std::string& bytes) {
     EXPECT_EQ(::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
-  };
-  EXPECT_TRUE(writer->post_write(peer, std::span(&large, 1), token(1), in(20s)));
+  }
+  TransferId post(uint64_t bytes) {
+    const Block block{from_.id, 0, RegionId(1), 0, bytes};
+    return writer_->post_write(peer_, std::span(&block, 1), token(1), in(20s)).value();
+  }
+
+  UniqueFd listener_ = listen_on(make_address("127.0.0.1", 0, false).value()).value();
+  std::unique_ptr<Transport> writer_;
+  Transport::Region from_;
+  PeerId peer_;
+  std::optional<Events> events_;
+};
+
+TEST_F(TcpWriter, AnAnswerThatClaimsMoreThanWasSentIsNotBelieved) {
+  for (const TransferOutcome outcome : {TransferOutcome::kRejected, TransferOutcome::kDone}) {
+    const TransferId id = post(100);
+    const UniqueFd fd = accept();
+    say(fd, encode(Welcome{true, ""}));
+    std::string frame(kHeaderBytes + 32 + kHeaderBytes + kWriteHeadBytes + kRunBytes + 100, 0);
+    ASSERT_EQ(::recv(fd.get(), frame.data(), frame.size(), MSG_WAITALL), static_cast<ssize_t>(frame.size()));
+    say(fd, encode(ResultFrame{id.value(), 101, outcome, ""}));
+    EXPECT_EQ(events_->wait(id).outcome, TransferOutcome::kPeerLost);
+  }
+}
+
+// It was opened for a post which another connection then took, or which was cancelled. The owner would close it before
+// long, perhaps in the moment in which a post is given to it.
+TEST_F(TcpWriter, ClosesAConnectionThatItDoesNotNeed) {
+  (void)post(64 << 20);
   const UniqueFd first = accept();
-  welcome(first);  // and never read from: the large post stays in it
-  const TransferId waiting = writer->post_write(peer, std::span(&small, 1), token(1), in(20s)).value();
+  say(first, encode(Welcome{true, ""}));  // and never read from: the large post stays in it
+  const TransferId waiting = post(100);
   const UniqueFd second = accept();
-  writer->cancel(waiting);
-  EXPECT_EQ(events.wait(waiting).outcome, TransferOutcome::kCancelled);
-  welcome(second);
-  const timeval limit{.tv_sec = 10, .tv_usec = 0};
-  ::setsockopt(second.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  writer_->cancel(waiting);
+  EXPECT_EQ(events_->wait(waiting).outcome, TransferOutcome::kCancelled);
+  say(second, encode(Welcome{true, ""}));
   std::array<char, 256> bytes;
   ssize_t n = 1;
   while (n > 0) n = ::recv(second.get(), bytes.data(), bytes.size(), 0);

@@ -111,12 +111,13 @@ void Writer::copy_loop(uint32_t lane) {
   }
 }
 
-void Writer::watch(int fd, PeerId peer) {
+bool Writer::watch(int fd, PeerId peer) {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLRDHUP;
   event.data.fd = fd;
-  BATON_CHECK(::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl of descriptor {}: {}", fd, errno_text());
+  if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) != 0) return false;
   watched_[fd] = peer;
+  return true;
 }
 
 bool Writer::on_fd(int fd) {
@@ -146,8 +147,9 @@ void Writer::attach(Peer& peer, TimePoint now) {
   if (!begun) return end_queued(peer, TransferOutcome::kPeerLost, begun.error().message);
   peer.attachment = std::move(begun).value();
   peer.attach_deadline = now + options_.attach_timeout;
-  watch(peer.attachment->fd(), peer.id);
-  watch(peer.attachment->process_fd(), peer.id);
+  for (const int fd : {peer.attachment->fd(), peer.attachment->process_fd()}) {
+    if (!watch(fd, peer.id)) return lose(peer, "epoll_ctl: " + errno_text());
+  }
 }
 
 void Writer::on_attached(Peer& peer) {

@@ -77,7 +77,7 @@ class Writer {
   void lose(Peer& peer, const std::string& why);
   void end_queued(Peer& peer, TransferOutcome outcome, const std::string& why);
   void end(const std::shared_ptr<Post>& post, TransferOutcome outcome, uint64_t bytes, std::string detail);
-  void watch(int fd, PeerId peer);
+  bool watch(int fd, PeerId peer);  // false: the system has no room for one more
 
   const Options options_;
   const int epoll_;

@@ -251,7 +251,8 @@ Status Loop::open_lane(Peer& peer) {
   auto lane = std::make_unique<Lane>(std::move(fd), owner_.incarnation, peer.incarnation,
                                      SteadyClock().now() + options_.connect_timeout);
   lane->registered_interest = lane->interest();
-  watch(number, lane->registered_interest, true);
+  if (!try_watch(number, lane->registered_interest, true))
+    return error(ErrorCode::kResourceExhausted, "epoll_ctl: {}", errno_text());
   lane_owner_[number] = peer.id;
   peer.lanes.push_back(std::move(lane));
   ++fresh_lanes_;

@@ -1,5 +1,7 @@
 #include "http/sampling_fields.h"
 
+#include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "http/json.h"

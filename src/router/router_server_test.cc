@@ -250,6 +250,8 @@ TEST(Router, DrainsAndThenCutsOff) {
   const HttpReply refused = other.fetch(to("POST", "/generate")).value();
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(find_header(refused.headers, "retry-after"), "1");
+  for (int i = 0; i < 2000 && router->in_flight() > 1; ++i)
+    std::this_thread::sleep_for(5ms);  // of the answers just got
   EXPECT_EQ(router->in_flight(), 1U);
   router->end_calls();
   ASSERT_EQ(ended.get_future().wait_for(10s), std::future_status::ready);

@@ -243,8 +243,8 @@ class Connection {
   // connection is over.
   asio::awaitable<bool> answer(HttpRequest& request, bool keep_alive, const std::optional<HttpRefusal>& refusal) {
     const auto executor = stream_.get_executor();
-    auto answer =
-        std::make_shared<HttpAnswer>(executor, keep_alive, request.method == "HEAD", options_.unread_bytes_max);
+    auto answer = std::make_shared<HttpAnswer>(executor, keep_alive, context_.table.draining(),
+                                               request.method == "HEAD", options_.unread_bytes_max);
     context_.table.insert(answer);
     auto watching = std::make_shared<Watch>(executor, buffer_.size() > 0);
     asio::co_spawn(executor, watch(stream_.socket(), answer, watching), asio::detached);

@@ -7,6 +7,10 @@ sources in PyPI's llama-cpp-python, on a GGUF of the same shape that this script
 
 `avx2` holds both sides to AVX2, FMA and F16C, whatever the processor has more; `native` lets both take what it has.
 The sides take turns, and the medians over the rounds are printed, with the processor and the load.
+
+On a machine that does other things, too, the clock says little (a side whose threads meet often waits for the slowest).
+`--cpu-time` counts the processor's seconds instead, as GFLOP a second of one core: llama.cpp with one thread, so that
+its spinning counts for nothing, Baton with its usual ones.
 """
 import argparse
 import concurrent.futures
@@ -15,6 +19,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -25,7 +30,7 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BATON = ROOT / "build" / "release" / "bin" / "baton"
+BATON = pathlib.Path(os.environ.get("BATON", ROOT / "build" / "release" / "bin" / "baton"))
 PLACE = ROOT / "build" / "cpu"
 PEER = "llama-cpp-python==0.3.36"
 CORES = os.cpu_count()
@@ -43,6 +48,7 @@ PEER_FLAGS = {"avx2": ["-DGGML_NATIVE=OFF", "-DGGML_AVX512=OFF", "-DGGML_AVX=ON"
               "native": ["-DGGML_NATIVE=ON"]}
 OUR_LIMIT = {"avx2": "avx2", "native": ""}
 
+PARAMETERS = 1.034e9  # that a token is multiplied by: all but the embedding
 FIGURES = {"prefill": f"prompt of {PROMPT}", "decode": "decode, one at a time", "batch": f"decode, {BATCH} at once"}
 
 
@@ -170,9 +176,60 @@ class Baton:
         return {"prefill": PROMPT / (first - sent), "decode": (len(single) - 2) / (single[-1] - single[1]),
                 "batch": came / (end - begin)}
 
+    def cpu_s(self):
+        """Processor seconds of `baton up` and its children so far."""
+        total = 0
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue  # it ended meanwhile
+            if self.process.pid in (int(fields[1]), int(stat.parent.name)):
+                total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
+
+    def measure_cpu(self, tokens):
+        def cost(work):
+            before = self.cpu_s()
+            work()
+            return self.cpu_s() - before
+
+        def batch(n):
+            with concurrent.futures.ThreadPoolExecutor(BATCH) as pool:
+                list(pool.map(lambda _: self.generate(SHORT, n), range(BATCH)))
+
+        def step(generate):
+            return (cost(lambda: generate(2 + tokens)) - cost(lambda: generate(2))) / tokens
+
+        return rates(cost(lambda: self.generate(PROMPT, 1)), step(lambda n: self.generate(SHORT, n)), step(batch))
+
     def stop(self):
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=60)
+
+
+def rates(prefill_s, decode_s, batch_s):
+    """GFLOP a second of one core."""
+    flop = 2e-9 * PARAMETERS
+    return {"prefill": PROMPT * flop / prefill_s, "decode": flop / decode_s, "batch": BATCH * flop / batch_s}
+
+
+def measure_peer_cpu(binaries, gguf, tokens):
+    def cost(program, *arguments):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(binaries / program, "-m", gguf, "-t", 1, *arguments)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def bench(prompt, new):
+        return cost("llama-bench", "-p", prompt, "-n", new, "-r", 1, "--no-warmup")
+
+    def batched(new):
+        return cost("llama-batched-bench", "-tb", 1, "-c", 4096, "-npp", SHORT, "-ntg", new, "-npl", BATCH)
+
+    # Differences, so that loading the model is in none. SHORT tokens of a prompt are part of what they leave out.
+    prefill = (bench(PROMPT, 0) - bench(SHORT, 0)) * PROMPT / (PROMPT - SHORT)
+    return rates(prefill, (bench(0, 2 + tokens) - bench(0, 2)) / tokens, (batched(2 + tokens) - batched(2)) / tokens)
 
 
 def measure_peer(binaries, gguf, tokens):
@@ -197,6 +254,7 @@ def main():
     parser.add_argument("--isa", nargs="+", choices=PEER_FLAGS, default=list(PEER_FLAGS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of a decode measurement")
+    parser.add_argument("--cpu-time", action="store_true", help="processor seconds in place of the clock")
     parser.add_argument("--prepare", action="store_true", help="build and write what is needed, and measure nothing")
     args = parser.parse_args()
 
@@ -217,14 +275,16 @@ def main():
         results = {(isa, side): [] for isa in args.isa for side in ("baton", "llama.cpp")}
         for _ in range(args.rounds):
             for isa in args.isa:
-                results[isa, "baton"].append(batons[isa].measure(args.tokens))
-                results[isa, "llama.cpp"].append(measure_peer(binaries[isa], gguf, args.tokens))
+                ours, peer = (batons[isa].measure_cpu, measure_peer_cpu) if args.cpu_time else (batons[isa].measure, measure_peer)
+                results[isa, "baton"].append(ours(args.tokens))
+                results[isa, "llama.cpp"].append(peer(binaries[isa], gguf, args.tokens))
         load.append(os.getloadavg()[0])
     finally:
         for baton in batons.values():
             baton.stop()
 
-    print(f"{processor()}; tokens a second, medians of {args.rounds}; load {load[0]:.1f} before, {load[1]:.1f} at the end\n")
+    unit = "GFLOP a second of one core by processor time" if args.cpu_time else "tokens a second"
+    print(f"{processor()}; {unit}, medians of {args.rounds}; load {load[0]:.1f} before, {load[1]:.1f} at the end\n")
     print("| instructions | | Baton | llama.cpp | Baton / llama.cpp |\n|---|---|---|---|---|")
     for isa in args.isa:
         for figure, name in FIGURES.items():

@@ -22,7 +22,7 @@ enum class Compute : uint8_t { kF32, kBF16 };
 // share cores): [1, 1024]. The helpers belong to the calling thread and end with it. Not from within a product.
 void set_gemm_threads(int threads);
 // Calls fn(part, parts) for every part, each on one of those threads, and returns when all have returned. fn must not
-// throw, and must not use these threads itself, as Linear and attention do.
+// throw, and must not use these threads itself, as Linear, attention and silu_mul do.
 void on_gemm_threads(const std::function<void(int part, int parts)>& fn);
 
 // The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may

@@ -164,7 +164,10 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y) {
   };
   const auto part = [&](int at, int parts) { rows(m * at / parts, m * (at + 1) / parts); };
   constexpr int64_t kWork = 16;  // an exponential and a division, in multiplications
-  m * n * kWork < kInlineWork ? part(0, 1) : on_gemm_threads(std::ref(part));
+  if (kWork * m * n < kInlineWork)
+    part(0, 1);
+  else
+    on_gemm_threads(std::ref(part));
 }
 
 void axpy(int64_t n, float a, const float* x, float* y) { HWY_DYNAMIC_DISPATCH(axpy_row)(n, a, x, y); }

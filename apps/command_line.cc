@@ -53,7 +53,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
 void add_drain_timeout(CLI::App& app, double& seconds) {
   app.add_option("--drain-timeout", seconds,
                  "Seconds after SIGTERM or Ctrl-C in which running requests may be finished; what is left is cut off")
-      ->check(CLI::Range(0.0, kSecondsMax));
+      ->transform(number_from(0.0, kSecondsMax));
 }
 
 Status check_leftovers(const CLI::App& app, const std::vector<std::string>& leftovers) {

@@ -120,13 +120,13 @@ Command add_router(CLI::App& parent) {
   app->add_option("--decode-policy", flags->decode_policy, "As --policy, for the decode side");
   app->add_option("--request-timeout,--request-timeout-secs", flags->request_timeout_s,
                   "Seconds that a generation call may take in all; 0: no limit")
-      ->check(CLI::Range(0.0, kSecondsMax));
+      ->transform(number_from(0.0, kSecondsMax));
   app->add_option("--health-check-interval,--health-check-interval-secs", flags->health_interval_s,
                   "Seconds between two probes of a worker, less where four do not fit into --health-check-timeout")
-      ->check(CLI::Range(0.01, kSecondsMax));
+      ->transform(number_from(0.01, kSecondsMax));
   app->add_option("--health-check-timeout,--health-check-timeout-secs", flags->health_timeout_s,
                   "A worker of which nothing is heard for so many seconds is given up, and its open calls end")
-      ->check(CLI::Range(0.1, kSecondsMax));
+      ->transform(number_from(0.1, kSecondsMax));
   add_drain_timeout(*app, flags->drain_timeout_s);
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
   app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));

@@ -196,7 +196,9 @@ Command add_chat(CLI::App& parent) {
   app->get_option("--served-model-name")
       ->description("The model's name; of a server at --base-url, the first that it lists if this is not given");
   app->add_option("--system", c.system, "System prompt");
-  app->add_option("--max-tokens", c.max_tokens, "New tokens of an answer")->transform(number_from(1, 1 << 24));
+  app->add_option("--max-tokens", c.max_tokens, "New tokens of an answer")
+      ->transform(number_from(1, 1 << 24))
+      ->take_last();
   app->add_option("--temperature", c.temperature, "As of the server if it is not given; 0: greedy")
       ->transform(number_from(0.0, 100.0))
       ->take_last();

@@ -146,7 +146,7 @@ Status show(const Cluster& cluster, const Flags& flags) {
 int run_demo(const CLI::App& app, Flags& flags) {
   SignalWait signals;
   log_init(LogLevel::kInfo, "demo");
-  default_log_level(flags.cluster, "warning");
+  default_log_level(flags.cluster, "error");  // at the end the instances lose each other
   auto options = cluster_options(flags.cluster);
   if (!options) return fail(app, options.error());
   auto cluster = Cluster::start(std::move(*options), signals);

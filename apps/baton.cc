@@ -6,7 +6,7 @@
 #include "commands.h"
 #include "exit_code.h"
 
-namespace baton {
+namespace baton::apps {
 
 int fail(const CLI::App& app, int code, const std::string& message) {
   log_last_words(fmt::format("baton {}: {}\n", app.get_name(), message));
@@ -22,16 +22,16 @@ int run(int argc, char** argv) {
       "baton");
   app.set_version_flag("--version", BATON_VERSION);
   app.require_subcommand(0, 1);
-  const std::vector<Command> commands = {add_serve(app), add_router(app), add_up(app),     add_demo(app),
-                                         add_chat(app),  add_plan(app),   add_verify(app), add_bench(app)};
-  for (const Command& command : commands) command.app->allow_extras();
+  const std::vector<Subcommand> commands = {add_serve(app), add_router(app), add_up(app),     add_demo(app),
+                                            add_chat(app),  add_plan(app),   add_verify(app), add_bench(app)};
+  for (const Subcommand& command : commands) command.app->allow_extras();
   app.allow_extras();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& failed) {
     return failed.get_exit_code() == 0 ? app.exit(failed) : (app.exit(failed), kExitUsage);
   }
-  for (const Command& command : commands) {
+  for (const Subcommand& command : commands) {
     if (!command.app->parsed()) continue;
     if (const Status leftovers = check_leftovers(*command.app, command.app->remaining()); !leftovers)
       return fail(*command.app, leftovers.error());
@@ -39,7 +39,7 @@ int run(int argc, char** argv) {
   }
   std::vector<std::string> names;
   names.reserve(commands.size());
-  for (const Command& command : commands) names.push_back(command.app->get_name());
+  for (const Subcommand& command : commands) names.push_back(command.app->get_name());
   const auto rest = app.remaining();
   if (rest.empty()) {
     fmt::print("{}", app.help());
@@ -52,6 +52,6 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::apps
 
-int main(int argc, char** argv) { return baton::run(argc, argv); }
+int main(int argc, char** argv) { return baton::apps::run(argc, argv); }

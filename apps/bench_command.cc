@@ -11,13 +11,13 @@
 #include "commands.h"
 #include "exit_code.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 constexpr double kRequestRateMin = 1e-6, kRequestRateMax = 1e9;
 
 struct Flags {
-  BenchOptions bench;
+  bench::BenchOptions bench;
   std::string request_rate = "inf";
   bool disable_stream = false, disable_ignore_eos = false;
   ForeignFlags foreign;
@@ -44,21 +44,21 @@ int run_bench_command(const CLI::App& app, Flags& flags) {
     file.open(flags.bench.output_file, std::ios::app);
     if (!file) return fail(app, kExitUsage, cannot_write(flags.bench.output_file));
   }
-  auto result = run_bench(flags.bench);
+  auto result = bench::run_bench(flags.bench);
   if (!result) return fail(app, result.error());
-  std::cout << report_text(flags.bench, result->figures) << std::flush;
+  std::cout << bench::report_text(flags.bench, result->figures) << std::flush;
   for (const std::string& failure : result->failures) fmt::print(stderr, "failed: {}\n", failure);
-  if (file.is_open() && !(file << report_json(flags.bench, result->figures) << std::endl))
+  if (file.is_open() && !(file << bench::report_json(flags.bench, result->figures) << std::endl))
     return fail(app, kExitConfiguration, cannot_write(flags.bench.output_file));
   return result->figures.failed == 0 ? kExitOk : kExitFailed;
 }
 
 }  // namespace
 
-Command add_bench(CLI::App& parent) {
+Subcommand add_bench(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("bench", "Measure a server: throughput, TTFT and its parts, ITL");
   auto flags = std::make_shared<Flags>();
-  BenchOptions& b = flags->bench;
+  bench::BenchOptions& b = flags->bench;
   app->add_option("--backend", b.backend, "sglang (/generate), sglang-oai, sglang-oai-chat, vllm, vllm-chat");
   app->add_option("--host", b.host, "Host of the server");
   app->add_option("--port", b.port, "Port of the server")->transform(number_from(1, 65535));
@@ -91,4 +91,4 @@ Command add_bench(CLI::App& parent) {
   return {app, [app, flags] { return run_bench_command(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

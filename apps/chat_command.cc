@@ -13,7 +13,7 @@
 #include "exit_code.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 struct Flags {
@@ -49,7 +49,7 @@ class Chat {
   ChatSession& session_;
   SignalWait& signals_;
   Cluster* const cluster_;
-  ChatInput input_;
+  TypedLines input_;
   ChatOutput output_;
   bool leaving_ = false, stopped_ = false;
   double bytes_before_ = 0;  // of KV, when the last answer was asked for
@@ -60,11 +60,11 @@ Status Chat::run() {
   bytes_before_ = session_.transferred_bytes().value_or(0);
   while (!leaving_) {
     if (input_.is_terminal()) output_.prompt();
-    const ChatInput::Event event = input_.next();
-    if (event.kind == ChatInput::Kind::kEnd) break;
-    if (event.kind == ChatInput::Kind::kTooLong)
-      return error(ErrorCode::kInvalidArgument, "a line of more than {} bytes", ChatInput::kLineBytesMax);
-    if (event.kind == ChatInput::Kind::kLine) {
+    const TypedLines::Event event = input_.next();
+    if (event.kind == TypedLines::Kind::kEnd) break;
+    if (event.kind == TypedLines::Kind::kTooLong)
+      return error(ErrorCode::kInvalidArgument, "a line of more than {} bytes", TypedLines::kLineBytesMax);
+    if (event.kind == TypedLines::Kind::kLine) {
       BATON_TRY(take_line(event.line));
     } else if (event.signal == SIGINT && input_.is_terminal()) {
       output_.note("\nCtrl-D or /exit leaves");
@@ -87,7 +87,7 @@ Status Chat::take_line(const std::string& line) {
     output_.note("forgotten");
   } else if (line.starts_with('/') && line.find_first_of(" /", 1) == std::string::npos) {
     output_.note(std::string(kHelp));
-  } else if (!is_valid_utf8(line)) {
+  } else if (!text::is_valid_utf8(line)) {
     output_.note("that line is not UTF-8 and was not sent");
   } else {
     return ask(line);
@@ -143,9 +143,9 @@ void Chat::note_answer(const ChatAnswer& answer) {
   output_.note(line + "]");
 }
 
-Result<Url> url_of(const Flags& flags) {
-  if (flags.base_url.empty()) return Url{flags.cluster.host, flags.cluster.port, ""};
-  BATON_ASSIGN(Url url, parse_url(flags.base_url));
+Result<http::Url> url_of(const Flags& flags) {
+  if (flags.base_url.empty()) return http::Url{flags.cluster.host, flags.cluster.port, ""};
+  BATON_ASSIGN(http::Url url, http::parse_url(flags.base_url));
   // OpenAI's clients are given the URL with its version.
   if (url.path.ends_with("/v1")) url.path.resize(url.path.size() - 3);
   return url;
@@ -161,7 +161,7 @@ Result<Cluster> start_cluster(ClusterFlags& flags, SignalWait& signals) {
 int run_chat(const CLI::App& app, Flags& flags) {
   SignalWait signals;
   log_init(LogLevel::kWarning, "chat");
-  if (!is_valid_utf8(flags.chat.system)) return fail(app, kExitUsage, "--system is not UTF-8");
+  if (!text::is_valid_utf8(flags.chat.system)) return fail(app, kExitUsage, "--system is not UTF-8");
   std::optional<Cluster> cluster;
   if (!flags.cluster.model_path.empty()) {
     if (!flags.base_url.empty()) return fail(app, kExitUsage, "give either --base-url or --model-path");
@@ -170,7 +170,7 @@ int run_chat(const CLI::App& app, Flags& flags) {
     cluster.emplace(std::move(*started));
     flags.cluster.port = cluster->port();
     fmt::print(stderr, "{}  OpenAI API: http://{}/v1\n", cluster->summary(),
-               Url{flags.cluster.host, cluster->port(), ""}.authority());
+               http::Url{flags.cluster.host, cluster->port(), ""}.authority());
   }
   auto url = url_of(flags);
   if (!url) return fail(app, url.error());
@@ -184,7 +184,7 @@ int run_chat(const CLI::App& app, Flags& flags) {
 
 }  // namespace
 
-Command add_chat(CLI::App& parent) {
+Subcommand add_chat(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand(
       "chat", "Talk in the terminal with a server, or with a cluster that is started for it (--model-path)");
   auto flags = std::make_shared<Flags>();
@@ -218,4 +218,4 @@ Command add_chat(CLI::App& parent) {
           }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -9,7 +9,7 @@
 #include "http/json.h"
 #include "transfer_bytes.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 namespace json = boost::json;
@@ -18,21 +18,21 @@ using Seconds = std::chrono::duration<double>;
 constexpr size_t kErrorBytesMax = 64 << 10;  // of a body that is shown
 
 const json::object* object_in(const json::object& object, std::string_view name) {
-  const json::value* value = find_field(object, name);
+  const json::value* value = http::find_field(object, name);
   return value != nullptr ? value->if_object() : nullptr;
 }
 std::string_view text_in(const json::object& object, std::string_view name) {
-  const json::value* value = find_field(object, name);
+  const json::value* value = http::find_field(object, name);
   return value != nullptr && value->is_string() ? std::string_view(value->get_string()) : std::string_view();
 }
 double number_in(const json::object& object, std::string_view name, double otherwise) {
-  const json::value* value = find_field(object, name);
+  const json::value* value = http::find_field(object, name);
   return value != nullptr && value->is_number() ? value->to_number<double>() : otherwise;
 }
 
 // "error.message" of an OpenAI error, or the body itself.
 std::string message_of(const std::string& body) {
-  if (const auto parsed = parse_object(body)) {
+  if (const auto parsed = http::parse_object(body)) {
     if (const json::object* failure = object_in(*parsed, "error"); failure != nullptr)
       return std::string(text_in(*failure, "message"));
   }
@@ -48,9 +48,9 @@ class AnswerStream {
  public:
   explicit AnswerStream(std::function<void(std::string_view text)> on_text) : on_text_(std::move(on_text)) {}
 
-  void on_head(int status, const Headers& headers) {
+  void on_head(int status, const http::Headers& headers) {
     status_ = status;
-    answer_.disaggregated = find_header(headers, "x-baton-verdict").starts_with("disaggregated");
+    answer_.disaggregated = http::find_header(headers, "x-baton-verdict").starts_with("disaggregated");
   }
   void on_data(std::string_view bytes) {
     if (status_ != 200) {
@@ -90,17 +90,17 @@ class AnswerStream {
       done_ = true;
       return;
     }
-    const auto event = parse_object(data);
+    const auto event = http::parse_object(data);
     if (!event) {
       failure_ = error(ErrorCode::kCorrupt, "an event is not JSON: {}", data.substr(0, 200));
       return;
     }
-    if (find_field(*event, "error") != nullptr) {
+    if (http::find_field(*event, "error") != nullptr) {
       failure_ = error(ErrorCode::kUnavailable, "{}", message_of(std::string(data)));
       return;
     }
     if (const json::object* usage = object_in(*event, "usage")) take_usage(*usage);
-    const json::value* choices = find_field(*event, "choices");
+    const json::value* choices = http::find_field(*event, "choices");
     if (choices == nullptr || !choices->is_array() || choices->get_array().empty()) return;
     if (const json::object* choice = choices->get_array().front().if_object()) take_choice(*choice);
   }
@@ -128,7 +128,7 @@ class AnswerStream {
   int status_ = 0;
   bool done_ = false;
   std::string body_;  // of an answer that is an error
-  EventReader events_;
+  http::EventReader events_;
   std::string text_;
   ChatAnswer answer_;
   Status failure_;
@@ -139,8 +139,8 @@ class AnswerStream {
 
 }  // namespace
 
-HttpCallRequest ChatSession::call(const char* method, const char* target, std::string body) const {
-  HttpCallRequest request;
+http::HttpCallRequest ChatSession::call(const char* method, const char* target, std::string body) const {
+  http::HttpCallRequest request;
   request.url = options_.url;
   request.method = method;
   request.target = options_.url.path + target;
@@ -151,15 +151,15 @@ HttpCallRequest ChatSession::call(const char* method, const char* target, std::s
 }
 
 Status ChatSession::connect() {
-  HttpCallRequest request = call("GET", "/v1/models");
+  http::HttpCallRequest request = call("GET", "/v1/models");
   request.idle_timeout = std::chrono::seconds(30);
-  BATON_ASSIGN(const HttpReply reply, client_.fetch(std::move(request)));
+  BATON_ASSIGN(const http::HttpReply reply, client_.fetch(std::move(request)));
   if (reply.status != 200)
     return error(code_of(reply.status), "GET {}/v1/models says HTTP {}: {}", options_.url.path, reply.status,
                  message_of(reply.body));
   if (!options_.model.empty()) return {};
-  if (const auto models = parse_object(reply.body)) {
-    const json::value* list = find_field(*models, "data");
+  if (const auto models = http::parse_object(reply.body)) {
+    const json::value* list = http::find_field(*models, "data");
     const json::value* first =
         list != nullptr && list->is_array() && !list->get_array().empty() ? &list->get_array().front() : nullptr;
     if (first != nullptr && first->is_object()) options_.model = text_in(first->get_object(), "id");
@@ -174,7 +174,7 @@ std::string ChatSession::body_of(const std::string& message) const {
   std::string messages;
   const auto add = [&messages](std::string_view role, std::string_view text) {
     messages +=
-        fmt::format("{}{{\"role\":\"{}\",\"content\":{}}}", messages.empty() ? "" : ",", role, json_string(text));
+        fmt::format("{}{{\"role\":\"{}\",\"content\":{}}}", messages.empty() ? "" : ",", role, http::json_string(text));
   };
   if (!options_.system.empty()) add("system", options_.system);
   for (const Message& said : history_) add(said.role, said.text);
@@ -182,7 +182,7 @@ std::string ChatSession::body_of(const std::string& message) const {
   std::string body = fmt::format(
       "{{\"model\":{},\"messages\":[{}],\"max_tokens\":{},\"stream\":true,\"stream_options\":{{\"include_usage\":true}"
       "}",
-      json_string(options_.model), messages, options_.max_tokens);
+      http::json_string(options_.model), messages, options_.max_tokens);
   if (options_.temperature) body += fmt::format(",\"temperature\":{}", *options_.temperature);
   if (options_.top_p) body += fmt::format(",\"top_p\":{}", *options_.top_p);
   if (options_.seed) body += fmt::format(",\"seed\":{}", *options_.seed);
@@ -192,8 +192,8 @@ std::string ChatSession::body_of(const std::string& message) const {
 Result<ChatAnswer> ChatSession::say(const std::string& message, std::function<void(std::string_view text)> on_text,
                                     const std::function<bool()>& stop) {
   auto stream = std::make_shared<AnswerStream>(std::move(on_text));
-  HttpCallHandlers handlers;
-  handlers.on_head = [stream](int status, const Headers& headers) { stream->on_head(status, headers); };
+  http::HttpCallHandlers handlers;
+  handlers.on_head = [stream](int status, const http::Headers& headers) { stream->on_head(status, headers); };
   handlers.on_data = [stream](std::string_view bytes) { stream->on_data(bytes); };
   handlers.on_end = [stream](const Status& ended) { stream->on_end(ended); };
   const auto running = client_.start(call("POST", "/v1/chat/completions", body_of(message)), std::move(handlers));
@@ -212,11 +212,11 @@ Result<ChatAnswer> ChatSession::say(const std::string& message, std::function<vo
 }
 
 std::optional<double> ChatSession::transferred_bytes() {
-  HttpCallRequest request = call("GET", "/engine_metrics");
+  http::HttpCallRequest request = call("GET", "/engine_metrics");
   request.idle_timeout = std::chrono::seconds(5);
   const auto reply = client_.fetch(std::move(request));
   if (!reply || reply->status != 200) return std::nullopt;
   return TransferBytes::parse(reply->body).total();
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -11,10 +11,10 @@
 #include "http/client.h"
 #include "http/url.h"
 
-namespace baton {
+namespace baton::apps {
 
 struct ChatOptions {
-  Url url;            // without "/v1"
+  http::Url url;      // without "/v1"
   std::string model;  // "": the first that the server lists
   std::string api_key;
   std::string system;  // "": none, and the model's template may put in its own
@@ -55,12 +55,12 @@ class ChatSession {
     const char* role;
     std::string text;
   };
-  [[nodiscard]] HttpCallRequest call(const char* method, const char* target, std::string body = "") const;
+  [[nodiscard]] http::HttpCallRequest call(const char* method, const char* target, std::string body = "") const;
   [[nodiscard]] std::string body_of(const std::string& message) const;
 
   ChatOptions options_;
   std::vector<Message> history_;  // without the system prompt; user and assistant take turns
-  HttpClient client_;
+  http::HttpClient client_;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

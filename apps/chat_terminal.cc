@@ -11,11 +11,11 @@
 
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::apps {
 
-bool ChatInput::is_terminal() { return isatty(STDIN_FILENO) != 0; }
+bool TypedLines::is_terminal() { return isatty(STDIN_FILENO) != 0; }
 
-bool ChatInput::take_line(std::string& line) {
+bool TypedLines::take_line(std::string& line) {
   while (true) {
     const size_t end = bytes_.find('\n');
     const bool last = ended_ && !(bytes_.empty() && begun_.empty());  // without an end of its own
@@ -32,7 +32,7 @@ bool ChatInput::take_line(std::string& line) {
   }
 }
 
-ChatInput::Event ChatInput::next() {
+TypedLines::Event TypedLines::next() {
   while (true) {
     if (const int signal = signals_.wait(Duration::zero()); signal != 0) {
       begun_.clear();
@@ -55,14 +55,14 @@ ChatInput::Event ChatInput::next() {
 std::string printable(std::string_view text) {
   std::string shown;
   while (!text.empty()) {
-    const Utf8Unit unit = decode_utf8(text);
+    const text::Utf8Unit unit = text::decode_utf8(text);
     const char32_t c = unit.code_point;
-    if (c == '\n' || c == '\t' || (c >= 0x20 && c < 0x7F) || (c >= 0xA0 && unit.kind == Utf8Kind::kValid)) {
+    if (c == '\n' || c == '\t' || (c >= 0x20 && c < 0x7F) || (c >= 0xA0 && unit.kind == text::Utf8Kind::kValid)) {
       shown += text.substr(0, unit.length);
     } else if (c < 0x20 || c == 0x7F) {
       shown += {'^', static_cast<char>(c ^ 0x40)};
     } else {
-      shown += kReplacementCharacter;
+      shown += text::kReplacementCharacter;
     }
     text.remove_prefix(unit.length);
   }
@@ -88,4 +88,4 @@ void ChatOutput::prompt() const { fmt::print(stderr, "> "); }
 
 bool ChatOutput::failed() const { return std::ferror(stdout) != 0; }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -6,10 +6,10 @@
 
 #include "signals.h"
 
-namespace baton {
+namespace baton::apps {
 
 // Reads standard input a line at a time and takes signals meanwhile. A terminal's own line editing is what edits.
-class ChatInput {
+class TypedLines {
  public:
   static constexpr size_t kLineBytesMax = size_t{16} << 20;
   enum class Kind { kLine, kEnd, kTooLong, kSignal };
@@ -19,7 +19,7 @@ class ChatInput {
     int signal = 0;    // SIGINT, SIGTERM, SIGCHLD
   };
 
-  explicit ChatInput(SignalWait& signals) : signals_(signals) {}
+  explicit TypedLines(SignalWait& signals) : signals_(signals) {}
   // Waits for the next of them. A signal drops what was begun with a backslash.
   Event next();
   [[nodiscard]] static bool is_terminal();
@@ -53,4 +53,4 @@ class ChatOutput {
   const bool answers_on_terminal_, notes_on_terminal_;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -13,10 +13,10 @@
 #include "exit_code.h"
 #include "http/url.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
-std::vector<std::string> layout_flags(const Layout& layout) {
+std::vector<std::string> layout_flags(const layout::Layout& layout) {
   std::vector<std::string> flags = {"--tp-size", std::to_string(layout.tp), "--dp-size", std::to_string(layout.dp),
                                     "--pp-size", std::to_string(layout.pp), "--ep-size", std::to_string(layout.ep)};
   if (layout.dp > 1) flags.emplace_back("--enable-dp-attention");
@@ -36,7 +36,7 @@ constexpr const char* kLoopback = "127.0.0.1";
 Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   Cluster cluster(std::move(options));
   const ClusterOptions& o = cluster.options_;
-  const auto serve = [&](const std::string& name, const Layout& layout, const std::string& mode, int port) {
+  const auto serve = [&](const std::string& name, const layout::Layout& layout, const std::string& mode, int port) {
     std::vector<std::string> arguments = {"serve", "--model-path", o.model_path};
     if (!mode.empty()) {
       for (const char* word : {"--disaggregation-mode", mode.c_str()}) arguments.emplace_back(word);
@@ -64,7 +64,7 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   for (const Child& child : cluster.children_) {
     const bool prefill = child.bootstrap_port != 0;
     arguments.emplace_back(prefill ? "--prefill" : "--decode");
-    arguments.push_back("http://" + Url{child.host, child.port, ""}.authority());
+    arguments.push_back("http://" + http::Url{child.host, child.port, ""}.authority());
     if (prefill) arguments.push_back(std::to_string(child.bootstrap_port));
   }
   arguments.insert(arguments.end(), o.router_arguments.begin(), o.router_arguments.end());
@@ -199,7 +199,7 @@ std::string Cluster::summary() const {
     const std::string bootstrap =
         child.bootstrap_port != 0 ? fmt::format(", bootstrap port {}", child.bootstrap_port) : "";
     out += fmt::format("  {:<10} {:<20} http://{}{} (pid {})\n", child.name, child.role,
-                       Url{child.host, child.port, ""}.authority(), bootstrap, child.pid);
+                       http::Url{child.host, child.port, ""}.authority(), bootstrap, child.pid);
     for (const std::string& line : child.lines) out += fmt::format("  {:<10}   {}\n", "", line);
   }
   return out;
@@ -269,4 +269,4 @@ void Cluster::stop() {
   for (Child& child : children_) see_off(child);
 }
 
-}  // namespace baton
+}  // namespace baton::apps

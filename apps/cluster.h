@@ -12,14 +12,14 @@
 #include "layout/layout.h"
 #include "signals.h"
 
-namespace baton {
+namespace baton::apps {
 
 struct ClusterOptions {
   std::string program;  // our own executable
   std::string model_path;
-  std::vector<Layout> prefill, decode;
+  std::vector<layout::Layout> prefill, decode;
   bool unified = false;
-  Layout unified_layout;
+  layout::Layout unified_layout;
   // Of the API, which is the router's or the undivided instance's; the instances behind a router stay on loopback.
   std::string host = "127.0.0.1";
   int port = 8000;
@@ -83,4 +83,4 @@ class Cluster {
   int port_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

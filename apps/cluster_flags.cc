@@ -7,7 +7,7 @@
 
 #include "command_line.h"
 
-namespace baton {
+namespace baton::apps {
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   app.add_option("--model-path,--model", flags.model_path, "Hugging Face directory")->required();
@@ -69,7 +69,7 @@ Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
                  "give either --unified LAYOUT, or at least one --prefill LAYOUT and one --decode LAYOUT");
   }
   if (options.unified) {
-    BATON_ASSIGN(options.unified_layout, parse_layout(flags.unified));
+    BATON_ASSIGN(options.unified_layout, layout::parse_layout(flags.unified));
     return options;
   }
   if (flags.prefill.empty() || flags.decode.empty()) {
@@ -77,14 +77,14 @@ Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
                  flags.prefill.size(), flags.decode.size());
   }
   for (const std::string& text : flags.prefill) {
-    BATON_ASSIGN(const Layout layout, parse_layout(text));
+    BATON_ASSIGN(const layout::Layout layout, layout::parse_layout(text));
     options.prefill.push_back(layout);
   }
   for (const std::string& text : flags.decode) {
-    BATON_ASSIGN(const Layout layout, parse_layout(text));
+    BATON_ASSIGN(const layout::Layout layout, layout::parse_layout(text));
     options.decode.push_back(layout);
   }
   return options;
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -7,7 +7,7 @@
 
 #include "cluster.h"
 
-namespace baton {
+namespace baton::apps {
 
 struct ClusterFlags {
   std::string model_path;
@@ -24,4 +24,4 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags);
 void default_log_level(ClusterFlags& flags, const char* level);
 Result<ClusterOptions> cluster_options(const ClusterFlags& flags);
 
-}  // namespace baton
+}  // namespace baton::apps

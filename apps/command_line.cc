@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::apps {
 
 void ForeignFlags::accept(CLI::App& app, const std::string& names, bool value, const std::string& why) {
   CLI::Option* option = nullptr;
@@ -75,4 +75,4 @@ Status check_leftovers(const CLI::App& app, const std::vector<std::string>& left
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -12,7 +12,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::apps {
 
 // The check of a flag's number: "--tp-size: 0 is not a whole number from 1 to 1024". Stands in place of CLI11's Range
 // and its relatives, which print a double's bounds with 300 digits, let nan and an inverted sign through, and read 010
@@ -63,4 +63,4 @@ Status check_leftovers(const CLI::App& app, const std::vector<std::string>& left
 // The text nearest to `word` among `candidates`, if it is near enough to be a slip; "" if not.
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 
-}  // namespace baton
+}  // namespace baton::apps

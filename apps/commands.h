@@ -8,24 +8,24 @@
 
 #include "base/log.h"
 
-namespace baton {
+namespace baton::apps {
 
-struct Command {
+struct Subcommand {
   CLI::App* app;
   std::function<int()> run;  // an ExitCode
 };
 
-Command add_serve(CLI::App& parent);
-Command add_router(CLI::App& parent);
-Command add_up(CLI::App& parent);
-Command add_demo(CLI::App& parent);
-Command add_plan(CLI::App& parent);
-Command add_verify(CLI::App& parent);
-Command add_bench(CLI::App& parent);
-Command add_chat(CLI::App& parent);
+Subcommand add_serve(CLI::App& parent);
+Subcommand add_router(CLI::App& parent);
+Subcommand add_up(CLI::App& parent);
+Subcommand add_demo(CLI::App& parent);
+Subcommand add_plan(CLI::App& parent);
+Subcommand add_verify(CLI::App& parent);
+Subcommand add_bench(CLI::App& parent);
+Subcommand add_chat(CLI::App& parent);
 
 // Prints "baton serve: MESSAGE" and returns the code.
 int fail(const CLI::App& app, const Error& failure);
 int fail(const CLI::App& app, int code, const std::string& message);
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -15,7 +15,7 @@
 #include "model/json_fields.h"
 #include "transfer_bytes.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 namespace json = boost::json;
@@ -37,13 +37,13 @@ struct Question {
 Result<std::vector<Question>> golden_questions(const std::string& model_path) {
   constexpr std::string_view kUser = "<｜User｜>", kAssistant = "<｜Assistant｜>", kEnd = "<｜end▁of▁sentence｜>";
   const std::string path = model_path + "/golden.json";
-  BATON_ASSIGN(const json::object golden, read_json_object(path));
+  BATON_ASSIGN(const json::object golden, model::read_json_object(path));
   Question story, sum, notebook;
   const json::value* cases = golden.if_contains("cases");
   if (cases == nullptr || !cases->is_array()) return error(ErrorCode::kCorrupt, "{}: no cases", path);
   for (const json::value& entry : cases->get_array()) {
     if (!entry.is_object()) continue;
-    JsonFields fields(entry.get_object(), path);
+    model::JsonFields fields(entry.get_object(), path);
     // Only what the user said: the chat template puts the markers back.
     std::string prompt = fields.text("prompt", "");
     const size_t begin = prompt.find(kUser), end = prompt.rfind(kAssistant);
@@ -71,17 +71,17 @@ std::string shortened(const std::string& text) {
 
 // One question through /v1/chat/completions, the line of where its time went, and whether the answer is the
 // reference's.
-Status ask(HttpClient& client, const Url& url, const Question& question) {
-  HttpCallRequest call;
+Status ask(http::HttpClient& client, const http::Url& url, const Question& question) {
+  http::HttpCallRequest call;
   call.url = url;
   call.method = "POST";
   call.target = "/v1/chat/completions";
   call.headers = {{"Content-Type", "application/json"}};
   call.body =
       fmt::format("{{\"messages\":[{{\"role\":\"user\",\"content\":{}}}],\"temperature\":0,\"max_tokens\":120}}",
-                  json_string(question.text));
+                  http::json_string(question.text));
   const auto start = std::chrono::steady_clock::now();
-  BATON_ASSIGN(const HttpReply reply, client.fetch(call));
+  BATON_ASSIGN(const http::HttpReply reply, client.fetch(call));
   const double total_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   if (reply.status != 200) return error(ErrorCode::kUnavailable, "HTTP {}: {}", reply.status, reply.body);
   const json::value body = json::parse(reply.body);
@@ -98,7 +98,7 @@ Status ask(HttpClient& client, const Url& url, const Question& question) {
       << fmt::format(
              "\n{}\n  > {}\n  {}\n  time: first token {:.1f} ms = {}; {} tokens in {:.0f} ms, {} prompt tokens; {}\n",
              question.title, shortened(question.text), answer, ttft, parts, tokens, total_ms,
-             usage.at("prompt_tokens").as_int64(), find_header(reply.headers, "x-baton-verdict"))
+             usage.at("prompt_tokens").as_int64(), http::find_header(reply.headers, "x-baton-verdict"))
       << std::flush;
   if (question.complete ? answer != question.answer : !answer.starts_with(question.answer)) {
     return error(ErrorCode::kCorrupt, "this is not the answer of the reference implementation (golden.json): {}",
@@ -112,11 +112,11 @@ Status ask(HttpClient& client, const Url& url, const Question& question) {
 }
 
 // Bytes that went from each prefill rank to each decode rank, read from the instances' metrics.
-Status print_matrix(HttpClient& client, const Url& url) {
-  HttpCallRequest call;
+Status print_matrix(http::HttpClient& client, const http::Url& url) {
+  http::HttpCallRequest call;
   call.url = url;
   call.target = "/engine_metrics";
-  BATON_ASSIGN(const HttpReply reply, client.fetch(call));
+  BATON_ASSIGN(const http::HttpReply reply, client.fetch(call));
   const TransferBytes found = TransferBytes::parse(reply.body);
   std::cout << "\nKV bytes from prefill rank (row) to decode rank (column); . is a dummy link: it holds the same bytes "
                "and stayed silent\n        ";
@@ -137,8 +137,8 @@ Status print_matrix(HttpClient& client, const Url& url) {
 
 Status show(const Cluster& cluster, const Flags& flags) {
   BATON_ASSIGN(const std::vector<Question> questions, golden_questions(flags.cluster.model_path));
-  HttpClient client;
-  const Url url{flags.cluster.host, cluster.port(), ""};
+  http::HttpClient client;
+  const http::Url url{flags.cluster.host, cluster.port(), ""};
   for (const Question& question : questions) BATON_TRY(ask(client, url, question));
   return flags.cluster.unified.empty() ? print_matrix(client, url) : Status();
 }
@@ -163,7 +163,7 @@ int run_demo(const CLI::App& app, Flags& flags) {
   if (!shown) return fail(app, shown.error());
   if (flags.keep) {
     std::cout << fmt::format("\nStill serving at http://{}; Ctrl-C stops everything\n",
-                             Url{flags.cluster.host, cluster->port(), ""}.authority())
+                             http::Url{flags.cluster.host, cluster->port(), ""}.authority())
               << std::flush;
     const Status ended = cluster->wait(signals);
     if (!ended) return fail(app, ended.error());
@@ -174,7 +174,7 @@ int run_demo(const CLI::App& app, Flags& flags) {
 
 }  // namespace
 
-Command add_demo(CLI::App& parent) {
+Subcommand add_demo(CLI::App& parent) {
   CLI::App* app =
       parent.add_subcommand("demo", "Start a cluster, ask three questions, show the timing and the transfer matrix");
   auto flags = std::make_shared<Flags>();
@@ -184,4 +184,4 @@ Command add_demo(CLI::App& parent) {
   return {app, [app, flags] { return run_demo(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "exit_code.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 constexpr Duration kLook = std::chrono::milliseconds(20);
@@ -13,7 +13,7 @@ constexpr Duration kFarewell = std::chrono::milliseconds(500);  // for the error
 
 }  // namespace
 
-int drain(SignalWait& signals, Duration timeout, const Drained& server) {
+int drain(SignalWait& signals, Duration timeout, const DrainedServer& server) {
   const auto now = [] { return std::chrono::steady_clock::now(); };
   const TimePoint give_up = now() + timeout;
   size_t left = server.in_flight();
@@ -37,4 +37,4 @@ int drain(SignalWait& signals, Duration timeout, const Drained& server) {
   return left > 0 ? kExitFailed : kExitOk;
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -3,7 +3,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::apps {
 
 enum ExitCode : int {
   kExitOk = 0,
@@ -50,4 +50,4 @@ enum ExitCode : int {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -9,7 +9,7 @@
 #include "layout/plan.h"
 #include "model/model_config.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 struct Flags {
@@ -20,24 +20,26 @@ struct Flags {
 };
 
 Result<std::string> make_plan_text(const Flags& flags) {
-  BATON_ASSIGN(const ModelConfig config, load_model_config(flags.model));
-  PlanSide prefill, decode;
-  BATON_ASSIGN(prefill.layout, parse_layout(flags.prefill));
-  BATON_ASSIGN(decode.layout, parse_layout(flags.decode));
-  BATON_TRY(check_model_layout(config, prefill.layout));
-  BATON_TRY(check_model_layout(config, decode.layout));
+  BATON_ASSIGN(const model::ModelConfig config, model::load_model_config(flags.model));
+  layout::PlanSide prefill, decode;
+  BATON_ASSIGN(prefill.layout, layout::parse_layout(flags.prefill));
+  BATON_ASSIGN(decode.layout, layout::parse_layout(flags.decode));
+  BATON_TRY(model::check_model_layout(config, prefill.layout));
+  BATON_TRY(model::check_model_layout(config, decode.layout));
   prefill.page_tokens = flags.prefill_page_size > 0 ? flags.prefill_page_size : flags.page_size;
   decode.page_tokens = flags.decode_page_size > 0 ? flags.decode_page_size : flags.page_size;
-  BATON_ASSIGN(const DType dtype, flags.kv_dtype == "auto" ? Result<DType>(DType::kBF16) : parse_dtype(flags.kv_dtype));
-  BATON_ASSIGN(const WriterPolicy policy, parse_writer_policy(flags.policy));
-  BATON_ASSIGN(const Fanout fanout, parse_fanout(flags.fanout));
-  BATON_ASSIGN(const Planner planner, Planner::make(config.kv_geometry(dtype), prefill, decode, policy, fanout));
-  return describe_plan(planner, flags.tokens, AttemptId(flags.attempt));
+  BATON_ASSIGN(const tensor::DType dtype, flags.kv_dtype == "auto" ? Result<tensor::DType>(tensor::DType::kBF16)
+                                                                   : tensor::parse_dtype(flags.kv_dtype));
+  BATON_ASSIGN(const layout::WriterPolicy policy, layout::parse_writer_policy(flags.policy));
+  BATON_ASSIGN(const layout::Fanout fanout, layout::parse_fanout(flags.fanout));
+  BATON_ASSIGN(const layout::Planner planner,
+               layout::Planner::make(config.kv_geometry(dtype), prefill, decode, policy, fanout));
+  return layout::describe_plan(planner, flags.tokens, AttemptId(flags.attempt));
 }
 
 }  // namespace
 
-Command add_plan(CLI::App& parent) {
+Subcommand add_plan(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("plan", "Show who sends which KV to whom between two layouts");
   auto flags = std::make_shared<Flags>();
   app->add_option("--prefill", flags->prefill, "Layout, as tp=8,dp=1,pp=1,ep=1")->required();
@@ -63,4 +65,4 @@ Command add_plan(CLI::App& parent) {
           }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

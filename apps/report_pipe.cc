@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 constexpr Duration kPatience = std::chrono::seconds(10);  // with a parent that does not read
@@ -27,4 +27,4 @@ void ReportPipe::ready(int port, int bootstrap_port) {
   line(fmt::format("ready {} {}", port, bootstrap_port), kPatience);
 }
 
-}  // namespace baton
+}  // namespace baton::apps

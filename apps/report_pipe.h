@@ -9,7 +9,7 @@
 
 #include "base/line_writer.h"
 
-namespace baton {
+namespace baton::apps {
 
 class ReportPipe {
  public:
@@ -23,4 +23,4 @@ class ReportPipe {
   std::optional<UnhurriedOutput> out_;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

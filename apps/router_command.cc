@@ -10,7 +10,7 @@
 #include "router/router_server.h"
 #include "signals.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 struct Flags {
@@ -19,15 +19,15 @@ struct Flags {
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
               log_name;
   int port = 8000, report_fd = -1, threads = 2;
-  size_t max_body_bytes = HttpServerOptions().body_bytes_max;
+  size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   double wait_ready_s = 60, request_timeout_s = 1800, health_interval_s = 1, health_timeout_s = 10,
          drain_timeout_s = 30;
   ForeignFlags foreign;
 };
 
 // --prefill URL [BOOTSTRAP_PORT|none] ...: a word that is a number belongs to the URL before it.
-Result<std::vector<WorkerAddress>> read_workers(const Flags& flags) {
-  std::vector<WorkerAddress> workers;
+Result<std::vector<router::WorkerAddress>> read_workers(const Flags& flags) {
+  std::vector<router::WorkerAddress> workers;
   for (const std::string& word : flags.prefill) {
     const bool number = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
     if (number || word == "none" || word == "null") {
@@ -38,17 +38,17 @@ Result<std::vector<WorkerAddress>> read_workers(const Flags& flags) {
       if (number) workers.back().bootstrap_port = std::stoi(word);
       continue;
     }
-    WorkerAddress worker;
-    worker.role = Role::kPrefill;
-    BATON_ASSIGN(worker.url, parse_url(word));
+    router::WorkerAddress worker;
+    worker.role = engine::Role::kPrefill;
+    BATON_ASSIGN(worker.url, http::parse_url(word));
     workers.push_back(std::move(worker));
   }
   for (size_t i = 0; i < flags.prefill_ports.size() && i < workers.size(); ++i)
     workers[i].bootstrap_port = flags.prefill_ports[i];
   for (const std::string& word : flags.decode) {
-    WorkerAddress worker;
-    worker.role = Role::kDecode;
-    BATON_ASSIGN(worker.url, parse_url(word));
+    router::WorkerAddress worker;
+    worker.role = engine::Role::kDecode;
+    BATON_ASSIGN(worker.url, http::parse_url(word));
     workers.push_back(std::move(worker));
   }
   return workers;
@@ -60,13 +60,13 @@ int run_router(const CLI::App& app, const Flags& flags) {
   if (!level) return fail(app, level.error());
   log_init(*level, flags.log_name);
   for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
-  RouterOptions options;
+  router::RouterOptions options;
   auto workers = read_workers(flags);
   if (!workers) return fail(app, workers.error());
   options.workers = std::move(*workers);
   for (const auto& [text, policy] :
        {std::pair{&flags.prefill_policy, &options.prefill_policy}, {&flags.decode_policy, &options.decode_policy}}) {
-    auto parsed = parse_placement_policy(text->empty() ? flags.policy : *text);
+    auto parsed = router::parse_placement_policy(text->empty() ? flags.policy : *text);
     if (!parsed) return fail(app, parsed.error());
     *policy = *parsed;
   }
@@ -80,9 +80,9 @@ int run_router(const CLI::App& app, const Flags& flags) {
   options.api_key = flags.api_key;
   options.version = BATON_VERSION;
   if (options.workers.empty()) log_warning("no worker yet: add some with --prefill and --decode, or POST /workers");
-  auto router = Router::start(std::move(options));
+  auto router = router::Router::start(std::move(options));
   if (!router) return fail(app, router.error());
-  log_info("router listens on http://{}", Url{flags.host, (*router)->port(), ""}.authority());
+  log_info("router listens on http://{}", http::Url{flags.host, (*router)->port(), ""}.authority());
   ReportPipe report(flags.report_fd);
   if (flags.report_fd >= 0) {
     const auto give_up = std::chrono::steady_clock::now() + std::chrono::duration<double>(flags.wait_ready_s);
@@ -104,7 +104,7 @@ int run_router(const CLI::App& app, const Flags& flags) {
 
 }  // namespace
 
-Command add_router(CLI::App& parent) {
+Subcommand add_router(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("router", "One address in front of prefill and decode instances");
   auto flags = std::make_shared<Flags>();
   app->add_option("--prefill", flags->prefill, "URL [BOOTSTRAP_PORT] of a prefill instance; may be repeated")
@@ -143,4 +143,4 @@ Command add_router(CLI::App& parent) {
   return {app, [app, flags] { return run_router(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

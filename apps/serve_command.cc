@@ -20,7 +20,7 @@
 #include "serve_flags.h"
 #include "signals.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 // A failure and what it ends the program with: the same kind of error means another thing at another step.
@@ -29,21 +29,21 @@ struct StageFailure {
   std::string message;
 };
 
-Result<EngineOptions> engine_options(const ServeFlags& flags) {
-  EngineOptions options;
-  options.role = flags.disaggregation_mode == "prefill"  ? Role::kPrefill
-                 : flags.disaggregation_mode == "decode" ? Role::kDecode
-                                                         : Role::kUnified;
-  BATON_TRY(check_layout(flags.layout));
+Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
+  engine::EngineOptions options;
+  options.role = flags.disaggregation_mode == "prefill"  ? engine::Role::kPrefill
+                 : flags.disaggregation_mode == "decode" ? engine::Role::kDecode
+                                                         : engine::Role::kUnified;
+  BATON_TRY(layout::check_layout(flags.layout));
   const bool float32 = flags.dtype.starts_with("float");
   const bool kv_float32 = flags.kv_cache_dtype == "float32" || (flags.kv_cache_dtype == "auto" && float32);
-  ExecutorOptions& e = options.executor;
+  model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model_path;
   e.layout = flags.layout;
-  e.compute = float32 ? Compute::kF32 : Compute::kBF16;
-  e.kv_dtype = kv_float32 ? DType::kF32 : DType::kBF16;
+  e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
+  e.kv_dtype = kv_float32 ? tensor::DType::kF32 : tensor::DType::kBF16;
   e.quantize_fp8 = flags.quantization == "fp8";
-  e.load_format = flags.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
+  e.load_format = flags.load_format == "dummy" ? model::LoadFormat::kDummy : model::LoadFormat::kAuto;
   e.seed = flags.random_seed;
   e.page_tokens = flags.page_size;
   if (flags.context_length > 0) options.context_length = flags.context_length;
@@ -57,7 +57,7 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
   options.decode_prefix_cache = flags.decode_radix_cache && !flags.disable_radix_cache;
   options.reserved_decode_tokens = flags.num_reserved_decode_tokens;
   options.watchdog_timeout = std::chrono::milliseconds(static_cast<int64_t>(flags.watchdog_timeout_s * 1000));
-  TransferOptions& transfer = options.transfer;
+  engine::TransferOptions& transfer = options.transfer;
   const bool by_tcp =
       flags.transfer_backend == "tcp" || flags.transfer_backend == "mooncake" || flags.transfer_backend == "nixl";
   transfer.backend = by_tcp ? "tcp" : "shm";
@@ -66,12 +66,12 @@ Result<EngineOptions> engine_options(const ServeFlags& flags) {
   transfer.advertise_host = flags.advertise_host;
   transfer.bootstrap_port = flags.bootstrap_port;
   transfer.prefill_peers = flags.prefill_peers;
-  BATON_TRY(TrustedPeers::parse(flags.prefill_peers));  // a wrong entry is found before the model is loaded
+  BATON_TRY(handoff::TrustedPeers::parse(flags.prefill_peers));  // a wrong entry is found before the model is loaded
   if (!flags.handoff_key_file.empty()) {
-    BATON_ASSIGN(transfer.handoff_key, read_key_file(flags.handoff_key_file));
+    BATON_ASSIGN(transfer.handoff_key, handoff::read_key_file(flags.handoff_key_file));
   }
-  BATON_ASSIGN(transfer.writer_policy, parse_writer_policy(flags.writer_policy));
-  BATON_ASSIGN(transfer.fanout, parse_fanout(flags.fanout));
+  BATON_ASSIGN(transfer.writer_policy, layout::parse_writer_policy(flags.writer_policy));
+  BATON_ASSIGN(transfer.fanout, layout::parse_fanout(flags.fanout));
   return options;
 }
 
@@ -82,11 +82,12 @@ std::string args_json(const ServeFlags& f) {
       "\"enable_mixed_chunk\":{},"
       "\"disable_radix_cache\":{},\"enable_dp_attention\":{},\"num_reserved_decode_tokens\":{},\"mem_fraction_static\":"
       "{}}}",
-      json_string(f.host), f.port, f.disaggregation_host.empty() ? "null" : json_string(f.disaggregation_host),
-      f.advertise_host.empty() ? "null" : json_string(f.advertise_host), json_string(f.dtype),
-      f.quantization.empty() ? "null" : json_string(f.quantization), json_string(f.load_format), f.chunked_prefill_size,
-      f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1, f.num_reserved_decode_tokens,
-      f.mem_fraction_static);
+      http::json_string(f.host), f.port,
+      f.disaggregation_host.empty() ? "null" : http::json_string(f.disaggregation_host),
+      f.advertise_host.empty() ? "null" : http::json_string(f.advertise_host), http::json_string(f.dtype),
+      f.quantization.empty() ? "null" : http::json_string(f.quantization), http::json_string(f.load_format),
+      f.chunked_prefill_size, f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1,
+      f.num_reserved_decode_tokens, f.mem_fraction_static);
 }
 
 void warn(const ServeFlags& flags) {
@@ -102,11 +103,11 @@ void warn(const ServeFlags& flags) {
   }
 }
 
-std::string describe(const InstanceInfo& info, const std::string& model) {
-  std::string text = fmt::format("{} {} of {}: {} KV tokens in pages of {} ({}), context {}", role_name(info.role),
-                                 info.layout.to_string(), model, info.max_total_tokens, info.page_tokens, info.kv_dtype,
-                                 info.max_model_len);
-  if (info.role != Role::kUnified) text += ", transfers over " + info.transfer_backend;
+std::string describe(const engine::InstanceInfo& info, const std::string& model) {
+  std::string text = fmt::format("{} {} of {}: {} KV tokens in pages of {} ({}), context {}",
+                                 engine::role_name(info.role), info.layout.to_string(), model, info.max_total_tokens,
+                                 info.page_tokens, info.kv_dtype, info.max_model_len);
+  if (info.role != engine::Role::kUnified) text += ", transfers over " + info.transfer_backend;
   return text;
 }
 
@@ -116,42 +117,43 @@ class Serve {
       : flags_(flags),
         signals_(signals),
         report_(flags.report_fd),
-        api_({flags.api_key, BATON_VERSION, args_json(flags), is_loopback(flags.host), flags.text_threads}) {}
+        api_({flags.api_key, BATON_VERSION, args_json(flags), http::is_loopback(flags.host), flags.text_threads}) {}
 
   // Everything up to the first request; false in `failure_` says why not.
   std::optional<StageFailure> start() {
-    HttpServerOptions http;
+    http::HttpServerOptions http;
     http.host = flags_.host;
     http.port = flags_.port;
     http.threads = flags_.http_threads;
     // A router in front takes as much, and adds what the two instances need.
     constexpr size_t kRouterFieldsBytes = 1 << 20;
     http.body_bytes_max = flags_.max_body_bytes + (flags_.disaggregation_mode == "null" ? 0 : kRouterFieldsBytes);
-    http.check_head = [this](const HttpRequest& head) { return api_.check_head(head); };
-    auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-      api_.handle(std::move(request), std::move(writer));
-    });
+    http.check_head = [this](const http::HttpRequest& head) { return api_.check_head(head); };
+    auto server =
+        http::HttpServer::start(http, [this](http::HttpRequest request, std::shared_ptr<http::ResponseWriter> writer) {
+          api_.handle(std::move(request), std::move(writer));
+        });
     if (!server) return StageFailure{exit_code_of(server.error().code), server.error().message};
     server_ = std::move(*server);
 
     auto options = engine_options(flags_);
     if (!options) return StageFailure{kExitUsage, options.error().message};
-    const auto config = load_model_config(flags_.model_path);
+    const auto config = model::load_model_config(flags_.model_path);
     if (!config) return StageFailure{kExitModel, config.error().message};
     for (const std::string& line : config->warnings) log_warning("{}", line);
-    ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name, flags_.chat_template,
-                          flags_.skip_tokenizer_init || needs_no_tokenizer()};
-    auto model = load_model_text(text);
+    http::ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name,
+                                flags_.chat_template, flags_.skip_tokenizer_init || needs_no_tokenizer()};
+    auto model = http::load_model_text(text);
     if (!model) return StageFailure{kExitModel, model.error().message};
     model_ = std::move(*model);
-    metrics_ = std::make_unique<Metrics>(
-        MetricsOptions{model_->served_name, options->role, flags_.metrics_compat == "sglang,vllm"});
+    metrics_ = std::make_unique<http::Metrics>(
+        http::MetricsOptions{model_->served_name, options->role, flags_.metrics_compat == "sglang,vllm"});
     options->observer = metrics_.get();
     options->executor.progress = [this](uint64_t done, uint64_t total) {
       api_.set_progress({"weights", done, total});
       report_.progress("weights", done, total);
     };
-    auto engine = make_engine(*options);
+    auto engine = engine::make_engine(*options);
     if (!engine) return StageFailure{engine_exit_code(engine.error().code), engine.error().message};
     engine_ = std::move(*engine);
     model_->vocab = config->vocab;
@@ -164,10 +166,10 @@ class Serve {
   }
 
   int run() {
-    const InstanceInfo& info = engine_->info();
+    const engine::InstanceInfo& info = engine_->info();
     const std::string summary = describe(info, model_->served_name);
     log_info("{}", summary);
-    log_info("API on http://{}{}", Url{flags_.host, server_->port(), ""}.authority(),
+    log_info("API on http://{}{}", http::Url{flags_.host, server_->port(), ""}.authority(),
              info.bootstrap_port != 0 ? fmt::format(", decode instances meet it at port {}", info.bootstrap_port) : "");
     log_info("The server is fired up and ready to roll!");
     report_.summary(summary);
@@ -177,7 +179,7 @@ class Serve {
     server_->drain();
     // A prefill's or decode's attempt outlives its client's connection until its writers are quiet.
     const auto in_flight = [this] {
-      const EngineStats stats = engine_->stats();
+      const engine::EngineStats stats = engine_->stats();
       const int live = stats.running + stats.waiting + stats.waiting_grant + stats.transferring;
       return std::max(server_->in_flight(), static_cast<size_t>(std::max(0, live)));
     };
@@ -211,11 +213,11 @@ class Serve {
   const ServeFlags& flags_;
   SignalWait& signals_;
   ReportPipe report_;
-  ApiServer api_;
-  std::unique_ptr<ModelText> model_;
-  std::unique_ptr<Metrics> metrics_;
-  std::unique_ptr<HttpServer> server_;
-  std::unique_ptr<Engine> engine_;
+  http::ApiServer api_;
+  std::unique_ptr<http::ModelText> model_;
+  std::unique_ptr<http::Metrics> metrics_;
+  std::unique_ptr<http::HttpServer> server_;
+  std::unique_ptr<engine::Engine> engine_;
 };
 
 int run_serve(const CLI::App& app, const ServeFlags& flags) {
@@ -239,11 +241,11 @@ int run_serve(const CLI::App& app, const ServeFlags& flags) {
 
 }  // namespace
 
-Command add_serve(CLI::App& parent) {
+Subcommand add_serve(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("serve", "One instance: unified, prefill or decode");
   auto flags = std::make_shared<ServeFlags>();
   add_serve_flags(*app, *flags);
   return {app, [app, flags] { return run_serve(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

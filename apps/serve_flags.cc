@@ -2,7 +2,7 @@
 
 #include <limits>
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 constexpr int64_t kTokensMax = int64_t{1} << 40;  // far beyond any machine, far below an overflow
@@ -46,7 +46,7 @@ void add_foreign(CLI::App& app, ForeignFlags& foreign) {
 }  // namespace
 
 void add_serve_flags(CLI::App& app, ServeFlags& f) {
-  const auto ranks = number_from(1, kWorldMax);
+  const auto ranks = number_from(1, layout::kWorldMax);
   app.add_option("--model-path,--model", f.model_path, "Hugging Face directory with safetensors")->required();
   app.add_option("--tokenizer-path", f.tokenizer_path, "Directory of tokenizer.json, if not the model's");
   app.add_option("--served-model-name", f.served_model_name, "Name that clients use");
@@ -136,4 +136,4 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   add_foreign(app, f.foreign);
 }
 
-}  // namespace baton
+}  // namespace baton::apps

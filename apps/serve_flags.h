@@ -10,7 +10,7 @@
 #include "http/server.h"
 #include "layout/layout.h"
 
-namespace baton {
+namespace baton::apps {
 
 struct ServeFlags {
   std::string model_path, tokenizer_path, served_model_name, chat_template;
@@ -18,11 +18,11 @@ struct ServeFlags {
   std::string host = "127.0.0.1";
   int port = 30000;
   int http_threads = 2, text_threads = 2;
-  size_t max_body_bytes = HttpServerOptions().body_bytes_max;
+  size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   std::string api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
   int report_fd = -1;
 
-  Layout layout;
+  layout::Layout layout;
   bool enable_dp_attention = false;
   std::string dtype = "auto", kv_cache_dtype = "auto", quantization, load_format = "auto";
   int64_t context_length = 0;  // 0: the model's
@@ -49,4 +49,4 @@ struct ServeFlags {
 
 void add_serve_flags(CLI::App& app, ServeFlags& flags);
 
-}  // namespace baton
+}  // namespace baton::apps

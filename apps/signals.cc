@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::apps {
 
 SignalWait::SignalWait() {
   sigemptyset(&set_);
@@ -35,4 +35,4 @@ void SignalWait::restore() {
   pthread_sigmask(SIG_UNBLOCK, &set_, nullptr);
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 
-namespace baton {
+namespace baton::apps {
 
 // Blocks the two signals (and SIGCHLD) in this thread and all it starts; construct before any thread.
 class SignalWait {
@@ -22,4 +22,4 @@ class SignalWait {
   sigset_t set_;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <sstream>
 
-namespace baton {
+namespace baton::apps {
 
 TransferBytes TransferBytes::parse(const std::string& metrics) {
   TransferBytes found;
@@ -29,4 +29,4 @@ double TransferBytes::total() const {
   return sum;
 }
 
-}  // namespace baton
+}  // namespace baton::apps

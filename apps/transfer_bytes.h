@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-namespace baton {
+namespace baton::apps {
 
 struct TransferBytes {
   std::set<int> sources, destinations;
@@ -19,4 +19,4 @@ struct TransferBytes {
   [[nodiscard]] double total() const;
 };
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -11,7 +11,7 @@
 #include "exit_code.h"
 #include "http/url.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 int run_up(const CLI::App& app, const ClusterFlags& flags) {
@@ -25,7 +25,7 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
   const std::string summary = fmt::format(
       "\n{0}\n  API: http://{1}   (try: curl http://{1}/v1/models)\n  ready in {2:.1f} s; Ctrl-C stops "
       "everything\n",
-      cluster->summary(), Url{flags.host, cluster->port(), ""}.authority(),
+      cluster->summary(), http::Url{flags.host, cluster->port(), ""}.authority(),
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   UnhurriedOutput(STDOUT_FILENO).write_within(summary, std::chrono::seconds(2));
   Status ended = cluster->wait(signals);
@@ -40,11 +40,11 @@ int run_up(const CLI::App& app, const ClusterFlags& flags) {
 
 }  // namespace
 
-Command add_up(CLI::App& parent) {
+Subcommand add_up(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("up", "Start prefill, decode and router as one local cluster");
   auto flags = std::make_shared<ClusterFlags>();
   add_cluster_flags(*app, *flags);
   return {app, [app, flags] { return run_up(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

@@ -8,32 +8,33 @@
 #include "model/verify_model.h"
 #include "text/verify_tokenizer.h"
 
-namespace baton {
+namespace baton::apps {
 namespace {
 
 struct Flags {
   std::string model, tokenizer, golden, dtype = "float32", kv_dtype = "auto";
-  Layout layout;
+  layout::Layout layout;
   int page_size = 64, chunk = 0;
   double tolerance = 0;
   bool own_routing = false;
 };
 
 int verify_one_model(const CLI::App& app, const Flags& flags) {
-  VerifyOptions options;
+  model::VerifyOptions options;
   options.golden_path = flags.golden;
   options.chunk_tokens = flags.chunk;
   options.tolerance = flags.tolerance;
   options.own_routing = flags.own_routing;
   const bool float32 = flags.dtype == "float32";
-  ExecutorOptions& e = options.executor;
+  model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model;
   e.layout = flags.layout;
-  e.compute = float32 ? Compute::kF32 : Compute::kBF16;
-  e.kv_dtype = flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? DType::kF32 : DType::kBF16;
+  e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
+  e.kv_dtype =
+      flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? tensor::DType::kF32 : tensor::DType::kBF16;
   e.page_tokens = flags.page_size;
-  if (const Status legal = check_layout(flags.layout); !legal) return fail(app, legal.error());
-  const auto report = verify_model(options);
+  if (const Status legal = layout::check_layout(flags.layout); !legal) return fail(app, legal.error());
+  const auto report = model::verify_model(options);
   if (!report) return fail(app, report.error());
   std::cout << report->to_string();
   if (!report->to_string().ends_with('\n')) std::cout << '\n';
@@ -41,7 +42,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
 }
 
 int verify_one_tokenizer(const CLI::App& app, const Flags& flags) {
-  const auto report = verify_tokenizer(flags.tokenizer, flags.golden);
+  const auto report = text::verify_tokenizer(flags.tokenizer, flags.golden);
   if (!report) return fail(app, report.error());
   for (const std::string& line : report->mismatches) std::cout << line << '\n';
   std::cout << fmt::format("{}: {} cases, {} comparisons, {} mismatches\n", flags.tokenizer, report->cases,
@@ -58,10 +59,10 @@ int run_verify(const CLI::App& app, const Flags& flags) {
 
 }  // namespace
 
-Command add_verify(CLI::App& parent) {
+Subcommand add_verify(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("verify", "Hold a model or a tokenizer against golden results");
   auto flags = std::make_shared<Flags>();
-  const auto ranks = number_from(1, kWorldMax);
+  const auto ranks = number_from(1, layout::kWorldMax);
   app->add_option("--model,--model-path", flags->model, "Hugging Face directory");
   app->add_option("--tokenizer", flags->tokenizer, "A tokenizer.json");
   app->add_option("--golden", flags->golden, "Golden results: logits of a model, or ids of texts")->required();
@@ -84,4 +85,4 @@ Command add_verify(CLI::App& parent) {
   return {app, [app, flags] { return run_verify(*app, *flags); }};
 }
 
-}  // namespace baton
+}  // namespace baton::apps

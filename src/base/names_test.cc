@@ -1,4 +1,5 @@
-// One name, one meaning: no two types of the tree have the same name, whatever their namespaces.
+// One name, one meaning: no two types of the tree have the same name, whatever their namespaces; and the namespace of a
+// file is its folder's.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -87,6 +88,12 @@ class Tokens {
   std::vector<std::string> list_;
 };
 
+std::vector<std::string> tokens_in(const fs::path& path) {
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return Tokens(text).list();
+}
+
 // The name of the type that `head`, the tokens before a "{", defines; "" if it is no type, a member of one defined
 // outside it, or a specialization of a template.
 std::string type_of(const std::vector<std::string>& head) {
@@ -115,14 +122,11 @@ std::string type_of(const std::vector<std::string>& head) {
 
 // The types of a file that other files can see: those at namespace scope, in no namespace without a name.
 std::set<std::string> types_in(const fs::path& path) {
-  std::ifstream file(path);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const std::vector<std::string> tokens = Tokens(text).list();
   std::set<std::string> types;
   std::vector<bool> scopes;  // true: a namespace with a name
   std::vector<std::string> head;
   const auto visible = [&] { return std::find(scopes.begin(), scopes.end(), false) == scopes.end(); };
-  for (const std::string& token : tokens) {
+  for (const std::string& token : tokens_in(path)) {
     if (token == "{") {
       const bool is_namespace = !head.empty() && head.front() == "namespace";
       if (visible() && !is_namespace) {
@@ -142,16 +146,50 @@ std::set<std::string> types_in(const fs::path& path) {
   return types;
 }
 
-// name -> the files that define it, below `folders` of the tree.
-std::map<std::string, std::vector<std::string>> definitions(const std::vector<std::string>& folders) {
+// The namespaces that a file opens at its outermost level, without those that have no name.
+std::set<std::string> namespaces_in(const fs::path& path) {
+  std::set<std::string> opened;
+  std::string head;
+  int depth = 0;
+  for (const std::string& token : tokens_in(path)) {
+    constexpr std::string_view kWord = "namespace ";
+    if (token == "{" && depth++ == 0 && head.starts_with(kWord)) opened.insert(head.substr(kWord.size()));
+    if (token == "}") --depth;
+    if (token == "{" || token == "}" || token == ";") {
+      head.clear();
+    } else {
+      head += token + (token == "namespace" ? " " : "");
+    }
+  }
+  return opened;
+}
+
+// The folder's own namespace: baton::kv of src/kv, baton of src/base.
+std::string namespace_of(const std::string& file) {
+  const std::string folder = file.starts_with("src/") ? file.substr(4, file.find('/', 4) - 4) : "apps";
+  return folder == "base" ? "baton" : "baton::" + folder;
+}
+
+// The namespaces of `file` that are neither its folder's nor inside it. std is open for specializations.
+std::vector<std::string> foreign_namespaces(const std::string& file, const std::set<std::string>& opened) {
+  const std::string home = namespace_of(file);
+  std::vector<std::string> foreign;
+  for (const std::string& name : opened) {
+    const bool inside = file.starts_with("src/base/") ? name == "baton" : name == home || name.starts_with(home + "::");
+    if (!inside && name != "std") foreign.push_back(name);
+  }
+  return foreign;
+}
+
+// Every C++ file of the tree, from its root.
+std::vector<std::string> files() {
   const fs::path root(BATON_SOURCE_DIR);
-  std::map<std::string, std::vector<std::string>> found;
-  for (const std::string& folder : folders) {
+  std::vector<std::string> found;
+  for (const char* folder : {"src", "apps"}) {
     for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
       const std::string extension = entry.path().extension().string();
-      if (extension != ".h" && extension != ".cc" && extension != ".inc") continue;
-      for (const std::string& type : types_in(entry.path()))
-        found[type].push_back(fs::relative(entry.path(), root).string());
+      if (extension == ".h" || extension == ".cc" || extension == ".inc")
+        found.push_back(fs::relative(entry.path(), root).string());
     }
   }
   return found;
@@ -159,19 +197,37 @@ std::map<std::string, std::vector<std::string>> definitions(const std::vector<st
 
 // Names that may stand in several files.
 const std::set<std::string> kAllowed = {
-    "VecF",  // a vector of the instruction set that the file is compiled for
-    "Block", "Command", "Loop", "RenderLimits", "Router", "Scratch", "Sequence", "Target",
+    // Of the instruction set that a file is compiled for.
+    "TagF",
+    "VecF",
 };
 
 TEST(Names, NoTwoTypesHaveOne) {
-  const auto found = definitions({"src", "apps"});
-  EXPECT_GT(found.size(), 300U);
-  for (const auto& [name, files] : found) {
-    if (files.size() == 1 || kAllowed.contains(name)) continue;
+  std::map<std::string, std::vector<std::string>> definitions;
+  for (const std::string& file : files()) {
+    for (const std::string& type : types_in(fs::path(BATON_SOURCE_DIR) / file)) definitions[type].push_back(file);
+  }
+  EXPECT_GT(definitions.size(), 300U);
+  for (const auto& [name, where] : definitions) {
+    if (where.size() == 1 || kAllowed.contains(name)) continue;
     std::string all;
-    for (const std::string& file : files) all += " " + file;
+    for (const std::string& file : where) all += " " + file;
     ADD_FAILURE() << name << " is defined in" << all;
   }
+}
+
+TEST(Names, AFilesNamespaceIsItsFolders) {
+  for (const std::string& file : files()) {
+    for (const std::string& name : foreign_namespaces(file, namespaces_in(fs::path(BATON_SOURCE_DIR) / file)))
+      ADD_FAILURE() << file << " opens namespace " << name << ", not " << namespace_of(file);
+  }
+}
+
+TEST(Names, TheTestSeesAForeignNamespace) {
+  const std::set<std::string> opened = {"baton", "baton::kv", "baton::kv::inner", "baton::kvx", "std"};
+  EXPECT_EQ(foreign_namespaces("src/kv/a.h", opened), (std::vector<std::string>{"baton", "baton::kvx"}));
+  EXPECT_EQ(foreign_namespaces("src/base/a.h", opened),
+            (std::vector<std::string>{"baton::kv", "baton::kv::inner", "baton::kvx"}));
 }
 
 TEST(Names, TheTestSeesWhatAFileDefines) {
@@ -206,7 +262,9 @@ TEST(Names, TheTestSeesWhatAFileDefines) {
     struct Global {};
   )cc";
   const std::set<std::string> types = types_in(path);
+  const std::set<std::string> namespaces = namespaces_in(path);
   fs::remove(path);
+  EXPECT_EQ(namespaces, (std::set<std::string>{"a::b"}));
   EXPECT_EQ(types, (std::set<std::string>{"Template", "Aligned", "Kind", "Alias", "Global"}));
 }
 

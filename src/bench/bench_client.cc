@@ -12,7 +12,7 @@
 #include "http/json.h"
 #include "text/tokenizer.h"
 
-namespace baton {
+namespace baton::bench {
 namespace {
 
 namespace json = boost::json;
@@ -142,13 +142,13 @@ class AnswerReader {
   int status_ = 0;
   bool first_seen_ = false, complete_ = false;
   std::string body_;  // of an answer that is no stream
-  EventReader events_;
+  http::EventReader events_;
   BenchSample sample_;
 };
 
 class BenchRun {
  public:
-  BenchRun(const BenchOptions& options, BackendKind kind, Url url)
+  BenchRun(const BenchOptions& options, BackendKind kind, http::Url url)
       : options_(options), kind_(kind), url_(std::move(url)), client_(1) {}
 
   Result<BenchVocabulary> vocabulary();
@@ -158,8 +158,8 @@ class BenchRun {
 
  private:
   [[nodiscard]] std::string body_of(const BenchPrompt& prompt, int output_len) const;
-  HttpCallRequest call(const std::string& method, const std::string& target, std::string body) const {
-    HttpCallRequest request;
+  http::HttpCallRequest call(const std::string& method, const std::string& target, std::string body) const {
+    http::HttpCallRequest request;
     request.url = url_;
     request.method = method;
     request.target = url_.path + target;
@@ -172,20 +172,20 @@ class BenchRun {
 
   const BenchOptions& options_;
   const BackendKind kind_;
-  const Url url_;
+  const http::Url url_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<BenchSample> samples_;
   int running_ = 0;
   size_t ended_ = 0;
-  HttpClient client_;  // destroyed first: its callbacks use the members above
+  http::HttpClient client_;  // destroyed first: its callbacks use the members above
 };
 
 Result<BenchVocabulary> BenchRun::vocabulary() {
   BenchVocabulary vocabulary;
   const std::string directory = options_.tokenizer.empty() ? options_.model : options_.tokenizer;
   if (!directory.empty() && options_.tokenizer != "server") {
-    if (auto tokenizer = Tokenizer::load(directory + "/tokenizer.json")) {
+    if (auto tokenizer = text::Tokenizer::load(directory + "/tokenizer.json")) {
       vocabulary.vocab = tokenizer->vocab_size();
       for (int32_t id = 0; id < vocabulary.vocab; ++id) {
         if (tokenizer->is_special(id)) vocabulary.special.push_back(id);
@@ -193,9 +193,9 @@ Result<BenchVocabulary> BenchRun::vocabulary() {
       return vocabulary;
     }
   }
-  BATON_ASSIGN(const HttpReply reply, client_.fetch(call("GET", "/tokenizer_info", "")));
-  auto info = parse_object(reply.body);
-  auto size = info ? int_field(*info, "vocab_size", 1, 1 << 24) : Result<std::optional<int64_t>>(info.error());
+  BATON_ASSIGN(const http::HttpReply reply, client_.fetch(call("GET", "/tokenizer_info", "")));
+  auto info = http::parse_object(reply.body);
+  auto size = info ? http::int_field(*info, "vocab_size", 1, 1 << 24) : Result<std::optional<int64_t>>(info.error());
   if (!size || !*size) {
     return error(ErrorCode::kInvalidArgument,
                  "the server does not say its vocabulary's size (/tokenizer_info: HTTP {}); give --tokenizer DIR",
@@ -208,7 +208,8 @@ Result<BenchVocabulary> BenchRun::vocabulary() {
 std::string BenchRun::body_of(const BenchPrompt& prompt, int output_len) const {
   std::string ids;
   for (const int32_t id : prompt.ids) ids += fmt::format("{}{}", ids.empty() ? "" : ",", id);
-  const std::string model = options_.model.empty() ? "" : fmt::format("\"model\":{},", json_string(options_.model));
+  const std::string model =
+      options_.model.empty() ? "" : fmt::format("\"model\":{},", http::json_string(options_.model));
   switch (kind_) {
     case BackendKind::kGenerate:
       return fmt::format(
@@ -229,13 +230,13 @@ std::string BenchRun::body_of(const BenchPrompt& prompt, int output_len) const {
           "{{{}\"messages\":[{{\"role\":\"user\",\"content\":{}}}],\"temperature\":0.0,\"max_tokens\":{},\"ignore_"
           "eos\":{},\"stream\":{},"
           "\"stream_options\":{{\"include_usage\":true}}}}",
-          model, json_string(words), output_len, options_.ignore_eos, options_.stream);
+          model, http::json_string(words), output_len, options_.ignore_eos, options_.stream);
   }
   return {};
 }
 
 Status BenchRun::post(const std::string& target) {
-  BATON_ASSIGN(const HttpReply reply, client_.fetch(call("POST", target, "")));
+  BATON_ASSIGN(const http::HttpReply reply, client_.fetch(call("POST", target, "")));
   if (reply.status != 200)
     return error(ErrorCode::kUnavailable, "{} says HTTP {}: {}", target, reply.status, reply.body);
   return {};
@@ -244,7 +245,7 @@ Status BenchRun::post(const std::string& target) {
 Status BenchRun::warm_up(const std::vector<BenchPrompt>& prompts) {
   for (int i = 0; i < options_.warmup_requests && !prompts.empty(); ++i) {
     const BenchPrompt& prompt = prompts.front();
-    BATON_ASSIGN(const HttpReply reply,
+    BATON_ASSIGN(const http::HttpReply reply,
                  client_.fetch(call("POST", target_of(kind_), body_of(prompt, std::min(prompt.output_len, 32)))));
     if (reply.status != 200) {
       return error(ErrorCode::kUnavailable, "the warm-up request got HTTP {}: {}", reply.status,
@@ -255,12 +256,12 @@ Status BenchRun::warm_up(const std::vector<BenchPrompt>& prompts) {
 }
 
 void BenchRun::launch(const BenchPrompt& prompt, size_t index) {
-  HttpCallRequest request = call("POST", target_of(kind_), body_of(prompt, prompt.output_len));
+  http::HttpCallRequest request = call("POST", target_of(kind_), body_of(prompt, prompt.output_len));
   request.answer_bytes_max = std::nullopt;
   auto reader = std::make_shared<AnswerReader>(kind_, options_.stream, std::chrono::steady_clock::now(),
                                                static_cast<int>(prompt.ids.size()));
-  HttpCallHandlers handlers;
-  handlers.on_head = [reader](int status, const Headers&) { reader->on_head(status); };
+  http::HttpCallHandlers handlers;
+  handlers.on_head = [reader](int status, const http::Headers&) { reader->on_head(status); };
   handlers.on_data = [reader](std::string_view bytes) { reader->on_data(bytes); };
   handlers.on_end = [this, reader, index](const Status& ended) {
     BenchSample sample = reader->on_end(ended);
@@ -304,7 +305,7 @@ Result<BenchResult> run_bench(const BenchOptions& options) {
                                                               ? fmt::format("{}:{}", options.host, options.port)
                                                               : fmt::format("[{}]:{}", options.host, options.port))
                                                        : options.base_url;
-  BATON_ASSIGN(Url url, parse_url(address));
+  BATON_ASSIGN(http::Url url, http::parse_url(address));
   BenchRun run(options, kind, url);
   BATON_ASSIGN(const BenchVocabulary vocabulary, run.vocabulary());
   const std::vector<BenchPrompt> prompts = make_workload(options, vocabulary);
@@ -320,4 +321,4 @@ Result<BenchResult> run_bench(const BenchOptions& options) {
   return result;
 }
 
-}  // namespace baton
+}  // namespace baton::bench

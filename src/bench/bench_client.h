@@ -6,7 +6,7 @@
 #include "bench/bench_report.h"
 #include "bench/workload.h"
 
-namespace baton {
+namespace baton::bench {
 
 struct BenchResult {
   BenchFigures figures;
@@ -17,4 +17,4 @@ struct BenchResult {
 // unknown backend.
 Result<BenchResult> run_bench(const BenchOptions& options);
 
-}  // namespace baton
+}  // namespace baton::bench

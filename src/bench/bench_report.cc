@@ -6,7 +6,7 @@
 
 #include "http/json.h"
 
-namespace baton {
+namespace baton::bench {
 namespace {
 
 constexpr const char* kParts[] = {"router", "grant", "prefill_queue", "prefill", "transfer", "first_step"};
@@ -166,4 +166,4 @@ std::string report_json(const BenchOptions& options, const BenchFigures& f) {
   return boost::json::serialize(out);
 }
 
-}  // namespace baton
+}  // namespace baton::bench

@@ -7,7 +7,7 @@
 
 #include "bench/workload.h"
 
-namespace baton {
+namespace baton::bench {
 
 // Of one request. Seconds of the client's clock, from the moment its POST was sent.
 struct BenchSample {
@@ -40,4 +40,4 @@ std::string report_json(const BenchOptions& options, const BenchFigures& figures
 // As numpy computes it: linear between closest ranks; q in [0, 100]. 0 for no values.
 double percentile(std::vector<double> values, double q);
 
-}  // namespace baton
+}  // namespace baton::bench

@@ -4,7 +4,7 @@
 #include "bench/numpy_random.h"
 #include "bench/workload.h"
 
-namespace baton {
+namespace baton::bench {
 namespace {
 
 // numpy.random.seed(1); numpy.random.random_sample(3).
@@ -72,4 +72,4 @@ TEST(Report, FiguresFollowTheDefinitions) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::bench

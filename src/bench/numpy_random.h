@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <random>
 
-namespace baton {
+namespace baton::bench {
 
 class NumpyRandom {
  public:
@@ -37,4 +37,4 @@ class NumpyRandom {
   std::mt19937 engine_;
 };
 
-}  // namespace baton
+}  // namespace baton::bench

@@ -5,7 +5,7 @@
 #include "base/random.h"
 #include "bench/numpy_random.h"
 
-namespace baton {
+namespace baton::bench {
 
 std::vector<BenchPrompt> make_workload(const BenchOptions& options, const BenchVocabulary& vocabulary) {
   NumpyRandom random(options.seed);
@@ -42,4 +42,4 @@ std::vector<BenchPrompt> make_workload(const BenchOptions& options, const BenchV
   return prompts;
 }
 
-}  // namespace baton
+}  // namespace baton::bench

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::bench {
 
 struct BenchOptions {
   std::string host = "127.0.0.1";
@@ -47,4 +47,4 @@ struct BenchVocabulary {
 // Lengths, then offsets, then arrivals, in the order the Python benchmark draws them.
 std::vector<BenchPrompt> make_workload(const BenchOptions& options, const BenchVocabulary& vocabulary);
 
-}  // namespace baton
+}  // namespace baton::bench

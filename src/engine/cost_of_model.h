@@ -4,10 +4,10 @@
 #include "model/model_config.h"
 #include "scheduler/cost_model.h"
 
-namespace baton {
+namespace baton::engine {
 
 // Multiply-adds of one token in prefill, and of it for each token of context: per layer, the projections and the active
 // feed-forward weights, and (q k + p v) over all heads. MLA counts in its expanded form, which prefill uses.
-[[nodiscard]] CostModel cost_of_model(const ModelConfig& config);
+[[nodiscard]] scheduler::CostModel cost_of_model(const model::ModelConfig& config);
 
-}  // namespace baton
+}  // namespace baton::engine

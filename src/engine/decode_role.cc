@@ -7,7 +7,7 @@
 #include "engine/handoff_stats.h"
 #include "handoff/control_connection.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 // Rank pairs shown in metrics: their number is bounded, whatever the layouts.
@@ -25,19 +25,21 @@ Status check_address(const std::string& host, int port) {
 
 }  // namespace
 
-DecodeRole::DecodeRole(EngineCore& core, std::function<void()> wake, Manifest self, Duration attempt_timeout)
+DecodeRole::DecodeRole(EngineCore& core, std::function<void()> wake, wire::Manifest self, Duration attempt_timeout)
     : core_(core),
       self_(std::move(self)),
       attempt_timeout_(attempt_timeout),
-      inbox_(std::make_shared<EventInbox<DecodeEvent>>(std::move(wake))) {}
+      inbox_(std::make_shared<EventInbox<handoff::DecodeEvent>>(std::move(wake))) {}
 
 Result<std::unique_ptr<RolePart>> DecodeRole::start(EngineCore& core, std::function<void()> wake,
-                                                    DecodeHandoffOptions options, Manifest self, Transport& transport,
-                                                    std::vector<Pool> pools, Duration attempt_timeout) {
+                                                    handoff::DecodeHandoffOptions options, wire::Manifest self,
+                                                    transport::Transport& transport, std::vector<handoff::Pool> pools,
+                                                    Duration attempt_timeout) {
   std::unique_ptr<DecodeRole> role(new DecodeRole(core, std::move(wake), self, attempt_timeout));
   BATON_ASSIGN(role->handoff_,
-               DecodeHandoff::start(std::move(options), std::move(self), transport, std::move(pools),
-                                    [inbox = role->inbox_](DecodeEvent event) { inbox->put(std::move(event)); }));
+               handoff::DecodeHandoff::start(
+                   std::move(options), std::move(self), transport, std::move(pools),
+                   [inbox = role->inbox_](handoff::DecodeEvent event) { inbox->put(std::move(event)); }));
   return std::unique_ptr<RolePart>(std::move(role));
 }
 
@@ -58,13 +60,13 @@ Status DecodeRole::accept(LiveRequest& live) {
   const Disaggregation& peer = *live.request.disaggregation;
   // A warm-up has no peer: the prompt is computed here, so that no token is made up.
   if (peer.fake) {
-    core_.add_sequence(live, Entry::kCompute, live.sampling().max_new_tokens);
+    core_.add_sequence(live, scheduler::EntryMode::kCompute, live.sampling().max_new_tokens);
     return {};
   }
   BATON_TRY(check_address(peer.bootstrap_host, peer.bootstrap_port));
   if (attempts_.contains(peer.room))
     return error(ErrorCode::kInvalidArgument, "bootstrap_room {} is in use by a live request", peer.room);
-  core_.add_sequence(live, Entry::kPrebuilt, live.sampling().max_new_tokens);
+  core_.add_sequence(live, scheduler::EntryMode::kPrebuilt, live.sampling().max_new_tokens);
   Attempt& attempt = attempts_[peer.room];
   attempt.sequence = live.sequence;
   attempt.address = address_text(peer.bootstrap_host, static_cast<uint16_t>(peer.bootstrap_port));
@@ -78,19 +80,19 @@ void DecodeRole::admitted(LiveRequest& live) {
   const Disaggregation& peer = *live.request.disaggregation;
   Attempt* attempt = find(peer.room);
   if (attempt == nullptr || attempt->sequence != live.sequence) return;  // a warm-up, or back after a retraction
-  const Sequence& sequence = core_.scheduler().sequence(live.sequence);
-  PageLedger& ledger = core_.scheduler().ledger(sequence.group);
+  const scheduler::Sequence& sequence = core_.scheduler().sequence(live.sequence);
+  kv::PageLedger& ledger = core_.scheduler().ledger(sequence.group);
   attempt->group = sequence.group;
   attempt->cached_pages = static_cast<size_t>(sequence.cached / core_.info().page_tokens);
   attempt->granted = core_.now();
-  DecodeRequest request{peer.room,
-                        peer.bootstrap_host,
-                        static_cast<uint16_t>(peer.bootstrap_port),
-                        sequence.group,
-                        live.prompt_tokens(),
-                        sequence.cached,
-                        {},
-                        attempt->granted + attempt_timeout_};
+  handoff::DecodeRequest request{peer.room,
+                                 peer.bootstrap_host,
+                                 static_cast<uint16_t>(peer.bootstrap_port),
+                                 sequence.group,
+                                 live.prompt_tokens(),
+                                 sequence.cached,
+                                 {},
+                                 attempt->granted + attempt_timeout_};
   for (size_t i = 0; i < sequence.pages.size(); ++i) {
     const PageId page = sequence.pages[i].page();
     if (i >= attempt->cached_pages) ledger.grant(sequence.pages[i]);
@@ -104,8 +106,8 @@ void DecodeRole::admitted(LiveRequest& live) {
   }
 }
 
-void DecodeRole::settle(const Attempt& attempt, const std::vector<PageLease>& pages) {
-  PageLedger& ledger = core_.scheduler().ledger(attempt.group);
+void DecodeRole::settle(const Attempt& attempt, const std::vector<kv::PageLease>& pages) {
+  kv::PageLedger& ledger = core_.scheduler().ledger(attempt.group);
   for (size_t i = attempt.cached_pages; i < pages.size(); ++i) ledger.settle(pages[i]);
 }
 
@@ -114,7 +116,7 @@ void DecodeRole::sampled(LiveRequest& live, GeneratedToken token) { core_.emit(l
 void DecodeRole::release(LiveRequest& live, const std::string& why) {
   const AttemptId room = live.request.disaggregation->room;
   Attempt* attempt = find(room);
-  std::vector<PageLease> pages = core_.scheduler().finish(live.sequence);
+  std::vector<kv::PageLease> pages = core_.scheduler().finish(live.sequence);
   if (attempt == nullptr || attempt->sequence != live.sequence) return;
   if (attempt->state == State::kQueued) {
     attempts_.erase(room);
@@ -129,7 +131,7 @@ void DecodeRole::release(LiveRequest& live, const std::string& why) {
 }
 
 void DecodeRole::poll(TimePoint now) {
-  for (const DecodeEvent& event : inbox_->take()) {
+  for (const handoff::DecodeEvent& event : inbox_->take()) {
     std::visit([this](const auto& e) { on(e); }, event);
   }
   if (now >= next_expiry_) {
@@ -154,14 +156,14 @@ void DecodeRole::expire(TimePoint now) {
   }
 }
 
-void DecodeRole::on(const DecodePaired& event) {
+void DecodeRole::on(const handoff::DecodePaired& event) {
   if (event.status) {
-    auto planner = Planner::make(self_.geometry, {event.peer.layout, event.peer.page_tokens},
-                                 {self_.layout, self_.page_tokens}, event.peer.writer_policy, self_.fanout);
+    auto planner = layout::Planner::make(self_.geometry, {event.peer.layout, event.peer.page_tokens},
+                                         {self_.layout, self_.page_tokens}, event.peer.writer_policy, self_.fanout);
     BATON_CHECK(planner.ok(), "a pair was accepted whose plan cannot be made: {}",
                 planner.ok() ? "" : planner.error().message);
     pairs_[event.address] =
-        fmt::format("prefill {}\n{}", event.address, describe_plan(*planner, kDescribedTokens, AttemptId(1)));
+        fmt::format("prefill {}\n{}", event.address, layout::describe_plan(*planner, kDescribedTokens, AttemptId(1)));
     add_links(*planner);
   } else {
     pairs_.erase(event.address);
@@ -181,13 +183,13 @@ void DecodeRole::forbid(const std::string& address, const Error& why) {
 }
 
 // Every pair of world ranks that hold common bytes, in whichever two DP groups a request lives.
-void DecodeRole::add_links(const Planner& planner) {
-  const Layout& from = planner.prefill().layout;
-  const Layout& to = planner.decode().layout;
-  const auto world_rank = [](const Layout& layout, int group_rank, int dp_rank) {
+void DecodeRole::add_links(const layout::Planner& planner) {
+  const layout::Layout& from = planner.prefill().layout;
+  const layout::Layout& to = planner.decode().layout;
+  const auto world_rank = [](const layout::Layout& layout, int group_rank, int dp_rank) {
     return layout.rank_of({group_rank / layout.attn_tp(), dp_rank, group_rank % layout.attn_tp()});
   };
-  for (const Plan::Link& link : planner.plan_for(AttemptId(1)).links) {
+  for (const layout::Plan::Link& link : planner.plan_for(AttemptId(1)).links) {
     for (int source_dp = 0; source_dp < from.dp; ++source_dp) {
       for (int destination_dp = 0; destination_dp < to.dp && links_.size() < kLinksMax; ++destination_dp) {
         links_.emplace(world_rank(from, link.source, source_dp), world_rank(to, link.destination, destination_dp));
@@ -196,15 +198,15 @@ void DecodeRole::add_links(const Planner& planner) {
   }
 }
 
-void DecodeRole::on(const DecodePairLost& event) { pairs_.erase(event.address); }
+void DecodeRole::on(const handoff::DecodePairLost& event) { pairs_.erase(event.address); }
 
-void DecodeRole::on(const DecodeFirstToken& event) {
+void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   Attempt* attempt = find(event.attempt);
   if (attempt == nullptr || !attempt->in_scheduler) return;  // the client left
   LiveRequest& live = *core_.find(attempt->sequence);
   const auto known = [&](int32_t token) { return token >= 0 && token < core_.info().vocab; };
   int32_t unknown = event.first.token;
-  for (const TopLogprob& top : event.first.top_logprobs) {
+  for (const wire::TopLogprob& top : event.first.top_logprobs) {
     if (known(unknown)) unknown = top.token;
   }
   if (!known(unknown)) {
@@ -220,7 +222,7 @@ void DecodeRole::on(const DecodeFirstToken& event) {
   }
   GeneratedToken token{event.first.token, event.first.logprob, {}};
   const auto wanted = static_cast<size_t>(std::max(live.request.logprobs, 0));
-  for (const TopLogprob& top : event.first.top_logprobs) {
+  for (const wire::TopLogprob& top : event.first.top_logprobs) {
     if (token.top.size() < wanted) token.top.push_back({top.token, top.logprob});
   }
   live.ttft.grant_ms = to_ms(attempt->granted - live.submitted);
@@ -235,7 +237,7 @@ void DecodeRole::on(const DecodeFirstToken& event) {
   attempt->finish = core_.show(live, std::move(token), false);
 }
 
-void DecodeRole::on(const DecodeCommitted& event) {
+void DecodeRole::on(const handoff::DecodeCommitted& event) {
   const auto found = attempts_.find(event.attempt);
   if (found == attempts_.end()) return;
   const Attempt attempt = std::move(found->second);
@@ -254,10 +256,10 @@ void DecodeRole::on(const DecodeCommitted& event) {
   core_.close(*core_.find(attempt.sequence), *attempt.finish);
 }
 
-void DecodeRole::on(const DecodeEnded& event) {
+void DecodeRole::on(const handoff::DecodeEnded& event) {
   Attempt* attempt = find(event.attempt);
   if (attempt == nullptr || attempt->state != State::kGranted) return;
-  if (event.outcome == AttemptOutcome::kFailed)
+  if (event.outcome == handoff::AttemptOutcome::kFailed)
     ++(pairs_.contains(attempt->address) ? transfer_failed_ : bootstrap_failed_);
   if (attempt->in_scheduler) attempt->pages = core_.scheduler().finish(attempt->sequence);
   attempt->in_scheduler = false;
@@ -277,17 +279,17 @@ void DecodeRole::on(const DecodeEnded& event) {
   }
 }
 
-ErrorCode DecodeRole::code_of(const DecodeEnded& event, const Attempt& attempt) const {
+ErrorCode DecodeRole::code_of(const handoff::DecodeEnded& event, const Attempt& attempt) const {
   if (event.corrupt) return ErrorCode::kCorrupt;
   if (event.forbidden) return ErrorCode::kForbidden;
-  if (event.outcome == AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
+  if (event.outcome == handoff::AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
   return core_.now() - attempt.granted >= attempt_timeout_ ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
 }
 
-void DecodeRole::on(const DecodeQuiet& event) {
+void DecodeRole::on(const handoff::DecodeQuiet& event) {
   Attempt* attempt = find(event.attempt);
   if (attempt == nullptr || attempt->state != State::kQuarantined) return;
-  PageLedger& ledger = core_.scheduler().ledger(attempt->group);
+  kv::PageLedger& ledger = core_.scheduler().ledger(attempt->group);
   for (const PageId page : attempt->quarantined) ledger.release_quarantined(page);
   attempts_.erase(event.attempt);
 }
@@ -329,4 +331,4 @@ std::string DecodeRole::describe_pairs() const {
   return text;
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -20,15 +20,16 @@
 #include "handoff/decode_handoff.h"
 #include "layout/plan.h"
 
-namespace baton {
+namespace baton::engine {
 
 class DecodeRole final : public RolePart {
  public:
   // Starts the handoff service; the arguments are DecodeHandoff::start's. `attempt_timeout`: from accept() to the
   // grant, and from the grant to the commit.
   static Result<std::unique_ptr<RolePart>> start(EngineCore& core, std::function<void()> wake,
-                                                 DecodeHandoffOptions options, Manifest self, Transport& transport,
-                                                 std::vector<Pool> pools, Duration attempt_timeout);
+                                                 handoff::DecodeHandoffOptions options, wire::Manifest self,
+                                                 transport::Transport& transport, std::vector<handoff::Pool> pools,
+                                                 Duration attempt_timeout);
   ~DecodeRole() override;
 
   Status accept(LiveRequest& live) override;
@@ -55,41 +56,41 @@ class DecodeRole final : public RolePart {
     bool in_scheduler = true;
     std::string address;  // of the prefill instance
     int group = 0;
-    size_t cached_pages = 0;       // the first ones; they are shared and were never granted
-    std::vector<PageLease> pages;  // its pages once it has left the scheduler
+    size_t cached_pages = 0;           // the first ones; they are shared and were never granted
+    std::vector<kv::PageLease> pages;  // its pages once it has left the scheduler
     std::vector<PageId> quarantined;
     std::optional<int32_t> first_token;
     std::optional<Output::Finish> finish;  // the first token ends the request
     TimePoint accepted{}, granted{};
   };
 
-  DecodeRole(EngineCore& core, std::function<void()> wake, Manifest self, Duration attempt_timeout);
-  void on(const DecodePaired& event);
-  void on(const DecodePairLost& event);
-  void on(const DecodeFirstToken& event);
-  void on(const DecodeCommitted& event);
-  void on(const DecodeEnded& event);
-  void on(const DecodeQuiet& event);
+  DecodeRole(EngineCore& core, std::function<void()> wake, wire::Manifest self, Duration attempt_timeout);
+  void on(const handoff::DecodePaired& event);
+  void on(const handoff::DecodePairLost& event);
+  void on(const handoff::DecodeFirstToken& event);
+  void on(const handoff::DecodeCommitted& event);
+  void on(const handoff::DecodeEnded& event);
+  void on(const handoff::DecodeQuiet& event);
   [[nodiscard]] Attempt* find(AttemptId room);
-  void settle(const Attempt& attempt, const std::vector<PageLease>& pages);
+  void settle(const Attempt& attempt, const std::vector<kv::PageLease>& pages);
   void expire(TimePoint now);
   void forbid(const std::string& address, const Error& why);
-  void add_links(const Planner& planner);
-  [[nodiscard]] ErrorCode code_of(const DecodeEnded& event, const Attempt& attempt) const;
+  void add_links(const layout::Planner& planner);
+  [[nodiscard]] ErrorCode code_of(const handoff::DecodeEnded& event, const Attempt& attempt) const;
 
   EngineCore& core_;
-  const Manifest self_;
+  const wire::Manifest self_;
   const Duration attempt_timeout_;
   // The service calls it until its destructor returns; shared with the sink so that neither order of destruction
   // matters.
-  std::shared_ptr<EventInbox<DecodeEvent>> inbox_;
+  std::shared_ptr<EventInbox<handoff::DecodeEvent>> inbox_;
   std::unordered_map<AttemptId, Attempt> attempts_;
   std::set<std::pair<int, int>> links_;       // world ranks (prefill, decode) that some plan names
   std::map<std::string, std::string> pairs_;  // address -> the plan in words
   std::map<std::string, std::vector<std::function<void(Status)>>> awaited_;
   TimePoint next_expiry_{};
   uint64_t bootstrap_failed_ = 0, transfer_failed_ = 0;
-  std::unique_ptr<DecodeHandoff> handoff_;
+  std::unique_ptr<handoff::DecodeHandoff> handoff_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -12,13 +12,13 @@
 #include "engine/make_engine.h"
 #include "engine/test_rig.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 constexpr int kVocab = 100;
 
 struct SideOptions {
-  Layout layout;
+  layout::Layout layout;
   int page_tokens = 4;
   int pages_per_group = 64;
 };
@@ -27,13 +27,13 @@ struct PairOptions {
   const char* name = "";
   SideOptions prefill, decode;
   std::string backend = "loopback";
-  Fanout fanout = Fanout::kDirect;
+  layout::Fanout fanout = layout::Fanout::kDirect;
 };
 
 class Pair {
  public:
   explicit Pair(PairOptions options, const std::function<void(EngineOptions&)>& adjust = {},
-                KvGeometry geometry = small_geometry())
+                layout::KvGeometry geometry = small_geometry())
       : options_(std::move(options)), adjust_(adjust), geometry_(geometry) {
     prefill = make(Role::kPrefill, options_.prefill);
     decode = make(Role::kDecode, options_.decode);
@@ -58,12 +58,12 @@ class Pair {
     facts.context = 4096;
     facts.digest = {1, 2};
     auto made = make_engine_over(
-        options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<Executor>> {
+        options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<model::Executor>> {
           RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, facts.vocab, 4096, {}};
           FakeExecutorOptions fake = fake_options(rig);
           fake.geometry = geometry_;
           if (role == Role::kPrefill) fake.before_run = before_prefill;
-          return std::unique_ptr<Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
+          return std::unique_ptr<model::Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
         });
     EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
     return std::move(made).value();
@@ -85,7 +85,7 @@ class Pair {
   }
 
   // Set before the constructor makes engines: a static of the test process, reset by each test.
-  static inline std::function<void(const StepPlan&)> before_prefill;
+  static inline std::function<void(const kv::StepPlan&)> before_prefill;
   static inline int prefill_vocab = kVocab;
 
   std::unique_ptr<Engine> prefill, decode;
@@ -93,7 +93,7 @@ class Pair {
  private:
   PairOptions options_;
   std::function<void(EngineOptions&)> adjust_;
-  KvGeometry geometry_;
+  layout::KvGeometry geometry_;
 };
 
 class DisaggregationTest : public testing::Test {
@@ -150,7 +150,7 @@ INSTANTIATE_TEST_SUITE_P(
                     PairOptions{"tiny_prefill", {{1, 1, 1, 1}, 4, 17}, {{2, 1, 1, 1}, 4, 64}},
                     PairOptions{"shm", {{2, 1, 1, 1}}, {{4, 2, 1, 1}}, "shm"},
                     PairOptions{"tcp", {{2, 1, 1, 1}}, {{4, 2, 1, 1}}, "tcp"},
-                    PairOptions{"fanout_local", {{1, 1, 1, 1}}, {{4, 1, 1, 1}}, "loopback", Fanout::kLocal}),
+                    PairOptions{"fanout_local", {{1, 1, 1, 1}}, {{4, 1, 1, 1}}, "loopback", layout::Fanout::kLocal}),
     [](const auto& pair) { return pair.param.name; });
 
 TEST_F(DisaggregationTest, ADecodePrefixIsNotSentAgain) {
@@ -295,7 +295,7 @@ TEST_F(DisaggregationTest, OneLegAloneEndsWithAnErrorWhenItsTimeIsUp) {
 
 TEST_F(DisaggregationTest, ADecodeInstanceWithoutRoomWaitsInOrderAndGivesUpInTime) {
   std::atomic<bool> hold{true};
-  Pair::before_prefill = [&](const StepPlan&) {
+  Pair::before_prefill = [&](const kv::StepPlan&) {
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   };
   Pair pair({"", {{1, 1, 1, 1}}, {{1, 1, 1, 1}, 4, 16}}, [](EngineOptions& options) {
@@ -324,7 +324,7 @@ TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
   using std::chrono::milliseconds;
   constexpr milliseconds kHeld(300);
   std::atomic<bool> hold{true}, running{false};
-  Pair::before_prefill = [&](const StepPlan&) {
+  Pair::before_prefill = [&](const kv::StepPlan&) {
     running = true;
     while (hold) std::this_thread::sleep_for(milliseconds(1));
   };
@@ -507,4 +507,4 @@ TEST_F(DisaggregationTest, PairingAheadOfRequests) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::engine

@@ -15,7 +15,7 @@
 #include "base/result.h"
 #include "layout/layout.h"
 
-namespace baton {
+namespace baton::engine {
 
 enum class Role : uint8_t { kUnified, kPrefill, kDecode };
 [[nodiscard]] const char* role_name(Role role);
@@ -101,7 +101,7 @@ using OutputSink = std::function<void(Output)>;
 
 struct InstanceInfo {
   Role role = Role::kUnified;
-  Layout layout;
+  layout::Layout layout;
   int page_tokens = 0;
   int pages_per_group = 0;
   int64_t max_model_len = 0;     // prompt + new tokens
@@ -175,4 +175,4 @@ class Engine {
   [[nodiscard]] virtual bool healthy() const = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

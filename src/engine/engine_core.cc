@@ -8,7 +8,7 @@
 #include "base/random.h"
 #include "engine/role_part.h"
 
-namespace baton {
+namespace baton::engine {
 
 EngineCore::EngineCore(CoreOptions options)
     : options_(std::move(options)), scheduler_(options_.scheduler), sampler_(options_.info.vocab, options_.eos_ids) {}
@@ -42,8 +42,8 @@ std::vector<SequenceId> EngineCore::live() const {
   return ids;
 }
 
-void EngineCore::add_sequence(const LiveRequest& live, Entry entry, int max_new_tokens) {
-  NewSequence fresh;
+void EngineCore::add_sequence(const LiveRequest& live, scheduler::EntryMode entry, int max_new_tokens) {
+  scheduler::NewSequence fresh;
   fresh.id = live.sequence;
   fresh.prompt = live.request.prompt;
   fresh.max_new_tokens = max_new_tokens;
@@ -52,7 +52,7 @@ void EngineCore::add_sequence(const LiveRequest& live, Entry entry, int max_new_
   fresh.entry = entry;
   // The logits of position i - 1 say how probable prompt token i was. Position 0 has none.
   const int start = live.request.prompt_logprob_start;
-  if (start >= 0 && entry != Entry::kPrebuilt) fresh.logits_from = std::max(0, start - 1);
+  if (start >= 0 && entry != scheduler::EntryMode::kPrebuilt) fresh.logits_from = std::max(0, start - 1);
   scheduler_.add(std::move(fresh));
 }
 
@@ -115,14 +115,14 @@ void EngineCore::fail(LiveRequest& live, Error failure) {
 }
 
 void EngineCore::fill(EngineStats* stats) const {
-  const SchedulerCounts counts = scheduler_.counts();
+  const scheduler::SchedulerCounts counts = scheduler_.counts();
   stats->running = counts.running + counts.computing;
   stats->waiting = counts.waiting + counts.held + counts.reserved;
   stats->cache_hit_rate = counts.prompt_tokens == 0
                               ? 0
                               : static_cast<double>(counts.cached_tokens) / static_cast<double>(counts.prompt_tokens);
   for (int g = 0; g < scheduler_.options().dp; ++g) {
-    const PageCounts pages = scheduler_.ledger(g).counts();
+    const kv::PageCounts pages = scheduler_.ledger(g).counts();
     stats->pages.push_back({pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached});
   }
   stats->requests_total = requests_;
@@ -133,4 +133,4 @@ void EngineCore::fill(EngineStats* stats) const {
   stats->preemptions_total = counts.retractions;
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -13,13 +13,13 @@
 #include "engine/sampler.h"
 #include "scheduler/scheduler.h"
 
-namespace baton {
+namespace baton::engine {
 
 class RolePart;
 
 struct CoreOptions {
   InstanceInfo info;
-  SchedulerOptions scheduler;
+  scheduler::SchedulerOptions scheduler;
   std::vector<int32_t> eos_ids;
   std::shared_ptr<const Clock> clock;  // shared: the caller of make_engine may keep it too
   EngineObserver* observer = nullptr;  // outlives the engine; may be null
@@ -32,8 +32,8 @@ class EngineCore {
 
   // Set once, before the first request.
   void set_role(RolePart* role) { role_ = role; }
-  [[nodiscard]] Scheduler& scheduler() { return scheduler_; }
-  [[nodiscard]] const Scheduler& scheduler() const { return scheduler_; }
+  [[nodiscard]] scheduler::Scheduler& scheduler() { return scheduler_; }
+  [[nodiscard]] const scheduler::Scheduler& scheduler() const { return scheduler_; }
   [[nodiscard]] Sampler& sampler() { return sampler_; }
   [[nodiscard]] const InstanceInfo& info() const { return options_.info; }
   [[nodiscard]] EngineObserver* observer() const { return options_.observer; }
@@ -48,7 +48,7 @@ class EngineCore {
   [[nodiscard]] size_t live_count() const { return live_.size(); }
 
   // Puts the request's sequence into the scheduler.
-  void add_sequence(const LiveRequest& live, Entry entry, int max_new_tokens);
+  void add_sequence(const LiveRequest& live, scheduler::EntryMode entry, int max_new_tokens);
 
   // ---- answers ----
   // The next token: to the client, and into the scheduler, or the end of the request. Returns whether it ended.
@@ -67,11 +67,11 @@ class EngineCore {
   [[nodiscard]] Output output_of(LiveRequest& live);
 
   CoreOptions options_;
-  Scheduler scheduler_;
+  scheduler::Scheduler scheduler_;
   Sampler sampler_;
   RolePart* role_ = nullptr;
   std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
   uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 // How long the loop sleeps when nothing can be computed; deadlines of roles are checked as often.
@@ -18,7 +18,7 @@ Error shutting_down() { return error(ErrorCode::kUnavailable, "the instance is s
 
 }  // namespace
 
-EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor)
+EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executor> executor)
     : options_(std::move(options)),
       info_(options_.info),
       executor_(std::move(executor)),
@@ -32,7 +32,8 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> exec
   core_ = std::make_unique<EngineCore>(std::move(core));
 }
 
-Result<std::unique_ptr<EngineLoop>> EngineLoop::start(EngineLoopOptions options, std::unique_ptr<Executor> executor,
+Result<std::unique_ptr<EngineLoop>> EngineLoop::start(EngineLoopOptions options,
+                                                      std::unique_ptr<model::Executor> executor,
                                                       const RoleFactory& role) {
   std::unique_ptr<EngineLoop> loop(new EngineLoop(std::move(options), std::move(executor)));
   BATON_ASSIGN(loop->role_, role(*loop->core_, [queue = &loop->inbound_] { queue->wake(); }));
@@ -231,10 +232,10 @@ void EngineLoop::fail_all(const Error& failure) {
 }
 
 bool EngineLoop::step() {
-  const Turn turn = core_->scheduler().next_turn();
+  const scheduler::Turn turn = core_->scheduler().next_turn();
   begin_steps(turn);
   if (turn.plan.segments.empty()) return !turn.admitted.empty();
-  Result<StepResult> result = executor_->run(turn.plan);
+  Result<kv::StepResult> result = executor_->run(turn.plan);
   if (!result) {
     log_error("a step failed, the instance ends its requests: {}", result.error().message);
     failed_ = true;
@@ -248,11 +249,11 @@ bool EngineLoop::step() {
   return true;
 }
 
-void EngineLoop::begin_steps(const Turn& turn) {
+void EngineLoop::begin_steps(const scheduler::Turn& turn) {
   const TimePoint now = core_->now();
   for (const SequenceId id : turn.admitted) {
     LiveRequest& live = *core_->find(id);
-    const Sequence& sequence = core_->scheduler().sequence(id);
+    const scheduler::Sequence& sequence = core_->scheduler().sequence(id);
     live.dp_rank = sequence.group;
     live.cached_tokens = static_cast<int>(sequence.first_cached);
     if (!live.admitted && options_.observer != nullptr)
@@ -260,7 +261,7 @@ void EngineLoop::begin_steps(const Turn& turn) {
     live.admitted = true;
     role_->admitted(live);
   }
-  for (const Segment& segment : turn.plan.segments) {
+  for (const kv::Segment& segment : turn.plan.segments) {
     LiveRequest& live = *core_->find(segment.sequence);
     if (live.stepped) continue;
     live.stepped = true;
@@ -270,9 +271,9 @@ void EngineLoop::begin_steps(const Turn& turn) {
   }
 }
 
-void EngineLoop::take_result(const StepPlan& plan, const StepResult& result) {
+void EngineLoop::take_result(const kv::StepPlan& plan, const kv::StepResult& result) {
   for (size_t i = 0; i < plan.segments.size(); ++i) {
-    const Segment& segment = plan.segments[i];
+    const kv::Segment& segment = plan.segments[i];
     LiveRequest& live = *core_->find(segment.sequence);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     role_->computed(live, end);
@@ -283,7 +284,7 @@ void EngineLoop::take_result(const StepPlan& plan, const StepResult& result) {
 }
 
 // False: the logits were unsound and the request has ended.
-bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const Segment& segment, const StepResult& result,
+bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result,
                                       size_t index) {
   const int start = live.request.prompt_logprob_start;
   if (start < 0 || live.completion_tokens > 0 || segment.logits_rows == 0 || options_.info.role == Role::kDecode)
@@ -338,4 +339,4 @@ void EngineLoop::publish() {
   pairs_ = std::move(pairs);
 }
 
-}  // namespace baton
+}  // namespace baton::engine

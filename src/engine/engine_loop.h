@@ -17,11 +17,11 @@
 #include "engine/token_rate.h"
 #include "model/executor.h"
 
-namespace baton {
+namespace baton::engine {
 
 struct EngineLoopOptions {
   InstanceInfo info;
-  SchedulerOptions scheduler;
+  scheduler::SchedulerOptions scheduler;
   std::vector<int32_t> eos_ids;
   size_t requests_max = 8192;  // live at once; more are refused
   // healthy() is false after so long without progress while requests wait.
@@ -37,7 +37,7 @@ using RoleFactory = std::function<Result<std::unique_ptr<RolePart>>(EngineCore& 
 
 class EngineLoop final : public Engine {
  public:
-  static Result<std::unique_ptr<EngineLoop>> start(EngineLoopOptions options, std::unique_ptr<Executor> executor,
+  static Result<std::unique_ptr<EngineLoop>> start(EngineLoopOptions options, std::unique_ptr<model::Executor> executor,
                                                    const RoleFactory& role);
   // Ends every live request (kAbort, kUnavailable), then the role, then the executor.
   ~EngineLoop() override;
@@ -82,15 +82,15 @@ class EngineLoop final : public Engine {
   };
   using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pair>;
 
-  EngineLoop(EngineLoopOptions options, std::unique_ptr<Executor> executor);
+  EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executor> executor);
   [[nodiscard]] Status check(Request* request) const;
   void run();
   void handle(Command command);
   // One turn; false: nothing could be computed.
   bool step();
-  void begin_steps(const Turn& turn);
-  void take_result(const StepPlan& plan, const StepResult& result);
-  bool take_prompt_logprobs(LiveRequest& live, const Segment& segment, const StepResult& result, size_t index);
+  void begin_steps(const scheduler::Turn& turn);
+  void take_result(const kv::StepPlan& plan, const kv::StepResult& result);
+  bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result, size_t index);
   void sample(LiveRequest& live, const float* logits);
   void abort(LiveRequest& live);
   void finish(LiveRequest& live, FinishReason reason);
@@ -100,7 +100,7 @@ class EngineLoop final : public Engine {
 
   const EngineLoopOptions options_;
   InstanceInfo info_;
-  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<model::Executor> executor_;
   BoundedQueue<Command> inbound_;
   std::unique_ptr<EngineCore> core_;
   std::unique_ptr<RolePart> role_;  // after the core, whose pages it may hold
@@ -120,4 +120,4 @@ class EngineLoop final : public Engine {
   std::thread thread_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "engine/test_rig.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 // A unified engine over a fake executor and pools of its own.
@@ -92,7 +92,7 @@ TEST(EngineLoop, ThreadsMaySubmitAtOnce) {
 
 struct Mix {
   const char* name;
-  Layout layout;
+  layout::Layout layout;
   int pages;
   bool mixed, cache;
   int reserved;
@@ -292,8 +292,8 @@ TEST(EngineLoop, RefusalsNameTheNumbersAndTheRemedy) {
 struct Gate {
   std::promise<void> open;
   std::shared_future<void> opened = open.get_future().share();
-  [[nodiscard]] std::function<void(const StepPlan&)> hook() const {
-    return [opened = opened](const StepPlan&) { opened.wait(); };
+  [[nodiscard]] std::function<void(const kv::StepPlan&)> hook() const {
+    return [opened = opened](const kv::StepPlan&) { opened.wait(); };
   }
 };
 
@@ -396,7 +396,7 @@ TEST(EngineLoop, ShutDownEndsEveryRequestAndTakesNoMore) {
 
 TEST(EngineLoop, RequestsMayShareARidAndEachEndsAlone) {
   Rig rig({}, [](EngineLoopOptions&, FakeExecutorOptions& fake) {  // steps slow enough for none to reach its end
-    fake.before_run = [](const StepPlan&) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+    fake.before_run = [](const kv::StepPlan&) { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
   });
   std::vector<Client> clients(4);
   std::vector<SequenceId> ids;
@@ -472,7 +472,7 @@ class StuckRole final : public RolePart {
  public:
   explicit StuckRole(EngineCore& core) : core_(core) {}
   Status accept(LiveRequest& live) override {
-    core_.add_sequence(live, Entry::kHeld, 1);
+    core_.add_sequence(live, scheduler::EntryMode::kHeld, 1);
     return {};
   }
   void poll(TimePoint) override {}
@@ -536,4 +536,4 @@ TEST(EngineLoop, StatsCountWhatWasDone) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::engine

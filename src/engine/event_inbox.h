@@ -8,7 +8,7 @@
 
 #include "base/queue.h"
 
-namespace baton {
+namespace baton::engine {
 
 // put() may be called by any thread and never blocks. Not bounded in itself: attempts bound the events, a few each.
 template <typename Event>
@@ -26,4 +26,4 @@ class EventInbox {
   BoundedQueue<Event> queue_{std::numeric_limits<size_t>::max()};
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "base/random.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 constexpr uint64_t kStart = 0x5eed;
@@ -30,21 +30,21 @@ FakeExecutor::FakeExecutor(FakeExecutorOptions options, std::vector<std::span<st
   BATON_CHECK(static_cast<int>(pools_.size()) == options_.layout.world());
   BATON_CHECK(options_.geometry.k_dim * options_.geometry.element_size >= 8);
   for (int r = 0; r < options_.layout.world(); ++r) {
-    shapes_.push_back(rank_page_shape(options_.layout, r, options_.geometry, options_.page_tokens));
+    shapes_.push_back(layout::rank_page_shape(options_.layout, r, options_.geometry, options_.page_tokens));
   }
 }
 
 template <typename Visit>
-void FakeExecutor::for_each_slot(const Segment& segment, int64_t position, Visit visit) const {
+void FakeExecutor::for_each_slot(const kv::Segment& segment, int64_t position, Visit visit) const {
   const uint32_t page = segment.pages.at(static_cast<size_t>(position / options_.page_tokens));
   const int token = static_cast<int>(position % options_.page_tokens);
   for (int r = 0; r < options_.layout.world(); ++r) {
     if (options_.layout.coordinates_of(r).dp_rank != segment.dp_rank) continue;
-    const PageShape& shape = shapes_[static_cast<size_t>(r)];
+    const layout::PageShape& shape = shapes_[static_cast<size_t>(r)];
     const std::span<std::byte> pool = pools_[static_cast<size_t>(r)];
     const uint64_t base = uint64_t{page} * shape.page_bytes();
     BATON_CHECK(base + shape.page_bytes() <= pool.size(), "page {} is outside a pool of {} bytes", page, pool.size());
-    const KvGeometry& g = shape.geometry;
+    const layout::KvGeometry& g = shape.geometry;
     const auto k_bytes = static_cast<uint64_t>(g.k_dim * g.element_size),
                v_bytes = static_cast<uint64_t>(g.v_dim * g.element_size);
     for (int layer = shape.layers.begin; layer < shape.layers.end; ++layer) {
@@ -58,7 +58,7 @@ void FakeExecutor::for_each_slot(const Segment& segment, int64_t position, Visit
   }
 }
 
-void FakeExecutor::write(const Segment& segment, int64_t position, uint64_t h) const {
+void FakeExecutor::write(const kv::Segment& segment, int64_t position, uint64_t h) const {
   for_each_slot(segment, position, [h](const Slot& slot) {
     const uint64_t word = h ^ slot.disguise;
     for (uint64_t i = 0; i < slot.k_bytes; ++i) slot.k[i] = static_cast<std::byte>(word >> (i % 8 * 8));
@@ -67,7 +67,7 @@ void FakeExecutor::write(const Segment& segment, int64_t position, uint64_t h) c
 }
 
 // h of the position if every holder agrees in every byte, else a number that it is not.
-uint64_t FakeExecutor::read(const Segment& segment, int64_t position) const {
+uint64_t FakeExecutor::read(const kv::Segment& segment, int64_t position) const {
   bool first = true, sound = true;
   uint64_t h = 0;
   for_each_slot(segment, position, [&](const Slot& slot) {
@@ -82,12 +82,12 @@ uint64_t FakeExecutor::read(const Segment& segment, int64_t position) const {
   return sound ? h : ~h;
 }
 
-Result<StepResult> FakeExecutor::run(const StepPlan& plan) {
+Result<kv::StepResult> FakeExecutor::run(const kv::StepPlan& plan) {
   if (options_.before_run) options_.before_run(plan);
   if (options_.fault) BATON_TRY(options_.fault());
-  StepResult result;
+  kv::StepResult result;
   result.vocab = options_.vocab;
-  for (const Segment& segment : plan.segments) {
+  for (const kv::Segment& segment : plan.segments) {
     const auto count = static_cast<int64_t>(segment.tokens.size());
     const int64_t end = segment.begin + count;
     BATON_CHECK(count > 0 && segment.begin >= 0 && segment.logits_rows >= 0 && segment.logits_rows <= count);
@@ -134,4 +134,4 @@ std::vector<int32_t> FakeExecutor::greedy_text(const std::vector<int32_t>& promp
   return {tokens.begin() + static_cast<ptrdiff_t>(prompt.size()), tokens.end()};
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -16,22 +16,22 @@
 #include "layout/layout.h"
 #include "model/executor.h"
 
-namespace baton {
+namespace baton::engine {
 
 struct FakeExecutorOptions {
-  Layout layout;
-  KvGeometry geometry;  // k_dim * element_size >= 8
+  layout::Layout layout;
+  layout::KvGeometry geometry;  // k_dim * element_size >= 8
   int page_tokens = 4;
   int vocab = 100;
-  std::function<void(const StepPlan&)> before_run;  // may be empty
-  std::function<Status()> fault;                    // may be empty; an error fails the step
+  std::function<void(const kv::StepPlan&)> before_run;  // may be empty
+  std::function<Status()> fault;                        // may be empty; an error fails the step
 };
 
-class FakeExecutor final : public Executor {
+class FakeExecutor final : public model::Executor {
  public:
   // pools[r] as for make_thread_executor.
   FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools);
-  Result<StepResult> run(const StepPlan& plan) override;
+  Result<kv::StepResult> run(const kv::StepPlan& plan) override;
 
   // What a greedy request generates.
   [[nodiscard]] static std::vector<int32_t> greedy_text(const std::vector<int32_t>& prompt, int count, int vocab);
@@ -47,13 +47,13 @@ class FakeExecutor final : public Executor {
   };
   // Every place that holds the KV of a position: (rank, layer, head).
   template <typename Visit>
-  void for_each_slot(const Segment& segment, int64_t position, Visit visit) const;
-  void write(const Segment& segment, int64_t position, uint64_t h) const;
-  [[nodiscard]] uint64_t read(const Segment& segment, int64_t position) const;
+  void for_each_slot(const kv::Segment& segment, int64_t position, Visit visit) const;
+  void write(const kv::Segment& segment, int64_t position, uint64_t h) const;
+  [[nodiscard]] uint64_t read(const kv::Segment& segment, int64_t position) const;
 
   const FakeExecutorOptions options_;
   const std::vector<std::span<std::byte>> pools_;
-  std::vector<PageShape> shapes_;  // of each world rank
+  std::vector<layout::PageShape> shapes_;  // of each world rank
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -1,8 +1,8 @@
 #include "engine/handoff_stats.h"
 
-namespace baton {
+namespace baton::engine {
 
-void fill_from_handoff(const HandoffStats& handoff, EngineStats* stats) {
+void fill_from_handoff(const handoff::HandoffStats& handoff, EngineStats* stats) {
   for (const auto& [ranks, link] : handoff.links) {
     stats->links.push_back({ranks.first, ranks.second, link.bytes, link.copies, true});
   }
@@ -11,4 +11,4 @@ void fill_from_handoff(const HandoffStats& handoff, EngineStats* stats) {
   for (const auto& [reason, count] : handoff.failures) stats->transfer_failures[reason] = count;
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -4,8 +4,8 @@
 #include "engine/engine.h"
 #include "handoff/events.h"
 
-namespace baton {
+namespace baton::engine {
 
-void fill_from_handoff(const HandoffStats& handoff, EngineStats* stats);
+void fill_from_handoff(const handoff::HandoffStats& handoff, EngineStats* stats);
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -9,7 +9,7 @@
 #include "engine/engine.h"
 #include "engine/sampler.h"
 
-namespace baton {
+namespace baton::engine {
 
 struct LiveRequest {
   Request request;  // max_new_tokens already cut to what the context allows
@@ -32,4 +32,4 @@ struct LiveRequest {
   [[nodiscard]] const SamplingParams& sampling() const { return request.sampling; }
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -16,7 +16,7 @@
 #include "tensor/aligned_buffer.h"
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 // Logits of prompt positions held at once, in floats: 256 MiB.
@@ -24,13 +24,13 @@ constexpr int64_t kLogitsMax = int64_t{64} << 20;
 
 // What an engine stands on. Outlives its loop.
 struct Foundations {
-  std::unique_ptr<Transport> transport;  // null for unified
-  std::vector<AlignedBuffer> memory;     // of unified
-  std::vector<Pool> pools;               // one a world rank
+  std::unique_ptr<transport::Transport> transport;  // null for unified
+  std::vector<tensor::AlignedBuffer> memory;        // of unified
+  std::vector<handoff::Pool> pools;                 // one a world rank
 };
 
 Status check_options(const EngineOptions& options) {
-  BATON_TRY(check_layout(options.executor.layout));
+  BATON_TRY(layout::check_layout(options.executor.layout));
   if (options.max_running_requests < 1) {
     return error(ErrorCode::kInvalidArgument, "--max-running-requests is {}; it must be at least 1",
                  options.max_running_requests);
@@ -51,9 +51,9 @@ Status check_options(const EngineOptions& options) {
 }
 
 // Before anything is allocated: a config.json can state any size, and with made-up weights nothing else contradicts it.
-Status check_weights_fit(const ExecutorOptions& options, const ModelConfig& config) {
-  const uint64_t parameters = parameter_count(config);
-  const uint64_t bytes = parameters * (options.compute == Compute::kF32 ? 4 : 2);
+Status check_weights_fit(const model::ExecutorOptions& options, const model::ModelConfig& config) {
+  const uint64_t parameters = model::parameter_count(config);
+  const uint64_t bytes = parameters * (options.compute == kernels::Compute::kF32 ? 4 : 2);
   const uint64_t available = available_memory();
   if (bytes <= available) return {};
   constexpr double kGiB = 1024.0 * 1024 * 1024;
@@ -66,36 +66,36 @@ Status check_weights_fit(const ExecutorOptions& options, const ModelConfig& conf
 Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& options, const ModelFacts& facts, int pages,
                                                      Incarnation incarnation) {
   auto foundations = std::make_shared<Foundations>();
-  const Layout& layout = options.executor.layout;
+  const layout::Layout& layout = options.executor.layout;
   if (options.role != Role::kUnified) {
     const TransferOptions& transfer = options.transfer;
-    TransportOptions transport;
+    transport::TransportOptions transport;
     transport.bind_address = transfer.bind_address;
     if (transport.bind_address.empty() && transfer.backend == "tcp") transport.bind_address = transfer.bootstrap_host;
     transport.advertise_host = transfer.advertise_host;
     transport.incarnation = incarnation;
-    BATON_ASSIGN(foundations->transport, make_transport(transfer.backend, transport));
+    BATON_ASSIGN(foundations->transport, transport::make_transport(transfer.backend, transport));
   }
   for (int r = 0; r < layout.world(); ++r) {
-    const PageShape shape = rank_page_shape(layout, r, facts.geometry, options.executor.page_tokens);
+    const layout::PageShape shape = layout::rank_page_shape(layout, r, facts.geometry, options.executor.page_tokens);
     const uint64_t bytes = shape.page_bytes() * static_cast<uint64_t>(pages);
     if (foundations->transport != nullptr) {
-      BATON_ASSIGN(const Transport::Region region, foundations->transport->allocate(bytes));
+      BATON_ASSIGN(const transport::Transport::Region region, foundations->transport->allocate(bytes));
       foundations->pools.push_back({region.id, region.bytes, shape});
     } else {
       foundations->memory.emplace_back(bytes, 4096);
-      foundations->pools.push_back({RegionId(), foundations->memory.back().as<std::byte>(), shape});
+      foundations->pools.push_back({transport::RegionId(), foundations->memory.back().as<std::byte>(), shape});
     }
   }
   return foundations;
 }
 
-Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int pages, Incarnation incarnation) {
-  Manifest self;
+wire::Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int pages, Incarnation incarnation) {
+  wire::Manifest self;
   self.incarnation = incarnation;
   self.model_digest = facts.digest;
   self.geometry = facts.geometry;
-  self.kv_dtype = dtype_name(options.executor.kv_dtype);
+  self.kv_dtype = tensor::dtype_name(options.executor.kv_dtype);
   self.layout = options.executor.layout;
   self.page_tokens = options.executor.page_tokens;
   self.pages_per_group = pages;
@@ -105,7 +105,7 @@ Manifest manifest_of(const EngineOptions& options, const ModelFacts& facts, int 
 }
 
 EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& facts, int pages) {
-  const Layout& layout = options.executor.layout;
+  const layout::Layout& layout = options.executor.layout;
   EngineLoopOptions loop;
   loop.info.role = options.role;
   loop.info.layout = layout;
@@ -116,7 +116,7 @@ EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& f
   loop.info.max_total_tokens = group_tokens * layout.dp;
   loop.info.max_running_requests = options.max_running_requests;
   loop.info.vocab = facts.vocab;
-  loop.info.kv_dtype = dtype_name(options.executor.kv_dtype);
+  loop.info.kv_dtype = tensor::dtype_name(options.executor.kv_dtype);
   if (options.role != Role::kUnified) loop.info.transfer_backend = options.transfer.backend;
   loop.scheduler.dp = layout.dp;
   loop.scheduler.pages_per_group = pages;
@@ -138,14 +138,14 @@ EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& f
   return loop;
 }
 
-RoleFactory role_factory(const EngineOptions& options, const Manifest& self, Foundations& foundations) {
+RoleFactory role_factory(const EngineOptions& options, const wire::Manifest& self, Foundations& foundations) {
   return [&](EngineCore& core, std::function<void()> wake) -> Result<std::unique_ptr<RolePart>> {
     const TransferOptions& transfer = options.transfer;
     switch (options.role) {
       case Role::kUnified:
         return std::unique_ptr<RolePart>(std::make_unique<UnifiedRole>(core));
       case Role::kPrefill: {
-        PrefillHandoffOptions handoff;
+        handoff::PrefillHandoffOptions handoff;
         handoff.host = transfer.bootstrap_host;
         handoff.port = static_cast<uint16_t>(transfer.bootstrap_port);
         handoff.key = transfer.handoff_key;
@@ -153,9 +153,9 @@ RoleFactory role_factory(const EngineOptions& options, const Manifest& self, Fou
                                   foundations.pools, transfer.attempt_timeout);
       }
       case Role::kDecode: {
-        DecodeHandoffOptions handoff;
+        handoff::DecodeHandoffOptions handoff;
         handoff.key = transfer.handoff_key;
-        BATON_ASSIGN(handoff.trusted, TrustedPeers::parse(transfer.prefill_peers));
+        BATON_ASSIGN(handoff.trusted, handoff::TrustedPeers::parse(transfer.prefill_peers));
         return DecodeRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                  foundations.pools, transfer.attempt_timeout);
       }
@@ -178,8 +178,8 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
   const Incarnation incarnation = draw_incarnation();
   BATON_ASSIGN(const std::shared_ptr<Foundations> foundations, lay_foundations(options, facts, pages, incarnation));
   std::vector<std::span<std::byte>> spans;
-  for (const Pool& pool : foundations->pools) spans.push_back(pool.bytes);
-  BATON_ASSIGN(std::unique_ptr<Executor> executor, make_executor(std::move(spans)));
+  for (const handoff::Pool& pool : foundations->pools) spans.push_back(pool.bytes);
+  BATON_ASSIGN(std::unique_ptr<model::Executor> executor, make_executor(std::move(spans)));
   EngineLoopOptions loop = loop_options(options, facts, pages);
   if (options.context_length && *options.context_length > loop.info.max_model_len) {
     log_warning(
@@ -187,16 +187,16 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
         *options.context_length, loop.info.max_model_len);
   }
   loop.foundations = foundations;
-  const Manifest self = manifest_of(options, facts, pages, incarnation);
+  const wire::Manifest self = manifest_of(options, facts, pages, incarnation);
   BATON_ASSIGN(std::unique_ptr<EngineLoop> engine,
                EngineLoop::start(std::move(loop), std::move(executor), role_factory(options, self, *foundations)));
   return std::unique_ptr<Engine>(std::move(engine));
 }
 
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
-  BATON_ASSIGN(ModelConfig config, load_model_config(options.executor.model_path));
-  BATON_TRY(check_layout(options.executor.layout));
-  BATON_TRY(check_model_layout(config, options.executor.layout));
+  BATON_ASSIGN(model::ModelConfig config, model::load_model_config(options.executor.model_path));
+  BATON_TRY(layout::check_layout(options.executor.layout));
+  BATON_TRY(model::check_model_layout(config, options.executor.layout));
   BATON_TRY(check_weights_fit(options.executor, config));
   if (options.context_length && *options.context_length > config.max_position) {
     if (!options.allow_longer_context) {
@@ -220,8 +220,8 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
     BATON_ASSIGN(facts.digest, digest_of_model(options.executor));
   }
   return make_engine_over(options, facts, [&](std::vector<std::span<std::byte>> pools) {
-    return make_thread_executor(options.executor, config, std::move(pools));
+    return model::make_thread_executor(options.executor, config, std::move(pools));
   });
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -15,7 +15,7 @@
 #include "layout/plan.h"
 #include "model/executor.h"
 
-namespace baton {
+namespace baton::engine {
 
 struct TransferOptions {
   std::string backend = "tcp";               // as make_transport()
@@ -26,13 +26,13 @@ struct TransferOptions {
   std::vector<std::string> prefill_peers;    // decode: whom it may meet without a key, as TrustedPeers::parse()
   std::string handoff_key;                   // shared with the instances to meet; empty: none
   Duration attempt_timeout = std::chrono::seconds(300);
-  WriterPolicy writer_policy = WriterPolicy::kBalanced;
-  Fanout fanout = Fanout::kDirect;
+  layout::WriterPolicy writer_policy = layout::WriterPolicy::kBalanced;
+  layout::Fanout fanout = layout::Fanout::kDirect;
 };
 
 struct EngineOptions {
   Role role = Role::kUnified;
-  ExecutorOptions executor;  // model, layout, page size, KV type
+  model::ExecutorOptions executor;  // model, layout, page size, KV type
   PoolWish pool;
   std::optional<int64_t> context_length;  // --context-length; without it what config.json says
   bool allow_longer_context = false;      // beyond what config.json says, where positions were never trained
@@ -55,15 +55,16 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
 
 // The same over a given executor, for tests and tools: `make_executor` gets the pools of all world ranks.
 struct ModelFacts {
-  KvGeometry geometry;
+  layout::KvGeometry geometry;
   int vocab = 0;
   int64_t context = 0;
   std::vector<int32_t> eos_ids;
-  CostModel cost;
+  scheduler::CostModel cost;
   ModelDigest digest;
 };
-using ExecutorFactory = std::function<Result<std::unique_ptr<Executor>>(std::vector<std::span<std::byte>> pools)>;
+using ExecutorFactory =
+    std::function<Result<std::unique_ptr<model::Executor>>(std::vector<std::span<std::byte>> pools)>;
 Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,
                                                  const ExecutorFactory& make_executor);
 
-}  // namespace baton
+}  // namespace baton::engine

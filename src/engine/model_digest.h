@@ -5,9 +5,9 @@
 #include "base/result.h"
 #include "model/executor.h"
 
-namespace baton {
+namespace baton::engine {
 
 // XXH3-128 over config.json and the weights' digest, or, for dummy weights, their seed.
-Result<ModelDigest> digest_of_model(const ExecutorOptions& options);
+Result<ModelDigest> digest_of_model(const model::ExecutorOptions& options);
 
-}  // namespace baton
+}  // namespace baton::engine

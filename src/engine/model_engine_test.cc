@@ -8,7 +8,10 @@
 #include "engine/test_rig.h"
 #include "model/golden.h"
 
-namespace baton {
+namespace baton::engine {
+
+using layout::Layout;
+
 namespace {
 
 std::string model_path(const std::string& name) { return std::string(BATON_SOURCE_DIR) + "/models/" + name; }
@@ -17,8 +20,8 @@ EngineOptions options_for(const std::string& model, Role role, Layout layout) {
   EngineOptions options;
   options.role = role;
   options.executor.model_path = model_path(model);
-  options.executor.compute = Compute::kF32;
-  options.executor.kv_dtype = DType::kF32;
+  options.executor.compute = kernels::Compute::kF32;
+  options.executor.kv_dtype = tensor::DType::kF32;
   options.executor.layout = layout;
   options.executor.page_tokens = 8;
   options.pool.max_total_tokens = 2048 * layout.dp;
@@ -52,14 +55,14 @@ TEST_P(ModelEngine, GreedyTextIsTheReferences) {
     decode = make(options_for(c.model, Role::kDecode, *c.decode));
     ASSERT_NE(decode, nullptr);
   }
-  auto golden = read_golden(model_path(c.model) + "/golden.json", prefill->info().vocab);
+  auto golden = model::read_golden(model_path(c.model) + "/golden.json", prefill->info().vocab);
   ASSERT_TRUE(golden.ok());
   // One prompt of two chunks is enough here; the executor's own tests hold the longer ones.
-  std::erase_if(*golden, [](const GoldenCase& wanted) { return wanted.prompt_ids.size() > 600; });
+  std::erase_if(*golden, [](const model::GoldenCase& wanted) { return wanted.prompt_ids.size() > 600; });
   ASSERT_GE(golden->size(), 5u);
   std::vector<Client> prefill_clients(golden->size()), decode_clients(golden->size());
   for (size_t i = 0; i < golden->size(); ++i) {
-    const GoldenCase& wanted = (*golden)[i];
+    const model::GoldenCase& wanted = (*golden)[i];
     Request request = request_of(std::to_string(i), wanted.prompt_ids, static_cast<int>(wanted.greedy_ids.size()));
     request.sampling.ignore_eos = true;
     if (decode) {
@@ -115,7 +118,7 @@ TEST(MakeEngine, WrongOptionsNameTheFlagAndTheNumbers) {
 }
 
 TEST(PagesPerGroup, Sizes) {
-  const KvGeometry geometry{2, 2, 8, 8, 2};  // 128 bytes a token
+  const layout::KvGeometry geometry{2, 2, 8, 8, 2};  // 128 bytes a token
   const Layout one{1, 1, 1, 1}, replicas{4, 1, 1, 1}, groups{2, 2, 1, 1};
   struct Size {
     Layout layout;
@@ -144,4 +147,4 @@ TEST(PagesPerGroup, Sizes) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::engine

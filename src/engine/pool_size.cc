@@ -5,7 +5,7 @@
 #include <limits>
 #include <string>
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 constexpr int64_t kDefaultTokens = 65536;
@@ -35,12 +35,13 @@ uint64_t available_memory() {
   return available;
 }
 
-Result<int> pages_per_group(const Layout& layout, const KvGeometry& geometry, int page_tokens, const PoolWish& wish,
-                            uint64_t available) {
+Result<int> pages_per_group(const layout::Layout& layout, const layout::KvGeometry& geometry, int page_tokens,
+                            const PoolWish& wish, uint64_t available) {
   if (page_tokens < 1)
     return error(ErrorCode::kInvalidArgument, "--page-size is {}; it must be at least 1", page_tokens);
   uint64_t step = 0;  // bytes of one page in every group, on all its ranks
-  for (int r = 0; r < layout.world(); ++r) step += rank_page_shape(layout, r, geometry, page_tokens).page_bytes();
+  for (int r = 0; r < layout.world(); ++r)
+    step += layout::rank_page_shape(layout, r, geometry, page_tokens).page_bytes();
   const uint64_t fit = available / std::max<uint64_t>(step, 1);
   const int64_t step_tokens = int64_t{page_tokens} * layout.dp;
   const auto gib = [](uint64_t bytes) { return static_cast<double>(bytes) / kGiB; };
@@ -79,4 +80,4 @@ Result<int> pages_per_group(const Layout& layout, const KvGeometry& geometry, in
       std::min<uint64_t>(pages, static_cast<uint64_t>(std::numeric_limits<int>::max() / page_tokens)));
 }
 
-}  // namespace baton
+}  // namespace baton::engine

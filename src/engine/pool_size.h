@@ -7,7 +7,7 @@
 #include "base/result.h"
 #include "layout/layout.h"
 
-namespace baton {
+namespace baton::engine {
 
 // Bytes that this process may still take: what the system has available, or less where a control group limits it.
 [[nodiscard]] uint64_t available_memory();
@@ -20,7 +20,7 @@ struct PoolWish {
 // Pages of each DP group. Without a wish: as many as hold 65536 tokens, but at most a quarter of the memory.
 // kInvalidArgument: a wish that is out of range, or more than is available; kResourceExhausted: not one page fits.
 // Messages say needed, available and the flags.
-Result<int> pages_per_group(const Layout& layout, const KvGeometry& geometry, int page_tokens, const PoolWish& wish,
-                            uint64_t available);
+Result<int> pages_per_group(const layout::Layout& layout, const layout::KvGeometry& geometry, int page_tokens,
+                            const PoolWish& wish, uint64_t available);
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -7,20 +7,22 @@
 #include "base/log.h"
 #include "engine/handoff_stats.h"
 
-namespace baton {
+namespace baton::engine {
 
 PrefillRole::PrefillRole(EngineCore& core, std::function<void()> wake, Duration attempt_timeout)
     : core_(core),
       attempt_timeout_(attempt_timeout),
-      inbox_(std::make_shared<EventInbox<PrefillEvent>>(std::move(wake))) {}
+      inbox_(std::make_shared<EventInbox<handoff::PrefillEvent>>(std::move(wake))) {}
 
 Result<std::unique_ptr<RolePart>> PrefillRole::start(EngineCore& core, std::function<void()> wake,
-                                                     PrefillHandoffOptions options, Manifest self, Transport& transport,
-                                                     std::vector<Pool> pools, Duration attempt_timeout) {
+                                                     handoff::PrefillHandoffOptions options, wire::Manifest self,
+                                                     transport::Transport& transport, std::vector<handoff::Pool> pools,
+                                                     Duration attempt_timeout) {
   std::unique_ptr<PrefillRole> role(new PrefillRole(core, std::move(wake), attempt_timeout));
   BATON_ASSIGN(role->handoff_,
-               PrefillHandoff::start(std::move(options), std::move(self), transport, std::move(pools),
-                                     [inbox = role->inbox_](PrefillEvent event) { inbox->put(std::move(event)); }));
+               handoff::PrefillHandoff::start(
+                   std::move(options), std::move(self), transport, std::move(pools),
+                   [inbox = role->inbox_](handoff::PrefillEvent event) { inbox->put(std::move(event)); }));
   return std::unique_ptr<RolePart>(std::move(role));
 }
 
@@ -30,13 +32,13 @@ PrefillRole::~PrefillRole() { handoff_.reset(); }
 Status PrefillRole::accept(LiveRequest& live) {
   // One token is sampled here; the KV of the rest is decode's.
   if (live.request.disaggregation->fake) {
-    core_.add_sequence(live, Entry::kCompute, 1);
+    core_.add_sequence(live, scheduler::EntryMode::kCompute, 1);
     return {};
   }
   const AttemptId room = live.request.disaggregation->room;
   if (attempts_.contains(room))
     return error(ErrorCode::kInvalidArgument, "bootstrap_room {} is in use by a live request", room);
-  core_.add_sequence(live, Entry::kHeld, 1);
+  core_.add_sequence(live, scheduler::EntryMode::kHeld, 1);
   const int group = core_.scheduler().sequence(live.sequence).group;
   live.dp_rank = group;
   if (Status begun = handoff_->begin(room, group, live.prompt_tokens(), core_.now() + attempt_timeout_); !begun) {
@@ -48,13 +50,13 @@ Status PrefillRole::accept(LiveRequest& live) {
 }
 
 void PrefillRole::poll(TimePoint) {
-  for (PrefillEvent& event : inbox_->take()) {
-    if (const auto* granted = std::get_if<PrefillGranted>(&event)) on_granted(*granted);
-    if (const auto* ended = std::get_if<PrefillEnded>(&event)) on_ended(*ended);
+  for (handoff::PrefillEvent& event : inbox_->take()) {
+    if (const auto* granted = std::get_if<handoff::PrefillGranted>(&event)) on_granted(*granted);
+    if (const auto* ended = std::get_if<handoff::PrefillEnded>(&event)) on_ended(*ended);
   }
 }
 
-void PrefillRole::on_granted(const PrefillGranted& event) {
+void PrefillRole::on_granted(const handoff::PrefillGranted& event) {
   const auto found = attempts_.find(event.attempt);
   if (found == attempts_.end() || !found->second.in_scheduler) return;  // the client left meanwhile; Ended follows
   found->second.granted = true;
@@ -68,7 +70,7 @@ void PrefillRole::computed(LiveRequest& live, int64_t end) {
   if (live.request.disaggregation->fake) return;
   const AttemptId room = live.request.disaggregation->room;
   Attempt& attempt = attempts_.at(room);
-  const Sequence& sequence = core_.scheduler().sequence(live.sequence);
+  const scheduler::Sequence& sequence = core_.scheduler().sequence(live.sequence);
   const int64_t page_tokens = core_.info().page_tokens;
   const auto pages = static_cast<size_t>((end + page_tokens - 1) / page_tokens);
   std::vector<PageId> fresh;
@@ -83,9 +85,9 @@ void PrefillRole::sampled(LiveRequest& live, GeneratedToken token) {
     core_.close(live, {FinishReason::kLength, std::nullopt, std::nullopt}, true);
     return;
   }
-  FirstToken first{token.id, token.logprob, {}, ends};
+  wire::FirstToken first{token.id, token.logprob, {}, ends};
   for (const TokenLogprob& top : token.top) first.top_logprobs.push_back({top.token, top.logprob});
-  HandoffDurations durations;
+  wire::HandoffDurations durations;
   durations.prefill_queue = live.first_step - live.computable;
   durations.prefill = core_.now() - live.first_step;
   const AttemptId room = live.request.disaggregation->room;
@@ -112,14 +114,14 @@ void PrefillRole::release(LiveRequest& live, const std::string& why) {
   handoff_->cancel(room, why);
 }
 
-void PrefillRole::on_ended(const PrefillEnded& event) {
+void PrefillRole::on_ended(const handoff::PrefillEnded& event) {
   const auto found = attempts_.find(event.attempt);
   if (found == attempts_.end()) return;
   Attempt attempt = std::move(found->second);
   take_pages(&attempt);
   attempts_.erase(found);
-  const bool committed = event.outcome == AttemptOutcome::kCommitted;
-  if (event.outcome == AttemptOutcome::kFailed) ++(attempt.granted ? transfer_failed_ : bootstrap_failed_);
+  const bool committed = event.outcome == handoff::AttemptOutcome::kCommitted;
+  if (event.outcome == handoff::AttemptOutcome::kFailed) ++(attempt.granted ? transfer_failed_ : bootstrap_failed_);
   if (!event.quiet) {
     log_warning("attempt {} ended with transfers that may still read: {} pages stay pinned", event.attempt,
                 attempt.pinned.size());
@@ -133,7 +135,8 @@ void PrefillRole::on_ended(const PrefillEnded& event) {
     core_.close(*live, {FinishReason::kLength, std::nullopt, std::nullopt}, true);
     return;
   }
-  const ErrorCode code = event.outcome == AttemptOutcome::kCancelled ? ErrorCode::kCancelled : ErrorCode::kUnavailable;
+  const ErrorCode code =
+      event.outcome == handoff::AttemptOutcome::kCancelled ? ErrorCode::kCancelled : ErrorCode::kUnavailable;
   core_.close(*live,
               {FinishReason::kAbort, std::nullopt, error(code, "the KV was not handed over: {}", event.message)});
 }
@@ -161,8 +164,8 @@ void PrefillRole::fill(EngineStats* stats) const {
 }
 
 std::string PrefillRole::describe_pairs() const {
-  const HandoffStats stats = handoff_->stats();
+  const handoff::HandoffStats stats = handoff_->stats();
   return fmt::format("{} decode instances are paired; {} refused so far\n", stats.peers, stats.refusals);
 }
 
-}  // namespace baton
+}  // namespace baton::engine

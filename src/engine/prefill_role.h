@@ -15,15 +15,16 @@
 #include "engine/role_part.h"
 #include "handoff/prefill_handoff.h"
 
-namespace baton {
+namespace baton::engine {
 
 class PrefillRole final : public RolePart {
  public:
   // Starts the handoff service; the arguments are PrefillHandoff::start's. `attempt_timeout`: from accept() to the
   // commit.
   static Result<std::unique_ptr<RolePart>> start(EngineCore& core, std::function<void()> wake,
-                                                 PrefillHandoffOptions options, Manifest self, Transport& transport,
-                                                 std::vector<Pool> pools, Duration attempt_timeout);
+                                                 handoff::PrefillHandoffOptions options, wire::Manifest self,
+                                                 transport::Transport& transport, std::vector<handoff::Pool> pools,
+                                                 Duration attempt_timeout);
   ~PrefillRole() override;
 
   Status accept(LiveRequest& live) override;
@@ -42,25 +43,25 @@ class PrefillRole final : public RolePart {
   struct Attempt {
     SequenceId sequence;
     bool granted = false;
-    bool in_scheduler = true;       // the sequence is there, with its pages
-    size_t pages_told = 0;          // of its pages, in order
-    std::vector<PageLease> pinned;  // its pages once it has left the scheduler
+    bool in_scheduler = true;           // the sequence is there, with its pages
+    size_t pages_told = 0;              // of its pages, in order
+    std::vector<kv::PageLease> pinned;  // its pages once it has left the scheduler
   };
 
   PrefillRole(EngineCore& core, std::function<void()> wake, Duration attempt_timeout);
   void take_pages(Attempt* attempt);
-  void on_granted(const PrefillGranted& event);
-  void on_ended(const PrefillEnded& event);
+  void on_granted(const handoff::PrefillGranted& event);
+  void on_ended(const handoff::PrefillEnded& event);
 
   EngineCore& core_;
   const Duration attempt_timeout_;
   // The service calls it until its destructor returns; shared with the sink so that neither order of destruction
   // matters.
-  std::shared_ptr<EventInbox<PrefillEvent>> inbox_;
+  std::shared_ptr<EventInbox<handoff::PrefillEvent>> inbox_;
   std::unordered_map<AttemptId, Attempt> attempts_;
-  std::vector<PageLease> pinned_for_good_;  // a transfer may read them while the process lives
+  std::vector<kv::PageLease> pinned_for_good_;  // a transfer may read them while the process lives
   uint64_t bootstrap_failed_ = 0, transfer_failed_ = 0;
-  std::unique_ptr<PrefillHandoff> handoff_;
+  std::unique_ptr<handoff::PrefillHandoff> handoff_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

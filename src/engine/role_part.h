@@ -8,7 +8,7 @@
 #include "engine/engine.h"
 #include "engine/live_request.h"
 
-namespace baton {
+namespace baton::engine {
 
 class RolePart {
  public:
@@ -38,4 +38,4 @@ class RolePart {
   [[nodiscard]] virtual int listening_port() const = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/random.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
@@ -189,4 +189,4 @@ std::optional<Output::Finish> Sampler::finish_after(int32_t token, int completio
   return std::nullopt;
 }
 
-}  // namespace baton
+}  // namespace baton::engine

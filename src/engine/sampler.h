@@ -9,7 +9,7 @@
 #include "base/result.h"
 #include "engine/engine.h"
 
-namespace baton {
+namespace baton::engine {
 
 // How often each token was generated so far; what the penalties read. The prompt does not count, as in SGLang.
 class TokenCounts {
@@ -73,4 +73,4 @@ class Sampler {
   std::vector<int32_t> candidates_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

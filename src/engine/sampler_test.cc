@@ -10,7 +10,7 @@
 
 #include "base/random.h"
 
-namespace baton {
+namespace baton::engine {
 namespace {
 
 constexpr int kVocab = 200;
@@ -339,4 +339,4 @@ TEST(SamplingParams, RangesAreNamed) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::engine

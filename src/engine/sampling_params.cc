@@ -2,7 +2,7 @@
 
 #include "engine/engine.h"
 
-namespace baton {
+namespace baton::engine {
 
 const char* role_name(Role role) {
   switch (role) {
@@ -71,4 +71,4 @@ Status validate(const SamplingParams& params, int vocab) {
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::engine

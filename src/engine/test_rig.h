@@ -16,7 +16,7 @@
 #include "engine/fake_executor.h"
 #include "engine/unified_role.h"
 
-namespace baton {
+namespace baton::engine {
 
 // One client's view of one request. The sink may outlive it.
 class Client {
@@ -81,7 +81,7 @@ class Client {
 };
 
 struct RigOptions {
-  Layout layout;
+  layout::Layout layout;
   int pages_per_group = 64;
   int page_tokens = 4;
   int vocab = 100;
@@ -89,7 +89,7 @@ struct RigOptions {
   std::vector<int32_t> eos_ids;
 };
 
-inline KvGeometry small_geometry() { return {4, 2, 8, 8, 2}; }
+inline layout::KvGeometry small_geometry() { return {4, 2, 8, 8, 2}; }
 
 inline EngineLoopOptions loop_options(const RigOptions& rig, Role role = Role::kUnified) {
   EngineLoopOptions options;
@@ -118,7 +118,7 @@ inline FakeExecutorOptions fake_options(const RigOptions& rig) {
 }
 
 inline uint64_t pool_bytes(const RigOptions& rig, int rank) {
-  return rank_page_shape(rig.layout, rank, small_geometry(), rig.page_tokens).page_bytes() *
+  return layout::rank_page_shape(rig.layout, rank, small_geometry(), rig.page_tokens).page_bytes() *
          static_cast<uint64_t>(rig.pages_per_group);
 }
 
@@ -159,4 +159,4 @@ inline bool is_idle(const EngineStats& stats) {
   return stats.running + stats.waiting + stats.waiting_grant + stats.transferring == 0;
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 
-namespace baton {
+namespace baton::engine {
 
 class TokenRate {
  public:
@@ -30,4 +30,4 @@ class TokenRate {
   std::deque<Sample> samples_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

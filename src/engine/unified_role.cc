@@ -1,9 +1,9 @@
 #include "engine/unified_role.h"
 
-namespace baton {
+namespace baton::engine {
 
 Status UnifiedRole::accept(LiveRequest& live) {
-  core_.add_sequence(live, Entry::kCompute, live.sampling().max_new_tokens);
+  core_.add_sequence(live, scheduler::EntryMode::kCompute, live.sampling().max_new_tokens);
   return {};
 }
 
@@ -15,4 +15,4 @@ void UnifiedRole::pair(const std::string& host, int port, bool, std::function<vo
   done(error(ErrorCode::kInvalidArgument, "a unified instance pairs with no one; {}:{} was asked for", host, port));
 }
 
-}  // namespace baton
+}  // namespace baton::engine

@@ -6,7 +6,7 @@
 #include "engine/engine_core.h"
 #include "engine/role_part.h"
 
-namespace baton {
+namespace baton::engine {
 
 class UnifiedRole final : public RolePart {
  public:
@@ -28,4 +28,4 @@ class UnifiedRole final : public RolePart {
   EngineCore& core_;
 };
 
-}  // namespace baton
+}  // namespace baton::engine

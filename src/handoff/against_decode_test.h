@@ -10,15 +10,15 @@
 #include "handoff/pairing.h"
 #include "transport/forwarding.h"
 
-namespace baton::by_hand {
+namespace baton::handoff::by_hand {
 
 // A transport whose windows do not become quiet until told.
-class BusyWindows final : public ForwardingTransport {
+class BusyWindows final : public transport::ForwardingTransport {
  public:
-  using ForwardingTransport::ForwardingTransport;
+  using transport::ForwardingTransport::ForwardingTransport;
   std::atomic<bool> busy{false};
-  bool close_window(const WindowToken& token) override { return wrapped().close_window(token) && !busy; }
-  bool window_quiet(const WindowToken& token) override { return wrapped().window_quiet(token) && !busy; }
+  bool close_window(const transport::WindowToken& token) override { return wrapped().close_window(token) && !busy; }
+  bool window_quiet(const transport::WindowToken& token) override { return wrapped().window_quiet(token) && !busy; }
 };
 
 class AgainstDecode : public testing::Test {
@@ -35,10 +35,10 @@ class AgainstDecode : public testing::Test {
     change(options);
     decode_ = std::make_unique<TestDecode>(spec(), std::move(busy), options);
   }
-  [[nodiscard]] Manifest manifest(Incarnation incarnation = kPrefill) const {
-    Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, kPrefill), InstanceRole::kPrefill,
-                                      *transport_, memory_.pools())
-                        .value();
+  [[nodiscard]] wire::Manifest manifest(Incarnation incarnation = kPrefill) const {
+    wire::Manifest self = complete_manifest(manifest_of(spec(), spec().prefill, kPrefill), wire::InstanceRole::kPrefill,
+                                            *transport_, memory_.pools())
+                              .value();
     if (incarnation == kPrefill) return self;
     self.incarnation = incarnation;
     self.transport_blob = loopback(incarnation)->local_blob();
@@ -56,13 +56,13 @@ class AgainstDecode : public testing::Test {
   }
   std::unique_ptr<RawPeer> meet(Incarnation incarnation = kPrefill, uint64_t hash_error = 0) {
     auto peer = accept();
-    peer->greet(InstanceRole::kPrefill, key);
-    const Manifest self = manifest(incarnation);
-    const Manifest decode = peer->expect<Manifest>();
-    const Planner planner = agree(self, decode).value();
+    peer->greet(wire::InstanceRole::kPrefill, key);
+    const wire::Manifest self = manifest(incarnation);
+    const wire::Manifest decode = peer->expect<wire::Manifest>();
+    const layout::Planner planner = agree(self, decode).value();
     peer->send(self);
     peer->send(peer->handshake().accept(decode, self, planner.hash() + hash_error));
-    EXPECT_EQ(peer->expect<Accept>().plan_hash, planner.hash());
+    EXPECT_EQ(peer->expect<wire::Accept>().plan_hash, planner.hash());
     return peer;
   }
   bool over(uint64_t attempt) {
@@ -79,12 +79,12 @@ class AgainstDecode : public testing::Test {
         },
         timeout);
   }
-  static Commit commit_of(const Grant& grant) {
-    Commit commit;
+  static wire::Commit commit_of(const wire::Grant& grant) {
+    wire::Commit commit;
     commit.attempt = grant.attempt;
     commit.decode = kDecode;
     commit.prefill = kPrefill;
-    commit.grant_digest = grant_digest(grant);
+    commit.grant_digest = wire::grant_digest(grant);
     commit.first.token = 5;
     commit.bytes = expected_bytes(spec(), grant.prompt_tokens, grant.cached_tokens);
     commit.copies = 1;
@@ -94,7 +94,7 @@ class AgainstDecode : public testing::Test {
   }
 
   std::string key;  // of prefill instances
-  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<transport::Transport> transport_;
   Memory memory_;
   UniqueFd listener_;
   uint16_t port_ = 0;
@@ -102,4 +102,4 @@ class AgainstDecode : public testing::Test {
   std::unique_ptr<TestDecode> decode_;
 };
 
-}  // namespace baton::by_hand
+}  // namespace baton::handoff::by_hand

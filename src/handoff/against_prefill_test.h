@@ -8,13 +8,13 @@
 #include "handoff/control_test.h"
 #include "handoff/pairing.h"
 
-namespace baton::by_hand {
+namespace baton::handoff::by_hand {
 
 class AgainstPrefill : public testing::Test {
  protected:
   // Patient unless told otherwise: the peer by hand does not answer pings.
   explicit AgainstPrefill(
-      Duration heartbeat = 10s, std::unique_ptr<Transport> transport = loopback(kPrefill),
+      Duration heartbeat = 10s, std::unique_ptr<transport::Transport> transport = loopback(kPrefill),
       const std::function<void(PrefillHandoffOptions&)>& change = [](PrefillHandoffOptions&) {})
       : transport_(loopback(kDecode)),
         memory_(spec().decode, spec().geometry, *transport_),
@@ -28,54 +28,55 @@ class AgainstPrefill : public testing::Test {
     change(options);
     return options;
   }
-  [[nodiscard]] Manifest manifest() const {
-    return complete_manifest(manifest_of(spec(), spec().decode, kDecode), InstanceRole::kDecode, *transport_,
+  [[nodiscard]] wire::Manifest manifest() const {
+    return complete_manifest(manifest_of(spec(), spec().decode, kDecode), wire::InstanceRole::kDecode, *transport_,
                              memory_.pools())
         .value();
   }
   std::unique_ptr<RawPeer> meet() { return meet(manifest()); }
-  std::unique_ptr<RawPeer> meet(const Manifest& self) {
+  std::unique_ptr<RawPeer> meet(const wire::Manifest& self) {
     auto peer = std::make_unique<RawPeer>(RawPeer::connect_to(prefill_.port()));
-    peer->greet(InstanceRole::kDecode, key);
+    peer->greet(wire::InstanceRole::kDecode, key);
     pair(*peer, self);
     return peer;
   }
-  static void pair(RawPeer& peer, const Manifest& self) {
+  static void pair(RawPeer& peer, const wire::Manifest& self) {
     peer.send(self);
-    const Manifest prefill = peer.expect<Manifest>();
-    const Planner planner = agree(prefill, self).value();
-    const Accept theirs = peer.expect<Accept>();
+    const wire::Manifest prefill = peer.expect<wire::Manifest>();
+    const layout::Planner planner = agree(prefill, self).value();
+    const wire::Accept theirs = peer.expect<wire::Accept>();
     EXPECT_EQ(theirs.plan_hash, planner.hash());
     EXPECT_TRUE(peer.handshake().accepted_by(theirs, self, prefill));
     peer.send(peer.handshake().accept(self, prefill, planner.hash()));
   }
   // Another decode instance: only its manifest is.
-  [[nodiscard]] Manifest stranger(uint64_t number) const {
-    Manifest other = manifest();
+  [[nodiscard]] wire::Manifest stranger(uint64_t number) const {
+    wire::Manifest other = manifest();
     other.incarnation = {number, 7};
     other.transport_blob = loopback(other.incarnation)->local_blob();
     return other;
   }
   // An honest decode instance's view of one whole handoff.
-  void hand_over(RawPeer& peer, const Grant& grant) {
-    const WindowToken token{grant.attempt, grant.window_secret};
-    const WindowRange all{memory_.pools()[0].region, 0, memory_.pools()[0].bytes.size()};
+  void hand_over(RawPeer& peer, const wire::Grant& grant) {
+    const transport::WindowToken token{grant.attempt, grant.window_secret};
+    const transport::WindowRange all{memory_.pools()[0].region, 0, memory_.pools()[0].bytes.size()};
     ASSERT_TRUE(transport_->open_window(token, std::span(&all, 1)).ok());
     prefill_.begin(grant.attempt, 0, grant.prompt_tokens);
     peer.send(grant);
-    std::optional<Frame> frame;
+    std::optional<wire::Frame> frame;
     ASSERT_TRUE(eventually([&] {
       prefill_.pump();
       frame = peer.next(1ms);
       return frame.has_value();
     }));
-    ASSERT_TRUE(std::holds_alternative<Commit>(*frame))
-        << (std::holds_alternative<Cancel>(*frame) ? std::get<Cancel>(*frame).reason : frame_name(*frame));
+    ASSERT_TRUE(std::holds_alternative<wire::Commit>(*frame))
+        << (std::holds_alternative<wire::Cancel>(*frame) ? std::get<wire::Cancel>(*frame).reason
+                                                         : wire::frame_name(*frame));
     EXPECT_EQ(memory_.compare(grant.attempt.value(), 0, numbers_of(grant.pages), 0, grant.prompt_tokens), "");
-    peer.send(Release{grant.attempt, std::get<Commit>(*frame).grant_digest});
+    peer.send(wire::Release{grant.attempt, std::get<wire::Commit>(*frame).grant_digest});
   }
-  static Grant grant(uint64_t attempt, int64_t tokens = 20) {
-    Grant grant;
+  static wire::Grant grant(uint64_t attempt, int64_t tokens = 20) {
+    wire::Grant grant;
     grant.attempt = AttemptId(attempt);
     grant.decode = kDecode;
     grant.prefill = kPrefill;
@@ -87,9 +88,9 @@ class AgainstPrefill : public testing::Test {
   }
 
   std::string key;  // of decode instances
-  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<transport::Transport> transport_;
   Memory memory_;
   TestPrefill prefill_;
 };
 
-}  // namespace baton::by_hand
+}  // namespace baton::handoff::by_hand

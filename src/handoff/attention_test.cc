@@ -1,5 +1,5 @@
 // A stall of our own thread is no silence of a peer.
-#include "handoff/attention.h"
+#include "handoff/attended_time.h"
 
 #include <gtest/gtest.h>
 
@@ -8,14 +8,14 @@
 #include "handoff/against_decode_test.h"
 #include "handoff/against_prefill_test.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using namespace by_hand;
 
-TEST(Attention, AStallCountsAsOneTurn) {
+TEST(AttendedTime, AStallCountsAsOneTurn) {
   const TimePoint start{};
-  Attention attention(start, 500ms);
+  AttendedTime attention(start, 500ms);
   attention.turn(start + 200ms);
   attention.turn(start + 14s);
   attention.turn(start + 14s + 100ms);
@@ -31,7 +31,7 @@ void expect_alive_after_a_stall(Side& side, RawPeer& peer, const std::function<v
   side.on_event = [&] {
     if (stalled) return;
     std::this_thread::sleep_for(1s);
-    peer.send(Ping{1});
+    peer.send(wire::Ping{1});
     stalled = true;
   };
   give_event();
@@ -51,8 +51,8 @@ class AgainstStalledPrefill : public AgainstPrefill {
 
 TEST_F(AgainstStalledPrefill, APeerThatSpokeDuringAStallIsAlive) {
   auto peer = meet();
-  peer->send(Cancel{AttemptId(1), 5, false, "left"});
-  EXPECT_EQ(peer->expect<Drained>().attempt, AttemptId(1));
+  peer->send(wire::Cancel{AttemptId(1), 5, false, "left"});
+  EXPECT_EQ(peer->expect<wire::Drained>().attempt, AttemptId(1));
   // Its request comes late and ends at once.
   expect_alive_after_a_stall(prefill_, *peer, [&] { prefill_.begin(AttemptId(1), 0, 20); });
 }
@@ -65,9 +65,9 @@ class AgainstStalledDecode : public AgainstDecode {
 TEST_F(AgainstStalledDecode, APeerThatSpokeDuringAStallIsAlive) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = meet();
-  peer->expect<Grant>();
+  peer->expect<wire::Grant>();
   expect_alive_after_a_stall(*decode_, *peer, [&] { decode_->cancel(AttemptId(1)); });
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

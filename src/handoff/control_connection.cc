@@ -8,10 +8,10 @@
 #include <cstring>
 #include <utility>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr size_t kReadBytes = 64u << 10;
-constexpr size_t kOutBytesMax = 2 * kFrameBytesMax;
+constexpr size_t kOutBytesMax = 2 * wire::kFrameBytesMax;
 
 // Gives the memory of a long frame back.
 void clear(std::string& buffer) {
@@ -48,9 +48,9 @@ void ControlConnection::abandon(std::string why) {
   taken_ = sent_ = 0;
 }
 
-void ControlConnection::send(const Frame& frame) {
+void ControlConnection::send(const wire::Frame& frame) {
   if (broken()) return;
-  encode_frame(frame, &out_, version_);
+  wire::encode_frame(frame, &out_, version_);
   if (out_.size() - sent_ > kOutBytesMax) {
     break_off(fmt::format("{} bytes of control frames are waiting and the peer does not read", out_.size() - sent_));
     return;
@@ -98,21 +98,21 @@ void ControlConnection::receive(TimePoint attended) {
   }
 }
 
-Result<std::optional<Frame>> ControlConnection::next() {
+Result<std::optional<wire::Frame>> ControlConnection::next() {
   const std::string_view rest = std::string_view(in_).substr(taken_);
-  const Result<size_t> length = frame_length(rest, limit_);
+  const Result<size_t> length = wire::frame_length(rest, limit_);
   if (!length) {
     break_off(length.error().message);
     return length.error();
   }
-  if (*length == 0 || *length > rest.size()) return std::optional<Frame>();
-  Result<Frame> frame = decode_frame(rest.substr(0, *length), version_);
+  if (*length == 0 || *length > rest.size()) return std::optional<wire::Frame>();
+  Result<wire::Frame> frame = wire::decode_frame(rest.substr(0, *length), version_);
   if (!frame) {
     break_off(frame.error().message);
     return frame.error();
   }
   taken_ += *length;
-  return std::optional<Frame>(std::move(*frame));
+  return std::optional<wire::Frame>(std::move(*frame));
 }
 
 void ControlConnection::beat(TimePoint attended, Duration interval, int misses) {
@@ -126,8 +126,8 @@ void ControlConnection::beat(TimePoint attended, Duration interval, int misses) 
 
 uint64_t ControlConnection::ping(TimePoint attended) {
   pinged_ = attended;
-  send(Ping{++serial_});
+  send(wire::Ping{++serial_});
   return serial_;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

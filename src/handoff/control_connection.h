@@ -12,25 +12,25 @@
 #include "base/tcp_socket.h"
 #include "wire/frame_codec.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // Listens on host:port, non-blocking. kUnavailable names the port when it is taken.
 Result<UniqueFd> listen_on(const std::string& host, uint16_t port);
 
 class ControlConnection {
  public:
-  // Of a connected socket. Every `attended` is Attention::now().
+  // Of a connected socket. Every `attended` is AttendedTime::now().
   ControlConnection(UniqueFd fd, TimePoint attended);
 
   // Queues a frame and writes what the socket takes. A peer that does not read until the queue is full counts as
   // broken.
-  void send(const Frame& frame);
+  void send(const wire::Frame& frame);
   void flush();
 
   // Reads what is there. After an error the connection is broken.
   void receive(TimePoint attended);
   // The next whole frame, if one is there. An error breaks the connection.
-  Result<std::optional<Frame>> next();
+  Result<std::optional<wire::Frame>> next();
 
   // Sends a Ping when `interval` has passed since the last; breaks the connection when nothing was heard for misses *
   // interval.
@@ -43,7 +43,7 @@ class ControlConnection {
   [[nodiscard]] bool has_answered(uint64_t serial) const { return answered_ >= serial; }
 
   void set_version(uint16_t version) { version_ = version; }
-  void set_paired() { limit_ = kFrameBytesMax; }
+  void set_paired() { limit_ = wire::kFrameBytesMax; }
   void break_off(std::string why);
   // break_off(), and forgets what was read and not yet taken.
   void abandon(std::string why);
@@ -58,11 +58,11 @@ class ControlConnection {
 
  private:
   UniqueFd fd_;
-  uint16_t version_ = kProtocolVersions.max;
+  uint16_t version_ = wire::kProtocolVersions.max;
   std::string in_, out_;
   size_t taken_ = 0;  // of in_
   size_t sent_ = 0;   // of out_
-  size_t limit_ = kFrameBytesMaxUnpaired;
+  size_t limit_ = wire::kFrameBytesMaxUnpaired;
   TimePoint heard_;
   TimePoint pinged_;
   uint64_t serial_ = 0;    // of the last Ping
@@ -70,4 +70,4 @@ class ControlConnection {
   std::string why_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -5,7 +5,7 @@
 
 #include <array>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 std::array<UniqueFd, 2> socket_pair() {
@@ -17,12 +17,12 @@ std::array<UniqueFd, 2> socket_pair() {
 TEST(ControlConnection, APeerThatDoesNotReadIsGivenUpBeforeItTakesAllMemory) {
   auto [ours, theirs] = socket_pair();
   ControlConnection connection(std::move(ours), TimePoint{});
-  Commit large;
+  wire::Commit large;
   large.attempt = AttemptId(1);
-  large.checksums.resize(kChecksumsMax);
+  large.checksums.resize(wire::kChecksumsMax);
   for (int i = 0; i < 10 && !connection.broken(); ++i) connection.send(large);
   EXPECT_NE(connection.why().find("does not read"), std::string::npos) << connection.why();
-  EXPECT_LT(connection.buffered(), 5 * kFrameBytesMax);
+  EXPECT_LT(connection.buffered(), 5 * wire::kFrameBytesMax);
   connection.abandon("over");
   EXPECT_LT(connection.buffered(), 1000u);
 }
@@ -30,7 +30,7 @@ TEST(ControlConnection, APeerThatDoesNotReadIsGivenUpBeforeItTakesAllMemory) {
 TEST(ControlConnection, AnUnpairedPeerMaySendShortFramesOnly) {
   auto [ours, theirs] = socket_pair();
   ControlConnection connection(std::move(ours), TimePoint{});
-  const uint32_t length = kFrameBytesMaxUnpaired;
+  const uint32_t length = wire::kFrameBytesMaxUnpaired;
   ASSERT_EQ(::send(theirs.get(), &length, sizeof(length), 0), static_cast<ssize_t>(sizeof(length)));
   connection.receive(TimePoint{});
   EXPECT_FALSE(connection.next().ok());
@@ -41,7 +41,7 @@ TEST(ControlConnection, MemoryOfALongFrameIsGivenBack) {
   auto [ours, theirs] = socket_pair();
   ControlConnection writer(std::move(theirs), TimePoint{}), reader(std::move(ours), TimePoint{});
   reader.set_paired();
-  Grant grant;
+  wire::Grant grant;
   grant.attempt = AttemptId(1);
   grant.prompt_tokens = 1;
   grant.pages.resize(200'000);
@@ -60,4 +60,4 @@ TEST(ControlConnection, MemoryOfALongFrameIsGivenBack) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

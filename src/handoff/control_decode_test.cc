@@ -7,7 +7,10 @@
 
 #include "handoff/against_decode_test.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::Grant;
+
 namespace {
 
 using namespace by_hand;
@@ -17,7 +20,7 @@ TEST_F(AgainstDecode, StaleCommitsHaveNoEffect) {
   auto peer = meet();
   const Grant grant = peer->expect<Grant>();
   EXPECT_EQ(grant.pages.size(), 3u);
-  Commit stale = commit_of(grant);
+  wire::Commit stale = commit_of(grant);
   stale.prefill = {9, 9};
   peer->send(stale);
   stale = commit_of(grant);
@@ -33,8 +36,8 @@ TEST_F(AgainstDecode, StaleCommitsHaveNoEffect) {
   decode_->pump();
   EXPECT_FALSE(decode_->over(AttemptId(1)));
   EXPECT_FALSE(decode_->outcome(AttemptId(1)).first);
-  peer->send(Cancel{AttemptId(1), grant_digest(grant) + 1, true, "about an older grant"});
-  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(grant) + 1);
+  peer->send(wire::Cancel{AttemptId(1), wire::grant_digest(grant) + 1, true, "about an older grant"});
+  EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, wire::grant_digest(grant) + 1);
   EXPECT_FALSE(decode_->over(AttemptId(1)));
 }
 
@@ -56,10 +59,10 @@ TEST_F(AgainstDecode, ACommitWithoutTheBytesIsNeverCommitted) {
     const Grant grant = peer->expect<Grant>();
     grants[grant.attempt] = grant;
   }
-  Commit few = commit_of(grants[AttemptId(1)]);
+  wire::Commit few = commit_of(grants[AttemptId(1)]);
   --few.bytes;
   peer->send(few);
-  Commit short_list = commit_of(grants[AttemptId(2)]);
+  wire::Commit short_list = commit_of(grants[AttemptId(2)]);
   short_list.checksums.pop_back();
   peer->send(short_list);
   peer->send(commit_of(grants[AttemptId(3)]));  // counts are right, nothing was written: the sums are wrong
@@ -67,7 +70,7 @@ TEST_F(AgainstDecode, ACommitWithoutTheBytesIsNeverCommitted) {
     ASSERT_TRUE(over(attempt));
     ASSERT_TRUE(decode_->outcome(AttemptId(attempt)).ended);
     EXPECT_TRUE(decode_->outcome(AttemptId(attempt)).ended->corrupt);
-    EXPECT_TRUE(peer->expect<Cancel>().fault);
+    EXPECT_TRUE(peer->expect<wire::Cancel>().fault);
   }
   EXPECT_EQ(decode_->stats().failures["counts"], 2u);
   EXPECT_EQ(decode_->stats().failures["checksum"], 1u);
@@ -78,7 +81,7 @@ TEST_F(AgainstDecode, PagesStayQuarantinedUntilDrainedComes) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20, 0, 300ms));
   auto peer = meet();
   const Grant grant = peer->expect<Grant>();
-  EXPECT_EQ(peer->expect<Cancel>().grant_digest, grant_digest(grant));  // the deadline
+  EXPECT_EQ(peer->expect<wire::Cancel>().grant_digest, wire::grant_digest(grant));  // the deadline
   ASSERT_TRUE(over(1));
   EXPECT_FALSE(decode_->outcome(AttemptId(1)).ended->quiet);
   EXPECT_EQ(decode_->stats().attempts_quarantined, 1u);
@@ -92,7 +95,7 @@ TEST_F(AgainstDecode, PagesStayQuarantinedUntilDrainedComes) {
                              .pages = {{PageId(9), 1}},
                              .deadline = SteadyClock().now() + 1s})
                    .ok());
-  peer->send(Drained{AttemptId(1), grant_digest(grant) + 1});  // of another grant
+  peer->send(wire::Drained{AttemptId(1), wire::grant_digest(grant) + 1});  // of another grant
   EXPECT_FALSE(all_free(150ms)) << "neither time nor another grant's Drained is evidence";
 
   // The connection is lost, and with it any Drained that was on its way: decode asks again when it meets the same
@@ -100,12 +103,12 @@ TEST_F(AgainstDecode, PagesStayQuarantinedUntilDrainedComes) {
   peer.reset();
   EXPECT_FALSE(all_free(50ms)) << "a closed socket is no evidence";
   auto stranger = meet({7, 7});
-  stranger->send(Drained{AttemptId(1), grant_digest(grant)});
+  stranger->send(wire::Drained{AttemptId(1), wire::grant_digest(grant)});
   EXPECT_FALSE(all_free(100ms)) << "only the writer's incarnation can say it";
   stranger.reset();
   auto again = meet();
-  EXPECT_EQ(again->expect<Cancel>().grant_digest, grant_digest(grant));
-  again->send(Drained{AttemptId(1), grant_digest(grant)});
+  EXPECT_EQ(again->expect<wire::Cancel>().grant_digest, wire::grant_digest(grant));
+  again->send(wire::Drained{AttemptId(1), wire::grant_digest(grant)});
   EXPECT_TRUE(all_free());
   EXPECT_EQ(decode_->stats().attempts_quarantined, 0u);
 }
@@ -157,4 +160,4 @@ TEST_F(AgainstImpatientDecode, ASilentPrefillIsLost) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

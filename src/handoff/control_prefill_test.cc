@@ -8,7 +8,11 @@
 #include "handoff/against_prefill_test.h"
 #include "transport/forwarding.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::Cancel;
+using wire::grant_digest;
+
 namespace {
 
 using namespace by_hand;
@@ -24,7 +28,7 @@ TEST_F(AgainstPrefill, NoiseIsDroppedAndOthersAreServed) {
   early.send(grant(1));  // before a manifest
   EXPECT_TRUE(early.closed());
   auto peer = meet();
-  peer->send(Ping{3});
+  peer->send(wire::Ping{3});
   EXPECT_FALSE(peer->next(100ms));
   EXPECT_GE(peer->pongs, 1);
 }
@@ -48,40 +52,41 @@ TEST_F(AgainstPrefill, WaitsQuietlyForADescriptorToBecomeFree) {
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
   holes.clear();
   RawPeer peer(std::move(client));
-  peer.send(Ping{1});
+  peer.send(wire::Ping{1});
   EXPECT_TRUE(eventually([&] { return peer.closed(); }));  // it was heard: a ping has no place before the manifest
 }
 
 TEST_F(AgainstPrefill, AnotherPlanHashIsRefused) {
   RawPeer peer(RawPeer::connect_to(prefill_.port()));
-  peer.greet(InstanceRole::kDecode);
+  peer.greet(wire::InstanceRole::kDecode);
   peer.send(manifest());
-  peer.expect<Manifest>();
-  peer.send(Accept{peer.expect<Accept>().plan_hash + 1, {}});
-  EXPECT_NE(peer.expect<Refuse>().text.find("plan hash"), std::string::npos);
+  peer.expect<wire::Manifest>();
+  peer.send(wire::Accept{peer.expect<wire::Accept>().plan_hash + 1, {}});
+  EXPECT_NE(peer.expect<wire::Refuse>().text.find("plan hash"), std::string::npos);
   EXPECT_TRUE(peer.closed());
 }
 
 TEST_F(AgainstPrefill, StaleGrantsHaveNoEffectAndARepeatIsOneGrant) {
   auto peer = meet();
-  Grant stale = grant(1);
+  wire::Grant stale = grant(1);
   stale.prefill = {9, 9};
   peer->send(stale);
   stale = grant(1);
   stale.decode = {9, 9};
   peer->send(stale);
-  peer->send(Release{AttemptId(5), 1});
+  peer->send(wire::Release{AttemptId(5), 1});
   EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 3; }));
 
-  ASSERT_TRUE(transport_
-                  ->open_window({AttemptId(1), 77}, std::vector<WindowRange>{{memory_.pools()[0].region, 0,
-                                                                              memory_.pools()[0].bytes.size()}})
-                  .ok());
+  ASSERT_TRUE(
+      transport_
+          ->open_window({AttemptId(1), 77}, std::vector<transport::WindowRange>{{memory_.pools()[0].region, 0,
+                                                                                 memory_.pools()[0].bytes.size()}})
+          .ok());
   prefill_.paused = true;
   prefill_.begin(AttemptId(1), 0, 20);
   peer->send(grant(1));
   peer->send(grant(1));
-  Grant other = grant(1);
+  wire::Grant other = grant(1);
   other.pages[0].generation = 2;
   peer->send(other);
   EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 4; }));
@@ -89,52 +94,52 @@ TEST_F(AgainstPrefill, StaleGrantsHaveNoEffectAndARepeatIsOneGrant) {
   const Cancel cancel = peer->expect<Cancel>();
   EXPECT_TRUE(cancel.fault);
   EXPECT_EQ(cancel.grant_digest, grant_digest(other));
-  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(other));
+  EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, grant_digest(other));
   prefill_.paused = false;
-  std::optional<Frame> frame;
+  std::optional<wire::Frame> frame;
   ASSERT_TRUE(eventually([&] {
     prefill_.pump();
     frame = peer->next(1ms);
     return frame.has_value();
   }));
-  const Commit commit = std::get<Commit>(*frame);
+  const wire::Commit commit = std::get<wire::Commit>(*frame);
   EXPECT_EQ(commit.grant_digest, grant_digest(grant(1)));
   EXPECT_EQ(memory_.compare(1, 0, numbers_of(grant(1).pages), 0, 20), "");
-  peer->send(Release{AttemptId(1), commit.grant_digest});
-  peer->send(Release{AttemptId(1), commit.grant_digest});
+  peer->send(wire::Release{AttemptId(1), commit.grant_digest});
+  peer->send(wire::Release{AttemptId(1), commit.grant_digest});
   EXPECT_TRUE(eventually([&] { return prefill_.stats().stale_frames == 5 && prefill_.stats().committed == 1; }));
 }
 
 TEST_F(AgainstPrefill, GrantsThatCannotBeAreTurnedDown) {
   auto peer = meet();
-  Grant outside = grant(1);
+  wire::Grant outside = grant(1);
   outside.pages[1].page = PageId(16);
-  Grant few = grant(2);
+  wire::Grant few = grant(2);
   few.pages.pop_back();
-  Grant group = grant(3);
+  wire::Grant group = grant(3);
   group.dp_rank = 1;
-  Grant cached = grant(4);
+  wire::Grant cached = grant(4);
   cached.cached_tokens = 3;
-  for (const Grant& bad : {outside, few, group, cached}) {
+  for (const wire::Grant& bad : {outside, few, group, cached}) {
     peer->send(bad);
     const Cancel cancel = peer->expect<Cancel>();
     EXPECT_EQ(cancel.attempt, bad.attempt);
     EXPECT_TRUE(cancel.fault);
-    EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(bad));
+    EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, grant_digest(bad));
   }
   // The table of early grants is bounded.
   for (const uint64_t attempt : {10, 11, 12}) peer->send(grant(attempt));
   EXPECT_EQ(peer->expect<Cancel>().attempt, AttemptId(12));
-  EXPECT_EQ(peer->expect<Drained>().attempt, AttemptId(12));
+  EXPECT_EQ(peer->expect<wire::Drained>().attempt, AttemptId(12));
 }
 
 TEST_F(AgainstPrefill, CancelIsAnsweredWithDrainedKnownOrNot) {
   auto peer = meet();
   peer->send(Cancel{AttemptId(8), 123, false, "left"});
-  EXPECT_EQ(peer->expect<Drained>().grant_digest, 123u);
+  EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, 123u);
   peer->send(grant(9));
   peer->send(Cancel{AttemptId(9), grant_digest(grant(9)), false, "left"});
-  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(grant(9)));
+  EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, grant_digest(grant(9)));
   prefill_.begin(AttemptId(9), 0, 20);  // comes late and is told at once
   ASSERT_TRUE(eventually([&] {
     prefill_.pump();
@@ -163,13 +168,13 @@ TEST_F(AgainstImpatientPrefill, ASilentDecodeIsLostAndItsAttemptsFail) {
 }
 
 // A transport that loses its peer with every post, and cannot say whether the bytes still land.
-class DoubtfulTransport final : public ForwardingTransport {
+class DoubtfulTransport final : public transport::ForwardingTransport {
  public:
-  using ForwardingTransport::ForwardingTransport;
-  void poll(std::vector<TransferEvent>* events) override {
+  using transport::ForwardingTransport::ForwardingTransport;
+  void poll(std::vector<transport::TransferEvent>* events) override {
     wrapped().poll(events);
-    for (TransferEvent& event : *events) {
-      event.outcome = TransferOutcome::kPeerLost;
+    for (transport::TransferEvent& event : *events) {
+      event.outcome = transport::TransferOutcome::kPeerLost;
       event.remote_quiesced = false;
     }
   }
@@ -192,7 +197,7 @@ TEST_F(AgainstDoubtfulPrefill, DrainedIsNeverSaidOfAGrantWhoseWritersMayStillWri
   EXPECT_EQ(peer->expect<Cancel>().attempt, AttemptId(1));
   peer->send(Cancel{AttemptId(1), grant_digest(grant(1)), true, "asked again"});
   peer->send(Cancel{AttemptId(2), 123, true, "of a grant that never was"});
-  EXPECT_EQ(peer->expect<Drained>().attempt, AttemptId(2));
+  EXPECT_EQ(peer->expect<wire::Drained>().attempt, AttemptId(2));
 }
 
 TEST_F(AgainstPrefill, ANewConnectionOfTheSameDecodeReplacesTheOld) {
@@ -202,8 +207,8 @@ TEST_F(AgainstPrefill, ANewConnectionOfTheSameDecodeReplacesTheOld) {
   EXPECT_TRUE(first->closed());
   EXPECT_TRUE(eventually([&] { return prefill_.stats().peers == 1; }));
   second->send(Cancel{AttemptId(1), grant_digest(grant(1)), true, "lost"});
-  EXPECT_EQ(second->expect<Drained>().attempt, AttemptId(1));
+  EXPECT_EQ(second->expect<wire::Drained>().attempt, AttemptId(1));
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -13,7 +13,7 @@
 #include "handoff/handshake.h"
 #include "handoff/rig_test.h"
 
-namespace baton::by_hand {
+namespace baton::handoff::by_hand {
 
 using namespace std::chrono_literals;
 
@@ -29,8 +29,8 @@ inline PairSpec spec() {
           .policy = {}};
 }
 
-inline std::unique_ptr<Transport> loopback(Incarnation incarnation) {
-  TransportOptions options;
+inline std::unique_ptr<transport::Transport> loopback(Incarnation incarnation) {
+  transport::TransportOptions options;
   options.incarnation = incarnation;
   options.bind_address = draw_incarnation().to_string();
   return transport_of("loopback", options);
@@ -57,30 +57,30 @@ class RawPeer {
     connection_.set_paired();
   }
 
-  void send(const Frame& frame) { connection_.send(frame); }
+  void send(const wire::Frame& frame) { connection_.send(frame); }
   // Says hello, and proves the key if it has one, as an honest instance does.
-  void greet(InstanceRole role, const std::string& key = "") {
+  void greet(wire::InstanceRole role, const std::string& key = "") {
     key_ = key;
     handshake_.emplace(role, key_);
     send(handshake_->hello());
-    const Result<uint16_t> version = handshake_->greet(expect<Hello>());
+    const Result<uint16_t> version = handshake_->greet(expect<wire::Hello>());
     BATON_CHECK(version.ok(), "{}", version.error().message);
     if (key.empty()) return;
-    if (role == InstanceRole::kPrefill) send(handshake_->prove());
-    BATON_CHECK(handshake_->proved_by(expect<Proof>()), "the proof is wrong");
-    if (role == InstanceRole::kDecode) send(handshake_->prove());
+    if (role == wire::InstanceRole::kPrefill) send(handshake_->prove());
+    BATON_CHECK(handshake_->proved_by(expect<wire::Proof>()), "the proof is wrong");
+    if (role == wire::InstanceRole::kDecode) send(handshake_->prove());
   }
   [[nodiscard]] const Handshake& handshake() const { return *handshake_; }
   // The next frame that is not a Ping or a Pong; nullopt when there is none in time or the connection is closed.
-  std::optional<Frame> next(Duration timeout = 5s) {
+  std::optional<wire::Frame> next(Duration timeout = 5s) {
     const TimePoint until = SteadyClock().now() + timeout;
     for (;;) {
-      const Result<std::optional<Frame>> frame = connection_.next();
+      const Result<std::optional<wire::Frame>> frame = connection_.next();
       BATON_CHECK(frame.ok(), "{}", frame.error().message);
       if (frame->has_value()) {
-        if (std::holds_alternative<Pong>(**frame)) ++pongs;
-        if (const auto* ping = std::get_if<Ping>(&**frame); ping && answers_pings) send(Pong{ping->serial});
-        if (std::holds_alternative<Ping>(**frame) || std::holds_alternative<Pong>(**frame)) continue;
+        if (std::holds_alternative<wire::Pong>(**frame)) ++pongs;
+        if (const auto* ping = std::get_if<wire::Ping>(&**frame); ping && answers_pings) send(wire::Pong{ping->serial});
+        if (std::holds_alternative<wire::Ping>(**frame) || std::holds_alternative<wire::Pong>(**frame)) continue;
         return **frame;
       }
       pollfd fd{fd_, POLLIN, 0};
@@ -90,8 +90,8 @@ class RawPeer {
   }
   template <typename T>
   T expect() {
-    const std::optional<Frame> frame = next();
-    BATON_CHECK(frame && std::holds_alternative<T>(*frame), "got {}", frame ? frame_name(*frame) : "nothing");
+    const std::optional<wire::Frame> frame = next();
+    BATON_CHECK(frame && std::holds_alternative<T>(*frame), "got {}", frame ? wire::frame_name(*frame) : "nothing");
     return std::get<T>(*frame);
   }
   [[nodiscard]] bool closed() {
@@ -126,4 +126,4 @@ bool eventually(Done done, Duration timeout = 5s) {
   return true;
 }
 
-}  // namespace baton::by_hand
+}  // namespace baton::handoff::by_hand

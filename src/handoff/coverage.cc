@@ -8,7 +8,9 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using layout::Piece;
 
 namespace {
 
@@ -25,14 +27,14 @@ auto place_of(int rank, const Slice& s) {
 
 }  // namespace
 
-Coverage coverage_of(const Plan& plan, int destination_ranks) {
+Coverage coverage_of(const layout::Plan& plan, int destination_ranks) {
   std::vector<std::vector<Piece>> pieces(static_cast<size_t>(destination_ranks));
   std::map<std::tuple<int, int, int, int, int, int, int>, const Piece*> written;
   for (const Piece& piece : plan.pieces) {
     pieces[static_cast<size_t>(piece.destination)].push_back(piece);
     if (!plan.local_copies.empty()) written[place_of(piece.destination, piece)] = &piece;
   }
-  for (const LocalCopy& copy : plan.local_copies) {
+  for (const layout::LocalCopy& copy : plan.local_copies) {
     const auto origin = written.find(place_of(copy.source, copy));
     BATON_CHECK(origin != written.end(), "rank {} copies from rank {} what no one wrote there", copy.destination,
                 copy.source);
@@ -64,4 +66,4 @@ void PageHasher::add(std::span<const std::byte> bytes) {
 }
 uint64_t PageHasher::digest() const { return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_)); }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::handoff {
 
 const char* decode_state_name(DecodeAttempt::State state) {
   switch (state) {
@@ -194,4 +194,4 @@ void DecodeAttempt::end(bool quiet, Actions* actions) {
   actions->end_corrupt = corrupt_;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -21,7 +21,7 @@
 #include "handoff/events.h"
 #include "handoff/prefill_attempt.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // EndCause::reason of attempts whose peer we may not meet.
 inline constexpr const char* kForbiddenReason = "forbidden";
@@ -125,4 +125,4 @@ class DecodeAttempt {
 
 [[nodiscard]] const char* decode_state_name(DecodeAttempt::State state);
 
-}  // namespace baton
+}  // namespace baton::handoff

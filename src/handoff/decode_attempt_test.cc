@@ -7,7 +7,7 @@
 
 #include "base/random.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using State = DecodeAttempt::State;
@@ -241,4 +241,4 @@ TEST(DecodeAttempt, RandomOrdersKeepTheInvariants) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -8,7 +8,7 @@
 #include "base/random.h"
 #include "handoff/decode_service.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // ---- the engine's calls ----
 
@@ -25,22 +25,23 @@ Status DecodeHandoff::Service::receive(DecodeRequest request) {
     return error(ErrorCode::kInvalidArgument, "no prefill at {}:{}", request.host.substr(0, 255), request.port);
   if (request.dp_rank < 0 || request.dp_rank >= self_.layout.dp)
     return error(ErrorCode::kInvalidArgument, "DP rank {} of {}", request.dp_rank, self_.layout.dp);
-  if (request.prompt_tokens < 1 || request.prompt_tokens > kPlanTokensMax)
+  if (request.prompt_tokens < 1 || request.prompt_tokens > layout::kPlanTokensMax)
     return error(ErrorCode::kInvalidArgument, "a prompt of {} tokens, between 1 and {} expected", request.prompt_tokens,
-                 kPlanTokensMax);
+                 layout::kPlanTokensMax);
   const int64_t pages = (request.prompt_tokens + self_.page_tokens - 1) / self_.page_tokens;
   const int64_t cached = request.cached_tokens;
   if (static_cast<int64_t>(request.pages.size()) != pages || cached < 0 || cached >= request.prompt_tokens ||
       cached % self_.page_tokens != 0)
     return error(ErrorCode::kInvalidArgument, "{} pages of {} tokens for {} tokens, {} cached", request.pages.size(),
                  self_.page_tokens, request.prompt_tokens, cached);
-  if (pages > kGrantPagesMax)
+  if (pages > wire::kGrantPagesMax)
     return error(ErrorCode::kInvalidArgument,
-                 "a prompt on {} pages, one grant names {} at most: use a larger --page-size", pages, kGrantPagesMax);
-  if (pages * self_.layout.attn_tp() * self_.layout.pp > kChecksumsMax)
+                 "a prompt on {} pages, one grant names {} at most: use a larger --page-size", pages,
+                 wire::kGrantPagesMax);
+  if (pages * self_.layout.attn_tp() * self_.layout.pp > wire::kChecksumsMax)
     return error(ErrorCode::kInvalidArgument, "{} pages on {} ranks are more than one commit can account for ({})",
-                 pages, self_.layout.attn_tp() * self_.layout.pp, kChecksumsMax);
-  for (const GrantedPage& page : request.pages) {
+                 pages, self_.layout.attn_tp() * self_.layout.pp, wire::kChecksumsMax);
+  for (const wire::GrantedPage& page : request.pages) {
     if (page.page.value() >= static_cast<uint32_t>(self_.pages_per_group))
       return error(ErrorCode::kInvalidArgument, "page {} of {}", page.page, self_.pages_per_group);
   }
@@ -95,8 +96,8 @@ void DecodeHandoff::Service::try_soon(Pair& pair) {
 void DecodeHandoff::Service::command(DecodeRequest& request) {
   const AttemptId attempt = request.attempt;
   const Status trusted = check_trust(request.host, request.port);
-  Entry& entry =
-      *attempts_.emplace(attempt, std::make_unique<Entry>(std::move(request), self_.incarnation)).first->second;
+  AttemptRecord& entry =
+      *attempts_.emplace(attempt, std::make_unique<AttemptRecord>(std::move(request), self_.incarnation)).first->second;
   entry.received = now_;
   if (!trusted) return step(attempt, DecodeAttempt::PairFailed{true, trusted.error().message, true});
   Pair& pair = pair_with(entry.request.host, entry.request.port);
@@ -114,19 +115,19 @@ void DecodeHandoff::Service::command(CancelCommand& cancel) {
 
 // ---- grant and commit ----
 
-void DecodeHandoff::Service::offer(AttemptId attempt, Entry& entry) {
+void DecodeHandoff::Service::offer(AttemptId attempt, AttemptRecord& entry) {
   if (now_ >= entry.request.deadline) return;  // the next tick ends it
   entry.window_secret = entropy();
-  Grant grant;
+  wire::Grant grant;
   grant.attempt = attempt;
   grant.window_secret = entry.window_secret;
   grant.pages = entry.request.pages;
-  entry.digest = grant_digest(grant);
+  entry.digest = wire::grant_digest(grant);
   step(attempt, DecodeAttempt::PairReady{entry.pair->peer.incarnation, entry.digest});
 }
 
-void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
-  Grant grant;
+void DecodeHandoff::Service::send_grant(AttemptId attempt, AttemptRecord& entry) {
+  wire::Grant grant;
   grant.attempt = attempt;
   grant.decode = self_.incarnation;
   grant.prefill = entry.pair->peer.incarnation;
@@ -149,12 +150,12 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, Entry& entry) {
   entry.pair->connection->send(grant);
 }
 
-void DecodeHandoff::Service::on_commit(const Pair& pair, Commit& commit) {
+void DecodeHandoff::Service::on_commit(const Pair& pair, wire::Commit& commit) {
   const auto found = attempts_.find(commit.attempt);
   if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted ||
       commit.prefill != pair.peer.incarnation)
     return count([](HandoffStats& s) { ++s.stale_frames; });
-  Entry& entry = *found->second;
+  AttemptRecord& entry = *found->second;
   const AttemptId attempt = commit.attempt;
   const DecodeAttempt::CommitCame input{commit.decode, commit.prefill, commit.grant_digest,
                                         entry.plan->check_counts(commit)};
@@ -191,7 +192,7 @@ void DecodeHandoff::Service::tick() {
     if (entry->machine.fencing()) fencing.push_back(attempt);
   }
   for (const AttemptId attempt : fencing) {
-    const WindowToken token{attempt, attempts_.at(attempt)->window_secret};
+    const transport::WindowToken token{attempt, attempts_.at(attempt)->window_secret};
     if (!transport_.window_quiet(token)) continue;
     step(attempt, DecodeAttempt::Fence{true});
   }
@@ -205,8 +206,8 @@ void DecodeHandoff::Service::step(AttemptId attempt, const DecodeAttempt::Input&
   apply(attempt, *found->second, actions);
 }
 
-void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttempt::Actions& actions) {
-  const auto tell = [&](const Frame& frame) {
+void DecodeHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, DecodeAttempt::Actions& actions) {
+  const auto tell = [&](const wire::Frame& frame) {
     if (entry.pair->state == Pair::State::kPaired && entry.machine.writer() == entry.pair->peer.incarnation)
       entry.pair->connection->send(frame);
   };
@@ -220,11 +221,11 @@ void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttemp
     if (options_.before_verify) options_.before_verify(attempt);
     entry.verify = std::make_unique<VerifyJob>(*entry.plan, std::move(entry.commit));
   }
-  if (actions.send_release) tell(Release{attempt, entry.digest});
+  if (actions.send_release) tell(wire::Release{attempt, entry.digest});
   if (actions.send_cancel)
-    tell(Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
-                actions.send_cancel->message});
-  if (actions.send_drained) tell(Drained{attempt, entry.digest});
+    tell(wire::Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
+                      actions.send_cancel->message});
+  if (actions.send_drained) tell(wire::Drained{attempt, entry.digest});
   if (actions.emit_committed) committed(attempt, entry);
   if (actions.end) ended(attempt, actions);
   if (actions.emit_quiet) {
@@ -235,7 +236,7 @@ void DecodeHandoff::Service::apply(AttemptId attempt, Entry& entry, DecodeAttemp
   if (actions.close_window) step(attempt, DecodeAttempt::Fence{quiet});
 }
 
-void DecodeHandoff::Service::committed(AttemptId attempt, const Entry& entry) {
+void DecodeHandoff::Service::committed(AttemptId attempt, const AttemptRecord& entry) {
   const VerifyJob& job = *entry.verify;
   const DecodeCommitted event{.attempt = attempt,
                               .bytes = job.commit().bytes,
@@ -279,4 +280,4 @@ void DecodeHandoff::Service::forget(AttemptId attempt) {
   --stats_.attempts_live;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -14,7 +14,7 @@
 #include "handoff/events.h"
 #include "handoff/trust.h"
 
-namespace baton {
+namespace baton::handoff {
 
 struct DecodeHandoffOptions {
   Duration heartbeat = std::chrono::seconds(1);
@@ -39,8 +39,9 @@ struct DecodeHandoffOptions {
 class DecodeHandoff {
  public:
   // `self`, `pools`: as for PrefillHandoff::start.
-  static Result<std::unique_ptr<DecodeHandoff>> start(DecodeHandoffOptions options, Manifest self, Transport& transport,
-                                                      std::vector<Pool> pools, DecodeSink sink);
+  static Result<std::unique_ptr<DecodeHandoff>> start(DecodeHandoffOptions options, wire::Manifest self,
+                                                      transport::Transport& transport, std::vector<Pool> pools,
+                                                      DecodeSink sink);
   // Stops: every live attempt is cancelled and ended, its window closed. Attempts that are not quiet by then end with
   // quiet false.
   ~DecodeHandoff();
@@ -66,4 +67,4 @@ class DecodeHandoff {
   std::unique_ptr<Service> service_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -8,7 +8,7 @@
 #include "handoff/decode_service.h"
 #include "handoff/pairing.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // ---- pairs ----
 
@@ -128,7 +128,7 @@ void DecodeHandoff::Service::serve_connecting(Pair& pair) {
     return;
   }
   pair.connection = std::make_unique<ControlConnection>(std::move(pair.connecting), attention_.now());
-  pair.handshake.emplace(InstanceRole::kDecode, options_.key);
+  pair.handshake.emplace(wire::InstanceRole::kDecode, options_.key);
   pair.state = Pair::State::kHello;
   pair.connection->send(pair.handshake->hello());
 }
@@ -136,7 +136,7 @@ void DecodeHandoff::Service::serve_connecting(Pair& pair) {
 void DecodeHandoff::Service::serve(Pair& pair) {
   pair.connection->receive(attention_.now());
   while (pair.connection) {
-    Result<std::optional<Frame>> next = pair.connection->next();
+    Result<std::optional<wire::Frame>> next = pair.connection->next();
     if (!next) {
       count([](HandoffStats& s) { ++s.bad_frames; });
       break;
@@ -156,15 +156,16 @@ void DecodeHandoff::Service::serve(Pair& pair) {
   }
 }
 
-void DecodeHandoff::Service::frame(Pair& pair, Frame& frame) {
+void DecodeHandoff::Service::frame(Pair& pair, wire::Frame& frame) {
   using State = Pair::State;
-  if (const auto* refusal = std::get_if<Refuse>(&frame)) {
+  if (const auto* refusal = std::get_if<wire::Refuse>(&frame)) {
     count([](HandoffStats& s) { ++s.refusals; });
     if (pair.state == State::kPaired) return pair.connection->break_off("refused: " + refusal->text);
     return pair_failed(pair, error(ErrorCode::kIncompatible, "{}", refusal->text));
   }
-  if (const auto* hello = std::get_if<Hello>(&frame); hello && pair.state == State::kHello) return greet(pair, *hello);
-  if (const auto* proof = std::get_if<Proof>(&frame); proof && pair.state == State::kProof) {
+  if (const auto* hello = std::get_if<wire::Hello>(&frame); hello && pair.state == State::kHello)
+    return greet(pair, *hello);
+  if (const auto* proof = std::get_if<wire::Proof>(&frame); proof && pair.state == State::kProof) {
     if (!pair.handshake->proved_by(*proof))
       return refuse(pair, error(ErrorCode::kIncompatible,
                                 "prefill's proof of the shared key is wrong: give both the same --handoff-key-file"));
@@ -173,41 +174,41 @@ void DecodeHandoff::Service::frame(Pair& pair, Frame& frame) {
     pair.state = State::kManifest;
     return;
   }
-  if (auto* manifest = std::get_if<Manifest>(&frame); manifest && pair.state == State::kManifest)
+  if (auto* manifest = std::get_if<wire::Manifest>(&frame); manifest && pair.state == State::kManifest)
     return meet(pair, *manifest);
-  if (const auto* accept = std::get_if<Accept>(&frame); accept && pair.state == State::kAccept)
+  if (const auto* accept = std::get_if<wire::Accept>(&frame); accept && pair.state == State::kAccept)
     return accepted(pair, *accept);
   if (pair.state == State::kPaired) return paired_frame(pair, frame);
   count([](HandoffStats& s) { ++s.bad_frames; });
-  pair.connection->abandon(fmt::format("a {} frame has no place here", frame_name(frame)));
+  pair.connection->abandon(fmt::format("a {} frame has no place here", wire::frame_name(frame)));
 }
 
-void DecodeHandoff::Service::paired_frame(Pair& pair, Frame& frame) {
-  if (auto* commit = std::get_if<Commit>(&frame)) return on_commit(pair, *commit);
-  if (const auto* ping = std::get_if<Ping>(&frame)) return pair.connection->send(Pong{ping->serial});
-  if (const auto* pong = std::get_if<Pong>(&frame)) return pair.connection->on_pong(pong->serial);
+void DecodeHandoff::Service::paired_frame(Pair& pair, wire::Frame& frame) {
+  if (auto* commit = std::get_if<wire::Commit>(&frame)) return on_commit(pair, *commit);
+  if (const auto* ping = std::get_if<wire::Ping>(&frame)) return pair.connection->send(wire::Pong{ping->serial});
+  if (const auto* pong = std::get_if<wire::Pong>(&frame)) return pair.connection->on_pong(pong->serial);
   // Words count only from the incarnation that was granted, about that very grant.
   const auto concerns = [&](AttemptId attempt, uint64_t digest) {
     const auto found = attempts_.find(attempt);
     return found != attempts_.end() && found->second->digest == digest &&
            found->second->machine.writer() == pair.peer.incarnation;
   };
-  if (const auto* cancel = std::get_if<Cancel>(&frame)) {
+  if (const auto* cancel = std::get_if<wire::Cancel>(&frame)) {
     if (concerns(cancel->attempt, cancel->grant_digest))
       return step(cancel->attempt, DecodeAttempt::CancelThere{cancel->reason, cancel->fault});
-    return pair.connection->send(Drained{cancel->attempt, cancel->grant_digest});
+    return pair.connection->send(wire::Drained{cancel->attempt, cancel->grant_digest});
   }
-  if (const auto* drained = std::get_if<Drained>(&frame)) {
+  if (const auto* drained = std::get_if<wire::Drained>(&frame)) {
     if (concerns(drained->attempt, drained->grant_digest)) step(drained->attempt, DecodeAttempt::DrainedCame{});
     return;
   }
   count([](HandoffStats& s) { ++s.bad_frames; });
-  pair.connection->abandon(fmt::format("a {} frame has no place here", frame_name(frame)));
+  pair.connection->abandon(fmt::format("a {} frame has no place here", wire::frame_name(frame)));
 }
 
 // ---- meeting ----
 
-void DecodeHandoff::Service::greet(Pair& pair, const Hello& hello) {
+void DecodeHandoff::Service::greet(Pair& pair, const wire::Hello& hello) {
   const Result<uint16_t> version = pair.handshake->greet(hello);
   if (!version) return refuse(pair, version.error());
   pair.connection->set_version(*version);
@@ -217,21 +218,21 @@ void DecodeHandoff::Service::greet(Pair& pair, const Hello& hello) {
 
 void DecodeHandoff::Service::refuse(Pair& pair, const Error& why) {
   count([](HandoffStats& s) { ++s.refusals; });
-  pair.connection->send(Refuse{why.message});
+  pair.connection->send(wire::Refuse{why.message});
   pair_failed(pair, why);
 }
 
-void DecodeHandoff::Service::meet(Pair& pair, Manifest& manifest) {
+void DecodeHandoff::Service::meet(Pair& pair, wire::Manifest& manifest) {
   if (const Status own = check_blob(manifest); !own) return refuse(pair, own.error());
-  Result<Planner> planner = agree(manifest, self_);
+  Result<layout::Planner> planner = agree(manifest, self_);
   if (!planner) return refuse(pair, planner.error());
   pair.peer = std::move(manifest);
-  pair.planner = std::make_shared<const Planner>(std::move(*planner));
+  pair.planner = std::make_shared<const layout::Planner>(std::move(*planner));
   pair.state = Pair::State::kAccept;
   pair.connection->send(pair.handshake->accept(self_, pair.peer, pair.planner->hash()));
 }
 
-void DecodeHandoff::Service::accepted(Pair& pair, const Accept& accept) {
+void DecodeHandoff::Service::accepted(Pair& pair, const wire::Accept& accept) {
   if (accept.plan_hash != pair.planner->hash())
     return pair_failed(pair, error(ErrorCode::kIncompatible,
                                    "plan hash {:016x} here, {:016x} on prefill {}: start both with the same version",
@@ -252,17 +253,17 @@ void DecodeHandoff::Service::paired(Pair& pair) {
     ++s.pairings;
     ++s.peers;
   });
-  Manifest summary = pair.peer;
+  wire::Manifest summary = pair.peer;
   summary.transport_blob.clear();
   sink_(DecodePaired{pair.address, {}, std::move(summary), pair.planner->hash()});
   for (const AttemptId attempt : attempts_of(pair)) {
-    Entry& entry = *attempts_.at(attempt);
+    AttemptRecord& entry = *attempts_.at(attempt);
     if (entry.machine.state() == DecodeAttempt::State::kPairing) {
       offer(attempt, entry);
     } else if (entry.machine.state() == DecodeAttempt::State::kQuarantined &&
                entry.machine.writer() == pair.peer.incarnation) {
       // Its Drained may have been lost with the old connection: ask again.
-      pair.connection->send(Cancel{attempt, entry.digest, true, "the connection was lost"});
+      pair.connection->send(wire::Cancel{attempt, entry.digest, true, "the connection was lost"});
     }
   }
 }
@@ -310,4 +311,4 @@ std::vector<AttemptId> DecodeHandoff::Service::attempts_of(const Pair& pair) con
   return theirs;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -11,14 +11,14 @@
 #include "base/thread.h"
 #include "handoff/pairing.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr Duration kStopTimeout = std::chrono::milliseconds(500);
 constexpr Duration kFencePoll = std::chrono::milliseconds(10);
 constexpr Duration kTryPoll = std::chrono::milliseconds(2);  // where others are being tried first
 }  // namespace
 
-DecodeHandoff::Service::Service(DecodeHandoffOptions options, Manifest self, Transport& transport,
+DecodeHandoff::Service::Service(DecodeHandoffOptions options, wire::Manifest self, transport::Transport& transport,
                                 std::vector<Pool> pools, DecodeSink sink)
     : options_(std::move(options)),
       self_(std::move(self)),
@@ -97,10 +97,11 @@ void DecodeHandoff::Service::shut_down() {
 DecodeHandoff::DecodeHandoff(std::unique_ptr<Service> service) : service_(std::move(service)) {}
 DecodeHandoff::~DecodeHandoff() = default;
 
-Result<std::unique_ptr<DecodeHandoff>> DecodeHandoff::start(DecodeHandoffOptions options, Manifest self,
-                                                            Transport& transport, std::vector<Pool> pools,
+Result<std::unique_ptr<DecodeHandoff>> DecodeHandoff::start(DecodeHandoffOptions options, wire::Manifest self,
+                                                            transport::Transport& transport, std::vector<Pool> pools,
                                                             DecodeSink sink) {
-  BATON_ASSIGN(Manifest manifest, complete_manifest(std::move(self), InstanceRole::kDecode, transport, pools));
+  BATON_ASSIGN(wire::Manifest manifest,
+               complete_manifest(std::move(self), wire::InstanceRole::kDecode, transport, pools));
   auto service =
       std::make_unique<Service>(std::move(options), std::move(manifest), transport, std::move(pools), std::move(sink));
   return std::unique_ptr<DecodeHandoff>(new DecodeHandoff(std::move(service)));
@@ -111,4 +112,4 @@ Status DecodeHandoff::receive(DecodeRequest request) { return service_->receive(
 void DecodeHandoff::cancel(AttemptId attempt, std::string reason) { service_->cancel(attempt, std::move(reason)); }
 HandoffStats DecodeHandoff::stats() const { return service_->stats(); }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -13,7 +13,7 @@
 
 #include "base/queue.h"
 #include "base/wake_fd.h"
-#include "handoff/attention.h"
+#include "handoff/attended_time.h"
 #include "handoff/control_connection.h"
 #include "handoff/decode_attempt.h"
 #include "handoff/decode_handoff.h"
@@ -21,11 +21,12 @@
 #include "handoff/resolver.h"
 #include "handoff/verify_job.h"
 
-namespace baton {
+namespace baton::handoff {
 
 class DecodeHandoff::Service {
  public:
-  Service(DecodeHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, DecodeSink sink);
+  Service(DecodeHandoffOptions options, wire::Manifest self, transport::Transport& transport, std::vector<Pool> pools,
+          DecodeSink sink);
   ~Service();
 
   void pair(const std::string& host, uint16_t port, bool told);
@@ -60,20 +61,20 @@ class DecodeHandoff::Service {
     UniqueFd connecting;
     std::unique_ptr<ControlConnection> connection;
     std::optional<Handshake> handshake;
-    Manifest peer;
-    std::shared_ptr<const Planner> planner;
+    wire::Manifest peer;
+    std::shared_ptr<const layout::Planner> planner;
     std::string last_failure;  // said already
   };
 
-  struct Entry {
-    Entry(DecodeRequest r, Incarnation self) : request(std::move(r)), machine(self, request.deadline) {}
+  struct AttemptRecord {
+    AttemptRecord(DecodeRequest r, Incarnation self) : request(std::move(r)), machine(self, request.deadline) {}
     DecodeRequest request;
     DecodeAttempt machine;
     Pair* pair = nullptr;  // null: it was not told of
     uint64_t window_secret = 0;
     uint64_t digest = 0;
     std::unique_ptr<ReceivePlan> plan;
-    Commit commit;
+    wire::Commit commit;
     std::unique_ptr<VerifyJob> verify;
     TimePoint received, granted, committed;
   };
@@ -90,12 +91,12 @@ class DecodeHandoff::Service {
   void serve_pairs();
   void serve_connecting(Pair& pair);
   void serve(Pair& pair);
-  void frame(Pair& pair, Frame& frame);
-  void paired_frame(Pair& pair, Frame& frame);
-  void greet(Pair& pair, const Hello& hello);
+  void frame(Pair& pair, wire::Frame& frame);
+  void paired_frame(Pair& pair, wire::Frame& frame);
+  void greet(Pair& pair, const wire::Hello& hello);
   void refuse(Pair& pair, const Error& why);
-  void meet(Pair& pair, Manifest& manifest);
-  void accepted(Pair& pair, const Accept& accept);
+  void meet(Pair& pair, wire::Manifest& manifest);
+  void accepted(Pair& pair, const wire::Accept& accept);
   [[nodiscard]] Status check_trust(const std::string& host, uint16_t port) const;
   [[nodiscard]] Status check_address(const Pair& pair, const SocketAddress& address) const;
   void paired(Pair& pair);
@@ -105,14 +106,14 @@ class DecodeHandoff::Service {
   void forget_pairs();
   void try_soon(Pair& pair);
   [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
-  void on_commit(const Pair& pair, Commit& commit);
+  void on_commit(const Pair& pair, wire::Commit& commit);
   void tick();
   void verify_slices();
   void step(AttemptId attempt, const DecodeAttempt::Input& input);
-  void apply(AttemptId attempt, Entry& entry, DecodeAttempt::Actions& actions);
-  void offer(AttemptId attempt, Entry& entry);
-  void send_grant(AttemptId attempt, Entry& entry);
-  void committed(AttemptId attempt, const Entry& entry);
+  void apply(AttemptId attempt, AttemptRecord& entry, DecodeAttempt::Actions& actions);
+  void offer(AttemptId attempt, AttemptRecord& entry);
+  void send_grant(AttemptId attempt, AttemptRecord& entry);
+  void committed(AttemptId attempt, const AttemptRecord& entry);
   void ended(AttemptId attempt, const DecodeAttempt::Actions& actions);
   void forget(AttemptId attempt);
   void shut_down();
@@ -123,8 +124,8 @@ class DecodeHandoff::Service {
   }
 
   const DecodeHandoffOptions options_;
-  const Manifest self_;
-  Transport& transport_;
+  const wire::Manifest self_;
+  transport::Transport& transport_;
   const std::vector<Pool> pools_;
   const DecodeSink sink_;
   SteadyClock clock_;
@@ -138,12 +139,12 @@ class DecodeHandoff::Service {
 
   // The thread's own.
   TimePoint now_;
-  Attention attention_;
+  AttendedTime attention_;
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Pair>> pairs_;
-  std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
+  std::unordered_map<AttemptId, std::unique_ptr<AttemptRecord>> attempts_;
   TrustedPeers trusted_;
   HostResolver resolver_;
   std::thread thread_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -1,6 +1,6 @@
 #include "handoff/events.h"
 
-namespace baton {
+namespace baton::handoff {
 
 const char* attempt_outcome_name(AttemptOutcome outcome) {
   switch (outcome) {
@@ -14,4 +14,4 @@ const char* attempt_outcome_name(AttemptOutcome outcome) {
   return "?";
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

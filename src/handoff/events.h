@@ -17,14 +17,14 @@
 #include "transport/transport.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // The page memory of one world rank: page p of the rank's DP group lies at p * shape.page_bytes(), from offset 0 of the
 // region.
 struct Pool {
-  RegionId region;
+  transport::RegionId region;
   std::span<std::byte> bytes;
-  PageShape shape;
+  layout::PageShape shape;
 };
 
 // Every attempt ends in exactly one of these and never changes it (S5).
@@ -66,8 +66,8 @@ struct DecodeRequest {
   uint16_t port = 0;
   int dp_rank = 0;
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;       // found in decode's prefix tree: a multiple of page_tokens, below prompt_tokens
-  std::vector<GrantedPage> pages;  // of the whole prompt in token order, the cached ones included
+  int64_t cached_tokens = 0;  // found in decode's prefix tree: a multiple of page_tokens, below prompt_tokens
+  std::vector<wire::GrantedPage> pages;  // of the whole prompt in token order, the cached ones included
   TimePoint deadline;
 };
 
@@ -77,7 +77,7 @@ struct DecodeRequest {
 struct DecodePaired {
   std::string address;  // "host:port" as given to pair() or receive()
   Status status;
-  Manifest peer;  // when status is ok; transport_blob left out
+  wire::Manifest peer;  // when status is ok; transport_blob left out
   uint64_t plan_hash = 0;
 };
 
@@ -90,23 +90,23 @@ struct DecodePairLost {
 // Commit arrived: the token may be shown. The KV is not yet known to be good.
 struct DecodeFirstToken {
   AttemptId attempt;
-  FirstToken first;
-  HandoffDurations durations;  // prefill's side
-  TimePoint at;                // of the Commit
+  wire::FirstToken first;
+  wire::HandoffDurations durations;  // prefill's side
+  TimePoint at;                      // of the Commit
 };
 
 // The KV of the whole prompt is in the pages and verified; nobody writes them any more. The last event of a committed
 // attempt.
 struct DecodeCommitted {
   AttemptId attempt;
-  uint64_t bytes = 0;          // over the fabric
-  uint64_t copies = 0;         // blocks over the fabric
-  uint64_t local_bytes = 0;    // copied between our own ranks (fanout local)
-  uint64_t checksums = 0;      // compared
-  HandoffDurations durations;  // prefill's side
-  Duration pairing{};          // from receive() to the grant sent
-  Duration waited{};           // from the grant sent to Commit
-  Duration verify{};           // from Commit to here
+  uint64_t bytes = 0;                // over the fabric
+  uint64_t copies = 0;               // blocks over the fabric
+  uint64_t local_bytes = 0;          // copied between our own ranks (fanout local)
+  uint64_t checksums = 0;            // compared
+  wire::HandoffDurations durations;  // prefill's side
+  Duration pairing{};                // from receive() to the grant sent
+  Duration waited{};                 // from the grant sent to Commit
+  Duration verify{};                 // from Commit to here
 };
 
 // The attempt failed or was cancelled. `quiet`: evidence is there already, the pages may be reused. Otherwise they must
@@ -156,4 +156,4 @@ struct HandoffStats {
   std::map<std::string, uint64_t> failures;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

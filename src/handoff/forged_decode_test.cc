@@ -7,7 +7,13 @@
 #include "transport/blob.h"
 #include "transport/forwarding.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::Hello;
+using wire::InstanceRole;
+using wire::Manifest;
+using wire::Refuse;
+
 namespace {
 
 using namespace by_hand;
@@ -37,7 +43,7 @@ TEST_F(AgainstPrefill, TwoConnectionsOfOneInstanceLiveSideBySideAndLeaveOneByOne
   again.greet(InstanceRole::kDecode);
   again.send(manifest());
   first->next(100ms);  // is asked whether it lives
-  again.send(Accept{agree(again.expect<Manifest>(), manifest()).value().hash(), {}});
+  again.send(wire::Accept{agree(again.expect<Manifest>(), manifest()).value().hash(), {}});
   EXPECT_TRUE(eventually([&] { return prefill_.stats().peers == 2; }));
   hand_over(*first, grant(1));
   again.leave();
@@ -63,23 +69,24 @@ TEST_F(AgainstPrefill, NobodyIsPushedOutBeforeItHasSaidWhoItIs) {
   nobody.greet(InstanceRole::kDecode);
   Manifest zero = stranger(0);
   zero.incarnation = {};
-  zero.transport_blob = encode_blob({.kind = BlobKind::kLoopback, .incarnation = {}, .address = "nobody", .port = 0});
+  zero.transport_blob = transport::encode_blob(
+      {.kind = transport::BlobKind::kLoopback, .incarnation = {}, .address = "nobody", .port = 0});
   pair(nobody, zero);
   pair(honest, manifest());
   hand_over(honest, grant(1));
 }
 
 // A transport that has lost its peers until they are connected again.
-class Amnesia final : public ForwardingTransport {
+class Amnesia final : public transport::ForwardingTransport {
  public:
-  using ForwardingTransport::ForwardingTransport;
+  using transport::ForwardingTransport::ForwardingTransport;
   std::atomic<bool> lost{false};
-  Result<PeerId> connect(std::string_view blob) override {
+  Result<transport::PeerId> connect(std::string_view blob) override {
     lost = false;
     return wrapped().connect(blob);
   }
-  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
-                                TimePoint deadline) override {
+  Result<transport::TransferId> post_write(transport::PeerId peer, std::span<const transport::Block> blocks,
+                                           const transport::WindowToken& token, TimePoint deadline) override {
     if (lost) return error(ErrorCode::kUnavailable, "peer {} is not connected", peer);
     return wrapped().post_write(peer, blocks, token, deadline);
   }
@@ -89,7 +96,7 @@ class AgainstForgetfulPrefill : public AgainstPrefill {
  protected:
   AgainstForgetfulPrefill() : AgainstForgetfulPrefill(new Amnesia(loopback(kPrefill))) {}
   explicit AgainstForgetfulPrefill(Amnesia* transport)
-      : AgainstPrefill(10s, std::unique_ptr<Transport>(transport)), amnesia_(transport) {}
+      : AgainstPrefill(10s, std::unique_ptr<transport::Transport>(transport)), amnesia_(transport) {}
   Amnesia* amnesia_;
 };
 
@@ -102,7 +109,7 @@ TEST_F(AgainstForgetfulPrefill, APostThatFindsNoPeerEndsTheConnectionSoThatThePa
     prefill_.pump();
     return prefill_.idle();
   }));
-  EXPECT_NE(peer->expect<Cancel>().reason.find("peer_lost"), std::string::npos);
+  EXPECT_NE(peer->expect<wire::Cancel>().reason.find("peer_lost"), std::string::npos);
   EXPECT_TRUE(eventually([&] { return peer->closed(); }));
   peer = meet();
   hand_over(*peer, grant(2));
@@ -119,18 +126,18 @@ Manifest wide(Manifest manifest) {
 
 TEST_F(AgainstPrefill, AGrantWhoseCommitWouldNotFitAFrameIsTurnedDown) {
   auto peer = meet(wide(manifest()));
-  Grant most = grant(1, 1);
-  most.prompt_tokens = kChecksumsMax / 1024;
+  wire::Grant most = grant(1, 1);
+  most.prompt_tokens = wire::kChecksumsMax / 1024;
   for (int64_t i = 1; i < most.prompt_tokens; ++i) most.pages.push_back({PageId(static_cast<uint32_t>(i)), 1});
-  Grant more = most;
+  wire::Grant more = most;
   more.attempt = AttemptId(2);
   more.pages.push_back({PageId(static_cast<uint32_t>(more.prompt_tokens++)), 1});
   prefill_.begin(AttemptId(2), 0, more.prompt_tokens);
   peer->send(more);
-  const Cancel cancel = peer->expect<Cancel>();
-  EXPECT_EQ(cancel.grant_digest, grant_digest(more));
+  const wire::Cancel cancel = peer->expect<wire::Cancel>();
+  EXPECT_EQ(cancel.grant_digest, wire::grant_digest(more));
   EXPECT_NE(cancel.reason.find("4097 pages on 1024 ranks"), std::string::npos) << cancel.reason;
-  EXPECT_EQ(peer->expect<Drained>().grant_digest, grant_digest(more));
+  EXPECT_EQ(peer->expect<wire::Drained>().grant_digest, wire::grant_digest(more));
   prefill_.begin(AttemptId(1), 0, most.prompt_tokens);
   peer->send(most);
   EXPECT_FALSE(peer->next(100ms)) << "one page less is taken";
@@ -140,10 +147,10 @@ TEST_F(AgainstPrefill, AGrantWhoseCommitWouldNotFitAFrameIsTurnedDown) {
 
 TEST_F(AgainstPrefill, RegionsAreCheckedAndSlicesBoundedBeforeAnythingIsPlanned) {
   Manifest narrow = wide(stranger(1));
-  narrow.fanout = Fanout::kLocal;
+  narrow.fanout = layout::Fanout::kLocal;
   narrow.regions.resize(3);
   Manifest replicas = wide(stranger(2));
-  replicas.fanout = Fanout::kLocal;
+  replicas.fanout = layout::Fanout::kLocal;
   Manifest no_group = stranger(3);
   no_group.layout.dp = 2;  // of TP1: groups of no rank
   for (const auto& [manifest, words] :
@@ -169,10 +176,10 @@ TEST_F(AgainstPrefill, PairedPeersAreServedWhileStrangersArePlannedFor) {
     Manifest costly = wide(stranger(i + 1));
     costly.layout.tp = 400;
     costly.regions.resize(400);
-    costly.fanout = Fanout::kLocal;
+    costly.fanout = layout::Fanout::kLocal;
     strangers[i]->send(costly);
   }
-  honest->send(Ping{1});
+  honest->send(wire::Ping{1});
   while (honest->pongs == 0) ASSERT_FALSE(honest->next(5ms));
   size_t answered = 0;
   for (const auto& peer : strangers) answered += peer->next(0ms).has_value() ? 1 : 0;
@@ -190,11 +197,11 @@ TEST_F(AgainstPrefill, AVersionThatBothSpeakIsSpokenAndNoneIsSaidToBoth) {
   RawPeer wide_range(RawPeer::connect_to(prefill_.port()));
   Hello hello{{1, 9}, InstanceRole::kDecode, false, {}};
   wide_range.send(hello);
-  EXPECT_EQ(wide_range.expect<Hello>().versions, kProtocolVersions);
+  EXPECT_EQ(wide_range.expect<Hello>().versions, wire::kProtocolVersions);
   wide_range.send(manifest());
   wide_range.expect<Manifest>();
   RawPeer twin(RawPeer::connect_to(prefill_.port()));
-  twin.send(Hello{kProtocolVersions, InstanceRole::kPrefill, false, {}});
+  twin.send(Hello{wire::kProtocolVersions, InstanceRole::kPrefill, false, {}});
   EXPECT_NE(twin.expect<Refuse>().text.find("both are prefill instances"), std::string::npos);
 }
 
@@ -216,31 +223,31 @@ TEST_F(AgainstKeyedPrefill, WithTheKeyKvIsHandedOver) {
 
 TEST_F(AgainstKeyedPrefill, WithoutTheKeyNobodyPairs) {
   RawPeer none(RawPeer::connect_to(prefill_.port()));
-  none.send(Hello{kProtocolVersions, InstanceRole::kDecode, false, {}});
+  none.send(Hello{wire::kProtocolVersions, InstanceRole::kDecode, false, {}});
   EXPECT_NE(none.expect<Refuse>().text.find("--handoff-key-file"), std::string::npos);
   const auto try_with =
-      [&](const std::function<Frame(const Hello& own, const Hello& theirs, const Proof& proof)>& forge) {
+      [&](const std::function<wire::Frame(const Hello& own, const Hello& theirs, const wire::Proof& proof)>& forge) {
         RawPeer peer(RawPeer::connect_to(prefill_.port()));
-        const Hello own{kProtocolVersions, InstanceRole::kDecode, true, {1, 2, 3}};
+        const Hello own{wire::kProtocolVersions, InstanceRole::kDecode, true, {1, 2, 3}};
         peer.send(own);
         const Hello theirs = peer.expect<Hello>();
-        peer.send(forge(own, theirs, peer.expect<Proof>()));
-        const std::optional<Frame> answer = peer.next();
-        EXPECT_TRUE(!answer || std::holds_alternative<Refuse>(*answer)) << frame_name(*answer);
+        peer.send(forge(own, theirs, peer.expect<wire::Proof>()));
+        const std::optional<wire::Frame> answer = peer.next();
+        EXPECT_TRUE(!answer || std::holds_alternative<Refuse>(*answer)) << wire::frame_name(*answer);
         EXPECT_TRUE(peer.closed());
       };
   // Another key; prefill's own proof sent back; a proof of an earlier connection; a manifest instead of a proof.
   const std::string wrong = kKey + "x";
-  try_with([&](const Hello&, const Hello& theirs, const Proof&) {
+  try_with([&](const Hello&, const Hello& theirs, const wire::Proof&) {
     Handshake with_wrong(InstanceRole::kDecode, wrong);
     EXPECT_TRUE(with_wrong.greet(theirs).ok());
-    return Frame(with_wrong.prove());
+    return wire::Frame(with_wrong.prove());
   });
-  try_with([&](const Hello&, const Hello&, const Proof& reflected) { return Frame(reflected); });
+  try_with([&](const Hello&, const Hello&, const wire::Proof& reflected) { return wire::Frame(reflected); });
   auto honest = meet();
-  const Proof recorded = honest->handshake().prove();
-  try_with([&](const Hello&, const Hello&, const Proof&) { return Frame(recorded); });
-  try_with([&](const Hello&, const Hello&, const Proof&) { return Frame(manifest()); });
+  const wire::Proof recorded = honest->handshake().prove();
+  try_with([&](const Hello&, const Hello&, const wire::Proof&) { return wire::Frame(recorded); });
+  try_with([&](const Hello&, const Hello&, const wire::Proof&) { return wire::Frame(manifest()); });
   EXPECT_EQ(prefill_.stats().pairings, 1u);
 }
 
@@ -251,7 +258,7 @@ TEST_F(AgainstKeyedPrefill, AManifestThatWasChangedOnItsWayIsRefused) {
   const Manifest prefill = peer.expect<Manifest>();
   Manifest other = manifest();
   ++other.pages_per_group;
-  const Accept theirs = peer.expect<Accept>();
+  const wire::Accept theirs = peer.expect<wire::Accept>();
   EXPECT_FALSE(peer.handshake().accepted_by(theirs, other, prefill));
   peer.send(peer.handshake().accept(other, prefill, theirs.plan_hash));
   EXPECT_NE(peer.expect<Refuse>().text.find("changed on their way"), std::string::npos);
@@ -296,7 +303,7 @@ TEST_F(AgainstFullPrefill, BytesOfThoseWhoHaveProvedNothingAreBoundedTogether) {
   hand_over(*honest, grant(1));
   auto modest = meet(stranger(1));
   auto greedy = meet(stranger(2));
-  Grant early = grant(100);
+  wire::Grant early = grant(100);
   early.decode = {1, 7};
   modest->send(early);
   // Grants that nobody asked for: 1 KiB and more each.
@@ -308,12 +315,12 @@ TEST_F(AgainstFullPrefill, BytesOfThoseWhoHaveProvedNothingAreBoundedTogether) {
   EXPECT_TRUE(eventually([&] { return greedy->closed(); }));
   // A frame that never ends.
   auto endless = meet(stranger(3));
-  Grant large = grant(7);
-  large.pages.resize(kGrantPagesMax);
-  large.prompt_tokens = kGrantPagesMax;
+  wire::Grant large = grant(7);
+  large.pages.resize(wire::kGrantPagesMax);
+  large.prompt_tokens = wire::kGrantPagesMax;
   large.prefill = {9, 9};
   std::string bytes;
-  encode_frame(large, &bytes);
+  wire::encode_frame(large, &bytes);
   endless->send_bytes(std::string_view(bytes).substr(0, bytes.size() - 1));
   EXPECT_TRUE(eventually([&] { return endless->closed(); }));
   EXPECT_FALSE(modest->closed());
@@ -322,7 +329,7 @@ TEST_F(AgainstFullPrefill, BytesOfThoseWhoHaveProvedNothingAreBoundedTogether) {
 
 TEST_F(AgainstPrefill, AFullTableOfEarlyGrantsMakesRoomForWhoHasFewer) {
   auto hoarder = meet(stranger(1));
-  Grant early = grant(10);
+  wire::Grant early = grant(10);
   early.decode = {1, 7};
   hoarder->send(early);
   early.attempt = AttemptId(11);
@@ -334,4 +341,4 @@ TEST_F(AgainstPrefill, AFullTableOfEarlyGrantsMakesRoomForWhoHasFewer) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

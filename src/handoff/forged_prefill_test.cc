@@ -5,7 +5,7 @@
 
 #include "handoff/against_decode_test.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using namespace by_hand;
@@ -47,7 +47,7 @@ TEST_F(AgainstDecode, AnInstanceThatWasNotToldOfIsNotConnectedTo) {
   decode_->handoff().pair(own, port, true);
   ASSERT_TRUE(decode_->request(AttemptId(++attempt), own, port, 0, 20));
   auto peer = meet();
-  EXPECT_EQ(peer->expect<Grant>().attempt, AttemptId(attempt));
+  EXPECT_EQ(peer->expect<wire::Grant>().attempt, AttemptId(attempt));
 }
 
 TEST_F(AgainstDecode, EveryFormOfALoopbackAddressIsThisMachine) {
@@ -62,11 +62,11 @@ TEST_F(AgainstDecode, EveryFormOfALoopbackAddressIsThisMachine) {
 TEST_F(AgainstDecode, NoCommonVersionIsSaidToBoth) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = accept();
-  peer->send(Hello{{3, 9}, InstanceRole::kPrefill, false, {}});
-  peer->expect<Hello>();
+  peer->send(wire::Hello{{3, 9}, wire::InstanceRole::kPrefill, false, {}});
+  peer->expect<wire::Hello>();
   const std::string line =
       "this instance speaks handoff protocol 2 to 2, the peer 3 to 9: run the same version on both";
-  EXPECT_EQ(peer->expect<Refuse>().text, line);
+  EXPECT_EQ(peer->expect<wire::Refuse>().text, line);
   ASSERT_TRUE(over(1));
   EXPECT_EQ(decode_->outcome(AttemptId(1)).ended->message, line);
 }
@@ -74,18 +74,18 @@ TEST_F(AgainstDecode, NoCommonVersionIsSaidToBoth) {
 TEST_F(AgainstDecode, AManifestWithAnotherInstancesAddressIsRefused) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = accept();
-  peer->greet(InstanceRole::kPrefill);
-  Manifest stolen = manifest();
+  peer->greet(wire::InstanceRole::kPrefill);
+  wire::Manifest stolen = manifest();
   stolen.incarnation = {9, 9};
-  peer->expect<Manifest>();
+  peer->expect<wire::Manifest>();
   peer->send(stolen);
-  EXPECT_NE(peer->expect<Refuse>().text.find("transport address"), std::string::npos);
+  EXPECT_NE(peer->expect<wire::Refuse>().text.find("transport address"), std::string::npos);
 }
 
 TEST_F(AgainstDecode, ACommitOfMoreCopiesThanBytesIsNotCounted) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = meet();
-  Commit commit = commit_of(peer->expect<Grant>());
+  wire::Commit commit = commit_of(peer->expect<wire::Grant>());
   commit.copies = UINT64_MAX;
   peer->send(commit);
   ASSERT_TRUE(over(1));
@@ -101,30 +101,30 @@ class AgainstKeyedDecode : public AgainstDecode {
 TEST_F(AgainstKeyedDecode, WithTheKeyItMeetsWhomeverARequestNames) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = meet();
-  EXPECT_EQ(peer->expect<Grant>().attempt, AttemptId(1));
+  EXPECT_EQ(peer->expect<wire::Grant>().attempt, AttemptId(1));
 }
 
 TEST_F(AgainstKeyedDecode, NothingIsToldToWhoHasNotProvedTheKey) {
-  const auto forge = [&](uint64_t attempt, const Hello& hello, const std::vector<Frame>& more) {
+  const auto forge = [&](uint64_t attempt, const wire::Hello& hello, const std::vector<wire::Frame>& more) {
     ASSERT_TRUE(decode_->request(AttemptId(attempt), "127.0.0.1", port_, 0, 20, 0, 3s));
     auto peer = accept();
-    peer->expect<Hello>();
+    peer->expect<wire::Hello>();
     peer->send(hello);
-    for (const Frame& frame : more) peer->send(frame);
-    const std::optional<Frame> answer = peer->next();
-    EXPECT_TRUE(!answer || std::holds_alternative<Refuse>(*answer)) << frame_name(*answer);
+    for (const wire::Frame& frame : more) peer->send(frame);
+    const std::optional<wire::Frame> answer = peer->next();
+    EXPECT_TRUE(!answer || std::holds_alternative<wire::Refuse>(*answer)) << wire::frame_name(*answer);
     EXPECT_TRUE(peer->closed());
     ASSERT_TRUE(over(attempt));
   };
-  const Hello keyed{kProtocolVersions, InstanceRole::kPrefill, true, {4}};
-  Hello unkeyed = keyed;
+  const wire::Hello keyed{wire::kProtocolVersions, wire::InstanceRole::kPrefill, true, {4}};
+  wire::Hello unkeyed = keyed;
   unkeyed.keyed = false;
   forge(1, unkeyed, {});
   EXPECT_NE(decode_->outcome(AttemptId(1)).ended->message.find("--handoff-key-file"), std::string::npos);
-  forge(2, keyed, {Proof{}});
+  forge(2, keyed, {wire::Proof{}});
   forge(3, keyed, {manifest()});
   const std::string wrong = kKey + "x";
-  forge(4, keyed, {Handshake(InstanceRole::kPrefill, wrong).prove()});
+  forge(4, keyed, {Handshake(wire::InstanceRole::kPrefill, wrong).prove()});
   EXPECT_EQ(decode_->stats().pairings, 0u);
 }
 
@@ -141,7 +141,7 @@ class AgainstHastyDecode : public AgainstDecode {
 TEST_F(AgainstHastyDecode, APrefillThatStopsInItsHandshakeIsGivenUp) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = accept();
-  peer->greet(InstanceRole::kPrefill);
+  peer->greet(wire::InstanceRole::kPrefill);
   ASSERT_TRUE(over(1));
   EXPECT_NE(decode_->outcome(AttemptId(1)).ended->message.find("did not answer within"), std::string::npos);
 }
@@ -171,4 +171,4 @@ TEST_F(AgainstHastyDecode, OnlySoManyAddressesAreTriedAtATime) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -7,7 +7,10 @@
 #include "handoff/rig_test.h"
 #include "wire/frame_codec.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using layout::Fanout;
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -52,8 +55,8 @@ struct Both {
   TestDecode decode;
 };
 
-PairSpec spec_of(std::string name, KvGeometry geometry, Layout prefill, Layout decode, int prefill_page = 8,
-                 int decode_page = 8, Fanout fanout = Fanout::kDirect) {
+PairSpec spec_of(std::string name, layout::KvGeometry geometry, layout::Layout prefill, layout::Layout decode,
+                 int prefill_page = 8, int decode_page = 8, Fanout fanout = Fanout::kDirect) {
   // 96 pages, or what the longest prompt here needs.
   const auto pages = [](int page) { return std::max(96, 256 / page); };
   return {std::move(name),
@@ -64,8 +67,8 @@ PairSpec spec_of(std::string name, KvGeometry geometry, Layout prefill, Layout d
 }
 
 std::vector<PairSpec> pair_table() {
-  const KvGeometry gqa = gqa_geometry(), mla = mla_geometry();
-  KvGeometry six = gqa;
+  const layout::KvGeometry gqa = gqa_geometry(), mla = mla_geometry();
+  layout::KvGeometry six = gqa;
   six.kv_heads = 6;
   return {
       spec_of("mla_tp4_to_tp4dp2", mla, {.tp = 4}, {.tp = 4, .dp = 2}),
@@ -312,7 +315,7 @@ TEST(Handoff, TheTailOfTheLastPageTravelsAsZeros) {
   options.before_verify = [&](AttemptId) {
     const Pool& pool = decode->memory().pools()[0];
     const std::byte* page = pool.bytes.data() + pages[2].value() * pool.shape.page_bytes();
-    const KvGeometry& g = pool.shape.geometry;
+    const layout::KvGeometry& g = pool.shape.geometry;
     int others = 0;
     const auto count = [&](uint64_t offset, int dim) {
       for (int i = 0; i < dim * g.element_size; ++i) others += page[offset + static_cast<uint64_t>(i)] != std::byte{0};
@@ -430,8 +433,8 @@ TEST(Handoff, BadCallsAreRefusedWithoutAnEvent) {
   EXPECT_TRUE(refused([](DecodeRequest& r) { r.cached_tokens = 16; }));
   EXPECT_TRUE(refused([](DecodeRequest& r) { r.port = 0; }));
   EXPECT_TRUE(refused([](DecodeRequest& r) {  // more than a grant frame may name
-    r.pages.assign(kGrantPagesMax + 1, {PageId(0), 1});
-    r.prompt_tokens = int64_t{kGrantPagesMax + 1} * 8;
+    r.pages.assign(wire::kGrantPagesMax + 1, {PageId(0), 1});
+    r.prompt_tokens = int64_t{wire::kGrantPagesMax + 1} * 8;
   }));
   EXPECT_TRUE(both.settle());
 }
@@ -453,4 +456,4 @@ TEST(Handoff, StoppingEndsWhatIsLive) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -10,16 +10,19 @@
 #include "base/random.h"
 #include "wire/frame_codec.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::InstanceRole;
+
 namespace {
 
 const char* role_text(InstanceRole role) { return role == InstanceRole::kPrefill ? "prefill" : "decode"; }
 
-std::string body_of(const Manifest& decode, const Manifest& prefill, uint64_t plan_hash) {
+std::string body_of(const wire::Manifest& decode, const wire::Manifest& prefill, uint64_t plan_hash) {
   std::string bytes;
-  encode_frame(decode, &bytes);
-  encode_frame(prefill, &bytes);
-  encode_frame(Accept{plan_hash, {}}, &bytes);
+  wire::encode_frame(decode, &bytes);
+  wire::encode_frame(prefill, &bytes);
+  wire::encode_frame(wire::Accept{plan_hash, {}}, &bytes);
   return bytes;
 }
 
@@ -38,9 +41,9 @@ InstanceRole Handshake::other() const {
   return own_.role == InstanceRole::kPrefill ? InstanceRole::kDecode : InstanceRole::kPrefill;
 }
 
-Result<uint16_t> Handshake::greet(const Hello& theirs) {
+Result<uint16_t> Handshake::greet(const wire::Hello& theirs) {
   theirs_ = theirs;
-  BATON_ASSIGN(const uint16_t version, common_version(own_.versions, theirs.versions));
+  BATON_ASSIGN(const uint16_t version, wire::common_version(own_.versions, theirs.versions));
   if (theirs.role == own_.role)
     return error(ErrorCode::kIncompatible,
                  "both are {} instances; start one with --disaggregation-mode prefill and one with decode",
@@ -52,32 +55,33 @@ Result<uint16_t> Handshake::greet(const Hello& theirs) {
   return version;
 }
 
-Proof Handshake::prove() const { return {mac("has the key", own_.role, {})}; }
+wire::Proof Handshake::prove() const { return {mac("has the key", own_.role, {})}; }
 
-bool Handshake::proved_by(const Proof& proof) const {
-  const Bytes32 expected = mac("has the key", other(), {});
+bool Handshake::proved_by(const wire::Proof& proof) const {
+  const wire::Bytes32 expected = mac("has the key", other(), {});
   return keyed() && CRYPTO_memcmp(expected.data(), proof.mac.data(), expected.size()) == 0;
 }
 
-Accept Handshake::accept(const Manifest& decode, const Manifest& prefill, uint64_t plan_hash) const {
-  Accept accept{plan_hash, {}};
+wire::Accept Handshake::accept(const wire::Manifest& decode, const wire::Manifest& prefill, uint64_t plan_hash) const {
+  wire::Accept accept{plan_hash, {}};
   if (keyed()) accept.mac = mac("accepts", own_.role, body_of(decode, prefill, plan_hash));
   return accept;
 }
 
-bool Handshake::accepted_by(const Accept& theirs, const Manifest& decode, const Manifest& prefill) const {
+bool Handshake::accepted_by(const wire::Accept& theirs, const wire::Manifest& decode,
+                            const wire::Manifest& prefill) const {
   if (!keyed()) return true;
-  const Bytes32 expected = mac("accepts", other(), body_of(decode, prefill, theirs.plan_hash));
+  const wire::Bytes32 expected = mac("accepts", other(), body_of(decode, prefill, theirs.plan_hash));
   return CRYPTO_memcmp(expected.data(), theirs.mac.data(), expected.size()) == 0;
 }
 
-Bytes32 Handshake::mac(std::string_view purpose, InstanceRole sender, std::string_view more) const {
+wire::Bytes32 Handshake::mac(std::string_view purpose, InstanceRole sender, std::string_view more) const {
   const bool decode = own_.role == InstanceRole::kDecode;
   std::string covered = fmt::format("Baton handoff: {} {}\n", role_text(sender), purpose);
-  encode_frame(decode ? own_ : theirs_, &covered);
-  encode_frame(decode ? theirs_ : own_, &covered);
+  wire::encode_frame(decode ? own_ : theirs_, &covered);
+  wire::encode_frame(decode ? theirs_ : own_, &covered);
   covered += more;
-  Bytes32 mac{};
+  wire::Bytes32 mac{};
   unsigned int size = 0;
   const unsigned char* made =
       ::HMAC(EVP_sha256(), key_.data(), static_cast<int>(key_.size()),
@@ -86,4 +90,4 @@ Bytes32 Handshake::mac(std::string_view purpose, InstanceRole sender, std::strin
   return mac;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

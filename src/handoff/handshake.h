@@ -19,7 +19,7 @@
 #include "base/result.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // Shorter keys could be guessed from one Proof.
 inline constexpr size_t kHandoffKeyBytesMin = 32;
@@ -27,29 +27,31 @@ inline constexpr size_t kHandoffKeyBytesMin = 32;
 class Handshake {
  public:
   // `key`: empty for none; outlives the object. Draws a nonce.
-  Handshake(InstanceRole self, const std::string& key);
+  Handshake(wire::InstanceRole self, const std::string& key);
 
-  [[nodiscard]] const Hello& hello() const { return own_; }
+  [[nodiscard]] const wire::Hello& hello() const { return own_; }
   [[nodiscard]] bool keyed() const { return !key_.empty(); }
 
   // The other's Hello; what stands below needs it. The version that both speak, or kIncompatible: no common one, twice
   // the same role, or a key on one side alone.
-  Result<uint16_t> greet(const Hello& theirs);
+  Result<uint16_t> greet(const wire::Hello& theirs);
 
-  [[nodiscard]] Proof prove() const;
-  [[nodiscard]] bool proved_by(const Proof& proof) const;
+  [[nodiscard]] wire::Proof prove() const;
+  [[nodiscard]] bool proved_by(const wire::Proof& proof) const;
 
   // The last word of either side about a pair. Without a key its MAC is zero and not looked at.
-  [[nodiscard]] Accept accept(const Manifest& decode, const Manifest& prefill, uint64_t plan_hash) const;
-  [[nodiscard]] bool accepted_by(const Accept& theirs, const Manifest& decode, const Manifest& prefill) const;
+  [[nodiscard]] wire::Accept accept(const wire::Manifest& decode, const wire::Manifest& prefill,
+                                    uint64_t plan_hash) const;
+  [[nodiscard]] bool accepted_by(const wire::Accept& theirs, const wire::Manifest& decode,
+                                 const wire::Manifest& prefill) const;
 
  private:
-  [[nodiscard]] Bytes32 mac(std::string_view purpose, InstanceRole sender, std::string_view more) const;
-  [[nodiscard]] InstanceRole other() const;
+  [[nodiscard]] wire::Bytes32 mac(std::string_view purpose, wire::InstanceRole sender, std::string_view more) const;
+  [[nodiscard]] wire::InstanceRole other() const;
 
   const std::string& key_;
-  Hello own_;
-  Hello theirs_;
+  wire::Hello own_;
+  wire::Hello theirs_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -8,20 +8,23 @@
 
 #include "handoff/key_file.h"
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::InstanceRole;
+
 namespace {
 
 const std::string kKey(32, 'k');
 
 TEST(Handshake, ProofsHoldForOneConnectionOneSenderAndOneKey) {
   Handshake decode(InstanceRole::kDecode, kKey), prefill(InstanceRole::kPrefill, kKey);
-  ASSERT_EQ(decode.greet(prefill.hello()).value(), kProtocolVersions.max);
-  ASSERT_EQ(prefill.greet(decode.hello()).value(), kProtocolVersions.max);
+  ASSERT_EQ(decode.greet(prefill.hello()).value(), wire::kProtocolVersions.max);
+  ASSERT_EQ(prefill.greet(decode.hello()).value(), wire::kProtocolVersions.max);
   EXPECT_TRUE(decode.proved_by(prefill.prove()));
   EXPECT_TRUE(prefill.proved_by(decode.prove()));
   EXPECT_FALSE(decode.proved_by(decode.prove())) << "reflected";
   EXPECT_FALSE(prefill.proved_by(prefill.prove())) << "reflected";
-  EXPECT_FALSE(decode.proved_by(Proof{}));
+  EXPECT_FALSE(decode.proved_by(wire::Proof{}));
   Handshake again(InstanceRole::kDecode, kKey);
   ASSERT_TRUE(again.greet(prefill.hello()).ok());
   EXPECT_FALSE(again.proved_by(prefill.prove())) << "of another connection";
@@ -41,26 +44,26 @@ TEST(Handshake, AcceptCoversHellosManifestsAndPlan) {
   Handshake decode(InstanceRole::kDecode, kKey), prefill(InstanceRole::kPrefill, kKey);
   ASSERT_TRUE(decode.greet(prefill.hello()).ok());
   ASSERT_TRUE(prefill.greet(decode.hello()).ok());
-  Manifest d, p;
+  wire::Manifest d, p;
   d.role = InstanceRole::kDecode;
-  const Accept accept = prefill.accept(d, p, 7);
+  const wire::Accept accept = prefill.accept(d, p, 7);
   EXPECT_TRUE(decode.accepted_by(accept, d, p));
   EXPECT_FALSE(prefill.accepted_by(accept, d, p)) << "reflected";
-  Accept plan = accept;
+  wire::Accept plan = accept;
   ++plan.plan_hash;
   EXPECT_FALSE(decode.accepted_by(plan, d, p));
-  Manifest changed = d;
+  wire::Manifest changed = d;
   changed.transport_blob = "elsewhere";
   EXPECT_FALSE(decode.accepted_by(accept, changed, p));
   EXPECT_FALSE(decode.accepted_by(accept, p, d));
-  EXPECT_FALSE(decode.accepted_by(Accept{7, prefill.prove().mac}, d, p));
+  EXPECT_FALSE(decode.accepted_by(wire::Accept{7, prefill.prove().mac}, d, p));
 }
 
 TEST(Handshake, WhatCannotWorkSaysTheRemedy) {
   const std::string none;
   Handshake decode(InstanceRole::kDecode, kKey);
-  const auto refusal = [&](const Hello& hello) { return decode.greet(hello).error().message; };
-  Hello hello{kProtocolVersions, InstanceRole::kPrefill, true, {}};
+  const auto refusal = [&](const wire::Hello& hello) { return decode.greet(hello).error().message; };
+  wire::Hello hello{wire::kProtocolVersions, InstanceRole::kPrefill, true, {}};
   EXPECT_TRUE(decode.greet(hello).ok());
   hello.keyed = false;
   EXPECT_EQ(
@@ -90,4 +93,4 @@ TEST(KeyFile, HasAtLeast32Bytes) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -11,7 +11,7 @@
 #include "handoff/control_connection.h"
 #include "handoff/handshake.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr size_t kKeyBytesMax = 4096;
 }
@@ -45,4 +45,4 @@ Result<std::string> read_key_file(const std::string& path) {
   return key;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

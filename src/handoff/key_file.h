@@ -5,10 +5,10 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // The file's bytes without white space at its end: between kHandoffKeyBytesMin and 4,096 of them. Warns when others may
 // read the file. kNotFound or kInvalidArgument name the file and the remedy.
 Result<std::string> read_key_file(const std::string& path);
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -4,7 +4,7 @@
 
 #include "transport/blob.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 // Reads: "model digest decode 3f.., prefill 9a.."
@@ -15,17 +15,17 @@ void compare(const char* what, const T& decode, const T& prefill, std::string* d
   *differences += fmt::format("{} {} here, {} there", what, decode, prefill);
 }
 
-std::string geometry_text(const KvGeometry& g) {
+std::string geometry_text(const layout::KvGeometry& g) {
   return fmt::format("{} layers x {} heads x ({}+{}) x {} bytes", g.layers, g.kv_heads, g.k_dim, g.v_dim,
                      g.element_size);
 }
 
-Status check_regions(const Manifest& m, const char* who) {
+Status check_regions(const wire::Manifest& m, const char* who) {
   if (m.regions.size() != static_cast<size_t>(m.layout.world()))
     return error(ErrorCode::kIncompatible, "the {} manifest names {} regions for {} ranks", who, m.regions.size(),
                  m.layout.world());
   for (int rank = 0; rank < m.layout.world(); ++rank) {
-    const uint64_t page = rank_page_shape(m.layout, rank, m.geometry, m.page_tokens).page_bytes();
+    const uint64_t page = layout::rank_page_shape(m.layout, rank, m.geometry, m.page_tokens).page_bytes();
     const uint64_t bytes = m.regions[static_cast<size_t>(rank)].bytes;
     if (page != 0 && bytes / page < static_cast<uint64_t>(m.pages_per_group))
       return error(ErrorCode::kIncompatible, "the {} manifest gives rank {} {} bytes, {} pages of {} bytes need more",
@@ -36,13 +36,13 @@ Status check_regions(const Manifest& m, const char* who) {
 
 }  // namespace
 
-Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
+Result<layout::Planner> agree(const wire::Manifest& prefill, const wire::Manifest& decode) {
   const std::string sides =
       fmt::format("decode {} cannot take from prefill {}", decode.layout.to_string(), prefill.layout.to_string());
-  if (prefill.role != InstanceRole::kPrefill || decode.role != InstanceRole::kDecode)
+  if (prefill.role != wire::InstanceRole::kPrefill || decode.role != wire::InstanceRole::kDecode)
     return error(ErrorCode::kIncompatible,
                  "{}: both are {} instances; start one with --disaggregation-mode prefill and one with decode", sides,
-                 prefill.role == InstanceRole::kPrefill ? "prefill" : "decode");
+                 prefill.role == wire::InstanceRole::kPrefill ? "prefill" : "decode");
   std::string remedy;
   const auto advise = [&remedy](bool differs, const char* what) {
     if (differs && remedy.find(what) == std::string::npos)
@@ -61,20 +61,21 @@ Result<Planner> agree(const Manifest& prefill, const Manifest& decode) {
     return error(ErrorCode::kIncompatible, "{} (page_tokens {} here, {} there): {}; {}", sides, decode.page_tokens,
                  prefill.page_tokens, differences, remedy);
   // What is wrong alone before anything is planned: the geometry is our own on both sides from here on.
-  for (const Manifest* side : {&prefill, &decode}) {
+  for (const wire::Manifest* side : {&prefill, &decode}) {
     const char* who = side == &prefill ? "prefill" : "decode";
-    Status sound = check_layout(side->layout);
+    Status sound = layout::check_layout(side->layout);
     if (sound) sound = check_regions(*side, who);
     if (!sound) return error(ErrorCode::kIncompatible, "{}: {}", sides, sound.error().message);
   }
-  Result<Planner> planner = Planner::make(prefill.geometry, {prefill.layout, prefill.page_tokens},
-                                          {decode.layout, decode.page_tokens}, prefill.writer_policy, decode.fanout);
+  Result<layout::Planner> planner =
+      layout::Planner::make(prefill.geometry, {prefill.layout, prefill.page_tokens},
+                            {decode.layout, decode.page_tokens}, prefill.writer_policy, decode.fanout);
   if (!planner) return error(ErrorCode::kIncompatible, "{}: {}", sides, planner.error().message);
   return planner;
 }
 
-Status check_blob(const Manifest& manifest) {
-  const Result<Incarnation> owner = blob_incarnation(manifest.transport_blob);
+Status check_blob(const wire::Manifest& manifest) {
+  const Result<Incarnation> owner = transport::blob_incarnation(manifest.transport_blob);
   if (!owner) return error(ErrorCode::kIncompatible, "{}", owner.error().message);
   if (*owner != manifest.incarnation)
     return error(ErrorCode::kIncompatible,
@@ -83,9 +84,9 @@ Status check_blob(const Manifest& manifest) {
   return {};
 }
 
-Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,
-                                   const std::vector<Pool>& pools) {
-  BATON_TRY(check_layout(self.layout));
+Result<wire::Manifest> complete_manifest(wire::Manifest self, wire::InstanceRole role,
+                                         const transport::Transport& transport, const std::vector<Pool>& pools) {
+  BATON_TRY(layout::check_layout(self.layout));
   if (self.page_tokens < 1 || self.pages_per_group < 1)
     return error(ErrorCode::kInvalidArgument, "{} pages of {} tokens: both must be at least 1", self.pages_per_group,
                  self.page_tokens);
@@ -99,7 +100,7 @@ Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Trans
   self.regions.clear();
   for (int rank = 0; rank < self.layout.world(); ++rank) {
     const Pool& pool = pools[static_cast<size_t>(rank)];
-    if (pool.shape != rank_page_shape(self.layout, rank, self.geometry, self.page_tokens))
+    if (pool.shape != layout::rank_page_shape(self.layout, rank, self.geometry, self.page_tokens))
       return error(ErrorCode::kInvalidArgument, "the pool of rank {} has not the page shape of {}", rank,
                    self.layout.to_string());
     const uint64_t page = pool.shape.page_bytes();
@@ -111,8 +112,8 @@ Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Trans
   return self;
 }
 
-int world_rank(const Layout& layout, int dp_rank, int r) {
+int world_rank(const layout::Layout& layout, int dp_rank, int r) {
   return layout.rank_of({r / layout.attn_tp(), dp_rank, r % layout.attn_tp()});
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

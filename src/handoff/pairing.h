@@ -10,23 +10,23 @@
 #include "transport/transport.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // The plan of the pair, computed from both manifests: writer policy of prefill, fanout of decode. kIncompatible says in
 // one line what differs, with both sides and the remedy.
-Result<Planner> agree(const Manifest& prefill, const Manifest& decode);
+Result<layout::Planner> agree(const wire::Manifest& prefill, const wire::Manifest& decode);
 
 // Whether the transport's address in a manifest is the sender's own: one that leads to another instance's memory would
 // let whoever shows it meddle with that one's pairing.
-[[nodiscard]] Status check_blob(const Manifest& manifest);
+[[nodiscard]] Status check_blob(const wire::Manifest& manifest);
 
 // Fills role, transport, blob and regions, and checks that transport, pools and manifest agree: one incarnation, one
 // pool per world rank, the
 // shapes that the layout gives, pages_per_group pages in each.
-Result<Manifest> complete_manifest(Manifest self, InstanceRole role, const Transport& transport,
-                                   const std::vector<Pool>& pools);
+Result<wire::Manifest> complete_manifest(wire::Manifest self, wire::InstanceRole role,
+                                         const transport::Transport& transport, const std::vector<Pool>& pools);
 
 // World rank of rank `r` of DP group `dp_rank`, r = pp_stage * attn_tp + attn_tp_rank as in Piece.
-[[nodiscard]] int world_rank(const Layout& layout, int dp_rank, int r);
+[[nodiscard]] int world_rank(const layout::Layout& layout, int dp_rank, int r);
 
-}  // namespace baton
+}  // namespace baton::handoff

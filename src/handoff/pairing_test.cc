@@ -4,10 +4,13 @@
 
 #include <functional>
 
-namespace baton {
+namespace baton::handoff {
+
+using wire::Manifest;
+
 namespace {
 
-Manifest manifest(InstanceRole role, Layout layout) {
+Manifest manifest(wire::InstanceRole role, layout::Layout layout) {
   Manifest m;
   m.incarnation = {1, static_cast<uint64_t>(role)};
   m.role = role;
@@ -24,15 +27,15 @@ Manifest manifest(InstanceRole role, Layout layout) {
 }
 
 TEST(Pairing, LayoutsAndPageSizesMayDiffer) {
-  const Manifest prefill = manifest(InstanceRole::kPrefill, {.tp = 4});
-  Manifest decode = manifest(InstanceRole::kDecode, {.tp = 4, .dp = 2});
+  const Manifest prefill = manifest(wire::InstanceRole::kPrefill, {.tp = 4});
+  Manifest decode = manifest(wire::InstanceRole::kDecode, {.tp = 4, .dp = 2});
   decode.page_tokens = 16;
-  decode.writer_policy = WriterPolicy::kFirst;  // prefill's counts
-  decode.fanout = Fanout::kLocal;               // decode's counts
-  const Result<Planner> planner = agree(prefill, decode);
+  decode.writer_policy = layout::WriterPolicy::kFirst;  // prefill's counts
+  decode.fanout = layout::Fanout::kLocal;               // decode's counts
+  const Result<layout::Planner> planner = agree(prefill, decode);
   ASSERT_TRUE(planner.ok()) << planner.error().message;
-  EXPECT_EQ(planner->policy(), WriterPolicy::kBalanced);
-  EXPECT_EQ(planner->fanout(), Fanout::kLocal);
+  EXPECT_EQ(planner->policy(), layout::WriterPolicy::kBalanced);
+  EXPECT_EQ(planner->fanout(), layout::Fanout::kLocal);
   EXPECT_EQ(planner->destination_ranks(), 2);
 }
 
@@ -50,16 +53,17 @@ TEST(Pairing, EveryDifferenceIsNamedWithBothSidesAndTheRemedy) {
       {[](Manifest& d) { d.geometry.layers = 5; }, {"KV 5 layers", "4 layers", "--model-path"}},
       {[](Manifest& d) { d.transport = "shm"; },
        {"transport shm here, tcp there", "--disaggregation-transfer-backend"}},
-      {[](Manifest& d) { d.role = InstanceRole::kPrefill; }, {"both are prefill instances", "--disaggregation-mode"}},
+      {[](Manifest& d) { d.role = wire::InstanceRole::kPrefill; },
+       {"both are prefill instances", "--disaggregation-mode"}},
       {[](Manifest& d) { d.regions.pop_back(); }, {"3 regions for 4 ranks"}},
       {[](Manifest& d) { d.regions[2].bytes = 5; }, {"rank 2 5 bytes"}},
       {[](Manifest& d) { d.layout.dp = 3; }, {"decode TP4/DP3 cannot take from prefill TP4"}},
       {[](Manifest& d) { d.page_tokens = 1 << 19; }, {"cannot take"}},
   };
   for (const Case& c : cases) {
-    Manifest decode = manifest(InstanceRole::kDecode, {.tp = 4, .dp = 2});
+    Manifest decode = manifest(wire::InstanceRole::kDecode, {.tp = 4, .dp = 2});
     c.change(decode);
-    const Result<Planner> planner = agree(manifest(InstanceRole::kPrefill, {.tp = 4}), decode);
+    const Result<layout::Planner> planner = agree(manifest(wire::InstanceRole::kPrefill, {.tp = 4}), decode);
     ASSERT_FALSE(planner.ok()) << c.words[0];
     EXPECT_EQ(planner.error().code, ErrorCode::kIncompatible);
     for (const std::string& word : c.words)
@@ -69,7 +73,7 @@ TEST(Pairing, EveryDifferenceIsNamedWithBothSidesAndTheRemedy) {
 }
 
 TEST(Pairing, WorldRanksOfAGroup) {
-  const Layout layout{.tp = 4, .dp = 2, .pp = 2};
+  const layout::Layout layout{.tp = 4, .dp = 2, .pp = 2};
   EXPECT_EQ(world_rank(layout, 1, 0), 2);
   EXPECT_EQ(world_rank(layout, 1, 1), 3);
   EXPECT_EQ(world_rank(layout, 1, 2), 6);
@@ -77,4 +81,4 @@ TEST(Pairing, WorldRanksOfAGroup) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

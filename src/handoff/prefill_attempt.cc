@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::handoff {
 
 const char* prefill_state_name(PrefillAttempt::State state) {
   switch (state) {
@@ -122,7 +122,7 @@ void PrefillAttempt::advance(Actions* actions) {
 void PrefillAttempt::on(const PostEnded& post, Actions* actions) {
   BATON_CHECK(posts_out_ > 0, "a post ended and none was out");
   --posts_out_;
-  const bool done = post.outcome == TransferOutcome::kDone;
+  const bool done = post.outcome == transport::TransferOutcome::kDone;
   sources_quiet_ = sources_quiet_ && (done || post.local_quiesced);
   writers_quiet_ = writers_quiet_ && (done || post.remote_quiesced);
   if (state_ == State::kDraining) {
@@ -134,12 +134,12 @@ void PrefillAttempt::on(const PostEnded& post, Actions* actions) {
     advance(actions);
     return;
   }
-  const char* reason = post.outcome == TransferOutcome::kPeerLost   ? "peer_lost"
-                       : post.outcome == TransferOutcome::kRejected ? "rejected"
-                       : post.outcome == TransferOutcome::kTimeout  ? "deadline"
-                                                                    : "transfer";
+  const char* reason = post.outcome == transport::TransferOutcome::kPeerLost   ? "peer_lost"
+                       : post.outcome == transport::TransferOutcome::kRejected ? "rejected"
+                       : post.outcome == transport::TransferOutcome::kTimeout  ? "deadline"
+                                                                               : "transfer";
   give_up({AttemptOutcome::kFailed, reason,
-           fmt::format("transfer {}: {}", transfer_outcome_name(post.outcome), post.detail)},
+           fmt::format("transfer {}: {}", transport::transfer_outcome_name(post.outcome), post.detail)},
           true, actions);
 }
 
@@ -245,4 +245,4 @@ void PrefillAttempt::end(EndCause cause, Actions* actions) {
   actions->end = std::move(cause);
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -18,7 +18,7 @@
 #include "handoff/events.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // Why an attempt ended, for the failure counters: a fixed word, and a sentence.
 struct EndCause {
@@ -64,7 +64,7 @@ class PrefillAttempt {
     std::string reason;
   };
   struct PostEnded {
-    TransferOutcome outcome = TransferOutcome::kDone;
+    transport::TransferOutcome outcome = transport::TransferOutcome::kDone;
     bool local_quiesced = true;
     bool remote_quiesced = true;
     std::string detail;
@@ -146,4 +146,4 @@ class PrefillAttempt {
 
 [[nodiscard]] const char* prefill_state_name(PrefillAttempt::State state);
 
-}  // namespace baton
+}  // namespace baton::handoff

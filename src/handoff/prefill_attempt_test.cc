@@ -8,7 +8,7 @@
 
 #include "base/random.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using State = PrefillAttempt::State;
@@ -86,8 +86,8 @@ std::vector<Row> table() {
   const PrefillAttempt::CancelHere here{"client left", false}, broke{"executor failed", true};
   const PrefillAttempt::CancelThere there{"client left", false}, fault{"checksum", true};
   const PrefillAttempt::PeerLost lost{"closed"};
-  const PrefillAttempt::PostEnded done{}, failed{TransferOutcome::kFailed, true, true, "io"},
-      gone{TransferOutcome::kPeerLost, true, false, "reset"};
+  const PrefillAttempt::PostEnded done{}, failed{transport::TransferOutcome::kFailed, true, true, "io"},
+      gone{transport::TransferOutcome::kPeerLost, true, false, "reset"};
   const PrefillAttempt::ReleaseCame release;
   const PrefillAttempt::DrainedCame drained;
   const PrefillAttempt::Tick tick;
@@ -191,20 +191,21 @@ TEST(PrefillAttempt, EndsAndSaysDrainedOnlyWhenTheLastPostEnded) {
   PrefillAttempt machine = machine_in(State::kSending);
   EXPECT_EQ(text(machine.step(PrefillAttempt::CancelThere{"left", false}, kStart)), "cancel_posts");
   EXPECT_EQ(text(machine.step(PrefillAttempt::Tick{}, kLate)), "") << "a deadline is no evidence";
-  EXPECT_EQ(text(machine.step(PrefillAttempt::PostEnded{TransferOutcome::kCancelled, true, true, ""}, kLate)), "");
+  EXPECT_EQ(
+      text(machine.step(PrefillAttempt::PostEnded{transport::TransferOutcome::kCancelled, true, true, ""}, kLate)), "");
   EXPECT_EQ(text(machine.step(PrefillAttempt::PostEnded{}, kLate)), "drained end(cancelled,)");
   EXPECT_TRUE(machine.sources_quiet());
 }
 
 TEST(PrefillAttempt, NeverSaysDrainedWhenAWriterMayStillLand) {
   PrefillAttempt machine = machine_in(State::kSending);
-  machine.step(PrefillAttempt::PostEnded{TransferOutcome::kTimeout, true, false, "slow"}, kStart);
+  machine.step(PrefillAttempt::PostEnded{transport::TransferOutcome::kTimeout, true, false, "slow"}, kStart);
   EXPECT_EQ(text(machine.step(PrefillAttempt::PostEnded{}, kStart)), "end(failed,deadline)");
   EXPECT_TRUE(machine.sources_quiet());
   EXPECT_FALSE(machine.writers_quiet());
 
   PrefillAttempt stuck = machine_in(State::kSending);
-  stuck.step(PrefillAttempt::PostEnded{TransferOutcome::kFailed, false, false, "nic"}, kStart);
+  stuck.step(PrefillAttempt::PostEnded{transport::TransferOutcome::kFailed, false, false, "nic"}, kStart);
   EXPECT_EQ(text(stuck.step(PrefillAttempt::PostEnded{}, kStart)), "end(failed,transfer)");
   EXPECT_FALSE(stuck.sources_quiet());
 }
@@ -279,7 +280,8 @@ TEST(PrefillAttempt, RandomOrdersKeepTheInvariants) {
           --out;
           const bool fails = random.below(8) == 0;
           failed_post |= fails;
-          input = PrefillAttempt::PostEnded{fails ? TransferOutcome::kFailed : TransferOutcome::kDone, true, true, ""};
+          input = PrefillAttempt::PostEnded{
+              fails ? transport::TransferOutcome::kFailed : transport::TransferOutcome::kDone, true, true, ""};
         }
       }
       const PrefillAttempt::Actions actions = machine.step(input, now);
@@ -307,4 +309,4 @@ TEST(PrefillAttempt, RandomOrdersKeepTheInvariants) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

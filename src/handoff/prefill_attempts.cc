@@ -7,7 +7,7 @@
 #include "handoff/pairing.h"
 #include "handoff/prefill_service.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 // What a grant that waits for its request takes besides its pages.
 constexpr size_t kEarlyGrantBytes = 1024;
@@ -21,9 +21,9 @@ Status PrefillHandoff::Service::begin(AttemptId attempt, int dp_rank, int64_t pr
   if (!in_range(attempt)) return error(ErrorCode::kInvalidArgument, "attempt {} is not between 1 and 2^63-1", attempt);
   if (dp_rank < 0 || dp_rank >= self_.layout.dp)
     return error(ErrorCode::kInvalidArgument, "DP rank {} of {}", dp_rank, self_.layout.dp);
-  if (prompt_tokens < 1 || prompt_tokens > kPlanTokensMax)
+  if (prompt_tokens < 1 || prompt_tokens > layout::kPlanTokensMax)
     return error(ErrorCode::kInvalidArgument, "a prompt of {} tokens, between 1 and {} expected", prompt_tokens,
-                 kPlanTokensMax);
+                 layout::kPlanTokensMax);
   {
     std::lock_guard lock(mutex_);
     if (!live_.insert(attempt).second)
@@ -44,7 +44,7 @@ void PrefillHandoff::Service::computed(AttemptId attempt, int64_t end, std::vect
   wake_.wake();
 }
 
-void PrefillHandoff::Service::finish(AttemptId attempt, FirstToken first, HandoffDurations durations) {
+void PrefillHandoff::Service::finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations) {
   commands_.push_always({attempt, FinishCommand{std::move(first), durations}});
   wake_.wake();
 }
@@ -79,7 +79,7 @@ void PrefillHandoff::Service::command(AttemptId attempt, BeginCommand& begin) {
   auto found = attempts_.find(attempt);
   const bool early = found != attempts_.end();
   if (!early)
-    found = attempts_.emplace(attempt, std::make_unique<Entry>(PrefillAttempt(self_.incarnation, input))).first;
+    found = attempts_.emplace(attempt, std::make_unique<AttemptRecord>(PrefillAttempt(self_.incarnation, input))).first;
   found->second->dp_rank = begin.dp_rank;
   found->second->begun = now_;
   if (early) step(attempt, input);
@@ -88,7 +88,7 @@ void PrefillHandoff::Service::command(AttemptId attempt, BeginCommand& begin) {
 void PrefillHandoff::Service::command(AttemptId attempt, ComputedCommand& computed) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return;
-  Entry& entry = *found->second;
+  AttemptRecord& entry = *found->second;
   entry.pages.insert(entry.pages.end(), computed.new_pages.begin(), computed.new_pages.end());
   const int64_t reach = static_cast<int64_t>(entry.pages.size()) * self_.page_tokens;
   BATON_CHECK(computed.end <= reach, "computed {} tokens in pages for {}", computed.end, reach);
@@ -110,36 +110,36 @@ void PrefillHandoff::Service::command(AttemptId attempt, CancelCommand& cancel) 
 
 // ---- frames ----
 
-Status PrefillHandoff::Service::check_grant(const Peer& peer, const Grant& grant) const {
-  const Manifest& m = peer.manifest;
+Status PrefillHandoff::Service::check_grant(const Peer& peer, const wire::Grant& grant) const {
+  const wire::Manifest& m = peer.manifest;
   const auto pages = static_cast<int64_t>(grant.pages.size());
   const int64_t needed = (grant.prompt_tokens + m.page_tokens - 1) / m.page_tokens;
   if (grant.dp_rank >= m.layout.dp)
     return error(ErrorCode::kInvalidArgument, "grant for DP rank {} of {}", grant.dp_rank, m.layout.dp);
-  if (grant.prompt_tokens > kPlanTokensMax || pages != needed || grant.cached_tokens % m.page_tokens != 0)
+  if (grant.prompt_tokens > layout::kPlanTokensMax || pages != needed || grant.cached_tokens % m.page_tokens != 0)
     return error(ErrorCode::kInvalidArgument, "grant of {} pages of {} tokens for {} tokens, {} cached", pages,
                  m.page_tokens, grant.prompt_tokens, grant.cached_tokens);
   // The commit that answers it has a checksum for each page and rank.
   const int64_t ranks = peer.planner->destination_ranks();
-  if (pages * ranks > kChecksumsMax)
+  if (pages * ranks > wire::kChecksumsMax)
     return error(
         ErrorCode::kInvalidArgument,
         "grant of {} pages on {} ranks, one commit accounts for {} at most: use a larger --page-size on decode", pages,
-        ranks, kChecksumsMax);
-  for (const GrantedPage& page : grant.pages) {
+        ranks, wire::kChecksumsMax);
+  for (const wire::GrantedPage& page : grant.pages) {
     if (page.page.value() >= static_cast<uint32_t>(m.pages_per_group))
       return error(ErrorCode::kInvalidArgument, "grant of page {}, decode has {}", page.page, m.pages_per_group);
   }
   return {};
 }
 
-void PrefillHandoff::Service::turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault) {
-  const uint64_t digest = grant_digest(grant);
-  peer.connection.send(Cancel{grant.attempt, digest, fault, reason});
-  peer.connection.send(Drained{grant.attempt, digest});  // nothing was posted for it
+void PrefillHandoff::Service::turn_down(Peer& peer, const wire::Grant& grant, const std::string& reason, bool fault) {
+  const uint64_t digest = wire::grant_digest(grant);
+  peer.connection.send(wire::Cancel{grant.attempt, digest, fault, reason});
+  peer.connection.send(wire::Drained{grant.attempt, digest});  // nothing was posted for it
 }
 
-void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
+void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, wire::Grant& grant) {
   if (grant.prefill != self_.incarnation || grant.decode != peer.manifest.incarnation)
     return count([](HandoffStats& s) { ++s.stale_frames; });
   if (const Status checked = check_grant(peer, grant); !checked)
@@ -149,7 +149,7 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
     return;
   }
   const auto found = attempts_.find(grant.attempt);
-  PrefillAttempt::Granted input{.digest = grant_digest(grant),
+  PrefillAttempt::Granted input{.digest = wire::grant_digest(grant),
                                 .decode = grant.decode,
                                 .prefill = grant.prefill,
                                 .prompt_tokens = grant.prompt_tokens,
@@ -169,10 +169,10 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
   }
   const AttemptId attempt = grant.attempt;
   const bool early = found == attempts_.end();
-  Entry& entry =
-      early
-          ? *attempts_.emplace(attempt, std::make_unique<Entry>(PrefillAttempt(self_.incarnation, input))).first->second
-          : *found->second;
+  AttemptRecord& entry =
+      early ? *attempts_.emplace(attempt, std::make_unique<AttemptRecord>(PrefillAttempt(self_.incarnation, input)))
+                   .first->second
+            : *found->second;
   entry.peer = id;
   entry.granted = now_;
   entry.transport_peer = peer.transport_peer;
@@ -181,7 +181,7 @@ void PrefillHandoff::Service::on_grant(uint64_t id, Peer& peer, Grant& grant) {
   if (!early) return step(attempt, input);
   ++early_;
   ++peer.early;
-  peer.early_bytes += kEarlyGrantBytes + entry.grant.pages.size() * sizeof(GrantedPage);
+  peer.early_bytes += kEarlyGrantBytes + entry.grant.pages.size() * sizeof(wire::GrantedPage);
 }
 
 // Full, the table makes room for a peer that fills less of it than one that has proved nothing.
@@ -201,15 +201,15 @@ bool PrefillHandoff::Service::room_for_early(const Peer& peer) {
   return early_ < options_.early_grants_max;
 }
 
-void PrefillHandoff::Service::leave_early(Entry& entry) {
+void PrefillHandoff::Service::leave_early(AttemptRecord& entry) {
   --early_;
   const auto peer = peers_.find(entry.peer);
   if (peer == peers_.end()) return;
   --peer->second->early;
-  peer->second->early_bytes -= kEarlyGrantBytes + entry.grant.pages.size() * sizeof(GrantedPage);
+  peer->second->early_bytes -= kEarlyGrantBytes + entry.grant.pages.size() * sizeof(wire::GrantedPage);
 }
 
-void PrefillHandoff::Service::on_cancel(Peer& peer, const Cancel& cancel) {
+void PrefillHandoff::Service::on_cancel(Peer& peer, const wire::Cancel& cancel) {
   const auto found = attempts_.find(cancel.attempt);
   if (found != attempts_.end() && (!found->second->machine.granted() || found->second->digest == cancel.grant_digest)) {
     const bool unseen = !found->second->machine.granted();
@@ -222,7 +222,8 @@ void PrefillHandoff::Service::on_cancel(Peer& peer, const Cancel& cancel) {
                      true, now_);
   }
   // A grant that is not in the table has no post out, unless the transport could not say so.
-  if (!never_drained_.contains(cancel.grant_digest)) peer.connection.send(Drained{cancel.attempt, cancel.grant_digest});
+  if (!never_drained_.contains(cancel.grant_digest))
+    peer.connection.send(wire::Drained{cancel.attempt, cancel.grant_digest});
 }
 
 // ---- the machine ----
@@ -240,17 +241,17 @@ void PrefillHandoff::Service::tick() {
 void PrefillHandoff::Service::step(AttemptId attempt, const PrefillAttempt::Input& input) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return;
-  Entry& entry = *found->second;
+  AttemptRecord& entry = *found->second;
   const bool was_early = entry.machine.state() == PrefillAttempt::State::kEarly;
   PrefillAttempt::Actions actions = entry.machine.step(input, now_);
   if (was_early && entry.machine.state() != PrefillAttempt::State::kEarly) leave_early(entry);
   apply(attempt, entry, std::move(actions));
 }
 
-void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAttempt::Actions actions) {
+void PrefillHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, PrefillAttempt::Actions actions) {
   if (actions.stale) count([](HandoffStats& s) { ++s.stale_frames; });
   const auto peer = peers_.find(entry.peer);
-  const auto tell = [&](const Frame& frame) {
+  const auto tell = [&](const wire::Frame& frame) {
     if (peer != peers_.end()) peer->second->connection.send(frame);
   };
   if (actions.emit_granted) {
@@ -263,15 +264,15 @@ void PrefillHandoff::Service::apply(AttemptId attempt, Entry& entry, PrefillAtte
   if (actions.send) send_range(entry, *actions.send, attempt);
   if (actions.send_commit) send_commit(attempt, entry);
   if (actions.send_cancel)
-    tell(Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
-                actions.send_cancel->message});
+    tell(wire::Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
+                      actions.send_cancel->message});
   if (actions.cancel_posts) return cancel_posts(attempt);  // `entry` may be gone after it
-  if (actions.send_drained) tell(Drained{attempt, entry.digest});
+  if (actions.send_drained) tell(wire::Drained{attempt, entry.digest});
   if (actions.end) end(attempt, *actions.end);
 }
 
-void PrefillHandoff::Service::send_commit(AttemptId attempt, Entry& entry) {
-  Commit commit;
+void PrefillHandoff::Service::send_commit(AttemptId attempt, AttemptRecord& entry) {
+  wire::Commit commit;
   commit.attempt = attempt;
   commit.decode = entry.grant.decode;
   commit.prefill = self_.incarnation;
@@ -288,7 +289,7 @@ void PrefillHandoff::Service::send_commit(AttemptId attempt, Entry& entry) {
 
 void PrefillHandoff::Service::end(AttemptId attempt, const EndCause& cause) {
   const auto found = attempts_.find(attempt);
-  const std::unique_ptr<Entry> entry = std::move(found->second);
+  const std::unique_ptr<AttemptRecord> entry = std::move(found->second);
   attempts_.erase(found);
   if (entry->machine.granted() && !entry->machine.writers_quiet()) never_drained_.insert(entry->digest);
   const bool met = entry->machine.begun() && entry->machine.granted();
@@ -327,4 +328,4 @@ void PrefillHandoff::Service::emit_ended(PrefillEnded ended, const char* reason)
   sink_(std::move(ended));
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -14,7 +14,7 @@
 
 #include "handoff/events.h"
 
-namespace baton {
+namespace baton::handoff {
 
 struct PrefillHandoffOptions {
   std::string host = "127.0.0.1";  // numeric; 0.0.0.0 or :: is every address
@@ -47,8 +47,9 @@ class PrefillHandoff {
   // `self`: the caller fills incarnation, model, geometry, dtype, layout, pages and policy; role, transport and regions
   // are filled here. `pools`: one per world rank, in order. `transport` and the pools' memory must outlive the service.
   // kUnavailable when the port is taken, kInvalidArgument when self and pools do not agree.
-  static Result<std::unique_ptr<PrefillHandoff>> start(PrefillHandoffOptions options, Manifest self,
-                                                       Transport& transport, std::vector<Pool> pools, PrefillSink sink);
+  static Result<std::unique_ptr<PrefillHandoff>> start(PrefillHandoffOptions options, wire::Manifest self,
+                                                       transport::Transport& transport, std::vector<Pool> pools,
+                                                       PrefillSink sink);
   // Stops: every live attempt is cancelled and ended first, waiting at most two seconds for the transport.
   ~PrefillHandoff();
   PrefillHandoff(const PrefillHandoff&) = delete;
@@ -66,7 +67,7 @@ class PrefillHandoff {
   void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
   // The last chunk is done (computed() has reached prompt_tokens) and this was sampled. transfer_tail of `durations` is
   // filled here.
-  void finish(AttemptId attempt, FirstToken first, HandoffDurations durations);
+  void finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations);
   // Someone no longer wants it (fault false) or the engine failed (fault true). Ended follows when the sources are
   // quiet.
   void cancel(AttemptId attempt, std::string reason, bool fault = false);
@@ -79,4 +80,4 @@ class PrefillHandoff {
   std::unique_ptr<Service> service_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

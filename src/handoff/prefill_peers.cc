@@ -9,7 +9,7 @@
 #include "handoff/pairing.h"
 #include "handoff/prefill_service.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr int kAcceptsMax = 64;  // of a turn, so that a flood of connections leaves time for the peers
 }  // namespace
@@ -93,7 +93,7 @@ void PrefillHandoff::Service::serve(uint64_t id, Peer& peer) {
       input_left_ = input_left_ || connection.has_input();
       break;
     }
-    Result<std::optional<Frame>> next = connection.next();
+    Result<std::optional<wire::Frame>> next = connection.next();
     if (!next) {
       log_warning("handoff: dropping a decode connection: {}", next.error().message);
       count([](HandoffStats& s) { ++s.bad_frames; });
@@ -134,35 +134,36 @@ void PrefillHandoff::Service::drop_peer(uint64_t id) {
 
 // ---- frames ----
 
-void PrefillHandoff::Service::frame(uint64_t id, Peer& peer, Frame& frame) {
+void PrefillHandoff::Service::frame(uint64_t id, Peer& peer, wire::Frame& frame) {
   using State = Peer::State;
-  if (const auto* refusal = std::get_if<Refuse>(&frame)) {
+  if (const auto* refusal = std::get_if<wire::Refuse>(&frame)) {
     log_warning("handoff: decode refuses: {}", refusal->text);
     count([](HandoffStats& s) { ++s.refusals; });
     peer.connection.break_off("refused by decode");
     return;
   }
-  if (const auto* hello = std::get_if<Hello>(&frame); hello && peer.state == State::kHello) return greet(peer, *hello);
-  if (const auto* proof = std::get_if<Proof>(&frame); proof && peer.state == State::kProof) {
+  if (const auto* hello = std::get_if<wire::Hello>(&frame); hello && peer.state == State::kHello)
+    return greet(peer, *hello);
+  if (const auto* proof = std::get_if<wire::Proof>(&frame); proof && peer.state == State::kProof) {
     if (!peer.handshake.proved_by(*proof))
       return refuse(peer, "decode's proof of the shared key is wrong: give both the same --handoff-key-file");
     peer.state = State::kManifest;
     return;
   }
-  if (auto* manifest = std::get_if<Manifest>(&frame); manifest && peer.state == State::kManifest)
+  if (auto* manifest = std::get_if<wire::Manifest>(&frame); manifest && peer.state == State::kManifest)
     return meet(id, peer, *manifest);
-  if (const auto* accept = std::get_if<Accept>(&frame); accept && peer.state == State::kAccept)
+  if (const auto* accept = std::get_if<wire::Accept>(&frame); accept && peer.state == State::kAccept)
     return accepted(peer, *accept);
   if (peer.state == State::kPaired) return paired_frame(id, peer, frame);
   count([](HandoffStats& s) { ++s.bad_frames; });
-  peer.connection.abandon(fmt::format("a {} frame has no place here", frame_name(frame)));
+  peer.connection.abandon(fmt::format("a {} frame has no place here", wire::frame_name(frame)));
 }
 
-void PrefillHandoff::Service::paired_frame(uint64_t id, Peer& peer, Frame& frame) {
-  if (auto* grant = std::get_if<Grant>(&frame)) return on_grant(id, peer, *grant);
-  if (const auto* cancel = std::get_if<Cancel>(&frame)) return on_cancel(peer, *cancel);
-  if (const auto* ping = std::get_if<Ping>(&frame)) return peer.connection.send(Pong{ping->serial});
-  if (const auto* pong = std::get_if<Pong>(&frame)) return peer.connection.on_pong(pong->serial);
+void PrefillHandoff::Service::paired_frame(uint64_t id, Peer& peer, wire::Frame& frame) {
+  if (auto* grant = std::get_if<wire::Grant>(&frame)) return on_grant(id, peer, *grant);
+  if (const auto* cancel = std::get_if<wire::Cancel>(&frame)) return on_cancel(peer, *cancel);
+  if (const auto* ping = std::get_if<wire::Ping>(&frame)) return peer.connection.send(wire::Pong{ping->serial});
+  if (const auto* pong = std::get_if<wire::Pong>(&frame)) return peer.connection.on_pong(pong->serial);
   const auto about = [&](AttemptId attempt, uint64_t digest, const PrefillAttempt::Input& input) {
     const auto found = attempts_.find(attempt);
     if (found == attempts_.end() || found->second->digest != digest ||
@@ -170,21 +171,21 @@ void PrefillHandoff::Service::paired_frame(uint64_t id, Peer& peer, Frame& frame
       return count([](HandoffStats& s) { ++s.stale_frames; });
     step(attempt, input);
   };
-  if (const auto* release = std::get_if<Release>(&frame))
+  if (const auto* release = std::get_if<wire::Release>(&frame))
     return about(release->attempt, release->grant_digest, PrefillAttempt::ReleaseCame{});
-  if (const auto* drained = std::get_if<Drained>(&frame)) {
+  if (const auto* drained = std::get_if<wire::Drained>(&frame)) {
     // The answer to a Cancel of ours; most often we are done already.
     if (attempts_.contains(drained->attempt))
       about(drained->attempt, drained->grant_digest, PrefillAttempt::DrainedCame{});
     return;
   }
   count([](HandoffStats& s) { ++s.bad_frames; });
-  peer.connection.abandon(fmt::format("a {} frame has no place here", frame_name(frame)));
+  peer.connection.abandon(fmt::format("a {} frame has no place here", wire::frame_name(frame)));
 }
 
 // ---- meeting ----
 
-void PrefillHandoff::Service::greet(Peer& peer, const Hello& hello) {
+void PrefillHandoff::Service::greet(Peer& peer, const wire::Hello& hello) {
   const Result<uint16_t> version = peer.handshake.greet(hello);
   if (!version) return refuse(peer, version.error().message);
   peer.connection.send(peer.handshake.hello());
@@ -198,18 +199,18 @@ void PrefillHandoff::Service::greet(Peer& peer, const Hello& hello) {
 void PrefillHandoff::Service::refuse(Peer& peer, const std::string& text) {
   log_warning("handoff: refusing a decode instance: {}", text);
   count([](HandoffStats& s) { ++s.refusals; });
-  peer.connection.send(Refuse{text});
+  peer.connection.send(wire::Refuse{text});
   peer.state = Peer::State::kRefused;
 }
 
-void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, Manifest& manifest) {
+void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, wire::Manifest& manifest) {
   planned_ = true;
   planned_for_ = id;
   if (const Status own = check_blob(manifest); !own) return refuse(peer, own.error().message);
-  Result<Planner> planner = agree(self_, manifest);
+  Result<layout::Planner> planner = agree(self_, manifest);
   if (!planner) return refuse(peer, planner.error().message);
   peer.manifest = std::move(manifest);
-  peer.planner = std::make_shared<const Planner>(std::move(*planner));
+  peer.planner = std::make_shared<const layout::Planner>(std::move(*planner));
   peer.state = Peer::State::kElders;
   peer.since = attention_.now();
   std::vector<uint64_t> unpaired;
@@ -245,7 +246,7 @@ void PrefillHandoff::Service::await_elders(Peer& peer) {
 }
 
 void PrefillHandoff::Service::admit(Peer& peer) {
-  Result<PeerId> connected = transport_.connect(peer.manifest.transport_blob);
+  Result<transport::PeerId> connected = transport_.connect(peer.manifest.transport_blob);
   if (!connected)
     return refuse(peer, fmt::format("prefill cannot reach decode's memory: {}", connected.error().message));
   peer.transport_peer = *connected;
@@ -256,7 +257,7 @@ void PrefillHandoff::Service::admit(Peer& peer) {
   peer.connection.send(peer.handshake.accept(peer.manifest, self_, peer.planner->hash()));
 }
 
-void PrefillHandoff::Service::accepted(Peer& peer, const Accept& accept) {
+void PrefillHandoff::Service::accepted(Peer& peer, const wire::Accept& accept) {
   if (accept.plan_hash != peer.planner->hash())
     return refuse(peer, fmt::format("plan hash {:016x} on decode, {:016x} on prefill: start both with the same version",
                                     accept.plan_hash, peer.planner->hash()));
@@ -274,4 +275,4 @@ void PrefillHandoff::Service::accepted(Peer& peer, const Accept& accept) {
   });
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "handoff/prefill_service.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 // Rank pairs that are counted one by one: peers choose their layouts.
 constexpr size_t kLinksMax = 4096;
@@ -14,20 +14,20 @@ constexpr size_t kLinksMax = 4096;
 void PrefillHandoff::Service::take_transfer_events() {
   events_.clear();
   transport_.poll(&events_);
-  for (const TransferEvent& event : events_) {
+  for (const transport::TransferEvent& event : events_) {
     const auto found = posts_.find(event.transfer);
     BATON_CHECK(found != posts_.end(), "transfer {} ended twice or was never posted", event.transfer);
     const OutPost post = std::move(found->second);
     posts_.erase(found);
-    Entry& entry = *attempts_.at(post.attempt);
+    AttemptRecord& entry = *attempts_.at(post.attempt);
     entry.out.erase(event.transfer);
     entry.last_done = now_;
     PrefillAttempt::PostEnded ended{event.outcome, event.local_quiesced, event.remote_quiesced, event.detail};
-    if (event.outcome == TransferOutcome::kDone && event.bytes != post.bytes) {
-      ended.outcome = TransferOutcome::kFailed;
+    if (event.outcome == transport::TransferOutcome::kDone && event.bytes != post.bytes) {
+      ended.outcome = transport::TransferOutcome::kFailed;
       ended.detail = fmt::format("{} of {} bytes applied at decode", event.bytes, post.bytes);
     }
-    if (ended.outcome == TransferOutcome::kDone) {
+    if (ended.outcome == transport::TransferOutcome::kDone) {
       entry.bytes += post.bytes;
       count([&](HandoffStats& s) {
         for (const auto& [link, moved] : post.links) {
@@ -71,7 +71,7 @@ void PrefillHandoff::Service::pump() {
   std::move(later.begin(), later.end(), std::back_inserter(pump_order_));
 }
 
-std::optional<uint64_t> PrefillHandoff::Service::pump_one(AttemptId attempt, Entry& entry) {
+std::optional<uint64_t> PrefillHandoff::Service::pump_one(AttemptId attempt, AttemptRecord& entry) {
   if (entry.next) {
     if (!post(attempt, entry)) return std::nullopt;
     return 1;
@@ -89,9 +89,9 @@ std::optional<uint64_t> PrefillHandoff::Service::pump_one(AttemptId attempt, Ent
 }
 
 // False: the transport's queue is full, and the post stays the next.
-bool PrefillHandoff::Service::post(AttemptId attempt, Entry& entry) {
+bool PrefillHandoff::Service::post(AttemptId attempt, AttemptRecord& entry) {
   HandoffPost& post = *entry.next;
-  const Result<TransferId> posted = transport_.post_write(
+  const Result<transport::TransferId> posted = transport_.post_write(
       entry.transport_peer, post.blocks, {attempt, entry.grant.window_secret}, entry.machine.deadline());
   if (!posted && posted.error().code == ErrorCode::kResourceExhausted) return false;
   entry.machine.posts_made(1);
@@ -105,7 +105,8 @@ bool PrefillHandoff::Service::post(AttemptId attempt, Entry& entry) {
   entry.next.reset();
   const bool no_peer = posted.error().code == ErrorCode::kUnavailable;
   const auto peer = peers_.find(entry.peer);
-  const TransferOutcome outcome = no_peer ? TransferOutcome::kPeerLost : TransferOutcome::kFailed;
+  const transport::TransferOutcome outcome =
+      no_peer ? transport::TransferOutcome::kPeerLost : transport::TransferOutcome::kFailed;
   step(attempt, PrefillAttempt::PostEnded{outcome, true, true, posted.error().message});
   // Nothing of the pair can be sent any more: it has to meet anew, which connects the transport again.
   if (no_peer && peer != peers_.end())
@@ -114,18 +115,19 @@ bool PrefillHandoff::Service::post(AttemptId attempt, Entry& entry) {
 }
 
 void PrefillHandoff::Service::cancel_posts(AttemptId attempt) {
-  Entry& entry = *attempts_.at(attempt);
-  for (const TransferId transfer : entry.out) transport_.cancel(transfer);
+  AttemptRecord& entry = *attempts_.at(attempt);
+  for (const transport::TransferId transfer : entry.out) transport_.cancel(transfer);
   entry.next.reset();
   if (!std::exchange(entry.making, false)) return;
-  step(attempt, PrefillAttempt::PostEnded{TransferOutcome::kCancelled, true, true, "not posted"});
+  step(attempt, PrefillAttempt::PostEnded{transport::TransferOutcome::kCancelled, true, true, "not posted"});
 }
 
-void PrefillHandoff::Service::send_range(Entry& entry, PrefillAttempt::Actions::Range range, AttemptId attempt) {
+void PrefillHandoff::Service::send_range(AttemptRecord& entry, PrefillAttempt::Actions::Range range,
+                                         AttemptId attempt) {
   entry.job->extend(range.end, entry.pages);
   if (std::exchange(entry.making, true)) return;
   entry.machine.posts_made(1);
   if (std::find(pump_order_.begin(), pump_order_.end(), attempt) == pump_order_.end()) pump_order_.push_back(attempt);
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -13,12 +13,12 @@
 #include "base/thread.h"
 #include "handoff/pairing.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr Duration kStopTimeout = std::chrono::seconds(2);
 }  // namespace
 
-PrefillHandoff::Service::Service(PrefillHandoffOptions options, Manifest self, Transport& transport,
+PrefillHandoff::Service::Service(PrefillHandoffOptions options, wire::Manifest self, transport::Transport& transport,
                                  std::vector<Pool> pools, PrefillSink sink, UniqueFd listener)
     : options_(std::move(options)),
       self_(std::move(self)),
@@ -111,10 +111,11 @@ void PrefillHandoff::Service::shut_down() {
 PrefillHandoff::PrefillHandoff(std::unique_ptr<Service> service) : service_(std::move(service)) {}
 PrefillHandoff::~PrefillHandoff() = default;
 
-Result<std::unique_ptr<PrefillHandoff>> PrefillHandoff::start(PrefillHandoffOptions options, Manifest self,
-                                                              Transport& transport, std::vector<Pool> pools,
+Result<std::unique_ptr<PrefillHandoff>> PrefillHandoff::start(PrefillHandoffOptions options, wire::Manifest self,
+                                                              transport::Transport& transport, std::vector<Pool> pools,
                                                               PrefillSink sink) {
-  BATON_ASSIGN(Manifest manifest, complete_manifest(std::move(self), InstanceRole::kPrefill, transport, pools));
+  BATON_ASSIGN(wire::Manifest manifest,
+               complete_manifest(std::move(self), wire::InstanceRole::kPrefill, transport, pools));
   BATON_ASSIGN(UniqueFd listener, listen_on(options.host, options.port));
   auto service = std::make_unique<Service>(std::move(options), std::move(manifest), transport, std::move(pools),
                                            std::move(sink), std::move(listener));
@@ -128,7 +129,7 @@ Status PrefillHandoff::begin(AttemptId attempt, int dp_rank, int64_t prompt_toke
 void PrefillHandoff::computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages) {
   service_->computed(attempt, end, std::move(new_pages));
 }
-void PrefillHandoff::finish(AttemptId attempt, FirstToken first, HandoffDurations durations) {
+void PrefillHandoff::finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations) {
   service_->finish(attempt, std::move(first), durations);
 }
 void PrefillHandoff::cancel(AttemptId attempt, std::string reason, bool fault) {
@@ -136,4 +137,4 @@ void PrefillHandoff::cancel(AttemptId attempt, std::string reason, bool fault) {
 }
 HandoffStats PrefillHandoff::stats() const { return service_->stats(); }
 
-}  // namespace baton
+}  // namespace baton::handoff

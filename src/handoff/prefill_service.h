@@ -15,7 +15,7 @@
 #include "base/listener.h"
 #include "base/queue.h"
 #include "base/wake_fd.h"
-#include "handoff/attention.h"
+#include "handoff/attended_time.h"
 #include "handoff/control_connection.h"
 #include "handoff/handshake.h"
 #include "handoff/prefill_attempt.h"
@@ -23,18 +23,18 @@
 #include "handoff/send_job.h"
 #include "handoff/tombstones.h"
 
-namespace baton {
+namespace baton::handoff {
 
 class PrefillHandoff::Service {
  public:
-  Service(PrefillHandoffOptions options, Manifest self, Transport& transport, std::vector<Pool> pools, PrefillSink sink,
-          UniqueFd listener);
+  Service(PrefillHandoffOptions options, wire::Manifest self, transport::Transport& transport, std::vector<Pool> pools,
+          PrefillSink sink, UniqueFd listener);
   ~Service();
 
   [[nodiscard]] uint16_t port() const { return port_; }
   Status begin(AttemptId attempt, int dp_rank, int64_t prompt_tokens, TimePoint deadline);
   void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
-  void finish(AttemptId attempt, FirstToken first, HandoffDurations durations);
+  void finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations);
   void cancel(AttemptId attempt, std::string reason, bool fault);
   [[nodiscard]] HandoffStats stats() const;
 
@@ -49,8 +49,8 @@ class PrefillHandoff::Service {
     std::vector<PageId> new_pages;
   };
   struct FinishCommand {
-    FirstToken first;
-    HandoffDurations durations;
+    wire::FirstToken first;
+    wire::HandoffDurations durations;
   };
   struct CancelCommand {
     std::string reason;
@@ -65,7 +65,7 @@ class PrefillHandoff::Service {
   struct Peer {
     enum class State { kHello, kProof, kManifest, kElders, kAccept, kPaired, kRefused };
     Peer(UniqueFd fd, TimePoint attended, const std::string& key)
-        : connection(std::move(fd), attended), handshake(InstanceRole::kPrefill, key), since(attended) {}
+        : connection(std::move(fd), attended), handshake(wire::InstanceRole::kPrefill, key), since(attended) {}
     ControlConnection connection;
     Handshake handshake;
     TimePoint since;  // of the handshake
@@ -74,30 +74,30 @@ class PrefillHandoff::Service {
     size_t early = 0;     // grants that wait for their requests, and their bytes
     size_t early_bytes = 0;
     size_t counted = 0;  // of unproved_bytes_
-    Manifest manifest;
-    std::shared_ptr<const Planner> planner;
+    wire::Manifest manifest;
+    std::shared_ptr<const layout::Planner> planner;
     // In kElders: older connections of the same incarnation, and the Ping that each has to answer.
     std::map<uint64_t, uint64_t> elders;
-    PeerId transport_peer;
+    transport::PeerId transport_peer;
     bool connected = false;  // transport_peer is valid
   };
 
-  struct Entry {
-    explicit Entry(PrefillAttempt m) : machine(std::move(m)) {}
+  struct AttemptRecord {
+    explicit AttemptRecord(PrefillAttempt m) : machine(std::move(m)) {}
     PrefillAttempt machine;
     uint64_t peer = 0;
-    Grant grant;
+    wire::Grant grant;
     uint64_t digest = 0;
     int dp_rank = 0;
     std::unique_ptr<SendJob> job;
-    PeerId transport_peer;
+    transport::PeerId transport_peer;
     std::vector<PageId> pages;
     // The job still makes posts; the machine counts the making as one post.
     bool making = false;
     std::optional<HandoffPost> next;  // made, and the transport had no room for it
-    std::unordered_set<TransferId> out;
-    FirstToken first;
-    HandoffDurations durations;
+    std::unordered_set<transport::TransferId> out;
+    wire::FirstToken first;
+    wire::HandoffDurations durations;
     uint64_t bytes = 0, copies = 0;
     TimePoint begun, granted, first_post, last_done, finished;
   };
@@ -122,30 +122,30 @@ class PrefillHandoff::Service {
   void serve_peers();
   void serve(uint64_t id, Peer& peer);
   void drop_peer(uint64_t id);
-  void frame(uint64_t id, Peer& peer, Frame& frame);
-  void paired_frame(uint64_t id, Peer& peer, Frame& frame);
-  void greet(Peer& peer, const Hello& hello);
-  void accepted(Peer& peer, const Accept& accept);
-  void meet(uint64_t id, Peer& peer, Manifest& manifest);
+  void frame(uint64_t id, Peer& peer, wire::Frame& frame);
+  void paired_frame(uint64_t id, Peer& peer, wire::Frame& frame);
+  void greet(Peer& peer, const wire::Hello& hello);
+  void accepted(Peer& peer, const wire::Accept& accept);
+  void meet(uint64_t id, Peer& peer, wire::Manifest& manifest);
   void await_elders(Peer& peer);
   void admit(Peer& peer);
   void refuse(Peer& peer, const std::string& text);
-  void on_grant(uint64_t id, Peer& peer, Grant& grant);
+  void on_grant(uint64_t id, Peer& peer, wire::Grant& grant);
   [[nodiscard]] bool room_for_early(const Peer& peer);
-  void leave_early(Entry& entry);
-  void on_cancel(Peer& peer, const Cancel& cancel);
-  [[nodiscard]] Status check_grant(const Peer& peer, const Grant& grant) const;
-  void turn_down(Peer& peer, const Grant& grant, const std::string& reason, bool fault);
+  void leave_early(AttemptRecord& entry);
+  void on_cancel(Peer& peer, const wire::Cancel& cancel);
+  [[nodiscard]] Status check_grant(const Peer& peer, const wire::Grant& grant) const;
+  void turn_down(Peer& peer, const wire::Grant& grant, const std::string& reason, bool fault);
   void take_transfer_events();
   void pump();
   // What it took, as SendJob::Step::work; nullopt: the transport's queue is full.
-  std::optional<uint64_t> pump_one(AttemptId attempt, Entry& entry);
-  bool post(AttemptId attempt, Entry& entry);
+  std::optional<uint64_t> pump_one(AttemptId attempt, AttemptRecord& entry);
+  bool post(AttemptId attempt, AttemptRecord& entry);
   void tick();
   void step(AttemptId attempt, const PrefillAttempt::Input& input);
-  void apply(AttemptId attempt, Entry& entry, PrefillAttempt::Actions actions);
-  void send_range(Entry& entry, PrefillAttempt::Actions::Range range, AttemptId attempt);
-  void send_commit(AttemptId attempt, Entry& entry);
+  void apply(AttemptId attempt, AttemptRecord& entry, PrefillAttempt::Actions actions);
+  void send_range(AttemptRecord& entry, PrefillAttempt::Actions::Range range, AttemptId attempt);
+  void send_commit(AttemptId attempt, AttemptRecord& entry);
   void cancel_posts(AttemptId attempt);
   void end(AttemptId attempt, const EndCause& cause);
   void emit_ended(PrefillEnded ended, const char* reason);
@@ -157,8 +157,8 @@ class PrefillHandoff::Service {
   }
 
   const PrefillHandoffOptions options_;
-  const Manifest self_;
-  Transport& transport_;
+  const wire::Manifest self_;
+  transport::Transport& transport_;
   const std::vector<Pool> pools_;
   const PrefillSink sink_;
   SteadyClock clock_;
@@ -174,22 +174,22 @@ class PrefillHandoff::Service {
 
   // The thread's own.
   TimePoint now_;
-  Attention attention_;
+  AttendedTime attention_;
   uint64_t next_peer_ = 1;
   uint64_t planned_for_ = 0;   // the last peer whose manifest was planned for
   bool planned_ = false;       // in this turn
   bool input_left_ = false;    // frames wait for the next turn
   size_t unproved_bytes_ = 0;  // the sum of Peer::counted
   std::map<uint64_t, std::unique_ptr<Peer>> peers_;
-  std::unordered_map<AttemptId, std::unique_ptr<Entry>> attempts_;
+  std::unordered_map<AttemptId, std::unique_ptr<AttemptRecord>> attempts_;
   size_t early_ = 0;
-  std::unordered_map<TransferId, OutPost> posts_;
+  std::unordered_map<transport::TransferId, OutPost> posts_;
   std::deque<AttemptId> pump_order_;  // attempts that make posts; each once
   bool pump_again_ = false;           // the turn's share of work was used up
   Tombstones tombstones_{8192, std::chrono::seconds(120)};
   std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet
-  std::vector<TransferEvent> events_;
+  std::vector<transport::TransferEvent> events_;
   std::thread thread_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

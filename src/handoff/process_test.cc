@@ -16,7 +16,7 @@
 
 #include "handoff/rig_test.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using namespace std::chrono_literals;
@@ -28,8 +28,8 @@ PairSpec spec_of_processes() {
           .geometry = gqa_geometry(),
           .prefill = {{.tp = 2}, 8, 96},
           .decode = {{.tp = 4, .dp = 2}, 4, 192},
-          .fanout = Fanout::kLocal,
-          .policy = WriterPolicy::kBalanced};
+          .fanout = layout::Fanout::kLocal,
+          .policy = layout::WriterPolicy::kBalanced};
 }
 
 PrefillHandoffOptions prefill_options() {
@@ -318,4 +318,4 @@ TEST_P(HandoffProcesses, PrefillIsStoppedAndWakes) {
 INSTANTIATE_TEST_SUITE_P(Transports, HandoffProcesses, testing::Values("shm", "tcp"));
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

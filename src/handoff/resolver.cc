@@ -4,7 +4,7 @@
 
 #include "base/thread.h"
 
-namespace baton {
+namespace baton::handoff {
 
 HostResolver::HostResolver(std::function<void()> wake, LookUp look_up)
     : wake_(std::move(wake)), look_up_(std::move(look_up)) {
@@ -37,4 +37,4 @@ void HostResolver::ask(const std::string& host, uint16_t port) {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -12,7 +12,7 @@
 #include "base/result.h"
 #include "base/tcp_socket.h"
 
-namespace baton {
+namespace baton::handoff {
 
 class HostResolver {
  public:
@@ -44,4 +44,4 @@ class HostResolver {
   std::thread thread_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -7,7 +7,7 @@
 
 #include "handoff/trust.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 TEST(HostResolver, AddressesAreAnsweredAtOnceAndNamesThatWaitAreBounded) {
@@ -40,4 +40,4 @@ TEST(HostResolver, AddressesAreAnsweredAtOnceAndNamesThatWaitAreBounded) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

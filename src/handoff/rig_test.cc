@@ -9,37 +9,41 @@
 #include "transport/blob.h"
 #include "transport/forwarding.h"
 
-namespace baton {
+namespace baton::handoff {
 
-std::unique_ptr<Transport> transport_of(const std::string& name, const TransportOptions& options) {
-  auto made = make_transport(name, options);
+using transport::Transport;
+
+std::unique_ptr<Transport> transport_of(const std::string& name, const transport::TransportOptions& options) {
+  auto made = transport::make_transport(name, options);
   BATON_CHECK(made.ok(), "{}", made.error().message);
   return std::move(*made);
 }
 
 std::unique_ptr<Transport> transport_of(const std::string& name) {
-  TransportOptions options;
+  transport::TransportOptions options;
   options.incarnation = draw_incarnation();
   return transport_of(name, options);
 }
-Incarnation incarnation_of(const Transport& transport) { return blob_incarnation(transport.local_blob()).value(); }
+Incarnation incarnation_of(const Transport& transport) {
+  return transport::blob_incarnation(transport.local_blob()).value();
+}
 
 namespace {
 constexpr std::byte kPoison{0xdd};
 }
 
-KvGeometry gqa_geometry() { return {.layers = 5, .kv_heads = 8, .k_dim = 8, .v_dim = 8, .element_size = 2}; }
-KvGeometry mla_geometry() { return {.layers = 6, .kv_heads = 1, .k_dim = 36, .v_dim = 0, .element_size = 2}; }
+layout::KvGeometry gqa_geometry() { return {.layers = 5, .kv_heads = 8, .k_dim = 8, .v_dim = 8, .element_size = 2}; }
+layout::KvGeometry mla_geometry() { return {.layers = 6, .kv_heads = 1, .k_dim = 36, .v_dim = 0, .element_size = 2}; }
 
-std::vector<PageId> numbers_of(const std::vector<GrantedPage>& pages) {
+std::vector<PageId> numbers_of(const std::vector<wire::GrantedPage>& pages) {
   std::vector<PageId> numbers;
   numbers.reserve(pages.size());
-  for (const GrantedPage& page : pages) numbers.push_back(page.page);
+  for (const wire::GrantedPage& page : pages) numbers.push_back(page.page);
   return numbers;
 }
 
-Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation) {
-  Manifest manifest;
+wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation) {
+  wire::Manifest manifest;
   manifest.incarnation = incarnation;
   manifest.model_digest = {0x3f, 0x9a};
   manifest.geometry = spec.geometry;
@@ -54,10 +58,10 @@ Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation inc
 
 // ---- memory ----
 
-Memory::Memory(const SideSpec& spec, const KvGeometry& geometry, Transport& transport)
+Memory::Memory(const SideSpec& spec, const layout::KvGeometry& geometry, Transport& transport)
     : spec_(spec), geometry_(geometry) {
   for (int rank = 0; rank < spec.layout.world(); ++rank) {
-    const PageShape shape = rank_page_shape(spec.layout, rank, geometry, spec.page_tokens);
+    const layout::PageShape shape = layout::rank_page_shape(spec.layout, rank, geometry, spec.page_tokens);
     const uint64_t bytes = std::max<uint64_t>(shape.page_bytes(), 1) * static_cast<uint64_t>(spec.pages);
     Result<Transport::Region> region = transport.allocate(bytes);
     BATON_CHECK(region.ok(), "{}", region.error().message);
@@ -136,9 +140,9 @@ PageList::PageList(int pages) : total_(pages), generations_(static_cast<size_t>(
   for (int i = 0; i < pages; ++i) free_.emplace_back(static_cast<uint32_t>(i));
 }
 
-std::optional<std::vector<GrantedPage>> PageList::take(int64_t n, Random* random) {
+std::optional<std::vector<wire::GrantedPage>> PageList::take(int64_t n, Random* random) {
   if (n > static_cast<int64_t>(free_.size())) return std::nullopt;
-  std::vector<GrantedPage> taken;
+  std::vector<wire::GrantedPage> taken;
   // Runs of up to three pages from random places: some copies merge, some do not.
   while (static_cast<int64_t>(taken.size()) < n) {
     const size_t at = random->below(free_.size());
@@ -151,8 +155,8 @@ std::optional<std::vector<GrantedPage>> PageList::take(int64_t n, Random* random
   return taken;
 }
 
-void PageList::give_back(const std::vector<GrantedPage>& pages) {
-  for (const GrantedPage& page : pages)
+void PageList::give_back(const std::vector<wire::GrantedPage>& pages) {
+  for (const wire::GrantedPage& page : pages)
     free_.insert(std::lower_bound(free_.begin(), free_.end(), page.page), page.page);
 }
 
@@ -210,7 +214,7 @@ void TestPrefill::compute(AttemptId attempt, Sequence& sequence) {
   handoff_->computed(attempt, end, numbers_of(*taken));
   if (end < sequence.tokens) return;
   sequence.finished = true;
-  FirstToken first;
+  wire::FirstToken first;
   first.token = static_cast<int32_t>(attempt.value() & 0xffff);
   first.logprob = -0.5f;
   first.top_logprobs = {{first.token, -0.5f}, {1, -2.0f}};
@@ -290,7 +294,7 @@ void TestDecode::pump() {
 
 void TestDecode::free_pages(AttemptId attempt) {
   const Held& held = held_.at(attempt);
-  for (const GrantedPage& page : held.pages) memory_.fill_page(held.dp_rank, page.page, kPoison);
+  for (const wire::GrantedPage& page : held.pages) memory_.fill_page(held.dp_rank, page.page, kPoison);
   pages_[static_cast<size_t>(held.dp_rank)].give_back(held.pages);
   held_.erase(attempt);
 }
@@ -319,10 +323,11 @@ uint64_t expected_bytes(const PairSpec& spec, int64_t tokens, int64_t cached) {
   const int page = spec.decode.page_tokens;
   const bool whole = page == spec.prefill.page_tokens;
   const auto moved = static_cast<uint64_t>(whole ? (tokens + page - 1) / page * page - cached : tokens - cached);
-  if (spec.fanout == Fanout::kLocal) return moved * spec.geometry.token_bytes();
+  if (spec.fanout == layout::Fanout::kLocal) return moved * spec.geometry.token_bytes();
   uint64_t bytes = 0;
   for (int r = 0; r < spec.decode.layout.attn_tp() * spec.decode.layout.pp; ++r)
-    bytes += rank_page_shape(spec.decode.layout, world_rank(spec.decode.layout, 0, r), spec.geometry, 1).page_bytes() *
+    bytes += layout::rank_page_shape(spec.decode.layout, world_rank(spec.decode.layout, 0, r), spec.geometry, 1)
+                 .page_bytes() *
              moved;
   return bytes;
 }
@@ -331,22 +336,23 @@ uint64_t expected_bytes(const PairSpec& spec, int64_t tokens, int64_t cached) {
 
 namespace {
 
-class CorruptingTransport final : public ForwardingTransport {
+class CorruptingTransport final : public transport::ForwardingTransport {
  public:
-  CorruptingTransport(std::unique_ptr<Transport> sound, int nth) : ForwardingTransport(std::move(sound)), left_(nth) {}
+  CorruptingTransport(std::unique_ptr<Transport> sound, int nth)
+      : transport::ForwardingTransport(std::move(sound)), left_(nth) {}
   Result<Region> allocate(uint64_t bytes) override {
     Result<Region> region = wrapped().allocate(bytes);
     if (region) regions_[region->id] = region->bytes;
     return region;
   }
-  Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
-                                TimePoint deadline) override {
+  Result<transport::TransferId> post_write(transport::PeerId peer, std::span<const transport::Block> blocks,
+                                           const transport::WindowToken& token, TimePoint deadline) override {
     if (--left_ == 0) regions_.at(blocks[0].local_region)[blocks[0].local_offset] ^= std::byte{4};
     return wrapped().post_write(peer, blocks, token, deadline);
   }
 
  private:
-  std::map<RegionId, std::span<std::byte>> regions_;
+  std::map<transport::RegionId, std::span<std::byte>> regions_;
   int left_;
 };
 
@@ -356,4 +362,4 @@ std::unique_ptr<Transport> corrupting_transport(std::unique_ptr<Transport> inner
   return std::make_unique<CorruptingTransport>(std::move(inner), nth);
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -17,33 +17,34 @@
 #include "handoff/prefill_handoff.h"
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // A transport of another incarnation each time, or with the given options.
-[[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name);
-[[nodiscard]] std::unique_ptr<Transport> transport_of(const std::string& name, const TransportOptions& options);
+[[nodiscard]] std::unique_ptr<transport::Transport> transport_of(const std::string& name);
+[[nodiscard]] std::unique_ptr<transport::Transport> transport_of(const std::string& name,
+                                                                 const transport::TransportOptions& options);
 
-[[nodiscard]] Incarnation incarnation_of(const Transport& transport);
+[[nodiscard]] Incarnation incarnation_of(const transport::Transport& transport);
 
 struct SideSpec {
-  Layout layout;
+  layout::Layout layout;
   int page_tokens = 8;
   int pages = 96;  // per DP group
 };
 
 struct PairSpec {
   std::string name;
-  KvGeometry geometry;
+  layout::KvGeometry geometry;
   SideSpec prefill, decode;
-  Fanout fanout = Fanout::kDirect;
-  WriterPolicy policy = WriterPolicy::kBalanced;
+  layout::Fanout fanout = layout::Fanout::kDirect;
+  layout::WriterPolicy policy = layout::WriterPolicy::kBalanced;
 };
 
 // The pools of an instance. The bytes of (key, layer, head, token, k or v) are a function of these alone, so that
 // either side of a handoff, in any process, knows what the other must hold.
 class Memory {
  public:
-  Memory(const SideSpec& spec, const KvGeometry& geometry, Transport& transport);
+  Memory(const SideSpec& spec, const layout::KvGeometry& geometry, transport::Transport& transport);
   [[nodiscard]] const std::vector<Pool>& pools() const { return pools_; }
   void write(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end);
   // The first difference in words, or empty.
@@ -57,7 +58,7 @@ class Memory {
   void visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end,
              Visit visit) const;
   SideSpec spec_;
-  KvGeometry geometry_;
+  layout::KvGeometry geometry_;
   std::vector<Pool> pools_;
 };
 
@@ -65,8 +66,8 @@ class Memory {
 class PageList {
  public:
   explicit PageList(int pages);
-  std::optional<std::vector<GrantedPage>> take(int64_t n, Random* random);
-  void give_back(const std::vector<GrantedPage>& pages);
+  std::optional<std::vector<wire::GrantedPage>> take(int64_t n, Random* random);
+  void give_back(const std::vector<wire::GrantedPage>& pages);
   [[nodiscard]] bool all_free() const { return static_cast<int>(free_.size()) == total_; }
   [[nodiscard]] const std::vector<PageId>& free() const { return free_; }
 
@@ -76,13 +77,14 @@ class PageList {
   std::vector<uint32_t> generations_;
 };
 
-[[nodiscard]] std::vector<PageId> numbers_of(const std::vector<GrantedPage>& pages);
-[[nodiscard]] Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation);
+[[nodiscard]] std::vector<PageId> numbers_of(const std::vector<wire::GrantedPage>& pages);
+[[nodiscard]] wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation);
 
 // Computes (writes the pattern) in chunks when granted. One thread calls its methods.
 class TestPrefill {
  public:
-  TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, PrefillHandoffOptions options = {});
+  TestPrefill(const PairSpec& spec, std::unique_ptr<transport::Transport> transport,
+              PrefillHandoffOptions options = {});
   // Wraps the transport's posts; see corrupting_transport().
   void begin(AttemptId attempt, int dp_rank, int64_t tokens, Duration timeout = std::chrono::seconds(20));
   void cancel(AttemptId attempt) { handoff_->cancel(attempt, "test"); }
@@ -106,12 +108,12 @@ class TestPrefill {
     int dp_rank = 0;
     int64_t tokens = 0, cached = 0, computed = 0;
     bool granted = false, finished = false;
-    std::vector<GrantedPage> pages;
+    std::vector<wire::GrantedPage> pages;
   };
   void compute(AttemptId attempt, Sequence& sequence);
 
   PairSpec spec_;
-  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<transport::Transport> transport_;
   Memory memory_;
   std::vector<PageList> pages_;
   Random random_{1};
@@ -125,13 +127,13 @@ class TestPrefill {
 class TestDecode {
  public:
   struct Outcome {
-    std::optional<FirstToken> first;
+    std::optional<wire::FirstToken> first;
     std::optional<DecodeCommitted> committed;
     std::optional<DecodeEnded> ended;
     std::string difference;  // of the memory when committed; must be empty
   };
 
-  TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, DecodeHandoffOptions options = {});
+  TestDecode(const PairSpec& spec, std::unique_ptr<transport::Transport> transport, DecodeHandoffOptions options = {});
   // False: no pages.
   bool request(AttemptId attempt, const std::string& host, uint16_t port, int dp_rank, int64_t tokens,
                int64_t cached = 0, Duration timeout = std::chrono::seconds(20));
@@ -159,12 +161,12 @@ class TestDecode {
   struct Held {
     int dp_rank = 0;
     int64_t tokens = 0, cached = 0;
-    std::vector<GrantedPage> pages;
+    std::vector<wire::GrantedPage> pages;
   };
   void free_pages(AttemptId attempt);
 
   PairSpec spec_;
-  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<transport::Transport> transport_;
   Memory memory_;
   std::vector<PageList> pages_;
   Random random_{2};
@@ -180,10 +182,11 @@ class TestDecode {
 [[nodiscard]] uint64_t expected_bytes(const PairSpec& spec, int64_t tokens, int64_t cached);
 
 // A small GQA model (8 heads) and a small MLA one.
-[[nodiscard]] KvGeometry gqa_geometry();
-[[nodiscard]] KvGeometry mla_geometry();
+[[nodiscard]] layout::KvGeometry gqa_geometry();
+[[nodiscard]] layout::KvGeometry mla_geometry();
 
 // Flips one bit of the source of the n-th post after the sender has hashed it.
-[[nodiscard]] std::unique_ptr<Transport> corrupting_transport(std::unique_ptr<Transport> inner, int nth);
+[[nodiscard]] std::unique_ptr<transport::Transport> corrupting_transport(std::unique_ptr<transport::Transport> inner,
+                                                                         int nth);
 
-}  // namespace baton
+}  // namespace baton::handoff

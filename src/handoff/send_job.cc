@@ -6,14 +6,15 @@
 #include "base/check.h"
 #include "handoff/pairing.h"
 
-namespace baton {
+namespace baton::handoff {
 
-int64_t send_grain(const Planner& planner) {
+int64_t send_grain(const layout::Planner& planner) {
   return std::max(planner.prefill().page_tokens, planner.decode().page_tokens);
 }
 
-SendJob::SendJob(std::shared_ptr<const Planner> planner, const Manifest& self, int dp_rank, const Manifest& peer,
-                 const Grant& grant, std::span<const Pool> pools, uint64_t post_bytes_max, size_t post_blocks_max)
+SendJob::SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
+                 const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools,
+                 uint64_t post_bytes_max, size_t post_blocks_max)
     : planner_(std::move(planner)),
       pools_(pools),
       post_bytes_max_(post_bytes_max),
@@ -31,7 +32,7 @@ SendJob::SendJob(std::shared_ptr<const Planner> planner, const Manifest& self, i
     destination_world_.push_back(world_rank(peer.layout, grant.dp_rank, r));
     destination_regions_.emplace_back(peer.regions[static_cast<size_t>(destination_world_.back())].id);
   }
-  for (const GrantedPage& page : grant.pages) destination_pages_.push_back(page.page);
+  for (const wire::GrantedPage& page : grant.pages) destination_pages_.push_back(page.page);
   pages_ = static_cast<uint32_t>(static_cast<int64_t>(grant.pages.size()) - first_page_);
   checksums_.assign(coverage_.kinds.size() * pages_, 0);
   plan_.local_copies = {};  // decode's affair
@@ -50,10 +51,10 @@ SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pa
   if (step.work > 0) return step;
   HandoffPost post;
   while (post.blocks.size() < post_blocks_max_ && (taken_ < copies_.size() || make_copies(source_pages))) {
-    Copy& copy = copies_[taken_];
+    layout::Copy& copy = copies_[taken_];
     const uint64_t length = std::min(copy.length, post_bytes_max_);
     if (!post.blocks.empty() && post.bytes + length > post_bytes_max_) break;
-    const Piece& piece = plan_.pieces[copies_of_];
+    const layout::Piece& piece = plan_.pieces[copies_of_];
     const auto destination = static_cast<size_t>(piece.destination);
     post.blocks.push_back({source_pool(piece.source).region, copy.source_offset, destination_regions_[destination],
                            copy.destination_offset, length});
@@ -84,9 +85,10 @@ bool SendJob::make_copies(const std::vector<PageId>& source_pages) {
       token_ = sent_;
       piece_ = 0;
     }
-    const Piece& piece = plan_.pieces[piece_];
-    const int64_t cut = std::min(to_, copies_cut(*planner_, piece, token_, static_cast<int64_t>(post_blocks_max_)));
-    copies_ = piece_copies(*planner_, piece, token_, cut, source_pages, destination_pages_);
+    const layout::Piece& piece = plan_.pieces[piece_];
+    const int64_t cut =
+        std::min(to_, layout::copies_cut(*planner_, piece, token_, static_cast<int64_t>(post_blocks_max_)));
+    copies_ = layout::piece_copies(*planner_, piece, token_, cut, source_pages, destination_pages_);
     copies_of_ = piece_;
     token_ = cut;
     if (cut < to_) continue;
@@ -106,13 +108,13 @@ uint64_t SendJob::hash_one(const std::vector<PageId>& source_pages) {
   const int64_t page_tokens = planner_->decode().page_tokens;
   const int64_t from = (first_page_ + static_cast<int64_t>(hashed_ / coverage_.kinds.size())) * page_tokens;
   const int64_t to = std::min(from + page_tokens, prompt_tokens_);
-  const std::vector<Piece>& pieces = coverage_.kinds[hashed_ % coverage_.kinds.size()];
-  const auto pool_of = [&](const Piece& piece) {
+  const std::vector<layout::Piece>& pieces = coverage_.kinds[hashed_ % coverage_.kinds.size()];
+  const auto pool_of = [&](const layout::Piece& piece) {
     return PoolView{source_pool(piece.source).bytes, &planner_->source_shape(piece.source)};
   };
   checksums_[hashed_++] = checksum(pieces, pool_of, from, to, source_pages);
   uint64_t bytes = (1 + pieces.size()) * 64;
-  for (const Piece& piece : pieces) bytes += piece_bytes(*planner_, piece, from, to);
+  for (const layout::Piece& piece : pieces) bytes += layout::piece_bytes(*planner_, piece, from, to);
   return bytes;
 }
 
@@ -124,7 +126,7 @@ void SendJob::zero_tail(const std::vector<PageId>& source_pages) {
   const auto left = static_cast<uint64_t>(page_tokens - used);
   for (int r = 0; r < planner_->source_ranks(); ++r) {
     const Pool& pool = source_pool(r);
-    const PageShape& shape = pool.shape;
+    const layout::PageShape& shape = pool.shape;
     const auto element = static_cast<uint64_t>(shape.geometry.element_size);
     const uint64_t k_bytes = left * static_cast<uint64_t>(shape.geometry.k_dim) * element;
     const uint64_t v_bytes = left * static_cast<uint64_t>(shape.geometry.v_dim) * element;
@@ -148,4 +150,4 @@ std::vector<uint64_t> SendJob::checksums() const {
   return of_ranks;
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -16,10 +16,10 @@
 #include "transport/transport.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 struct HandoffPost {
-  std::vector<Block> blocks;
+  std::vector<transport::Block> blocks;
   uint64_t bytes = 0;
   std::map<std::pair<int, int>, HandoffStats::Link> links;  // (source world rank, destination world rank)
 };
@@ -27,8 +27,9 @@ struct HandoffPost {
 class SendJob {
  public:
   // `dp_rank` is the prefill group that computes. `pools` must outlive the job.
-  SendJob(std::shared_ptr<const Planner> planner, const Manifest& self, int dp_rank, const Manifest& peer,
-          const Grant& grant, std::span<const Pool> pools, uint64_t post_bytes_max, size_t post_blocks_max);
+  SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
+          const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools, uint64_t post_bytes_max,
+          size_t post_blocks_max);
 
   // The KV of tokens up to `end` is in `source_pages`. Ends come in order; each but the last is a page's in both grids.
   // The tail of a last, partial page is zeroed here when whole pages travel, so that no older bytes of the page leave
@@ -59,14 +60,14 @@ class SendJob {
     return pools_[static_cast<size_t>(source_world_[static_cast<size_t>(r)])];
   }
 
-  std::shared_ptr<const Planner> planner_;
+  std::shared_ptr<const layout::Planner> planner_;
   std::span<const Pool> pools_;
   uint64_t post_bytes_max_;
   size_t post_blocks_max_;
-  Plan plan_;
+  layout::Plan plan_;
   Coverage coverage_;
   std::vector<int> source_world_, destination_world_;
-  std::vector<RegionId> destination_regions_;
+  std::vector<transport::RegionId> destination_regions_;
   std::vector<PageId> destination_pages_;
   int64_t prompt_tokens_ = 0;
   int64_t first_page_ = 0;  // of decode's, after the cached ones
@@ -79,11 +80,11 @@ class SendJob {
   size_t piece_ = 0;
   int64_t token_ = 0;
   size_t copies_of_ = 0;  // the piece of copies_
-  std::vector<Copy> copies_;
+  std::vector<layout::Copy> copies_;
   size_t taken_ = 0;  // of copies_
 };
 
 // Cut points of an attempt's sends: the coarser page of the two grids.
-[[nodiscard]] int64_t send_grain(const Planner& planner);
+[[nodiscard]] int64_t send_grain(const layout::Planner& planner);
 
-}  // namespace baton
+}  // namespace baton::handoff

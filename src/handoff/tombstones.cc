@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 constexpr size_t kMessageBytesMax = 256;
 }
@@ -37,4 +37,4 @@ void Tombstones::expire(TimePoint now) {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -10,7 +10,7 @@
 #include "base/ids.h"
 #include "handoff/prefill_attempt.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // Bounded in number, in bytes and in time, whoever buries.
 class Tombstones {
@@ -37,4 +37,4 @@ class Tombstones {
   std::unordered_map<AttemptId, std::list<Stone>::iterator> index_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 using namespace std::chrono_literals;
@@ -43,4 +43,4 @@ TEST(Tombstones, BoundedInNumberTimeAndBytesWhoeverBuries) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

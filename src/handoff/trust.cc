@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 constexpr size_t kToldMax = 4096;
@@ -97,7 +97,7 @@ Result<TrustedPeers> TrustedPeers::parse(const std::vector<std::string>& entries
 }
 
 bool TrustedPeers::tell(const std::string& host, uint16_t port) {
-  Entry entry{lower(host), port};
+  HostPort entry{lower(host), port};
   if (told_.size() >= kToldMax && !told_.contains(entry)) return false;
   told_.insert(std::move(entry));
   return true;
@@ -123,4 +123,4 @@ bool TrustedPeers::may_connect(const std::string& host, uint16_t port, const Soc
   return !is_unspecified(address) && (names(host, port) || holds(address, port));
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

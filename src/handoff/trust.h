@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "handoff/resolver.h"
 
-namespace baton {
+namespace baton::handoff {
 
 class TrustedPeers {
  public:
@@ -31,8 +31,8 @@ class TrustedPeers {
   [[nodiscard]] bool names(const std::string& host, uint16_t port) const;
   [[nodiscard]] bool holds(const SocketAddress& address, uint16_t port) const;
 
-  using Entry = std::pair<std::string, uint16_t>;  // a name in lower case or an address as text; port 0: any
-  std::set<Entry> names_, addresses_, told_;
+  using HostPort = std::pair<std::string, uint16_t>;  // a name in lower case or an address as text; port 0: any
+  std::set<HostPort> names_, addresses_, told_;
 };
 
 // "127.0.0.1", "::1", "fe80::1%3": one text for each address, that of IPv4 also for IPv4 in IPv6.
@@ -41,4 +41,4 @@ class TrustedPeers {
 // 0.0.0.0 and ::, which connect to this machine and name nobody.
 [[nodiscard]] bool is_unspecified(const SocketAddress& address);
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 
 SocketAddress address(const std::string& text) { return make_address(text, 1, /*lookup=*/false).value(); }
@@ -80,4 +80,4 @@ TEST(Trust, WrongEntriesAreNamed) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::handoff

@@ -6,26 +6,27 @@
 #include "base/check.h"
 #include "handoff/pairing.h"
 
-namespace baton {
+namespace baton::handoff {
 namespace {
 // Made ahead of the copying.
 constexpr int64_t kCopiesAtOnce = 1024;
 }  // namespace
 
-ReceivePlan::ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Grant& grant,
-                         std::span<const Pool> pools)
+ReceivePlan::ReceivePlan(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self,
+                         const wire::Grant& grant, std::span<const Pool> pools)
     : planner_(std::move(planner)),
       pools_(pools),
       plan_(planner_->plan_for(grant.attempt)),
       prompt_tokens_(grant.prompt_tokens),
       cached_tokens_(grant.cached_tokens) {
   for (int r = 0; r < planner_->destination_ranks(); ++r) world_.push_back(world_rank(self.layout, grant.dp_rank, r));
-  for (const GrantedPage& page : grant.pages) pages_.push_back(page.page);
-  for (const Piece& piece : plan_.pieces) bytes_ += piece_bytes(*planner_, piece, cached_tokens_, prompt_tokens_);
+  for (const wire::GrantedPage& page : grant.pages) pages_.push_back(page.page);
+  for (const layout::Piece& piece : plan_.pieces)
+    bytes_ += layout::piece_bytes(*planner_, piece, cached_tokens_, prompt_tokens_);
 }
 
-std::vector<WindowRange> ReceivePlan::window() const {
-  std::vector<WindowRange> ranges;
+std::vector<transport::WindowRange> ReceivePlan::window() const {
+  std::vector<transport::WindowRange> ranges;
   const auto first = static_cast<size_t>(cached_tokens_ / planner_->decode().page_tokens);
   for (size_t r = 0; r < world_.size(); ++r) {
     const Pool& own = pool(static_cast<int>(r));
@@ -43,7 +44,7 @@ std::vector<WindowRange> ReceivePlan::window() const {
   return ranges;
 }
 
-Status ReceivePlan::check_counts(const Commit& commit) const {
+Status ReceivePlan::check_counts(const wire::Commit& commit) const {
   const auto pages = static_cast<int64_t>(pages_.size()) - cached_tokens_ / planner_->decode().page_tokens;
   const auto ranks = static_cast<int64_t>(world_.size());
   if (commit.bytes != bytes_)
@@ -57,7 +58,7 @@ Status ReceivePlan::check_counts(const Commit& commit) const {
   return {};
 }
 
-VerifyJob::VerifyJob(const ReceivePlan& plan, Commit commit)
+VerifyJob::VerifyJob(const ReceivePlan& plan, wire::Commit commit)
     : plan_(plan),
       commit_(std::move(commit)),
       token_(plan.cached_tokens_),
@@ -79,11 +80,12 @@ bool VerifyJob::step(uint64_t bytes) {
 bool VerifyJob::make_copies() {
   copies_.clear();
   taken_ = 0;
-  const std::vector<LocalCopy>& locals = plan_.plan_.local_copies;
+  const std::vector<layout::LocalCopy>& locals = plan_.plan_.local_copies;
   while (copies_.empty() && local_ < locals.size()) {
-    const LocalCopy& local = locals[local_];
-    const int64_t cut = std::min(plan_.prompt_tokens_, copies_cut(*plan_.planner_, local, token_, kCopiesAtOnce));
-    copies_ = baton::local_copies(*plan_.planner_, local, token_, cut, plan_.pages_);
+    const layout::LocalCopy& local = locals[local_];
+    const int64_t cut =
+        std::min(plan_.prompt_tokens_, layout::copies_cut(*plan_.planner_, local, token_, kCopiesAtOnce));
+    copies_ = baton::layout::local_copies(*plan_.planner_, local, token_, cut, plan_.pages_);
     copies_of_ = local_;
     token_ = cut;
     if (cut < plan_.prompt_tokens_) continue;
@@ -94,8 +96,8 @@ bool VerifyJob::make_copies() {
 }
 
 uint64_t VerifyJob::copy_one() {
-  const LocalCopy& local = plan_.plan_.local_copies[copies_of_];
-  const Copy& copy = copies_[taken_++];
+  const layout::LocalCopy& local = plan_.plan_.local_copies[copies_of_];
+  const layout::Copy& copy = copies_[taken_++];
   const std::span<const std::byte> from = plan_.pool(local.source).bytes.subspan(copy.source_offset, copy.length);
   const std::span<std::byte> to = plan_.pool(local.destination).bytes.subspan(copy.destination_offset, copy.length);
   std::memcpy(to.data(), from.data(), from.size());
@@ -110,7 +112,7 @@ uint64_t VerifyJob::check_one() {
   const int64_t from = plan_.cached_tokens_ + static_cast<int64_t>(checked_ % commit_.checksum_pages) * page_tokens;
   const int64_t to = std::min(from + page_tokens, plan_.prompt_tokens_);
   const Pool& pool = plan_.pool(static_cast<int>(rank));
-  const auto pool_of = [&](const Piece&) { return PoolView{pool.bytes, &pool.shape}; };
+  const auto pool_of = [&](const layout::Piece&) { return PoolView{pool.bytes, &pool.shape}; };
   const uint64_t sum = checksum(coverage_.kinds[coverage_.kind_of[rank]], pool_of, from, to, plan_.pages_);
   const uint64_t expected = commit_.checksums[checked_++];
   if (sum != expected)
@@ -120,4 +122,4 @@ uint64_t VerifyJob::check_one() {
   return std::max<uint64_t>(pool.shape.page_bytes(), 1);
 }
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -14,29 +14,29 @@
 #include "layout/plan.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // What decode knows of a grant's transfer before it happens.
 class ReceivePlan {
  public:
   // `pools` must outlive the object.
-  ReceivePlan(std::shared_ptr<const Planner> planner, const Manifest& self, const Grant& grant,
+  ReceivePlan(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, const wire::Grant& grant,
               std::span<const Pool> pools);
 
   // The byte ranges of the pages that may be written, on every rank of the DP group.
-  [[nodiscard]] std::vector<WindowRange> window() const;
+  [[nodiscard]] std::vector<transport::WindowRange> window() const;
   // Bytes that cross the fabric.
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
   // Whether a Commit accounts for all of them.
-  [[nodiscard]] Status check_counts(const Commit& commit) const;
+  [[nodiscard]] Status check_counts(const wire::Commit& commit) const;
 
  private:
   friend class VerifyJob;
   [[nodiscard]] const Pool& pool(int r) const { return pools_[static_cast<size_t>(world_[static_cast<size_t>(r)])]; }
 
-  std::shared_ptr<const Planner> planner_;
+  std::shared_ptr<const layout::Planner> planner_;
   std::span<const Pool> pools_;
-  Plan plan_;
+  layout::Plan plan_;
   std::vector<int> world_;
   std::vector<PageId> pages_;
   int64_t prompt_tokens_ = 0;
@@ -46,13 +46,13 @@ class ReceivePlan {
 
 class VerifyJob {
  public:
-  VerifyJob(const ReceivePlan& plan, Commit commit);
+  VerifyJob(const ReceivePlan& plan, wire::Commit commit);
 
   // Works on about `bytes` bytes. True when finished; status() holds then.
   bool step(uint64_t bytes);
   // kCorrupt names rank, page and both sums of the first page that differs.
   [[nodiscard]] const Status& status() const { return status_; }
-  [[nodiscard]] const Commit& commit() const { return commit_; }
+  [[nodiscard]] const wire::Commit& commit() const { return commit_; }
   [[nodiscard]] uint64_t local_bytes() const { return local_bytes_; }
   [[nodiscard]] uint64_t local_copies() const { return local_copies_; }
   [[nodiscard]] uint64_t checksums() const { return checked_; }
@@ -64,12 +64,12 @@ class VerifyJob {
   uint64_t check_one();
 
   const ReceivePlan& plan_;
-  Commit commit_;
+  wire::Commit commit_;
   // All local copies of the plan before local_ and that one up to token_ are in copies_ or done.
   size_t local_ = 0;
   int64_t token_ = 0;
   size_t copies_of_ = 0;  // the local copy of copies_
-  std::vector<Copy> copies_;
+  std::vector<layout::Copy> copies_;
   size_t taken_ = 0;  // of copies_
   Coverage coverage_;
   uint64_t checked_ = 0;  // of checksums
@@ -77,4 +77,4 @@ class VerifyJob {
   Status status_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

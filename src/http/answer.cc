@@ -4,7 +4,7 @@
 
 #include "http/api_error.h"
 
-namespace baton {
+namespace baton::http {
 
 namespace asio = boost::asio;
 
@@ -155,4 +155,4 @@ std::shared_ptr<ResponseWriter> writer_of(std::shared_ptr<HttpAnswer> answer) {
   return std::make_shared<Writer>(std::move(answer));
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -12,7 +12,7 @@
 
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 
 // The status line and the headers, without the empty line.
 [[nodiscard]] std::string answer_head(int status, const Headers& headers, bool keep_alive);
@@ -66,4 +66,4 @@ class HttpAnswer final : public ResponseWriter, public std::enable_shared_from_t
 // What handlers hold: dropping it unanswered becomes a 500, so no client waits for ever.
 [[nodiscard]] std::shared_ptr<ResponseWriter> writer_of(std::shared_ptr<HttpAnswer> answer);
 
-}  // namespace baton
+}  // namespace baton::http

@@ -3,7 +3,9 @@
 #include "http/api_server.h"
 #include "http/json.h"
 
-namespace baton {
+namespace baton::http {
+
+using engine::EngineStats;
 
 void ApiServer::flush_cache(Call& x) {
   const Status flushed = x.ready.engine->flush_cache();
@@ -34,7 +36,7 @@ void ApiServer::abort_request(Call& x) {
 // Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
 // together, 403 that this instance was not told of that one.
 void ApiServer::pair(Call& x) {
-  if (x.ready.engine->info().role != Role::kDecode)
+  if (x.ready.engine->info().role != engine::Role::kDecode)
     return x.refuse(400, "only a decode instance pairs; ask one of those");
   auto body = parse_object(x.request.body);
   if (!body) return x.refuse(body.error());
@@ -98,4 +100,4 @@ void ApiServer::configure_logging(Call& x) {
   x.reply("{\"success\":true}");
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -5,7 +5,7 @@
 #include "http/json.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::http {
 
 int http_status(ErrorCode code) {
   switch (code) {
@@ -74,7 +74,7 @@ std::string error_json(int status, const std::string& message) {
   const std::string code =
       status == 404 && message.starts_with("the model '") ? "\"model_not_found\"" : std::to_string(status);
   return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}",
-                     json_string(replace_invalid_utf8(message)), error_type(status), param, code);
+                     json_string(text::replace_invalid_utf8(message)), error_type(status), param, code);
 }
 
 void send_json(ResponseWriter& writer, int status, std::string body, Headers extra) {
@@ -99,4 +99,4 @@ void send_error(ResponseWriter& writer, const Error& failure, Headers extra) {
   send_error(writer, http_status(failure.code), failure.message, std::move(extra));
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -7,7 +7,7 @@
 #include "base/result.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 
 [[nodiscard]] int http_status(ErrorCode code);
 // OpenAI's type names: "invalid_request_error", "unavailable_error", ...
@@ -21,4 +21,4 @@ void send_error(ResponseWriter& writer, int status, const std::string& message, 
 void send_error(ResponseWriter& writer, const Error& failure, Headers extra = {});
 void send_json(ResponseWriter& writer, int status, std::string body, Headers extra = {});
 
-}  // namespace baton
+}  // namespace baton::http

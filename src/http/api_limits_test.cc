@@ -10,13 +10,14 @@
 #include "http/raw_client.h"
 #include "http/test_support.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 using namespace std::chrono_literals;
 using ::testing::HasSubstr;
 
-std::string refusal(ApiKind kind, const std::string& body, int64_t context = 64, Role role = Role::kUnified) {
+std::string refusal(ApiKind kind, const std::string& body, int64_t context = 64,
+                    engine::Role role = engine::Role::kUnified) {
   const auto model = byte_model(context);
   const auto parsed = parse_api_request(kind, body, *model, role);
   return parsed.ok() ? "taken" : parsed.error().message;
@@ -87,7 +88,7 @@ TEST(ApiLimits, ListsAreBounded) {
               HasSubstr("rid: "));
   EXPECT_THAT(refusal(ApiKind::kGenerate,
                       R"({"text":"a","bootstrap_room":1,"bootstrap_host":")" + std::string(300, 's') + "\"}", 64,
-                      Role::kDecode),
+                      engine::Role::kDecode),
               HasSubstr("bootstrap_host: "));
   EXPECT_THAT(refusal(ApiKind::kGenerate, R"({"text":"a","sampling_params":[)" + list_of("{}", 100'000) + "]}"),
               HasSubstr("sampling_params: 100000"));
@@ -138,8 +139,8 @@ struct Behind {
     return made;
   }
   std::unique_ptr<ModelText> model = byte_model();
-  PlayedEngine engine{Role::kDecode};
-  Metrics metrics{{"tiny", Role::kDecode, true}};
+  PlayedEngine engine{engine::Role::kDecode};
+  Metrics metrics{{"tiny", engine::Role::kDecode, true}};
   ApiServer api{{"", "1", "{}", true, 2}};
   std::unique_ptr<HttpServer> server;
   HttpClient client;
@@ -201,4 +202,4 @@ TEST(ApiLimits, TokensAndTextsOfOneCallAreBounded) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

@@ -8,12 +8,13 @@
 #include "http/prompt_fields.h"
 #include "http/sampling_fields.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 namespace json = boost::json;
 
 // How much memory one sequence with these fields takes to begin with, apart from small change.
-size_t sequence_bytes(const Prompt& prompt, const SamplingParams& params, const std::vector<std::string>& stops) {
+size_t sequence_bytes(const Prompt& prompt, const engine::SamplingParams& params,
+                      const std::vector<std::string>& stops) {
   constexpr size_t kBiasBytes = 48;  // of a node of a map
   size_t bytes = (prompt.ids.size() + params.stop_token_ids.size()) * sizeof(int32_t);
   bytes += params.logit_bias.size() * kBiasBytes;
@@ -22,7 +23,7 @@ size_t sequence_bytes(const Prompt& prompt, const SamplingParams& params, const 
 }
 
 // Every choice of the call: prompts x samples.
-Status expand(std::vector<Prompt> prompts, const std::vector<SamplingParams>& params,
+Status expand(std::vector<Prompt> prompts, const std::vector<engine::SamplingParams>& params,
               const std::vector<std::vector<std::string>>& stops, ApiRequest* request) {
   if (prompts.size() * static_cast<size_t>(request->samples) > kChoicesMax) {
     return error(ErrorCode::kInvalidArgument, "n: {} prompts x n {} is over {} sequences a call", prompts.size(),
@@ -56,7 +57,7 @@ Status expand(std::vector<Prompt> prompts, const std::vector<SamplingParams>& pa
 // New tokens are cut to what the context leaves, as SGLang does.
 void fit_context(const ModelText& model, ApiRequest* request) {
   for (ChoiceRequest& choice : request->choices) {
-    SamplingParams& params = choice.engine.sampling;
+    engine::SamplingParams& params = choice.engine.sampling;
     const int64_t left = model.context_length - static_cast<int64_t>(choice.engine.prompt.size());
     params.max_new_tokens = static_cast<int>(std::min<int64_t>(params.max_new_tokens, left));
     params.min_new_tokens = std::min(params.min_new_tokens, params.max_new_tokens);
@@ -109,7 +110,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ReadContext& r
                          &request.batch));
 
   // One sampling_params for all prompts, or a list of one each.
-  std::vector<SamplingParams> params(1);
+  std::vector<engine::SamplingParams> params(1);
   std::vector<std::vector<std::string>> stops(1);
   if (const json::value* sampling = find_field(body, "sampling_params")) {
     std::vector<const json::value*> each{sampling};
@@ -159,7 +160,7 @@ Status read_stream_options(const json::object& body, ApiRequest* request) {
 }
 
 // What both OpenAI endpoints share, once the prompts are known.
-Status finish_openai(const json::object& body, const ModelText& model, Role role, std::vector<Prompt> prompts,
+Status finish_openai(const json::object& body, const ModelText& model, engine::Role role, std::vector<Prompt> prompts,
                      int max_new_default, ApiRequest* request) {
   BATON_ASSIGN(auto name, string_field(body, "model"));
   request->model = model.served_name;
@@ -177,7 +178,7 @@ Status finish_openai(const json::object& body, const ModelText& model, Role role
     return error(ErrorCode::kInvalidArgument, "best_of: {} is not n = {}; choosing among samples is not supported",
                  *best_of, request->samples);
   }
-  SamplingParams params = model.defaults;
+  engine::SamplingParams params = model.defaults;
   params.max_new_tokens = max_new_default;
   std::vector<std::string> stops;
   BATON_TRY(read_sampling(body, model, true, &params, &stops, request));
@@ -240,19 +241,19 @@ Result<ApiRequest> parse_chat(json::object body, const ReadContext& read) {
                    "tools: tool calls are not supported by this server; leave tools out or send tool_choice \"none\"");
     }
   }
-  ChatInput input;
+  text::ChatInput input;
   if (const json::value* extra = find_field(body, "chat_template_kwargs")) {
     if (!extra->is_object()) return error(ErrorCode::kInvalidArgument, "chat_template_kwargs: must be an object");
     input.template_kwargs = extra->as_object();
   }
-  BATON_ASSIGN(input.messages, normalise_messages(messages->as_array(), model.chat_template->message_form()));
+  BATON_ASSIGN(input.messages, text::normalise_messages(messages->as_array(), model.chat_template->message_form()));
   body.erase("messages");  // they may be long, and there is another copy now
   BATON_ASSIGN(auto generation_prompt, bool_field(body, "add_generation_prompt"));
   input.add_generation_prompt = generation_prompt.value_or(true);
   input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
-  RenderLimits limits;
+  jinja::RenderLimits limits;
   limits.stop = read.stop;
-  BATON_ASSIGN(const std::string text, model.chat_template->render(chat_context(std::move(input)), limits));
+  BATON_ASSIGN(const std::string text, model.chat_template->render(text::chat_context(std::move(input)), limits));
   std::vector<Prompt> prompts(1);
   BATON_ASSIGN(prompts[0], read_text(read, text, "messages", false));  // the template writes BOS itself
   constexpr int kRestOfContext = std::numeric_limits<int32_t>::max();
@@ -289,7 +290,7 @@ Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) 
 
 }  // namespace
 
-Result<ApiRequest> parse_api_request(ApiKind kind, json::object body, const ModelText& model, Role role,
+Result<ApiRequest> parse_api_request(ApiKind kind, json::object body, const ModelText& model, engine::Role role,
                                      std::stop_token stop) {
   BATON_TRY(refuse_adapters(body));
   const ReadContext read{model, role, std::move(stop)};
@@ -302,9 +303,9 @@ Result<ApiRequest> parse_api_request(ApiKind kind, json::object body, const Mode
   return parsed;
 }
 
-Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, Role role) {
+Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, engine::Role role) {
   BATON_ASSIGN(json::object object, parse_object(body));
   return parse_api_request(kind, std::move(object), model, role);
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -14,7 +14,7 @@
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
-namespace baton {
+namespace baton::http {
 
 // What requests are read against. Shared by every request; immutable.
 struct ModelText {
@@ -22,12 +22,12 @@ struct ModelText {
   std::string model_path;
   std::string model_type;
   std::string architecture;
-  std::optional<Tokenizer> tokenizer;  // none with --skip-tokenizer-init: only input_ids then
-  std::optional<ChatTemplate> chat_template;
+  std::optional<text::Tokenizer> tokenizer;  // none with --skip-tokenizer-init: only input_ids then
+  std::optional<text::ChatTemplate> chat_template;
   std::string bos_token, eos_token;
   std::vector<int32_t> eos_ids;
-  SamplingParams defaults;     // generation_config.json, for the OpenAI endpoints
-  int64_t context_length = 0;  // prompt + new tokens
+  engine::SamplingParams defaults;  // generation_config.json, for the OpenAI endpoints
+  int64_t context_length = 0;       // prompt + new tokens
   int vocab = 0;
 };
 
@@ -35,7 +35,7 @@ enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };
 
 // One token stream of a client call.
 struct ChoiceRequest {
-  Request engine;
+  engine::Request engine;
   std::vector<std::string> stops;
   int prompt_index = 0;
   bool return_logprob = false;
@@ -65,8 +65,8 @@ struct ApiRequest {
 
 // Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room. Takes as long as
 // the template and the tokenizer do for as much text as fits the context; kCancelled when `stop` ends that.
-Result<ApiRequest> parse_api_request(ApiKind kind, boost::json::object body, const ModelText& model, Role role,
+Result<ApiRequest> parse_api_request(ApiKind kind, boost::json::object body, const ModelText& model, engine::Role role,
                                      std::stop_token stop = {});
-Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, Role role);
+Result<ApiRequest> parse_api_request(ApiKind kind, std::string_view body, const ModelText& model, engine::Role role);
 
-}  // namespace baton
+}  // namespace baton::http

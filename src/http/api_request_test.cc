@@ -6,7 +6,10 @@
 
 #include "http/test_support.h"
 
-namespace baton {
+namespace baton::http {
+
+using engine::Role;
+
 namespace {
 
 using ::testing::HasSubstr;
@@ -145,7 +148,7 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
 
 TEST(ApiRequest, SamplingReachesTheEngine) {
   const auto check = [](const ApiRequest& request) {
-    const SamplingParams& p = request.choices.at(0).engine.sampling;
+    const engine::SamplingParams& p = request.choices.at(0).engine.sampling;
     EXPECT_EQ(p.temperature, 0.25);
     EXPECT_EQ(p.top_p, 0.5);
     EXPECT_EQ(p.min_p, 0.125);
@@ -311,7 +314,7 @@ TEST(ApiRequest, ADisaggregatedInstanceWantsARoom) {
   };
   auto one = with(R"("bootstrap_host":"[::1]","bootstrap_port":null,"bootstrap_room":9223372036854775807)");
   ASSERT_TRUE(one.ok());
-  const Disaggregation d = *one->choices[0].engine.disaggregation;
+  const engine::Disaggregation d = *one->choices[0].engine.disaggregation;
   EXPECT_EQ(d.bootstrap_host, "::1");
   EXPECT_EQ(d.bootstrap_port, 8998);
   EXPECT_EQ(d.room.value(), 9223372036854775807U);
@@ -357,4 +360,4 @@ TEST(ApiRequest, DataParallelRanks) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

@@ -4,7 +4,7 @@
 
 #include "http/json.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 // The shortest text that reads back to the same float. JSON has no infinity: the least logprob that clients know stands
@@ -22,15 +22,15 @@ std::string finish_json(const ChoiceState& choice) {
   if (!choice.finish) return "null";
   const ChoiceFinish& finish = *choice.finish;
   switch (finish.reason) {
-    case FinishReason::kStop: {
+    case engine::FinishReason::kStop: {
       std::string matched = "null";
       if (const auto* id = std::get_if<int32_t>(&finish.matched)) matched = std::to_string(*id);
       if (const auto* text = std::get_if<std::string>(&finish.matched)) matched = json_string(*text);
       return fmt::format("{{\"type\":\"stop\",\"matched\":{}}}", matched);
     }
-    case FinishReason::kLength:
+    case engine::FinishReason::kLength:
       return fmt::format("{{\"type\":\"length\",\"length\":{}}}", choice.handed_over ? 0 : choice.tokens.size());
-    case FinishReason::kAbort:
+    case engine::FinishReason::kAbort:
       return fmt::format("{{\"type\":\"abort\",\"message\":{}}}",
                          json_string(finish.error ? finish.error->message : "aborted"));
   }
@@ -43,7 +43,7 @@ void append_triple(std::string& out, const AnswerContext& context, std::optional
                      context.call.text_in_logprobs ? json_string(token_text(context.model, id)) : "null");
 }
 
-void append_top(std::string& out, const AnswerContext& context, const std::vector<TokenLogprob>& top) {
+void append_top(std::string& out, const AnswerContext& context, const std::vector<engine::TokenLogprob>& top) {
   out += '[';
   for (size_t i = 0; i < top.size(); ++i) {
     if (i > 0) out += ',';
@@ -82,7 +82,7 @@ void append_generate_logprobs(std::string& out, const AnswerContext& context, co
   out += ']';
 }
 
-std::string ttft_json(const TtftParts& parts) {
+std::string ttft_json(const engine::TtftParts& parts) {
   std::string out = "{";
   const std::pair<const char*, double> named[] = {{"grant", parts.grant_ms},
                                                   {"prefill_queue", parts.prefill_queue_ms},
@@ -119,11 +119,11 @@ std::string generate_body(const AnswerContext& context, const ChoiceState& choic
 const char* openai_reason(const ChoiceState& choice) {
   if (!choice.finish) return "null";
   switch (choice.finish->reason) {
-    case FinishReason::kStop:
+    case engine::FinishReason::kStop:
       return "\"stop\"";
-    case FinishReason::kLength:
+    case engine::FinishReason::kLength:
       return "\"length\"";
-    case FinishReason::kAbort:
+    case engine::FinishReason::kAbort:
       return "\"abort\"";
   }
   return "null";
@@ -167,7 +167,7 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
                                 size_t* offset) {
   std::string tokens, logprobs, tops, offsets;
   const int wanted = context.call.choices[static_cast<size_t>(choice.index)].top_logprobs;
-  const auto add = [&](int32_t id, std::optional<float> logprob, const std::vector<TokenLogprob>& top) {
+  const auto add = [&](int32_t id, std::optional<float> logprob, const std::vector<engine::TokenLogprob>& top) {
     const std::string text = token_text(context.model, id);
     const char* comma = tokens.empty() ? "" : ",";
     tokens += comma + json_string(text);
@@ -187,7 +187,7 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
     tops += '}';
   };
   if (first && context.call.echo) {
-    for (const PromptLogprob& p : choice.prompt_logprobs) add(p.token, p.logprob, p.top);
+    for (const engine::PromptLogprob& p : choice.prompt_logprobs) add(p.token, p.logprob, p.top);
     if (choice.prompt_logprobs.empty()) {
       for (const int32_t id : context.call.choices[static_cast<size_t>(choice.index)].engine.prompt)
         *offset += token_text(context.model, id).size();
@@ -210,9 +210,9 @@ std::string chat_token(const ModelText& model, int32_t id, float logprob) {
 std::string chat_logprobs(const AnswerContext& context, const ChoiceState& choice, size_t from) {
   std::string content;
   for (size_t i = from; i < choice.tokens.size(); ++i) {
-    const GeneratedToken& token = choice.tokens[i];
+    const engine::GeneratedToken& token = choice.tokens[i];
     std::string top;
-    for (const TokenLogprob& t : token.top)
+    for (const engine::TokenLogprob& t : token.top)
       top += fmt::format("{}{{{}}}", top.empty() ? "" : ",", chat_token(context.model, t.token, t.logprob));
     content += fmt::format("{}{{{},\"top_logprobs\":[{}]}}", content.empty() ? "" : ",",
                            chat_token(context.model, token.id, token.logprob), top);
@@ -299,4 +299,4 @@ std::string usage_event(const AnswerContext& context, const std::vector<ChoiceSt
                      usage_json(context, pointers(choices)));
 }
 
-}  // namespace baton
+}  // namespace baton::http

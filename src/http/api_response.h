@@ -8,7 +8,7 @@
 #include "http/api_request.h"
 #include "http/choice_state.h"
 
-namespace baton {
+namespace baton::http {
 
 struct AnswerContext {
   const ApiRequest& call;
@@ -24,4 +24,4 @@ struct AnswerContext {
 // The extra chunk of stream_options.include_usage.
 [[nodiscard]] std::string usage_event(const AnswerContext& context, const std::vector<ChoiceState>& choices);
 
-}  // namespace baton
+}  // namespace baton::http

@@ -6,7 +6,7 @@
 #include "http/generation.h"
 #include "http/json.h"
 
-namespace baton {
+namespace baton::http {
 namespace json = boost::json;
 namespace {
 
@@ -67,7 +67,7 @@ void ApiServer::set_progress(LoadProgress progress) {
   progress_ = std::move(progress);
 }
 
-void ApiServer::set_ready(Engine& engine, const ModelText& model, Metrics& metrics) {
+void ApiServer::set_ready(engine::Engine& engine, const ModelText& model, Metrics& metrics) {
   ready_storage_ = std::make_unique<Ready>(Ready{&engine, &model, &metrics});
   ready_.store(ready_storage_.get());
 }
@@ -134,7 +134,7 @@ void ApiServer::readiness(Call& x) {
 
 // One token through the whole engine; on a prefill or decode instance with a fake transfer.
 void ApiServer::health_generate(Call& x) {
-  const bool pd = x.ready.engine->info().role != Role::kUnified;
+  const bool pd = x.ready.engine->info().role != engine::Role::kUnified;
   const std::string body =
       fmt::format("{{\"input_ids\":[0],\"sampling_params\":{{\"max_new_tokens\":1,\"temperature\":0}}{}}}",
                   pd ? ",\"bootstrap_host\":\"2.2.2.2\",\"bootstrap_room\":0" : "");
@@ -175,8 +175,8 @@ void ApiServer::model_info(Call& x) {
 }
 
 void ApiServer::server_info(Call& x) {
-  const InstanceInfo& info = x.ready.engine->info();
-  const EngineStats stats = x.ready.engine->stats();
+  const engine::InstanceInfo& info = x.ready.engine->info();
+  const engine::EngineStats stats = x.ready.engine->stats();
   auto parsed = parse_object(options_.server_args_json);
   json::object out = parsed ? std::move(*parsed) : json::object();
   const ModelText& model = *x.ready.model;
@@ -195,14 +195,14 @@ void ApiServer::server_info(Call& x) {
   out["max_total_num_tokens"] = info.max_total_tokens;
   out["max_req_input_len"] = info.max_model_len - 1;
   out["max_running_requests"] = info.max_running_requests;
-  out["disaggregation_mode"] = info.role == Role::kUnified ? "null" : role_name(info.role);
+  out["disaggregation_mode"] = info.role == engine::Role::kUnified ? "null" : engine::role_name(info.role);
   out["disaggregation_transfer_backend"] = info.transfer_backend;
   out["disaggregation_bootstrap_port"] = info.bootstrap_port;
   out["version"] = options_.version;
   out["status"] = "ready";
   json::array states;
   for (size_t dp = 0; dp < stats.pages.size(); ++dp) {
-    const EngineStats::Pages& p = stats.pages[dp];
+    const engine::EngineStats::Pages& p = stats.pages[dp];
     states.push_back(json::object{{"dp_rank", dp},
                                   {"last_gen_throughput", stats.generation_tokens_per_s},
                                   {"avg_spec_accept_length", nullptr},
@@ -217,10 +217,10 @@ void ApiServer::server_info(Call& x) {
 }
 
 void ApiServer::load(Call& x) {
-  const EngineStats stats = x.ready.engine->stats();
-  const InstanceInfo& info = x.ready.engine->info();
+  const engine::EngineStats stats = x.ready.engine->stats();
+  const engine::InstanceInfo& info = x.ready.engine->info();
   int used = 0;
-  for (const EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
+  for (const engine::EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
   const bool list = x.request.path == "/v1/loads";
   const std::string entry =
       fmt::format("{{\"dp_rank\":0,\"num_reqs\":{},\"num_running_reqs\":{},\"num_waiting_reqs\":{},\"num_tokens\":{}}}",
@@ -267,7 +267,7 @@ void ApiServer::tokenize(Call& x) {
   if (!model.tokenizer) return x.refuse(501, "this server has no tokenizer");
   auto special = bool_field(*body, "add_special_tokens");
   if (!special) return x.refuse(special.error());
-  EncodeLimits limits;
+  text::EncodeLimits limits;
   limits.stop = stopping_text_.get_token();
   limits.tokens_max = std::max<size_t>(kTokensMax, static_cast<size_t>(model.context_length));
   const auto ids = model.tokenizer->encode(prompt->as_string(), special->value_or(true), limits);
@@ -310,4 +310,4 @@ void ApiServer::tokenizer_info(Call& x) {
       model.chat_template ? json_string(model.chat_template->source()) : "null", model.context_length));
 }
 
-}  // namespace baton
+}  // namespace baton::http

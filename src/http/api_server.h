@@ -16,7 +16,7 @@
 #include "http/routes.h"
 #include "http/work_pool.h"
 
-namespace baton {
+namespace baton::http {
 
 // What is loading, for /health before the instance is ready.
 struct LoadProgress {
@@ -40,7 +40,7 @@ class ApiServer {
 
   void set_progress(LoadProgress progress);
   // From here on requests are served. All three outlive the server.
-  void set_ready(Engine& engine, const ModelText& model, Metrics& metrics);
+  void set_ready(engine::Engine& engine, const ModelText& model, Metrics& metrics);
   // From here on new work gets 503, and so do /health and /readiness; what is under way goes on, and who asks how far
   // it is gets an answer.
   void set_draining();
@@ -58,7 +58,7 @@ class ApiServer {
 
  private:
   struct Ready {
-    Engine* engine;
+    engine::Engine* engine;
     const ModelText* model;
     Metrics* metrics;
   };
@@ -101,7 +101,7 @@ class ApiServer {
   LoadProgress progress_;
   struct Profile {
     std::chrono::steady_clock::time_point start;
-    EngineStats stats;
+    engine::EngineStats stats;
   };
   std::optional<Profile> profile_;  // between /start_profile and /stop_profile
   std::atomic<bool> log_requests_{false};
@@ -112,4 +112,4 @@ class ApiServer {
   WorkPool pool_;  // goes first: its work uses the rest
 };
 
-}  // namespace baton
+}  // namespace baton::http

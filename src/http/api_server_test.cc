@@ -11,7 +11,7 @@
 #include "http/test_support.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 namespace json = boost::json;
@@ -31,7 +31,7 @@ const Row kRows[] = {
 
 struct Served {
   explicit Served(ApiServer::Options options = {"", "1.2.3", R"({"attention_backend":"fa3"})"},
-                  Role role = Role::kUnified)
+                  engine::Role role = engine::Role::kUnified)
       : engine(role), server(std::move(options)) {
     server.set_ready(engine, *model, metrics);
   }
@@ -43,12 +43,12 @@ struct Served {
     request.body = std::move(body);
     request.headers = std::move(headers);
     server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
-    if (answer.status == 0) engine.deliver(engine.requests.size() - 1, "x", finished(FinishReason::kLength));
+    if (answer.status == 0) engine.deliver(engine.requests.size() - 1, "x", finished(engine::FinishReason::kLength));
     return answer;
   }
   std::unique_ptr<ModelText> model = byte_model();
   PlayedEngine engine;
-  Metrics metrics{{"tiny", Role::kUnified, true}};
+  Metrics metrics{{"tiny", engine::Role::kUnified, true}};
   ApiServer server;
 };
 
@@ -85,7 +85,7 @@ TEST(ApiServer, UnknownPathsAndMethods) {
   Served served;
   EXPECT_EQ(served.ask("GET", "/v1/modelz").status, 404);
   EXPECT_EQ(json::parse(served.ask("GET", "/v1/modelz").body).at_pointer("/error/code"), 404);
-  EXPECT_TRUE(is_valid_utf8(served.ask("GET", "/v1/\xFF").body));
+  EXPECT_TRUE(text::is_valid_utf8(served.ask("GET", "/v1/\xFF").body));
   EXPECT_EQ(served.ask("GET", "/generate").status, 405);
   EXPECT_EQ(served.ask("HEAD", "/health").status, 200);
   EXPECT_EQ(served.ask("HEAD", "/tokenize").status, 405);
@@ -120,7 +120,7 @@ TEST(ApiServer, EchoesTheRequestId) {
 TEST(ApiServer, SaysWhatItIsDoing) {
   const auto model = byte_model();
   PlayedEngine engine;
-  Metrics metrics({"tiny", Role::kUnified, true});
+  Metrics metrics({"tiny", engine::Role::kUnified, true});
   ApiServer server({"", "1", "{}"});
   const auto ask = [&](const char* method, const char* path, const char* body = "") {
     KeptAnswer answer;
@@ -203,12 +203,12 @@ TEST(ApiServer, CacheAndAborts) {
   EXPECT_EQ(served.ask("POST", "/abort_request", R"({"abort_all":true,"rid":null})").status, 200);
   EXPECT_EQ(served.ask("POST", "/abort_request", "{}").status, 400);
   EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "q", "*"}));
-  served.engine.deliver(0, "x", finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
+  served.engine.deliver(0, "x", finished(engine::FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
   EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
 }
 
 TEST(ApiServer, HealthGenerateIsAWarmUpInAPd) {
-  Served served({"", "1", "{}"}, Role::kDecode);
+  Served served({"", "1", "{}"}, engine::Role::kDecode);
   KeptAnswer answer;
   HttpRequest request;
   request.method = "GET";
@@ -216,7 +216,7 @@ TEST(ApiServer, HealthGenerateIsAWarmUpInAPd) {
   served.server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
   ASSERT_EQ(served.engine.requests.size(), 1U);
   EXPECT_TRUE(served.engine.requests[0].disaggregation->fake);
-  served.engine.deliver(0, "x", finished(FinishReason::kLength));
+  served.engine.deliver(0, "x", finished(engine::FinishReason::kLength));
   EXPECT_EQ(answer.status, 200);
 }
 
@@ -252,10 +252,10 @@ TEST(ApiServer, LoggingIsConfiguredWhileItRuns) {
 
 TEST(ApiServer, OnlyAPairThatShowsTheKeySaysWhomDecodeTrusts) {
   const std::string body = R"({"bootstrap_host":"10.0.0.5","bootstrap_port":8998})";
-  Served open({"", "1.2.3", "{}"}, Role::kDecode);
+  Served open({"", "1.2.3", "{}"}, engine::Role::kDecode);
   EXPECT_EQ(open.ask("POST", "/pair", body).status, 200);
   EXPECT_FALSE(open.engine.paired_as_told);
-  Served keyed({"secret", "1.2.3", "{}"}, Role::kDecode);
+  Served keyed({"secret", "1.2.3", "{}"}, engine::Role::kDecode);
   EXPECT_EQ(keyed.ask("POST", "/pair", body).status, 401);
   EXPECT_FALSE(keyed.engine.paired_as_told);
   EXPECT_EQ(keyed.ask("POST", "/pair", body, {{"Authorization", "Bearer secret"}}).status, 200);
@@ -263,4 +263,4 @@ TEST(ApiServer, OnlyAPairThatShowsTheKeySaysWhomDecodeTrusts) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

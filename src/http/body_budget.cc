@@ -2,7 +2,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::http {
 
 BodyBudget::Lease::~Lease() { budget_->used_.fetch_sub(bytes_); }
 
@@ -18,4 +18,4 @@ bool BodyBudget::Lease::grow_to(size_t bytes) {
   return true;
 }
 
-}  // namespace baton
+}  // namespace baton::http

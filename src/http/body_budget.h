@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <memory>
 
-namespace baton {
+namespace baton::http {
 
 // Thread safe. Leases keep it alive.
 class BodyBudget : public std::enable_shared_from_this<BodyBudget> {
@@ -38,4 +38,4 @@ class BodyBudget : public std::enable_shared_from_this<BodyBudget> {
   std::atomic<size_t> used_{0};
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -6,7 +6,7 @@
 #include "base/random.h"
 #include "http/json.h"
 
-namespace baton {
+namespace baton::http {
 namespace json = boost::json;
 
 const json::value* entry_for(const json::value& value, size_t choice, size_t choices, int samples) {
@@ -19,21 +19,21 @@ const json::value* entry_for(const json::value& value, size_t choice, size_t cho
 
 namespace {
 
-Status read_disaggregation(const json::object& body, Role role, ApiRequest* request) {
+Status read_disaggregation(const json::object& body, engine::Role role, ApiRequest* request) {
   const json::value* room = find_field(body, "bootstrap_room");
   const json::value* host = find_field(body, "bootstrap_host");
   const json::value* port = find_field(body, "bootstrap_port");
-  if (role == Role::kUnified) return {};
+  if (role == engine::Role::kUnified) return {};
   if (room == nullptr) {
     return error(ErrorCode::kInvalidArgument,
                  "bootstrap_room: missing; this is a {} instance, it serves requests that a router has paired (send "
                  "them to the router)",
-                 role_name(role));
+                 engine::role_name(role));
   }
   const size_t choices = request->choices.size();
   std::vector<uint64_t> rooms;
   for (size_t i = 0; i < choices; ++i) {
-    Disaggregation d;
+    engine::Disaggregation d;
     const json::value* my_host = host == nullptr ? nullptr : entry_for(*host, i, choices, request->samples);
     if (my_host != nullptr && !my_host->is_null()) {
       if (!my_host->is_string() || my_host->as_string().size() > kNameBytesMax) {
@@ -78,9 +78,9 @@ std::string fresh_id() { return fmt::format("{:016x}{:016x}", entropy(), entropy
 
 }  // namespace
 
-Status read_routing(const json::object& body, Role role, ApiRequest* request) {
-  for (const char* name :
-       {"routed_dp_rank", "data_parallel_rank", role == Role::kPrefill ? "disagg_prefill_dp_rank" : "routed_dp_rank"}) {
+Status read_routing(const json::object& body, engine::Role role, ApiRequest* request) {
+  for (const char* name : {"routed_dp_rank", "data_parallel_rank",
+                           role == engine::Role::kPrefill ? "disagg_prefill_dp_rank" : "routed_dp_rank"}) {
     BATON_ASSIGN(auto rank, int_field(body, name, 0, 1 << 20));
     if (!rank) continue;
     for (ChoiceRequest& choice : request->choices) choice.engine.dp_rank = static_cast<int>(*rank);
@@ -117,4 +117,4 @@ Status read_rids(const json::object& body, const char* prefix, ApiRequest* reque
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::http

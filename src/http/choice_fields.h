@@ -6,7 +6,7 @@
 
 #include "http/api_request.h"
 
-namespace baton {
+namespace baton::http {
 
 // Of a scalar for every choice, or a list with one entry a choice (or a prompt); nullptr if the list has another
 // length.
@@ -14,10 +14,10 @@ namespace baton {
                                                   int samples);
 
 // DP rank, cache salt and, on prefill and decode instances, the bootstrap fields.
-Status read_routing(const boost::json::object& body, Role role, ApiRequest* request);
+Status read_routing(const boost::json::object& body, engine::Role role, ApiRequest* request);
 
 // Names the call and its choices: as the client does, or afresh. Choices that share a name get "-0", "-1" behind it,
 // and can be aborted by either.
 Status read_rids(const boost::json::object& body, const char* prefix, ApiRequest* request);
 
-}  // namespace baton
+}  // namespace baton::http

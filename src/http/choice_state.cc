@@ -1,6 +1,6 @@
 #include "http/choice_state.h"
 
-namespace baton {
+namespace baton::http {
 
 ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, const ModelText& model,
                          int index_in_call)
@@ -10,7 +10,7 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
       stops_(request.stops, {.no_stop_trim = call.no_stop_trim}),
       no_stop_trim_(call.no_stop_trim) {
   if (!model.tokenizer) return;
-  detokenizer_.emplace(*model.tokenizer, StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
+  detokenizer_.emplace(*model.tokenizer, text::StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
   for (const std::string& stop : stop_strings_) {
     const auto token = call.skip_special_tokens ? model.tokenizer->token_id(stop) : std::nullopt;
     if (token && model.tokenizer->is_special(*token)) stop_specials_[*token] = stop;
@@ -19,7 +19,7 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
 
 void ChoiceState::push_text(const std::string& piece) {
   if (matched_stop_) return;
-  const StopMatcher::Output step = stops_.feed(piece);
+  const text::StopMatcher::Output step = stops_.feed(piece);
   text += step.text;
   if (step.stop) matched_stop_ = stop_strings_[*step.stop];
 }
@@ -32,7 +32,7 @@ void ChoiceState::end_at_special(const std::string& stop) {
   matched_stop_ = stop;
 }
 
-bool ChoiceState::take(Output output) {
+bool ChoiceState::take(engine::Output output) {
   if (finish) return false;
   dp_rank = output.dp_rank;
   cached_tokens = output.cached_tokens;
@@ -41,7 +41,7 @@ bool ChoiceState::take(Output output) {
   if (output.ttft.first_step_ms >= 0 || output.ttft.prefill_ms >= 0) ttft = output.ttft;
   const bool stopped_by_token = output.finish && output.finish->matched_token;
   for (size_t i = 0; i < output.tokens.size(); ++i) {
-    GeneratedToken& token = output.tokens[i];
+    engine::GeneratedToken& token = output.tokens[i];
     const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
     if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id));
     if (const auto special = stop_specials_.find(token.id); special != stop_specials_.end() && !is_stop) {
@@ -49,12 +49,12 @@ bool ChoiceState::take(Output output) {
     }
     tokens.push_back(std::move(token));
     if (matched_stop_) {
-      finish = ChoiceFinish{FinishReason::kStop, *matched_stop_, std::nullopt};
+      finish = ChoiceFinish{engine::FinishReason::kStop, *matched_stop_, std::nullopt};
       return !output.finish.has_value();
     }
   }
   if (!output.finish) return false;
-  const bool aborted = output.finish->reason == FinishReason::kAbort;
+  const bool aborted = output.finish->reason == engine::FinishReason::kAbort;
   if (detokenizer_ && !aborted) {
     push_text(detokenizer_->finish());
     if (!matched_stop_) text += stops_.finish();
@@ -64,11 +64,11 @@ bool ChoiceState::take(Output output) {
   end.error = std::move(output.finish->error);
   if (output.finish->matched_token) end.matched = *output.finish->matched_token;
   if (matched_stop_) {
-    end.reason = FinishReason::kStop;
+    end.reason = engine::FinishReason::kStop;
     end.matched = *matched_stop_;
   }
   finish = std::move(end);
   return false;
 }
 
-}  // namespace baton
+}  // namespace baton::http

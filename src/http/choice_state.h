@@ -12,10 +12,10 @@
 #include "text/stop_matcher.h"
 #include "text/streaming_detokenizer.h"
 
-namespace baton {
+namespace baton::http {
 
 struct ChoiceFinish {
-  FinishReason reason = FinishReason::kStop;
+  engine::FinishReason reason = engine::FinishReason::kStop;
   std::variant<std::monostate, int32_t, std::string> matched;  // the stop token or string
   std::optional<Error> error;
 };
@@ -27,17 +27,17 @@ class ChoiceState {
 
   // Takes what the engine delivered. Afterwards `text`, `tokens` and the counts are up to date. Returns true if the
   // engine must be told to stop: a stop string ended the choice before the engine knew.
-  bool take(Output output);
+  bool take(engine::Output output);
 
   int index;
-  std::string text;                    // safe to show, cumulative
-  std::vector<GeneratedToken> tokens;  // cumulative, up to the stop
-  std::vector<PromptLogprob> prompt_logprobs;
+  std::string text;                            // safe to show, cumulative
+  std::vector<engine::GeneratedToken> tokens;  // cumulative, up to the stop
+  std::vector<engine::PromptLogprob> prompt_logprobs;
   std::optional<ChoiceFinish> finish;
   int prompt_tokens = 0, cached_tokens = 0;
   int dp_rank = 0;
   bool handed_over = false;
-  TtftParts ttft;
+  engine::TtftParts ttft;
   // What streaming has sent so far.
   size_t text_sent = 0, tokens_sent = 0, offset_sent = 0;
   bool begun = false;
@@ -46,12 +46,12 @@ class ChoiceState {
   void push_text(const std::string& piece);
   void end_at_special(const std::string& stop);
 
-  std::optional<StreamingDetokenizer> detokenizer_;
+  std::optional<text::StreamingDetokenizer> detokenizer_;
   std::vector<std::string> stop_strings_;
   std::map<int32_t, std::string> stop_specials_;  // stop strings that are special tokens, which the text leaves out
-  StopMatcher stops_;
+  text::StopMatcher stops_;
   bool no_stop_trim_;
   std::optional<std::string> matched_stop_;
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -7,7 +7,10 @@
 #include "http/test_support.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::http {
+
+using engine::FinishReason;
+
 namespace {
 
 const ModelText& model() {
@@ -23,8 +26,8 @@ struct Stream {
     call.choices.push_back(choice);
     state.emplace(call.choices[0], call, model(), 0);
   }
-  bool take(std::string_view text, std::optional<Output::Finish> finish = std::nullopt) {
-    Output output;
+  bool take(std::string_view text, std::optional<engine::Output::Finish> finish = std::nullopt) {
+    engine::Output output;
     for (const char c : text) output.tokens.push_back({static_cast<unsigned char>(c), 0, {}});
     output.finish = std::move(finish);
     return state->take(std::move(output));
@@ -39,7 +42,7 @@ TEST(ChoiceState, NeverSplitsACharacter) {
   std::vector<size_t> shown;
   for (const char c : text) {
     stream.take(std::string_view(&c, 1));
-    EXPECT_EQ(replace_invalid_utf8(stream.state->text), stream.state->text);
+    EXPECT_EQ(text::replace_invalid_utf8(stream.state->text), stream.state->text);
     shown.push_back(stream.state->text.size());
   }
   EXPECT_EQ(shown, (std::vector<size_t>{1, 1, 3, 3, 3, 3, 7, 8}));
@@ -88,9 +91,9 @@ TEST(ChoiceState, StopTokensAreCountedAndNotShown) {
     ApiRequest call;
     call.no_stop_trim = no_trim;
     Stream stream({}, call);
-    Output output;
+    engine::Output output;
     output.tokens = {{'a', 0, {}}, {'!', 0, {}}};
-    output.finish = Output::Finish{FinishReason::kStop, '!', std::nullopt};
+    output.finish = engine::Output::Finish{FinishReason::kStop, '!', std::nullopt};
     stream.state->take(std::move(output));
     EXPECT_EQ(stream.state->text, no_trim ? "a!" : "a");
     EXPECT_EQ(stream.state->tokens.size(), 2U);
@@ -106,7 +109,7 @@ TEST(ChoiceState, ASpecialTokenMayBeAStopString) {
       call.no_stop_trim = no_trim;
       call.skip_special_tokens = skip;
       Stream stream({"ab!", "<s>"}, call);
-      Output output;
+      engine::Output output;
       for (const int id : {int{'x'}, int{'a'}, int{'b'}, 256, int{'y'}}) output.tokens.push_back({id, 0, {}});
       EXPECT_TRUE(stream.state->take(std::move(output)));
       EXPECT_EQ(stream.state->text, no_trim ? "xab<s>" : "xab");
@@ -140,4 +143,4 @@ RC_GTEST_PROP(ChoiceState, DoesNotDependOnTheCuts, ()) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

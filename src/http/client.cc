@@ -26,7 +26,7 @@
 
 #include "base/thread.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 namespace asio = boost::asio;
@@ -205,4 +205,4 @@ Result<HttpReply> HttpClient::fetch(HttpCallRequest request) {
   return reply;
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -13,7 +13,7 @@
 #include "http/message.h"
 #include "http/url.h"
 
-namespace baton {
+namespace baton::http {
 
 struct HttpCallRequest {
   Url url;
@@ -64,4 +64,4 @@ class HttpClient {
   std::shared_ptr<Impl> impl_;
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -17,7 +17,7 @@
 #include "http/request_head.h"
 #include "http/url.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 namespace asio = boost::asio;
@@ -187,7 +187,7 @@ class Connection {
     return {413, fmt::format("the body is over {} bytes (--max-body-bytes)", options_.body_bytes_max), {}};
   }
 
-  [[nodiscard]] HttpRequest head_of(const Parser::value_type& message, const Target& target) const {
+  [[nodiscard]] HttpRequest head_of(const Parser::value_type& message, const RequestTarget& target) const {
     HttpRequest request;
     request.method = std::string(message.method_string());
     request.path = target.path;
@@ -305,4 +305,4 @@ asio::awaitable<void> serve_connection(ConnectionContext context, tcp::socket so
   co_await connection.run();
 }
 
-}  // namespace baton
+}  // namespace baton::http

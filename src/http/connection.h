@@ -10,7 +10,7 @@
 #include "http/connection_table.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 
 // What all connections of a server share. Outlives them.
 struct ConnectionContext {
@@ -24,4 +24,4 @@ struct ConnectionContext {
 // Serves one request after another until the client, a timeout or `stopping` ends it. Runs on the socket's strand.
 boost::asio::awaitable<void> serve_connection(ConnectionContext context, boost::asio::ip::tcp::socket socket);
 
-}  // namespace baton
+}  // namespace baton::http

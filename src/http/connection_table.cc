@@ -2,7 +2,7 @@
 
 #include <boost/asio/post.hpp>
 
-namespace baton {
+namespace baton::http {
 
 using boost::asio::ip::tcp;
 
@@ -104,4 +104,4 @@ size_t ConnectionTable::answers_under_way() const {
   return answers_.size();
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -13,7 +13,7 @@
 
 #include "http/answer.h"
 
-namespace baton {
+namespace baton::http {
 
 // Thread safe. Outlives its places.
 class ConnectionTable {
@@ -67,4 +67,4 @@ class ConnectionTable {
   std::unordered_set<std::shared_ptr<HttpAnswer>> answers_;  // not complete
 };
 
-}  // namespace baton
+}  // namespace baton::http

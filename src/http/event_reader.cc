@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::http {
 
 Status EventReader::read(std::string_view bytes, const std::function<void(std::string_view data)>& on_data) {
   if (after_return_ && bytes.starts_with('\n')) bytes.remove_prefix(1);
@@ -36,4 +36,4 @@ void EventReader::end_line(const std::function<void(std::string_view data)>& on_
   line_.clear();
 }
 
-}  // namespace baton
+}  // namespace baton::http

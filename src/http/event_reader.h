@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::http {
 
 // Takes a stream of events apart (WHATWG HTML, "Interpreting an event stream"), in whatever pieces its bytes come.
 // Names, ids and comments are left out; an event whose blank line has not come is not one yet.
@@ -27,4 +27,4 @@ class EventReader {
   bool after_return_ = false;  // a '\n' now belongs to the '\r' before it
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 using testing::ElementsAre;
@@ -42,4 +42,4 @@ TEST(EventReader, StopsAtAnEventWithoutEnd) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

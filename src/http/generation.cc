@@ -7,13 +7,13 @@
 #include "http/api_response.h"
 #include "http/choice_state.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 // Everything after the constructor runs on the call's I/O strand, so nothing here is locked.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
-  Generation(ApiRequest request, const ModelText& model, Engine& engine, Metrics& metrics,
+  Generation(ApiRequest request, const ModelText& model, engine::Engine& engine, Metrics& metrics,
              std::shared_ptr<ResponseWriter> writer, Headers headers)
       : request_(std::move(request)),
         model_(model),
@@ -34,10 +34,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void run() {
     writer_->on_disconnect([self = shared_from_this()] { self->abort_all(); });
     for (size_t i = 0; i < request_.choices.size(); ++i) {
-      Request engine_request = request_.choices[i].engine;
+      engine::Request engine_request = request_.choices[i].engine;
       engine_request.arrival = start_;
       const Result<SequenceId> accepted = engine_.submit(std::move(engine_request), [self = shared_from_this(),
-                                                                                     i](Output output) {
+                                                                                     i](engine::Output output) {
         self->writer_->post([self, i, output = std::move(output)]() mutable { self->on_output(i, std::move(output)); });
       });
       if (!accepted) return fail(accepted.error());
@@ -87,7 +87,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     return std::chrono::duration<double>(last_token_[i] - first_token_[i]).count();
   }
 
-  void on_output(size_t i, Output output) {
+  void on_output(size_t i, engine::Output output) {
     ChoiceState& choice = choices_[i];
     if (over_ || choice.finish) return;
     const size_t tokens_before = choice.tokens.size();
@@ -99,7 +99,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
       metrics_.on_request_end(elapsed(), since_first_token(i), choice.finish->reason);
       if (choice.handed_over) metrics_.on_ttft(choice.ttft);  // decode's, by contrast, come with the first token
       // An operator's abort is an outcome of the request; anything else that went wrong is an error of the call.
-      if (choice.finish->reason == FinishReason::kAbort && choice.finish->error &&
+      if (choice.finish->reason == engine::FinishReason::kAbort && choice.finish->error &&
           choice.finish->error->code != ErrorCode::kCancelled) {
         fail(*choice.finish->error);
         return;
@@ -136,7 +136,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   const ApiRequest request_;
   const ModelText& model_;
-  Engine& engine_;
+  engine::Engine& engine_;
   Metrics& metrics_;
   std::shared_ptr<ResponseWriter> writer_;
   Headers headers_;
@@ -153,10 +153,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
 }  // namespace
 
-void start_generation(ApiRequest request, const ModelText& model, Engine& engine, Metrics& metrics,
+void start_generation(ApiRequest request, const ModelText& model, engine::Engine& engine, Metrics& metrics,
                       std::shared_ptr<ResponseWriter> writer, Headers headers) {
   std::make_shared<Generation>(std::move(request), model, engine, metrics, std::move(writer), std::move(headers))
       ->run();
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -8,12 +8,12 @@
 #include "http/metrics.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 
 // Submits every choice of the call and answers when and as the engine delivers. Errors before the first token are real
 // statuses; later ones are an error event (S7). A client that leaves aborts every choice. `headers`: added to the
 // answer (x-request-id). `model`, `engine` and `metrics` outlive the call.
-void start_generation(ApiRequest request, const ModelText& model, Engine& engine, Metrics& metrics,
+void start_generation(ApiRequest request, const ModelText& model, engine::Engine& engine, Metrics& metrics,
                       std::shared_ptr<ResponseWriter> writer, Headers headers);
 
-}  // namespace baton
+}  // namespace baton::http

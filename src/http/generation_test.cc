@@ -9,7 +9,10 @@
 
 #include "http/test_support.h"
 
-namespace baton {
+namespace baton::http {
+
+using engine::FinishReason;
+
 namespace {
 
 namespace json = boost::json;
@@ -21,7 +24,7 @@ struct Played {
   Played(ApiKind kind, const std::string& body, ModelText* other = nullptr) {
     model = byte_model(4096);
     ModelText& used = other != nullptr ? *other : *model;
-    auto parsed = parse_api_request(kind, body, used, Role::kUnified);
+    auto parsed = parse_api_request(kind, body, used, engine::Role::kUnified);
     BATON_CHECK(parsed.ok(), "{}", parsed.error().message);
     start_generation(std::move(*parsed), used, engine, metrics, std::make_shared<KeepingWriter>(answer),
                      {{"x-request-id", "q1"}});
@@ -43,7 +46,7 @@ struct Played {
 
   std::unique_ptr<ModelText> model;
   PlayedEngine engine;
-  Metrics metrics{{"tiny", Role::kUnified, true}};
+  Metrics metrics{{"tiny", engine::Role::kUnified, true}};
   KeptAnswer answer;
 };
 const std::string kChat = R"("messages":[{"role":"user","content":"hi"}])";
@@ -69,7 +72,7 @@ TEST(Generation, GenerateAnswersWhole) {
 }
 
 TEST(Generation, GenerateFinishReasons) {
-  const auto finish_of = [](const char* body, std::string_view text, Output::Finish finish) {
+  const auto finish_of = [](const char* body, std::string_view text, engine::Output::Finish finish) {
     Played p(ApiKind::kGenerate, body);
     p.engine.deliver(0, text, std::move(finish));
     return json::serialize(at(p.whole(), "/meta_info/finish_reason"));
@@ -168,8 +171,8 @@ TEST(Generation, UsageCountsAPromptOnceForItsSamples) {
   EXPECT_EQ(at(p.whole(), "/choices").as_array().size(), 4U);
 }
 
-Output logprobs_output(std::string_view text, std::optional<Output::Finish> finish) {
-  Output output;
+engine::Output logprobs_output(std::string_view text, std::optional<engine::Output::Finish> finish) {
+  engine::Output output;
   for (const char c : text)
     output.tokens.push_back({c, -0.25F, {{c, -0.25F}, {'q', -std::numeric_limits<float>::infinity()}}});
   output.finish = std::move(finish);
@@ -178,7 +181,7 @@ Output logprobs_output(std::string_view text, std::optional<Output::Finish> fini
 
 TEST(Generation, CompletionLogprobsWithEcho) {
   Played p(ApiKind::kCompletion, R"({"prompt":"ab","echo":true,"logprobs":2})");
-  Output output = logprobs_output("xyz", finished(FinishReason::kLength));
+  engine::Output output = logprobs_output("xyz", finished(FinishReason::kLength));
   output.prompt_logprobs = {{'a', std::nullopt, {}}, {'b', -1.5F, {{'b', -1.5F}}}};
   p.engine.sinks.begin()->second(std::move(output));
   const json::value answer = p.whole();  // JSON even with a logprob of -inf
@@ -207,7 +210,7 @@ TEST(Generation, GenerateLogprobs) {
   Played p(
       ApiKind::kGenerate,
       R"({"text":"ab","return_logprob":true,"logprob_start_len":0,"top_logprobs_num":2,"return_text_in_logprobs":true})");
-  Output output = logprobs_output("x", finished(FinishReason::kLength));
+  engine::Output output = logprobs_output("x", finished(FinishReason::kLength));
   output.prompt_logprobs = {{'a', std::nullopt, {}}, {'b', -1.5F, {{'b', -1.5F}}}};
   p.engine.sinks.begin()->second(std::move(output));
   const json::value answer = p.whole();
@@ -230,7 +233,7 @@ TEST(Generation, ChatLogprobsHaveBytes) {
 
 TEST(Generation, APrefillLegAnswersWithLengthZero) {
   Played p(ApiKind::kGenerate, R"({"text":"ab"})");
-  Output output;
+  engine::Output output;
   output.finish = finished(FinishReason::kLength);
   output.handed_over = true;
   output.ttft.grant_ms = 3;
@@ -303,7 +306,7 @@ TEST(Generation, AClientThatLeavesAbortsEveryChoice) {
 // alone.
 TEST(Generation, CallsOfOneRidDoNotDisturbEachOther) {
   Played p(ApiKind::kGenerate, R"({"text":"a","rid":"r"})");
-  auto again = parse_api_request(ApiKind::kGenerate, R"({"text":"a","rid":"r"})", *p.model, Role::kUnified);
+  auto again = parse_api_request(ApiKind::kGenerate, R"({"text":"a","rid":"r"})", *p.model, engine::Role::kUnified);
   KeptAnswer second;
   start_generation(std::move(*again), *p.model, p.engine, p.metrics, std::make_shared<KeepingWriter>(second), {});
   p.answer.disconnect();
@@ -314,4 +317,4 @@ TEST(Generation, CallsOfOneRidDoNotDisturbEachOther) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

@@ -17,7 +17,7 @@
 #include "http/client.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 using namespace std::chrono_literals;
@@ -442,4 +442,4 @@ TEST(Url, Cases) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

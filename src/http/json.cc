@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-namespace baton {
+namespace baton::http {
 namespace json = boost::json;
 
 const json::value* find_field(const json::object& object, std::string_view name) {
@@ -177,4 +177,4 @@ std::string json_string(std::string_view text) {
   return out;
 }
 
-}  // namespace baton
+}  // namespace baton::http

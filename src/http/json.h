@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::http {
 
 // The value of a field, or null if it is absent or null.
 [[nodiscard]] const boost::json::value* find_field(const boost::json::object& object, std::string_view name);
@@ -41,4 +41,4 @@ Result<boost::json::object> parse_object(std::string_view text);
 void append_json_string(std::string& out, std::string_view text);
 [[nodiscard]] std::string json_string(std::string_view text);
 
-}  // namespace baton
+}  // namespace baton::http

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
-namespace baton {
+namespace baton::http {
 
 bool equal_ignoring_case(std::string_view a, std::string_view b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(),
@@ -63,4 +63,4 @@ const char* status_text(int status) {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace baton {
+namespace baton::http {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
@@ -32,4 +32,4 @@ struct HttpRequest {
 
 [[nodiscard]] const char* status_text(int status);
 
-}  // namespace baton
+}  // namespace baton::http

@@ -12,7 +12,10 @@
 
 #include "base/log.h"
 
-namespace baton {
+namespace baton::http {
+
+using engine::EngineStats;
+
 namespace {
 
 using Labels = std::map<std::string, std::string>;
@@ -51,11 +54,12 @@ const Shape kVllmHistograms[] = {
     {"vllm:request_prefill_time_seconds", "Time computing the prompt", kStage},
     {"vllm:request_decode_time_seconds", "Time from the first token to the last", kE2e},
 };
-constexpr std::pair<const char*, double TtftParts::*> kParts[] = {{"grant", &TtftParts::grant_ms},
-                                                                  {"prefill_queue", &TtftParts::prefill_queue_ms},
-                                                                  {"prefill", &TtftParts::prefill_ms},
-                                                                  {"transfer", &TtftParts::transfer_ms},
-                                                                  {"first_step", &TtftParts::first_step_ms}};
+constexpr std::pair<const char*, double engine::TtftParts::*> kParts[] = {
+    {"grant", &engine::TtftParts::grant_ms},
+    {"prefill_queue", &engine::TtftParts::prefill_queue_ms},
+    {"prefill", &engine::TtftParts::prefill_ms},
+    {"transfer", &engine::TtftParts::transfer_ms},
+    {"first_step", &engine::TtftParts::first_step_ms}};
 
 }  // namespace
 
@@ -69,14 +73,14 @@ struct Metrics::Impl {
   std::map<std::string, prometheus::Histogram*, std::less<>> histograms;
   std::map<std::string, prometheus::Histogram*, std::less<>> ttft_parts;
   prometheus::Counter* transfer_copies = nullptr;
-  std::map<FinishReason, prometheus::Counter*> successes;
+  std::map<engine::FinishReason, prometheus::Counter*> successes;
   std::mutex mutex;  // of what render() raises
   std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges;
   std::map<std::string, prometheus::Family<prometheus::Counter>*> counters;
 
   [[nodiscard]] Labels sglang_labels() const {
     return {{"model_name", options.model_name},
-            {"engine_type", role_name(options.role)},
+            {"engine_type", engine::role_name(options.role)},
             {"tp_rank", "0"},
             {"dp_rank", "0"}};
   }
@@ -104,8 +108,8 @@ struct Metrics::Impl {
     prometheus::Counter& c = family->Add(labels);
     if (total > c.Value()) c.Increment(total - c.Value());
   }
-  void render_sglang(const EngineStats& stats, const InstanceInfo& info);
-  void render_vllm(const EngineStats& stats, const InstanceInfo& info);
+  void render_sglang(const EngineStats& stats, const engine::InstanceInfo& info);
+  void render_vllm(const EngineStats& stats, const engine::InstanceInfo& info);
   void render_own(const EngineStats& stats);
 };
 
@@ -128,7 +132,8 @@ Metrics::Impl::Impl(const MetricsOptions& wanted) : options(wanted) {
                     .Name("vllm:request_success_total")
                     .Help("Requests that ended well")
                     .Register(*registry);
-  for (const auto& [reason, text] : {std::pair{FinishReason::kStop, "stop"}, {FinishReason::kLength, "length"}}) {
+  for (const auto& [reason, text] :
+       {std::pair{engine::FinishReason::kStop, "stop"}, {engine::FinishReason::kLength, "length"}}) {
     Labels labels = vllm_labels();
     labels["finished_reason"] = text;
     successes[reason] = &ended.Add(labels);
@@ -152,13 +157,13 @@ void Metrics::on_transfer(double seconds, uint64_t bytes, uint64_t copies) {
   impl_->transfer_copies->Increment(static_cast<double>(copies));
 }
 
-void Metrics::on_ttft(const TtftParts& parts) {
+void Metrics::on_ttft(const engine::TtftParts& parts) {
   for (const auto& [part, member] : kParts) {
     if (parts.*member >= 0) impl_->ttft_parts.at(part)->Observe(parts.*member / 1e3);
   }
   if (parts.prefill_ms >= 0) impl_->observe("vllm:request_prefill_time_seconds", parts.prefill_ms / 1e3);
   // Decode makes the grant that prefill waits for.
-  const bool decode = impl_->options.role == Role::kDecode;
+  const bool decode = impl_->options.role == engine::Role::kDecode;
   if (parts.grant_ms >= 0)
     impl_->observe(decode ? "sglang:kv_transfer_alloc_ms" : "sglang:kv_transfer_bootstrap_ms", parts.grant_ms);
 }
@@ -175,14 +180,14 @@ void Metrics::on_inter_token(double seconds, size_t tokens) {
   impl_->observe("vllm:inter_token_latency_seconds", each, tokens);
 }
 
-void Metrics::on_request_end(double seconds, std::optional<double> since_first_token, FinishReason reason) {
+void Metrics::on_request_end(double seconds, std::optional<double> since_first_token, engine::FinishReason reason) {
   impl_->observe("sglang:e2e_request_latency_seconds", seconds);
   impl_->observe("vllm:e2e_request_latency_seconds", seconds);
   if (since_first_token) impl_->observe("vllm:request_decode_time_seconds", *since_first_token);
   if (const auto found = impl_->successes.find(reason); found != impl_->successes.end()) found->second->Increment();
 }
 
-void Metrics::Impl::render_sglang(const EngineStats& stats, const InstanceInfo& info) {
+void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::InstanceInfo& info) {
   const Labels l = sglang_labels();
   int used = 0, total = 0;
   for (const EngineStats::Pages& p : stats.pages) {
@@ -203,7 +208,7 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const InstanceInfo& 
   counter("sglang:num_requests_total", "Requests", static_cast<double>(stats.requests_total), l);
   counter("sglang:num_aborted_requests_total", "Requests that were aborted", static_cast<double>(stats.aborted_total),
           l);
-  const bool prefill = options.role == Role::kPrefill, decode = options.role == Role::kDecode;
+  const bool prefill = options.role == engine::Role::kPrefill, decode = options.role == engine::Role::kDecode;
   gauge("sglang:num_prefill_prealloc_queue_reqs", "Prefill: waiting for a grant", prefill ? stats.waiting_grant : 0, l);
   gauge("sglang:num_prefill_inflight_queue_reqs", "Prefill: KV on its way", prefill ? stats.transferring : 0, l);
   gauge("sglang:num_decode_prealloc_queue_reqs", "Decode: waiting for pages", decode ? stats.waiting_grant : 0, l);
@@ -214,7 +219,7 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const InstanceInfo& 
           static_cast<double>(stats.transfer_failed_total), l);
 }
 
-void Metrics::Impl::render_vllm(const EngineStats& stats, const InstanceInfo& info) {
+void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::InstanceInfo& info) {
   if (!options.vllm_names) return;
   const Labels l = vllm_labels();
   int used = 0;
@@ -267,7 +272,7 @@ void Metrics::Impl::render_own(const EngineStats& stats) {
   counter("baton_steps_total", "Forward passes", static_cast<double>(stats.steps_total), {});
 }
 
-std::string Metrics::render(const EngineStats& stats, const InstanceInfo& info) {
+std::string Metrics::render(const EngineStats& stats, const engine::InstanceInfo& info) {
   std::lock_guard lock(impl_->mutex);
   impl_->render_sglang(stats, info);
   impl_->render_vllm(stats, info);
@@ -277,4 +282,4 @@ std::string Metrics::render(const EngineStats& stats, const InstanceInfo& info) 
   return out.str();
 }
 
-}  // namespace baton
+}  // namespace baton::http

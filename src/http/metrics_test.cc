@@ -9,7 +9,10 @@
 #include <set>
 #include <sstream>
 
-namespace baton {
+namespace baton::http {
+
+using engine::Role;
+
 namespace {
 
 using ::testing::HasSubstr;
@@ -27,8 +30,8 @@ const Name kNames[] = {
 #include "http/compatibility.inc"
 };
 
-EngineStats busy() {
-  EngineStats stats;
+engine::EngineStats busy() {
+  engine::EngineStats stats;
   stats.running = 3;
   stats.waiting = 2;
   stats.waiting_grant = 5;
@@ -40,8 +43,8 @@ EngineStats busy() {
   stats.transfer_failures = {{"timeout", 2}};
   return stats;
 }
-InstanceInfo instance() {
-  InstanceInfo info;
+engine::InstanceInfo instance() {
+  engine::InstanceInfo info;
   info.page_tokens = 16;
   info.pages_per_group = 20;
   info.max_total_tokens = 640;
@@ -80,7 +83,7 @@ TEST(Metrics, VllmNamesCanBeSwitchedOff) {
   EXPECT_THAT(render(Role::kUnified, false), Not(HasSubstr("vllm:")));
   Metrics metrics({"tiny", Role::kUnified, false});
   metrics.on_queue_time(1);
-  metrics.on_request_end(1, 1, FinishReason::kStop);
+  metrics.on_request_end(1, 1, engine::FinishReason::kStop);
   EXPECT_THAT(metrics.render(busy(), instance()), Not(HasSubstr("vllm:")));
 }
 
@@ -122,14 +125,14 @@ TEST(Metrics, EventsAreCounted) {
     Metrics metrics({"tiny", role, true});
     metrics.on_queue_time(0.5);
     metrics.on_transfer(0.001, 2'000'000, 12);
-    TtftParts parts;
+    engine::TtftParts parts;
     parts.grant_ms = 4;
     parts.prefill_ms = 100;
     metrics.on_ttft(parts);
     metrics.on_first_token(0.3);
     metrics.on_inter_token(0.4, 4);
-    metrics.on_request_end(1, 0.7, FinishReason::kStop);
-    metrics.on_request_end(1, std::nullopt, FinishReason::kAbort);
+    metrics.on_request_end(1, 0.7, engine::FinishReason::kStop);
+    metrics.on_request_end(1, std::nullopt, engine::FinishReason::kAbort);
     const std::string text = metrics.render(busy(), instance());
     const bool decode = role == Role::kDecode;
     const std::map<std::string, std::string> expected = {
@@ -156,7 +159,7 @@ TEST(Metrics, EventsAreCounted) {
 
 TEST(Metrics, CountersNeverFall) {
   Metrics metrics({"tiny", Role::kUnified, true});
-  EngineStats stats = busy();
+  engine::EngineStats stats = busy();
   (void)metrics.render(stats, instance());
   stats.prompt_tokens_total = 90;
   EXPECT_EQ(value_of(metrics.render(stats, instance()), "sglang:prompt_tokens_total{"), "100");
@@ -165,4 +168,4 @@ TEST(Metrics, CountersNeverFall) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

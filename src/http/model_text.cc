@@ -7,12 +7,12 @@
 #include "http/json.h"
 #include "text/tokenizer_config.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 // temperature, top_p, top_k and repetition_penalty of generation_config.json, which OpenAI's endpoints default to, as
 // in SGLang and vLLM.
-Status take_defaults(const boost::json::object& object, SamplingParams* params) {
+Status take_defaults(const boost::json::object& object, engine::SamplingParams* params) {
   BATON_ASSIGN(const auto temperature, number_field(object, "temperature", 0, 1e6));
   BATON_ASSIGN(const auto top_p, number_field(object, "top_p", 0, 1));
   BATON_ASSIGN(const auto top_k, int_field(object, "top_k", -1, 1 << 30));
@@ -24,7 +24,7 @@ Status take_defaults(const boost::json::object& object, SamplingParams* params) 
   return {};
 }
 
-Status read_defaults(const std::string& directory, SamplingParams* params) {
+Status read_defaults(const std::string& directory, engine::SamplingParams* params) {
   const std::string path = directory + "/generation_config.json";
   std::ifstream file(path);
   if (!file) return {};
@@ -61,7 +61,7 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
                  "--skip-tokenizer-init",
                  path);
   }
-  BATON_ASSIGN(ModelTokenizer loaded, load_model_tokenizer(directory));
+  BATON_ASSIGN(text::ModelTokenizer loaded, text::load_model_tokenizer(directory));
   model->tokenizer = std::move(loaded.tokenizer);
   model->bos_token = loaded.config.bos_token.value_or("");
   model->eos_token = loaded.config.eos_token.value_or("");
@@ -72,7 +72,7 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
     source = *own;
   }
   if (!source.empty()) {
-    auto parsed = ChatTemplate::parse(std::move(source));
+    auto parsed = text::ChatTemplate::parse(std::move(source));
     if (!parsed) {
       return error(parsed.error().code, "{}: {}",
                    options.chat_template_path.empty() ? directory : options.chat_template_path, parsed.error().message);
@@ -82,4 +82,4 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
   return model;
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -6,7 +6,7 @@
 
 #include "http/api_request.h"
 
-namespace baton {
+namespace baton::http {
 
 struct ModelTextOptions {
   std::string model_path;
@@ -20,4 +20,4 @@ struct ModelTextOptions {
 // architecture).
 Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& options);
 
-}  // namespace baton
+}  // namespace baton::http

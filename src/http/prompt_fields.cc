@@ -5,7 +5,7 @@
 #include "http/json.h"
 #include "http/sampling_fields.h"
 
-namespace baton {
+namespace baton::http {
 namespace json = boost::json;
 namespace {
 
@@ -15,7 +15,7 @@ Result<std::vector<int32_t>> encode(const ReadContext& read, std::string_view te
   const ModelText& model = read.model;
   if (!model.tokenizer)
     return error(ErrorCode::kInvalidArgument, "this server has no tokenizer (--skip-tokenizer-init): send token ids");
-  EncodeLimits limits;
+  text::EncodeLimits limits;
   limits.stop = read.stop;
   limits.tokens_max = static_cast<size_t>(std::max<int64_t>(model.context_length - 1, 0));
   auto ids = model.tokenizer->encode(text, add_special, limits);
@@ -71,4 +71,4 @@ Status read_prompts(const json::value& value, std::string_view name, const ReadC
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -9,7 +9,7 @@
 
 #include "http/api_request.h"
 
-namespace baton {
+namespace baton::http {
 
 struct Prompt {
   std::vector<int32_t> ids;
@@ -18,7 +18,7 @@ struct Prompt {
 // What a request is read against.
 struct ReadContext {
   const ModelText& model;
-  Role role;
+  engine::Role role;
   std::stop_token stop;
 };
 
@@ -29,4 +29,4 @@ Result<Prompt> read_text(const ReadContext& read, std::string_view text, std::st
 Status read_prompts(const boost::json::value& value, std::string_view name, const ReadContext& read,
                     std::vector<Prompt>* prompts, bool* batch);
 
-}  // namespace baton
+}  // namespace baton::http

@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-namespace baton {
+namespace baton::http {
 
 class RawClient {
  public:
@@ -59,4 +59,4 @@ class RawClient {
   bool closed_ = false;
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -12,7 +12,7 @@
 #include "http/request_head.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 using namespace std::chrono_literals;
@@ -369,4 +369,4 @@ TEST(RawRequest, IdleConnectionsDoNotKeepNewOnesOut) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

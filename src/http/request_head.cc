@@ -6,7 +6,7 @@
 
 #include "http/message.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 std::optional<HeadFault> bad(std::string why) { return HeadFault{400, std::move(why)}; }
@@ -132,4 +132,4 @@ std::optional<HeadFault> find_early_head_fault(std::string_view begin, size_t lo
   return std::nullopt;
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace baton {
+namespace baton::http {
 
 struct HeadFault {
   int status = 400;  // 400, 417 or 431
@@ -26,4 +26,4 @@ inline constexpr size_t kHeadFieldsMax = 128;
 // Whether the first bytes of a head, not complete, can no longer become one. The first `looked` were asked for before.
 [[nodiscard]] std::optional<HeadFault> find_early_head_fault(std::string_view begin, size_t looked = 0);
 
-}  // namespace baton
+}  // namespace baton::http

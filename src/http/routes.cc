@@ -8,7 +8,7 @@
 
 #include "http/api_error.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 // The x-request-id goes with every answer.
@@ -132,4 +132,4 @@ std::optional<HttpRefusal> access_refusal(const HttpRequest& request, const Acce
   return std::nullopt;
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -10,7 +10,7 @@
 #include "base/result.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::http {
 
 inline constexpr const char* kPlainText = "text/plain; charset=utf-8";
 inline constexpr const char* kPrometheusText = "text/plain; version=0.0.4; charset=utf-8";
@@ -90,4 +90,4 @@ std::vector<std::string> route_names(const std::vector<Route<Handler>>& table) {
   return names;
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 constexpr bool kOpen = true, kKeyed = false, kChanges = true;
@@ -107,4 +107,4 @@ TEST(Routes, Loopback) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

@@ -6,7 +6,7 @@
 
 #include "http/json.h"
 
-namespace baton {
+namespace baton::http {
 namespace json = boost::json;
 
 Status check_vocabulary(const std::vector<int32_t>& ids, std::string_view name, const ModelText& model) {
@@ -33,7 +33,7 @@ Result<std::vector<std::string>> read_stops(const json::object& from) {
   return stops;
 }
 
-Status read_logit_bias(const json::object& from, const ModelText& model, SamplingParams* params) {
+Status read_logit_bias(const json::object& from, const ModelText& model, engine::SamplingParams* params) {
   if (const json::value* bias = find_field(from, "logit_bias")) {
     if (!bias->is_object())
       return error(ErrorCode::kInvalidArgument, "logit_bias: must map token ids to numbers in [-100, 100]");
@@ -54,7 +54,7 @@ Status read_logit_bias(const json::object& from, const ModelText& model, Samplin
 
 }  // namespace
 
-Status read_sampling(const json::object& from, const ModelText& model, bool openai, SamplingParams* params,
+Status read_sampling(const json::object& from, const ModelText& model, bool openai, engine::SamplingParams* params,
                      std::vector<std::string>* stops, ApiRequest* request) {
   BATON_ASSIGN(auto temperature, number_field(from, "temperature", 0, std::numeric_limits<double>::infinity()));
   if (temperature) params->temperature = *temperature;
@@ -111,4 +111,4 @@ Status read_sampling(const json::object& from, const ModelText& model, bool open
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -17,7 +17,7 @@
 #include "base/thread.h"
 #include "http/connection.h"
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 namespace asio = boost::asio;
@@ -126,4 +126,4 @@ void HttpServer::stop() {
   impl_->table.end_all();
 }
 
-}  // namespace baton
+}  // namespace baton::http

@@ -12,7 +12,7 @@
 #include "base/result.h"
 #include "http/message.h"
 
-namespace baton {
+namespace baton::http {
 
 // The answer to one request. Every method may be called from any thread and never blocks; calls are sent in order.
 // Either send() once, or start() and then write() any number of times and finish(). What is written after the client
@@ -98,4 +98,4 @@ class HttpServer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -15,7 +15,7 @@
 #include "http/server.h"
 #include "text/byte_alphabet.h"
 
-namespace baton {
+namespace baton::http {
 
 inline constexpr int32_t kTestBos = 256, kTestEos = 257;
 
@@ -24,7 +24,7 @@ inline std::unique_ptr<ModelText> byte_model(int64_t context_length = 64) {
   std::string vocab;
   for (int i = 0; i < 256; ++i) {
     const char byte = static_cast<char>(i);
-    const std::string token = token_of_bytes(std::string_view(&byte, 1));
+    const std::string token = text::token_of_bytes(std::string_view(&byte, 1));
     vocab += fmt::format("{}\"{}\":{}", i > 0 ? "," : "", token == "\"" || token == "\\" ? "\\" + token : token, i);
   }
   constexpr const char* kByteLevel = R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false})";
@@ -37,9 +37,10 @@ inline std::unique_ptr<ModelText> byte_model(int64_t context_length = 64) {
   model->model_path = "/models/tiny";
   model->model_type = "llama";
   model->architecture = "LlamaForCausalLM";
-  model->tokenizer = Tokenizer::from_json(json).value();
+  model->tokenizer = text::Tokenizer::from_json(json).value();
   model->chat_template =
-      ChatTemplate::parse("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{{ bos_token }}").value();
+      text::ChatTemplate::parse("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{{ bos_token }}")
+          .value();
   model->bos_token = "<s>";
   model->eos_token = "</s>";
   model->eos_ids = {kTestEos};
@@ -49,9 +50,9 @@ inline std::unique_ptr<ModelText> byte_model(int64_t context_length = 64) {
 }
 
 // Keeps requests; the test delivers their outputs.
-class PlayedEngine final : public Engine {
+class PlayedEngine final : public engine::Engine {
  public:
-  explicit PlayedEngine(Role role = Role::kUnified) {
+  explicit PlayedEngine(engine::Role role = engine::Role::kUnified) {
     info_.role = role;
     info_.page_tokens = 16;
     info_.pages_per_group = 8;
@@ -59,7 +60,7 @@ class PlayedEngine final : public Engine {
     stats_.pages.resize(1);
   }
 
-  Result<SequenceId> submit(Request request, OutputSink sink) override {
+  Result<SequenceId> submit(engine::Request request, engine::OutputSink sink) override {
     if (refuse) return *refuse;
     sinks[requests.size()] = std::move(sink);
     requests.push_back(std::move(request));
@@ -79,8 +80,8 @@ class PlayedEngine final : public Engine {
     if (!sinks.empty()) return error(ErrorCode::kUnavailable, "{} requests run", sinks.size());
     return {};
   }
-  [[nodiscard]] const InstanceInfo& info() const override { return info_; }
-  [[nodiscard]] EngineStats stats() const override { return stats_; }
+  [[nodiscard]] const engine::InstanceInfo& info() const override { return info_; }
+  [[nodiscard]] engine::EngineStats stats() const override { return stats_; }
   void pair(const std::string&, int, bool told, std::function<void(Status)> done) override {
     paired_as_told = told;
     if (on_pair) on_pair();
@@ -91,26 +92,26 @@ class PlayedEngine final : public Engine {
   [[nodiscard]] bool healthy() const override { return true; }
 
   // The i-th request so far gets the text's bytes as tokens, and the end if there is one.
-  void deliver(size_t i, std::string_view text, std::optional<Output::Finish> finish = std::nullopt) {
-    Output output;
+  void deliver(size_t i, std::string_view text, std::optional<engine::Output::Finish> finish = std::nullopt) {
+    engine::Output output;
     for (const char c : text) output.tokens.push_back({static_cast<unsigned char>(c), -0.5F, {}});
     output.finish = std::move(finish);
-    const OutputSink sink = sinks.at(i);
+    const engine::OutputSink sink = sinks.at(i);
     if (output.finish) sinks.erase(i);
     sink(std::move(output));
   }
 
-  InstanceInfo info_;
-  EngineStats stats_;
+  engine::InstanceInfo info_;
+  engine::EngineStats stats_;
   std::optional<Error> refuse;
-  std::vector<Request> requests;
-  std::map<size_t, OutputSink> sinks;  // by place in `requests`, which is also a request's id
+  std::vector<engine::Request> requests;
+  std::map<size_t, engine::OutputSink> sinks;  // by place in `requests`, which is also a request's id
   std::vector<uint64_t> aborted, stopped;
   std::vector<std::string> aborted_names;
   std::function<void()> on_pair;
 };
 
-inline Output::Finish finished(FinishReason reason, std::optional<Error> failure = std::nullopt) {
+inline engine::Output::Finish finished(engine::FinishReason reason, std::optional<Error> failure = std::nullopt) {
   return {reason, std::nullopt, std::move(failure)};
 }
 
@@ -149,4 +150,4 @@ class KeepingWriter final : public ResponseWriter {
   KeptAnswer& answer_;
 };
 
-}  // namespace baton
+}  // namespace baton::http

@@ -5,7 +5,7 @@
 #include <boost/url.hpp>
 #include <charconv>
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 namespace urls = boost::urls;
@@ -44,7 +44,7 @@ Result<Url> parse_url(std::string_view text) {
   return url;
 }
 
-std::optional<Target> parse_target(std::string_view target) {
+std::optional<RequestTarget> parse_target(std::string_view target) {
   auto parsed = urls::parse_origin_form({target.data(), target.size()});
   if (!parsed) {
     parsed = urls::parse_absolute_uri({target.data(), target.size()});
@@ -53,7 +53,7 @@ std::optional<Target> parse_target(std::string_view target) {
         parsed && (parsed->scheme_id() == urls::scheme::http || parsed->scheme_id() == urls::scheme::https);
     if (!http || !parsed->has_authority()) return std::nullopt;
   }
-  Target made;
+  RequestTarget made;
   for (const char c : parsed->path()) {
     if (c != '/' || !made.path.ends_with('/')) made.path += c;
   }
@@ -75,4 +75,4 @@ std::string encode_path(std::string_view path) {
   return urls::encode({path.data(), path.size()}, urls::pchars + urls::grammar::lut_chars('/'));
 }
 
-}  // namespace baton
+}  // namespace baton::http

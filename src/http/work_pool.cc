@@ -4,7 +4,7 @@
 
 #include "base/thread.h"
 
-namespace baton {
+namespace baton::http {
 
 WorkPool::WorkPool(int threads) {
   if (threads == 0) return;
@@ -62,4 +62,4 @@ void WorkPool::stop() {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::http

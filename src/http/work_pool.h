@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-namespace baton {
+namespace baton::http {
 
 // Thread safe. Work on at most kSmallBytes always finds a thread that has nothing large to do: the first thread takes
 // small work only.
@@ -43,4 +43,4 @@ class WorkPool {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace baton
+}  // namespace baton::http

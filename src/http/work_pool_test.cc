@@ -7,7 +7,7 @@
 #include <future>
 #include <memory>
 
-namespace baton {
+namespace baton::http {
 namespace {
 
 using namespace std::chrono_literals;
@@ -89,4 +89,4 @@ TEST(WorkPool, StopDropsWhatWaits) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::http

@@ -131,10 +131,10 @@ Interpreter::Flow Interpreter::exec_if(const Statement& statement) {
 
 Interpreter::Flow Interpreter::exec_for(const Statement& statement) {
   const Value iterable = eval(*statement.exprs.front());
-  charge_created(sizeof(Loop));
-  const auto loop = std::make_shared<Loop>(*this, statement, iterate(iterable), scope_);
+  charge_created(sizeof(LoopVariable));
+  const auto loop = std::make_shared<LoopVariable>(*this, statement, iterate(iterable), scope_);
   struct Finish {
-    Loop& loop;
+    LoopVariable& loop;
     ~Finish() { loop.finish(); }
   } const finish{*loop};
   const std::shared_ptr<Scope> outer = scope_;

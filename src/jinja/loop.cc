@@ -3,10 +3,11 @@
 #include <utility>
 
 namespace baton::jinja {
-Loop::Loop(Interpreter& interpreter, const Statement& statement, std::vector<Value> items, std::shared_ptr<Scope> outer)
+LoopVariable::LoopVariable(Interpreter& interpreter, const Statement& statement, std::vector<Value> items,
+                           std::shared_ptr<Scope> outer)
     : interpreter_(interpreter), statement_(statement), items_(std::move(items)), outer_(std::move(outer)) {}
 
-std::optional<Value> Loop::pull() {
+std::optional<Value> LoopVariable::pull() {
   while (position_ < items_.size()) {
     Value item = items_[position_++];
     if (statement_.test == nullptr || tested_ || interpreter_.accepts(statement_, item, outer_)) return item;
@@ -14,7 +15,7 @@ std::optional<Value> Loop::pull() {
   return std::nullopt;
 }
 
-const std::optional<Value>& Loop::peek() {
+const std::optional<Value>& LoopVariable::peek() {
   if (!peeked_) {
     after_ = pull();
     peeked_ = true;
@@ -22,7 +23,7 @@ const std::optional<Value>& Loop::peek() {
   return after_;
 }
 
-std::optional<Value> Loop::advance() {
+std::optional<Value> LoopVariable::advance() {
   std::optional<Value> next = peeked_ ? std::exchange(after_, std::nullopt) : pull();
   peeked_ = false;
   if (!next) return std::nullopt;
@@ -32,7 +33,7 @@ std::optional<Value> Loop::advance() {
   return next;
 }
 
-void Loop::finish() {
+void LoopVariable::finish() {
   items_.clear();
   position_ = 0;
   outer_.reset();
@@ -42,7 +43,7 @@ void Loop::finish() {
   before_.reset();
 }
 
-Int Loop::length() {
+Int LoopVariable::length() {
   if (!length_) {
     std::vector<Value> rest;
     while (std::optional<Value> item = pull()) rest.push_back(std::move(*item));
@@ -54,7 +55,7 @@ Int Loop::length() {
   return *length_;
 }
 
-std::optional<Value> Loop::attribute(std::string_view name) {
+std::optional<Value> LoopVariable::attribute(std::string_view name) {
   if (name == "index") return Value(index0_ + 1);
   if (name == "index0") return Value(index0_);
   if (name == "first") return Value(index0_ == 0);
@@ -70,7 +71,7 @@ std::optional<Value> Loop::attribute(std::string_view name) {
   return std::nullopt;
 }
 
-std::string Loop::repr() const {
+std::string LoopVariable::repr() const {
   return fmt::format("<LoopContext {}/{}>", index0_ + 1, length_.value_or(static_cast<Int>(items_.size())));
 }
 

@@ -11,11 +11,12 @@
 
 namespace baton::jinja {
 
-class Loop final : public Object {
+class LoopVariable final : public Object {
  public:
   // The items that pass the `if` of the statement are found one by one, so that the body of the loop can change what it
   // says.
-  Loop(Interpreter& interpreter, const Statement& statement, std::vector<Value> items, std::shared_ptr<Scope> outer);
+  LoopVariable(Interpreter& interpreter, const Statement& statement, std::vector<Value> items,
+               std::shared_ptr<Scope> outer);
 
   // The next item, or nothing at the end.
   [[nodiscard]] std::optional<Value> advance();

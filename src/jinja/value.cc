@@ -29,11 +29,11 @@ int nesting_of(const std::vector<Value>& items) {
 constexpr std::size_t kTextBytes = 64;    // of a text's holders
 constexpr std::size_t kEntryBytes = 192;  // of a dictionary's entry with its place in the index
 
-std::shared_ptr<const Sequence> make_sequence(std::vector<Value> items) {
+std::shared_ptr<const Items> make_sequence(std::vector<Value> items) {
   charge_steps(items.size() / 16);
-  charge_created(sizeof(Sequence) + items.size() * sizeof(Value));
+  charge_created(sizeof(Items) + items.size() * sizeof(Value));
   const int depth = nesting_of(items);
-  return std::make_shared<const Sequence>(Sequence{std::move(items), depth});
+  return std::make_shared<const Items>(Items{std::move(items), depth});
 }
 
 }  // namespace

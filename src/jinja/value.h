@@ -60,17 +60,17 @@ struct Text {
   bool markup = false;                       // made by |safe or |escape: + escapes what is joined to it
 };
 
-struct Sequence {
+struct Items {
   std::vector<Value> items;
   int depth = 1;
 };
 
 struct List {
-  std::shared_ptr<const Sequence> sequence;
+  std::shared_ptr<const Items> sequence;
 };
 
 struct Tuple {
-  std::shared_ptr<const Sequence> sequence;
+  std::shared_ptr<const Items> sequence;
 };
 
 class Value {

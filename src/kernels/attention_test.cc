@@ -8,7 +8,10 @@
 #include "kernels/kv_testing.h"
 #include "kernels/reference.h"
 
-namespace baton {
+namespace baton::kernels {
+
+using tensor::DType;
+
 namespace {
 
 // Outputs are averages of values in [-1, 1). float32 differs from double by rounding; kBF16 rounds queries and
@@ -43,8 +46,9 @@ void expect_gqa(const GqaCase& c) {
   std::vector<float> expected(c.m * heads * c.v_dim), actual(expected.size());
   gqa_attention_ref(q.data(), stride, c.begin, c.m, heads, c.kv_head_of.data(), pool.view(), 0.3f, expected.data());
   for (const Compute compute : kComputes) {
-    SCOPED_TRACE(fmt::format("page {} {} k {} v {} heads {} begin {} m {} {}", c.page_tokens, dtype_name(c.dtype),
-                             c.k_dim, c.v_dim, heads, c.begin, c.m, compute == Compute::kF32 ? "f32" : "bf16"));
+    SCOPED_TRACE(fmt::format("page {} {} k {} v {} heads {} begin {} m {} {}", c.page_tokens,
+                             tensor::dtype_name(c.dtype), c.k_dim, c.v_dim, heads, c.begin, c.m,
+                             compute == Compute::kF32 ? "f32" : "bf16"));
     gqa_attention(q.data(), stride, c.begin, c.m, heads, c.kv_head_of.data(), pool.view(), 0.3f, compute,
                   actual.data());
     expect_close(actual, expected, tolerance(compute) * (c.k_dim > 100 ? 2 : 1));
@@ -190,4 +194,4 @@ TEST(GqaAttention, ManyThreadsAtOnce) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

@@ -8,7 +8,7 @@
 #include "kernels/kernels.h"
 #include "kernels/reference.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 TEST(RmsNorm, EqualsReferenceAlsoInPlace) {
@@ -109,4 +109,4 @@ TEST(UniformBf16, FillsItsRangeEvenlyAndRowsDiffer) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

@@ -14,7 +14,7 @@
 #include "base/random.h"
 #include "kernels/cpu/instruction_set.h"
 
-namespace baton {
+namespace baton::kernels {
 
 // Uniform in [-1, 1).
 inline std::vector<float> random_floats(int64_t count, uint64_t seed) {
@@ -59,4 +59,4 @@ void for_each_target(const Fn& fn) {
   set_bf16_product_for_test(bf16_product);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -14,7 +14,7 @@
 #include "kernels/paged_kv.h"
 #include "tensor/dtype.h"
 
-namespace baton {
+namespace baton::kernels {
 
 enum class Compute : uint8_t { kF32, kBF16 };
 
@@ -109,4 +109,4 @@ void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk
                      float* row_max, float* row_sum);
 void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* row_sum);
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -10,7 +10,7 @@
 
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 std::vector<float> normal_floats(int64_t count) {
@@ -87,7 +87,7 @@ struct PoolOfOne {
     kv.page_tokens = 64;
     kv.k_dim = k_dim;
     kv.v_dim = v_dim;
-    kv.dtype = DType::kBF16;
+    kv.dtype = tensor::DType::kBF16;
     kv.v_offset = static_cast<size_t>(64 * k_dim) * 2;
     kv.head_stride = static_cast<size_t>(64 * (k_dim + v_dim)) * 2;
     kv.page_stride = static_cast<size_t>(heads) * kv.head_stride;
@@ -176,4 +176,4 @@ BENCHMARK(expanded)
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

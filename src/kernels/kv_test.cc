@@ -5,13 +5,13 @@
 #include "kernels/kv_testing.h"
 #include "kernels/reference.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
   for_each_target([] {
     for (const int page_tokens : {1, 3, 16, 64})
-      for (const DType dtype : {DType::kBF16, DType::kF32})
+      for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF32})
         for (const auto& [k_dim, v_dim] : {std::pair{32, 32}, {5, 3}, {48, 0}}) {
           const KvShape shape{page_tokens, 3, k_dim, v_dim, dtype};
           const int64_t begin = 5, m = 70, k_stride = 3 * k_dim + 2, v_stride = 3 * v_dim + 1;
@@ -26,7 +26,7 @@ TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
           read_kv(actual.view(), begin, m, 2, k_back.data(), v_dim > 0 ? v_back.data() : nullptr);
           ASSERT_EQ(k_back, k_ref);
           ASSERT_EQ(v_back, v_ref);
-          if (dtype == DType::kF32) {
+          if (dtype == tensor::DType::kF32) {
             ASSERT_EQ(k_back[0], k[2 * k_dim]);
           }
         }
@@ -52,7 +52,7 @@ TEST(Kv, RoundsToNearestEvenAndKeepsNan) {
                                      0,
                                      0};
   for_each_target([&] {
-    TestPool pool({16, 1, 16, 0, DType::kBF16}, 1);
+    TestPool pool({16, 1, 16, 0, tensor::DType::kBF16}, 1);
     write_kv(pool.view(), 0, 1, 1, values.data(), 16, nullptr, 0);
     std::vector<float> back(16);
     read_kv(pool.view(), 0, 1, 0, back.data(), nullptr);
@@ -67,4 +67,4 @@ TEST(Kv, RoundsToNearestEvenAndKeepsNan) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

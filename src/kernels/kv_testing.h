@@ -9,14 +9,14 @@
 #include "base/random.h"
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 
 struct KvShape {
   int page_tokens;
   int heads;
   int k_dim;
   int v_dim;
-  DType dtype;
+  tensor::DType dtype;
 };
 
 // Two layers, of which the view shows the second; eight bytes between what belongs to different layers, heads and
@@ -24,7 +24,7 @@ struct KvShape {
 class TestPool {
  public:
   TestPool(const KvShape& shape, int64_t tokens) {
-    const size_t element = dtype_size(shape.dtype), gap = 8;
+    const size_t element = tensor::dtype_size(shape.dtype), gap = 8;
     const auto page_tokens = static_cast<size_t>(shape.page_tokens);
     const size_t layer = page_tokens * static_cast<size_t>(shape.k_dim + shape.v_dim) * element + gap;
     view_.head_stride = 2 * layer + gap;
@@ -56,4 +56,4 @@ class TestPool {
   PagedKv view_;
 };
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -6,7 +6,7 @@
 #include "kernels/kernels.h"
 #include "kernels/reference.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 struct Shape {
@@ -81,4 +81,4 @@ TEST(Linear, MovesAndIsEmptyByDefault) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

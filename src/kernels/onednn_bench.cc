@@ -10,7 +10,7 @@
 #include <random>
 #include <unordered_map>
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 using Memory = dnnl::memory;
@@ -60,6 +60,6 @@ BENCHMARK(onednn)
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // BATON_BENCH_ONEDNN

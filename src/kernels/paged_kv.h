@@ -7,7 +7,7 @@
 
 #include "tensor/dtype.h"
 
-namespace baton {
+namespace baton::kernels {
 
 // The KV of one sequence in one layer, as one rank holds it: views into pool[page][kv head][layer][k|v][token][dim].
 // Page i of the sequence begins at pool + pages[i] * page_stride. From there, for local kv head h and token t of the
@@ -26,8 +26,8 @@ struct PagedKv {
   const uint32_t* pages = nullptr;  // page numbers of the sequence, in token order
   int page_tokens = 0;
   int k_dim = 0;
-  int v_dim = 0;               // 0 for MLA: V is the first kv_lora_rank values of K
-  DType dtype = DType::kBF16;  // kBF16 or kF32
+  int v_dim = 0;                               // 0 for MLA: V is the first kv_lora_rank values of K
+  tensor::DType dtype = tensor::DType::kBF16;  // kBF16 or kF32
 };
 
 // First byte of K of `token` of the sequence for local kv head `head`. V: see v_row().
@@ -35,14 +35,14 @@ struct PagedKv {
   const auto page = static_cast<size_t>(token / kv.page_tokens);
   const auto slot = static_cast<size_t>(token % kv.page_tokens);
   return kv.pool + kv.pages[page] * kv.page_stride + kv.layer_offset + static_cast<size_t>(head) * kv.head_stride +
-         slot * static_cast<size_t>(kv.k_dim) * dtype_size(kv.dtype);
+         slot * static_cast<size_t>(kv.k_dim) * tensor::dtype_size(kv.dtype);
 }
 
 // First byte of V of `token`. kv.v_dim > 0.
 [[nodiscard]] inline std::byte* v_row(const PagedKv& kv, int64_t token, int head) {
   const auto slot = static_cast<size_t>(token % kv.page_tokens);
   return k_row(kv, token - static_cast<int64_t>(slot), head) + kv.v_offset +
-         slot * static_cast<size_t>(kv.v_dim) * dtype_size(kv.dtype);
+         slot * static_cast<size_t>(kv.v_dim) * tensor::dtype_size(kv.dtype);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

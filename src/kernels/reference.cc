@@ -8,27 +8,27 @@
 
 #include "kernels/paged_kv.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
-float rounded(float v, Compute compute) { return compute == Compute::kBF16 ? to_float(to_bf16(v)) : v; }
+float rounded(float v, Compute compute) { return compute == Compute::kBF16 ? tensor::to_float(tensor::to_bf16(v)) : v; }
 
-float load(const std::byte* row, int i, DType dtype) {
-  if (dtype == DType::kF32) {
+float load(const std::byte* row, int i, tensor::DType dtype) {
+  if (dtype == tensor::DType::kF32) {
     float v;
     std::memcpy(&v, row + 4 * i, 4);
     return v;
   }
-  BF16 v;
+  tensor::BF16 v;
   std::memcpy(&v, row + 2 * i, 2);
-  return to_float(v);
+  return tensor::to_float(v);
 }
 
-void store(std::byte* row, int i, DType dtype, float value) {
-  if (dtype == DType::kF32) {
+void store(std::byte* row, int i, tensor::DType dtype, float value) {
+  if (dtype == tensor::DType::kF32) {
     std::memcpy(row + 4 * i, &value, 4);
   } else {
-    const BF16 v = to_bf16(value);
+    const tensor::BF16 v = tensor::to_bf16(value);
     std::memcpy(row + 2 * i, &v, 2);
   }
 }
@@ -188,8 +188,8 @@ void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, f
     z ^= static_cast<uint32_t>(key >> 32);
     z = (z ^ z >> 15) * 0x846ca68bu;
     z ^= z >> 16;
-    out[i] = to_float(to_bf16(static_cast<float>(static_cast<int32_t>(z)) * (scale * 0x1p-31f)));
+    out[i] = tensor::to_float(tensor::to_bf16(static_cast<float>(static_cast<int32_t>(z)) * (scale * 0x1p-31f)));
   }
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

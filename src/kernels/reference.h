@@ -5,7 +5,7 @@
 
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 
 // w: (n, k) row major. kBF16 rounds x and w to bfloat16 first.
 void linear_ref(const float* w, int64_t n, int64_t k, Compute compute, const float* x, int64_t x_stride, int64_t m,
@@ -39,4 +39,4 @@ void attention_finish_ref(int64_t m, int heads, int v_dim, float* acc, const flo
 
 void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, float* out);
 
-}  // namespace baton
+}  // namespace baton::kernels

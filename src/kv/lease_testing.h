@@ -6,7 +6,7 @@
 
 #include "kv/page_ledger.h"
 
-namespace baton {
+namespace baton::kv {
 
 inline std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
   std::vector<uint32_t> pages;
@@ -15,4 +15,4 @@ inline std::vector<uint32_t> numbers(const std::vector<PageLease>& leases) {
   return pages;
 }
 
-}  // namespace baton
+}  // namespace baton::kv

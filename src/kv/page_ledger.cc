@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::kv {
 
 namespace {
 
@@ -89,7 +89,7 @@ Result<std::vector<PageLease>> PageLedger::reserve(int count) {
   leases.reserve(taken.size());
   for (const uint32_t number : taken) {
     const PageId page(number);
-    Entry& e = entry(page);
+    PageRecord& e = entry(page);
     ++e.generation;
     e.references = 1;
     move_to(e, PageState::kOwned);
@@ -100,7 +100,7 @@ Result<std::vector<PageLease>> PageLedger::reserve(int count) {
 }
 
 void PageLedger::grant(const PageLease& lease) {
-  Entry& e = entry_of(lease);
+  PageRecord& e = entry_of(lease);
   BATON_CHECK(e.state == PageState::kOwned && e.references == 1 && !e.in_tree,
               "grant of page {}: {}, {} references, in tree {}", lease.page(), page_state_name(e.state), e.references,
               e.in_tree);
@@ -109,14 +109,14 @@ void PageLedger::grant(const PageLease& lease) {
 }
 
 void PageLedger::settle(const PageLease& lease) {
-  Entry& e = entry_of(lease);
+  PageRecord& e = entry_of(lease);
   BATON_CHECK(e.state == PageState::kGranted, "settle of page {}: {}", lease.page(), page_state_name(e.state));
   move_to(e, PageState::kOwned);
   check();
 }
 
 void PageLedger::release_quarantined(PageId page) {
-  Entry& e = entry(page);
+  PageRecord& e = entry(page);
   BATON_CHECK(e.state == PageState::kQuarantined, "release of page {}: {}, not quarantined", page,
               page_state_name(e.state));
   move_to(e, PageState::kFree);
@@ -125,7 +125,7 @@ void PageLedger::release_quarantined(PageId page) {
 }
 
 void PageLedger::mark_cached(PageId page, bool in_tree) {
-  Entry& e = entry(page);
+  PageRecord& e = entry(page);
   BATON_CHECK(e.state == PageState::kOwned || e.state == PageState::kCached, "mark_cached of page {}: {}", page,
               page_state_name(e.state));
   BATON_CHECK(e.in_tree != in_tree, "page {} is {} in the tree", page, in_tree ? "already" : "not");
@@ -139,7 +139,7 @@ uint32_t PageLedger::generation(PageId page) const { return entry(page).generati
 int PageLedger::references(PageId page) const { return entry(page).references; }
 
 void PageLedger::retain(PageId page) {
-  Entry& e = entry(page);
+  PageRecord& e = entry(page);
   BATON_CHECK(e.state == PageState::kOwned || e.state == PageState::kCached, "share of page {}: {}", page,
               page_state_name(e.state));
   ++e.references;
@@ -148,7 +148,7 @@ void PageLedger::retain(PageId page) {
 }
 
 void PageLedger::drop(PageId page) {
-  Entry& e = entry(page);
+  PageRecord& e = entry(page);
   BATON_CHECK(e.references > 0, "drop of page {}: {}, no references", page, page_state_name(e.state));
   --e.references;
   if (e.state == PageState::kGranted) {  // its writers may not be quiet
@@ -163,22 +163,22 @@ void PageLedger::drop(PageId page) {
   check();
 }
 
-PageLedger::Entry& PageLedger::entry(PageId page) {
+PageLedger::PageRecord& PageLedger::entry(PageId page) {
   BATON_CHECK(page.value() < entries_.size(), "page {} of {}", page, entries_.size());
   return entries_[page.value()];
 }
 
-const PageLedger::Entry& PageLedger::entry(PageId page) const {
+const PageLedger::PageRecord& PageLedger::entry(PageId page) const {
   BATON_CHECK(page.value() < entries_.size(), "page {} of {}", page, entries_.size());
   return entries_[page.value()];
 }
 
-PageLedger::Entry& PageLedger::entry_of(const PageLease& lease) {
+PageLedger::PageRecord& PageLedger::entry_of(const PageLease& lease) {
   BATON_CHECK(lease.ledger_ == this, "a lease of {}", lease.empty() ? "nothing" : "another ledger");
   return entry(lease.page());
 }
 
-void PageLedger::move_to(Entry& e, PageState state) {
+void PageLedger::move_to(PageRecord& e, PageState state) {
   --count_of(counts_, e.state);
   ++count_of(counts_, state);
   e.state = state;
@@ -250,7 +250,7 @@ void PageLedger::audit() const {
   BATON_CHECK(free_runs_by_length_.size() == free_runs_.size(), "{} free runs, {} by length", free_runs_.size(),
               free_runs_by_length_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
-    const Entry& e = entries_[i];
+    const PageRecord& e = entries_[i];
     ++count_of(counted, e.state);
     bool consistent = false;
     switch (e.state) {
@@ -276,4 +276,4 @@ void PageLedger::audit() const {
   check();
 }
 
-}  // namespace baton
+}  // namespace baton::kv

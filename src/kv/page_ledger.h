@@ -21,7 +21,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::kv {
 
 enum class PageState : uint8_t { kFree, kOwned, kGranted, kQuarantined, kCached };
 [[nodiscard]] const char* page_state_name(PageState state);
@@ -93,16 +93,16 @@ class PageLedger {
 
  private:
   friend class PageLease;
-  struct Entry {
+  struct PageRecord {
     PageState state = PageState::kFree;
     bool in_tree = false;
     int references = 0;
     uint32_t generation = 0;
   };
-  [[nodiscard]] Entry& entry(PageId page);
-  [[nodiscard]] const Entry& entry(PageId page) const;
-  [[nodiscard]] Entry& entry_of(const PageLease& lease);
-  void move_to(Entry& entry, PageState state);
+  [[nodiscard]] PageRecord& entry(PageId page);
+  [[nodiscard]] const PageRecord& entry(PageId page) const;
+  [[nodiscard]] PageRecord& entry_of(const PageLease& lease);
+  void move_to(PageRecord& entry, PageState state);
   void retain(PageId page);
   void drop(PageId page);
   void check() const;
@@ -112,11 +112,11 @@ class PageLedger {
   void free_page(PageId page);
   uint32_t take_run(uint32_t wanted, std::vector<uint32_t>& taken);
 
-  std::vector<Entry> entries_;
+  std::vector<PageRecord> entries_;
   PageCounts counts_;
   // The free pages as maximal runs: begin -> end, and (length, begin) to find the shortest that fits.
   std::map<uint32_t, uint32_t> free_runs_;
   std::set<std::pair<uint32_t, uint32_t>> free_runs_by_length_;
 };
 
-}  // namespace baton
+}  // namespace baton::kv

@@ -7,7 +7,7 @@
 #include "base/random.h"
 #include "kv/lease_testing.h"
 
-namespace baton {
+namespace baton::kv {
 namespace {
 
 std::vector<PageLease> must_reserve(PageLedger& ledger, int count) {
@@ -286,4 +286,4 @@ TEST(PageLedgerDeathTest, EndsOnlyWithoutLeases) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kv

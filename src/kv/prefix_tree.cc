@@ -4,7 +4,7 @@
 #include <queue>
 #include <unordered_map>
 
-namespace baton {
+namespace baton::kv {
 
 struct PrefixTree::Node {
   Node* parent = nullptr;       // nullptr: a root
@@ -226,4 +226,4 @@ void PrefixTree::audit() const {
               pages, nodes.size(), pages_, nodes_);
 }
 
-}  // namespace baton
+}  // namespace baton::kv

@@ -17,7 +17,7 @@
 
 #include "kv/page_ledger.h"
 
-namespace baton {
+namespace baton::kv {
 
 class PrefixTree {
  public:
@@ -78,4 +78,4 @@ class PrefixTree {
   int nodes_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::kv

@@ -10,7 +10,7 @@
 #include "base/random.h"
 #include "kv/lease_testing.h"
 
-namespace baton {
+namespace baton::kv {
 namespace {
 
 using Tokens = std::vector<int32_t>;
@@ -325,4 +325,4 @@ TEST(PrefixTree, RandomOperationsMatchTheMapModel) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kv

@@ -6,7 +6,7 @@
 
 #include "base/ids.h"
 
-namespace baton {
+namespace baton::kv {
 
 // One sequence's tokens in one step. Its KV of [0, begin) is already in `pages`; the step writes [begin, begin +
 // tokens.size()).
@@ -33,4 +33,4 @@ struct StepResult {
   [[nodiscard]] const float* row(size_t segment, int r) const { return logits.data() + (rows[segment] + r) * vocab; }
 };
 
-}  // namespace baton
+}  // namespace baton::kv

@@ -3,7 +3,7 @@
 
 #include "layout/plan.h"
 
-namespace baton {
+namespace baton::layout {
 
 namespace {
 
@@ -227,4 +227,4 @@ std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t 
   return runs;
 }
 
-}  // namespace baton
+}  // namespace baton::layout

@@ -10,7 +10,7 @@
 #include "layout/plan.h"
 #include "layout/plan_check.h"
 
-namespace baton {
+namespace baton::layout {
 namespace {
 
 // What byte `byte` of the entry (layer, head, token, K or V) is, on whatever rank.
@@ -402,7 +402,7 @@ TEST(Copies, FullPagesHashAsOneRun) {
   const Piece piece = planner.plan_for(AttemptId(1)).pieces.at(0);
   const PageShape& shape = planner.source_shape(0);
   EXPECT_EQ(piece_runs(shape, piece, 0, 32, pages({2, 3})),
-            (std::vector<baton::Run>{{2 * shape.page_bytes(), 2 * shape.page_bytes()}}));
+            (std::vector<baton::layout::Run>{{2 * shape.page_bytes(), 2 * shape.page_bytes()}}));
 }
 
 TEST(CopiesDeathTest, MisuseStops) {
@@ -418,4 +418,4 @@ TEST(CopiesDeathTest, MisuseStops) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::layout

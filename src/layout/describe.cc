@@ -5,7 +5,7 @@
 
 #include "layout/plan.h"
 
-namespace baton {
+namespace baton::layout {
 
 namespace {
 
@@ -215,4 +215,4 @@ std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId atte
   return Description(planner, tokens, attempt).text();
 }
 
-}  // namespace baton
+}  // namespace baton::layout

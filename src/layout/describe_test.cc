@@ -3,7 +3,7 @@
 
 #include "layout/plan.h"
 
-namespace baton {
+namespace baton::layout {
 namespace {
 
 using testing::HasSubstr;
@@ -78,4 +78,4 @@ TEST(DescribePlan, LargestInputsStayReadable) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::layout

@@ -4,7 +4,7 @@
 #include <array>
 #include <charconv>
 
-namespace baton {
+namespace baton::layout {
 
 Interval balanced_part(int total, int parts, int i) {
   BATON_CHECK(total >= 0 && parts > 0 && i >= 0 && i < parts, "part {} of {} parts of {}", i, parts, total);
@@ -131,4 +131,4 @@ PageShape rank_page_shape(const Layout& layout, int rank, const KvGeometry& geom
           .geometry = geometry};
 }
 
-}  // namespace baton
+}  // namespace baton::layout

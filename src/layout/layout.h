@@ -8,7 +8,7 @@
 #include "base/interval.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::layout {
 
 // Part i of [0, total) cut into `parts` intervals whose sizes differ by at most one, the larger first: 6 in 4 is
 // 2,2,1,1. 0 <= i < parts; parts may exceed total (then the last ones are empty).
@@ -114,4 +114,4 @@ struct PageShape {
 // The pages of rank `rank` of an instance with this layout.
 [[nodiscard]] PageShape rank_page_shape(const Layout& layout, int rank, const KvGeometry& geometry, int page_tokens);
 
-}  // namespace baton
+}  // namespace baton::layout

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace baton {
+namespace baton::layout {
 namespace {
 
 TEST(BalancedPart, LargerPartsFirst) {
@@ -145,4 +145,4 @@ TEST(PageShape, OffsetsFollowHeadLayerKvTokenDim) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::layout

@@ -14,7 +14,7 @@
 #include "layout/plan_check.h"
 #include "layout/sweep.h"
 
-namespace baton {
+namespace baton::layout {
 
 namespace {
 
@@ -232,7 +232,7 @@ std::vector<int> Planner::choose_sources(AttemptId attempt) const {
   Random random(attempt.value());
   std::vector<size_t> rotations;
   if (policy_ == WriterPolicy::kBalanced) {
-    for (const Group& group : groups_) rotations.push_back(random.below(group.sources.size()));
+    for (const ReplicaSet& group : groups_) rotations.push_back(random.below(group.sources.size()));
   }
   std::vector<int> chosen;
   chosen.reserve(slices_.size());
@@ -340,4 +340,4 @@ uint64_t Planner::compute_hash() const {
   return XXH3_64bits_digest(state.get());
 }
 
-}  // namespace baton
+}  // namespace baton::layout

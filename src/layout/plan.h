@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "layout/layout.h"
 
-namespace baton {
+namespace baton::layout {
 
 // One side of a pair, as far as the plan is concerned.
 struct PlanSide {
@@ -113,7 +113,7 @@ class Planner {
 
  private:
   // Source ranks that hold the same slices: any of them can send any of them.
-  struct Group {
+  struct ReplicaSet {
     std::vector<int> sources;  // ascending
   };
   // A rectangle of one destination rank with the same possible writers throughout.
@@ -141,7 +141,7 @@ class Planner {
   WriterPolicy policy_ = WriterPolicy::kBalanced;
   Fanout fanout_ = Fanout::kDirect;
   std::vector<PageShape> source_shapes_, destination_shapes_;
-  std::vector<Group> groups_;
+  std::vector<ReplicaSet> groups_;
   std::vector<Slice> slices_;      // in the order of Plan::pieces
   std::vector<Plan::Link> links_;  // all dummy
   uint64_t hash_ = 0;
@@ -198,4 +198,4 @@ struct Run {
 // copy is under 16 KiB. Copies are counted for scattered pages: adjacent pages merge and give fewer.
 [[nodiscard]] std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt);
 
-}  // namespace baton
+}  // namespace baton::layout

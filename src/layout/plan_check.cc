@@ -4,7 +4,7 @@
 #include <numeric>
 #include <set>
 
-namespace baton {
+namespace baton::layout {
 
 namespace {
 
@@ -143,4 +143,4 @@ Status check_plan(const Planner& planner, const Plan& plan) {
   return check_links(planner, plan);
 }
 
-}  // namespace baton
+}  // namespace baton::layout

@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "layout/plan_check.h"
 
-namespace baton {
+namespace baton::layout {
 namespace {
 
 constexpr KvGeometry kMla{.layers = 4, .kv_heads = 1, .k_dim = 40, .v_dim = 0, .element_size = 4};
@@ -371,4 +371,4 @@ TEST(PlanCheck, CatchesEveryMutation) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::layout

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::layout {
 
 namespace {
 
@@ -67,4 +67,4 @@ std::vector<Cell> sweep(const PageShape& destination, const std::vector<PageShap
   return cells;
 }
 
-}  // namespace baton
+}  // namespace baton::layout

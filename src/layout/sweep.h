@@ -6,7 +6,7 @@
 
 #include "layout/layout.h"
 
-namespace baton {
+namespace baton::layout {
 
 struct Cell {
   Interval layers;
@@ -19,4 +19,4 @@ struct Cell {
 // destination, checked.
 [[nodiscard]] std::vector<Cell> sweep(const PageShape& destination, const std::vector<PageShape>& sources);
 
-}  // namespace baton
+}  // namespace baton::layout

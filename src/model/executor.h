@@ -16,7 +16,7 @@
 #include "model/routing_reference.h"
 #include "model/step_batch.h"
 
-namespace baton {
+namespace baton::model {
 
 // Called by one thread, the engine's. run() returns when every rank has finished the step, so KV it wrote is visible to
 // whoever the caller synchronises with.
@@ -25,7 +25,7 @@ class Executor {
   virtual ~Executor() = default;
   // A plan that breaks a precondition of step_plan.h is a bug. Errors are of the machine (a rank failed) and end the
   // instance.
-  virtual Result<StepResult> run(const StepPlan& plan) = 0;
+  virtual Result<kv::StepResult> run(const kv::StepPlan& plan) = 0;
 };
 
 enum class LoadFormat : uint8_t { kAuto, kDummy };
@@ -33,11 +33,11 @@ enum class LoadFormat : uint8_t { kAuto, kDummy };
 struct ExecutorOptions {
   std::string model_path;  // a Hugging Face directory; with kDummy a config.json suffices
   LoadFormat load_format = LoadFormat::kAuto;
-  Compute compute = Compute::kBF16;  // --dtype auto and bfloat16: kBF16; float32: kF32
-  bool quantize_fp8 = false;         // --quantization fp8: weights pass through e4m3 with 128x128 block scales
-  Layout layout;
+  kernels::Compute compute = kernels::Compute::kBF16;  // --dtype auto and bfloat16: kBF16; float32: kF32
+  bool quantize_fp8 = false;  // --quantization fp8: weights pass through e4m3 with 128x128 block scales
+  layout::Layout layout;
   int page_tokens = 64;
-  DType kv_dtype = DType::kBF16;
+  tensor::DType kv_dtype = tensor::DType::kBF16;
   uint64_t seed = 0;  // of dummy weights
   // (done, total) in bytes of weights, from loading threads, one at a time; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
@@ -50,4 +50,4 @@ struct ExecutorOptions {
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        std::vector<std::span<std::byte>> pools);
 
-}  // namespace baton
+}  // namespace baton::model

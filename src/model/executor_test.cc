@@ -10,7 +10,10 @@
 #include "tensor/checkpoint.h"
 #include "tensor/dequantize.h"
 
-namespace baton {
+namespace baton::model {
+
+using layout::Layout;
+
 namespace {
 
 using test::TestInstance;
@@ -21,8 +24,8 @@ std::string fixture(const std::string& name) { return fmt::format("{}/tests/fixt
 ExecutorOptions options_for(const std::string& path, Layout layout = {}) {
   ExecutorOptions o;
   o.model_path = path;
-  o.compute = Compute::kF32;
-  o.kv_dtype = DType::kF32;
+  o.compute = kernels::Compute::kF32;
+  o.kv_dtype = tensor::DType::kF32;
   o.page_tokens = 16;
   o.layout = layout;
   return o;
@@ -48,7 +51,7 @@ void expect_layout_does_not_matter(ExecutorOptions o, const ModelConfig& config,
 
 TEST(Executor, SameBitsOnEveryRun) {
   for (const char* name : {"deepseek-v3-yarn", "qwen3-moe"}) {
-    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    for (const kernels::Compute compute : {kernels::Compute::kF32, kernels::Compute::kBF16}) {
       ExecutorOptions o = options_for(fixture(name), {4, 2, 1, 2});
       o.compute = compute;
       const ModelConfig config = *load_model_config(o.model_path);
@@ -63,9 +66,9 @@ TEST(Executor, RowsOfAllTokensEqualRowsOfTheLast) {
   const ModelConfig config = *load_model_config(o.model_path);
   TestInstance instance(o, config, 2);
   const std::vector<int32_t> tokens{5, 6, 7, 8, 9, 10, 11};
-  const StepResult all = instance.run({instance.segment(0, 0, tokens, 7)});
+  const kv::StepResult all = instance.run({instance.segment(0, 0, tokens, 7)});
   for (size_t i = 0; i < tokens.size(); ++i) {
-    const StepResult one = instance.run({instance.segment(1, static_cast<int64_t>(i), {tokens[i]}, 1)});
+    const kv::StepResult one = instance.run({instance.segment(1, static_cast<int64_t>(i), {tokens[i]}, 1)});
     const std::vector<float> ours(one.row(0, 0), one.row(0, 0) + config.vocab);
     const std::vector<float> theirs(all.row(0, static_cast<int>(i)), all.row(0, static_cast<int>(i)) + config.vocab);
     EXPECT_LE(test::relative_error(ours, theirs), 1e-5) << i;
@@ -76,11 +79,11 @@ TEST(Executor, StepsWithoutWorkOrWithoutLogits) {
   const ExecutorOptions o = options_for(fixture("qwen2"), {4, 2, 1, 1});
   TestInstance instance(o, *load_model_config(o.model_path), 2);
   EXPECT_TRUE(instance.run({}).rows.empty());
-  const StepResult silent = instance.run({instance.segment(0, 0, {1, 2, 3}, 0, 1)});
+  const kv::StepResult silent = instance.run({instance.segment(0, 0, {1, 2, 3}, 0, 1)});
   EXPECT_EQ(silent.rows, std::vector<int64_t>{0});
   EXPECT_TRUE(silent.logits.empty());
   // Segments in any order, one with rows behind one without; group 0 has nothing.
-  const StepResult mixed =
+  const kv::StepResult mixed =
       instance.run({instance.segment(0, 3, {4}, 0, 1), instance.segment(1, 0, {1, 2, 3, 4}, 2, 1)});
   EXPECT_EQ(mixed.rows, (std::vector<int64_t>{0, 0}));
   EXPECT_EQ(mixed.logits.size(), 2U * 320);
@@ -127,10 +130,10 @@ TEST(Executor, QuantizationOnLoadDoesNotDependOnTheLayout) {
 // values in bfloat16: the scales are powers of two, so the twin is exact.
 void write_fp8_twins(const std::string& source, const std::string& fp8_dir, const std::string& twin_dir) {
   constexpr int64_t kBlock = 32;
-  const Checkpoint checkpoint = *Checkpoint::open(source);
+  const tensor::Checkpoint checkpoint = *tensor::Checkpoint::open(source);
   std::map<std::string, test::StoredTensor> fp8, twin;
   for (const std::string& name : checkpoint.names()) {
-    const TensorView view = *checkpoint.tensor(name);
+    const tensor::TensorView view = *checkpoint.tensor(name);
     const test::StoredTensor plain{"BF16", view.shape,
                                    std::string(reinterpret_cast<const char*>(view.data), view.bytes())};
     if (name.find("_proj") == std::string::npos) {
@@ -139,7 +142,7 @@ void write_fp8_twins(const std::string& source, const std::string& fp8_dir, cons
     }
     const int64_t rows = view.shape[0];
     const int64_t cols = view.shape[1];
-    const std::vector<float> w = *dequantize(view, nullptr, {0, rows}, {0, cols});
+    const std::vector<float> w = *tensor::dequantize(view, nullptr, {0, rows}, {0, cols});
     const int64_t block_cols = (cols + kBlock - 1) / kBlock;
     std::vector<float> scales(static_cast<size_t>((rows + kBlock - 1) / kBlock * block_cols), 0.0F);
     const auto scale_at = [&](int64_t r, int64_t c) -> float& {
@@ -149,12 +152,12 @@ void write_fp8_twins(const std::string& source, const std::string& fp8_dir, cons
       float& largest = scale_at(i / cols, i % cols);
       largest = std::max(largest, std::abs(w[static_cast<size_t>(i)]));
     }
-    for (float& s : scales) s = std::exp2(std::ceil(std::log2(s / kF8E4M3Max)));
+    for (float& s : scales) s = std::exp2(std::ceil(std::log2(s / tensor::kF8E4M3Max)));
     std::string codes, values;
     for (int64_t i = 0; i < rows * cols; ++i) {
       const float scale = scale_at(i / cols, i % cols);
-      const F8E4M3 code = to_f8e4m3(w[static_cast<size_t>(i)] / scale);
-      const BF16 value = to_bf16(to_float(code) * scale);
+      const tensor::F8E4M3 code = tensor::to_f8e4m3(w[static_cast<size_t>(i)] / scale);
+      const tensor::BF16 value = tensor::to_bf16(tensor::to_float(code) * scale);
       codes.push_back(static_cast<char>(code.bits));
       values.append(reinterpret_cast<const char*>(&value), sizeof(value));
     }
@@ -206,11 +209,11 @@ TEST(Executor, LoadingErrorsNameTheTensor) {
        "tensor model.layers.0.mlp.down_proj.weight is (1, 96), config.json asks for (96, 256)"},
       {"model.layers.2.input_layernorm.weight", false, "is (1, 96), config.json asks for (96)"},
   };
-  const Checkpoint checkpoint = *Checkpoint::open(source);
+  const tensor::Checkpoint checkpoint = *tensor::Checkpoint::open(source);
   for (const Case& c : cases) {
     std::map<std::string, test::StoredTensor> tensors;
     for (const std::string& name : checkpoint.names()) {
-      const TensorView view = *checkpoint.tensor(name);
+      const tensor::TensorView view = *checkpoint.tensor(name);
       tensors[name] = {"BF16", view.shape, std::string(reinterpret_cast<const char*>(view.data), view.bytes())};
     }
     ASSERT_EQ(tensors.count(c.tensor), 1U);
@@ -260,11 +263,11 @@ TEST(Executor, RefusesWhatCannotRun) {
   ASSERT_TRUE(heads.failure());
   EXPECT_EQ(heads.failure()->code, ErrorCode::kIncompatible);
   o.layout = {};
-  o.kv_dtype = DType::kF8E4M3;
+  o.kv_dtype = tensor::DType::kF8E4M3;
   TestInstance dtype(o, config, 1);
   ASSERT_TRUE(dtype.failure());
   EXPECT_THAT(dtype.failure()->message, HasSubstr("float8_e4m3fn"));
-  o.kv_dtype = DType::kF32;
+  o.kv_dtype = tensor::DType::kF32;
   o.model_path = "/nowhere";
   TestInstance nowhere(o, config, 1);
   ASSERT_TRUE(nowhere.failure());
@@ -290,4 +293,4 @@ TEST(ChooseMlaPath, DecodeAbsorbsAndLongPromptsExpand) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::model {
 
 Result<GatedFfn> GatedFfn::load(const LayerContext& c, const std::string& prefix, int width, Interval columns,
                                 bool bias) {
@@ -27,12 +27,12 @@ Result<GatedFfn> GatedFfn::load(const LayerContext& c, const std::string& prefix
       f.gate_up_bias_.insert(f.gate_up_bias_.end(), b.begin(), b.end());
     }
   }
-  f.gate_up_ = Linear({both, static_cast<size_t>(2 * half_size)}, 2 * f.columns_, hidden, c.compute);
+  f.gate_up_ = kernels::Linear({both, static_cast<size_t>(2 * half_size)}, 2 * f.columns_, hidden, c.compute);
   BATON_ASSIGN(f.down_, load_linear(c, prefix + ".down_proj.weight", hidden, width, whole(hidden), columns));
   return f;
 }
 
-void GatedFfn::apply(const float* x, int64_t m, Scratch& scratch, float* out) const {
+void GatedFfn::apply(const float* x, int64_t m, RankBuffers& scratch, float* out) const {
   if (m == 0) return;
   if (empty()) {
     std::fill(out, out + m * hidden_, 0.0F);
@@ -41,7 +41,7 @@ void GatedFfn::apply(const float* x, int64_t m, Scratch& scratch, float* out) co
     float* activated = room(scratch.activated, m * columns_);
     gate_up_.apply(x, m, gate_up);
     if (!gate_up_bias_.empty()) add_bias(gate_up_bias_, m, gate_up);
-    silu_mul(gate_up, m, columns_, activated);
+    kernels::silu_mul(gate_up, m, columns_, activated);
     down_.apply(activated, m, out);
   }
   if (!down_bias_.empty()) add_bias(down_bias_, m, out);
@@ -52,7 +52,7 @@ namespace {
 class DenseFfn final : public FeedForward {
  public:
   explicit DenseFfn(GatedFfn ffn) : ffn_(std::move(ffn)) {}
-  void forward(int64_t rows, const Activations& activations, Scratch& scratch, float* partial) const override {
+  void forward(int64_t rows, const Activations& activations, RankBuffers& scratch, float* partial) const override {
     ffn_.apply(activations.normed.data(), rows, scratch, partial);
   }
 
@@ -67,4 +67,4 @@ Result<std::unique_ptr<FeedForward>> load_dense_ffn(const LayerContext& c) {
   return std::unique_ptr<FeedForward>(new DenseFfn(std::move(ffn)));
 }
 
-}  // namespace baton
+}  // namespace baton::model

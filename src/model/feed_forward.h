@@ -3,7 +3,7 @@
 
 #include "model/layers.h"
 
-namespace baton {
+namespace baton::model {
 
 // A rank's columns of one gated FFN of any width: a dense layer's, an expert's, the shared experts'.
 class GatedFfn {
@@ -14,15 +14,15 @@ class GatedFfn {
 
   [[nodiscard]] bool empty() const { return down_.empty(); }
   // out (m, hidden) = down(...) of x (m, hidden); zero when empty.
-  void apply(const float* x, int64_t m, Scratch& scratch, float* out) const;
+  void apply(const float* x, int64_t m, RankBuffers& scratch, float* out) const;
 
  private:
   int64_t hidden_ = 0, columns_ = 0;
-  Linear gate_up_;  // (2 columns, hidden)
-  Linear down_;     // (hidden, columns)
+  kernels::Linear gate_up_;  // (2 columns, hidden)
+  kernels::Linear down_;     // (hidden, columns)
   std::vector<float> gate_up_bias_, down_bias_;
 };
 
 Result<std::unique_ptr<FeedForward>> load_dense_ffn(const LayerContext& context);
 
-}  // namespace baton
+}  // namespace baton::model

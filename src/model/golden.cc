@@ -4,7 +4,7 @@
 
 #include "model/json_fields.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace json = boost::json;
 
@@ -87,4 +87,4 @@ Result<std::vector<GoldenCase>> read_golden(const std::string& path, int vocab) 
   return cases;
 }
 
-}  // namespace baton
+}  // namespace baton::model

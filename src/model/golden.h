@@ -8,7 +8,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::model {
 
 struct GoldenRow {
   std::vector<int32_t> ids;  // of the tokens whose logits are stated; empty: all of the vocabulary
@@ -28,4 +28,4 @@ struct GoldenCase {
 // against `vocab`.
 Result<std::vector<GoldenCase>> read_golden(const std::string& path, int vocab);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -6,7 +6,7 @@
 #include "model/test_instance.h"
 #include "model/verify_model.h"
 
-namespace baton {
+namespace baton::model {
 namespace {
 
 struct Model {
@@ -16,11 +16,11 @@ struct Model {
 
 void PrintTo(const Model& model, std::ostream* out) { *out << model.directory; }
 
-VerifyOptions options_for(const Model& model, Layout layout = {}) {
+VerifyOptions options_for(const Model& model, layout::Layout layout = {}) {
   VerifyOptions o;
   o.executor.model_path = fmt::format("{}/{}", BATON_SOURCE_DIR, model.directory);
-  o.executor.compute = Compute::kF32;
-  o.executor.kv_dtype = DType::kF32;
+  o.executor.compute = kernels::Compute::kF32;
+  o.executor.kv_dtype = tensor::DType::kF32;
   o.executor.page_tokens = 16;
   o.executor.layout = layout;
   o.golden_path = o.executor.model_path + "/golden.json";
@@ -39,12 +39,12 @@ class Golden : public testing::TestWithParam<Model> {};
 TEST_P(Golden, OneRankEveryCase) { expect_equal(options_for(GetParam()), 52); }
 
 TEST_P(Golden, EveryLayout) {
-  const Layout layouts[] = {{2, 1, 1, 1}, {3, 1, 1, 1}, {4, 1, 1, 1}, {6, 1, 1, 1}, {8, 1, 1, 1}, {2, 2, 1, 1},
-                            {4, 2, 1, 1}, {4, 4, 1, 1}, {6, 2, 1, 1}, {6, 3, 1, 1}, {8, 2, 1, 1}, {8, 4, 1, 1},
-                            {2, 1, 1, 2}, {4, 2, 1, 2}, {4, 1, 1, 4}, {6, 3, 1, 2}, {8, 2, 1, 8}, {1, 1, 2, 1},
-                            {1, 1, 3, 1}, {2, 1, 2, 1}, {3, 1, 3, 1}, {4, 2, 2, 2}, {8, 4, 2, 4}};
+  const layout::Layout layouts[] = {{2, 1, 1, 1}, {3, 1, 1, 1}, {4, 1, 1, 1}, {6, 1, 1, 1}, {8, 1, 1, 1}, {2, 2, 1, 1},
+                                    {4, 2, 1, 1}, {4, 4, 1, 1}, {6, 2, 1, 1}, {6, 3, 1, 1}, {8, 2, 1, 1}, {8, 4, 1, 1},
+                                    {2, 1, 1, 2}, {4, 2, 1, 2}, {4, 1, 1, 4}, {6, 3, 1, 2}, {8, 2, 1, 8}, {1, 1, 2, 1},
+                                    {1, 1, 3, 1}, {2, 1, 2, 1}, {3, 1, 3, 1}, {4, 2, 2, 2}, {8, 4, 2, 4}};
   int legal = 0;
-  for (const Layout& layout : layouts) {
+  for (const layout::Layout& layout : layouts) {
     VerifyOptions o = options_for(GetParam(), layout);
     o.prompt_tokens_max = GetParam().short_prompts;
     const auto config = load_model_config(o.executor.model_path);
@@ -86,10 +86,10 @@ TEST_P(Golden, BothPathsOfLatentAttention) {
 }
 
 TEST_P(Golden, Bfloat16) {
-  for (const Layout& layout : {Layout{}, Layout{4, 2, 1, 1}}) {
+  for (const layout::Layout& layout : {layout::Layout{}, layout::Layout{4, 2, 1, 1}}) {
     VerifyOptions o = options_for(GetParam(), layout);
-    o.executor.compute = Compute::kBF16;
-    o.executor.kv_dtype = DType::kBF16;
+    o.executor.compute = kernels::Compute::kBF16;
+    o.executor.kv_dtype = tensor::DType::kBF16;
     const auto report = verify_model(o);
     ASSERT_TRUE(report.ok()) << report.error().message;
     EXPECT_TRUE(report->ok()) << report->to_string();
@@ -101,7 +101,7 @@ TEST_P(Golden, Bfloat16) {
 // The KV alone rounds as all of the model in bfloat16 does.
 TEST_P(Golden, Bfloat16KvUnderFloat32) {
   VerifyOptions o = options_for(GetParam(), {4, 2, 1, 1});
-  o.executor.kv_dtype = DType::kBF16;
+  o.executor.kv_dtype = tensor::DType::kBF16;
   const auto report = verify_model(o);
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_TRUE(report->ok()) << report->to_string();
@@ -121,8 +121,8 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden,
 // the later steps of the case see its KV.
 TEST(VerifyModel, ATieOfExpertsIsSeenWithoutTheFloat32Run) {
   VerifyOptions o = options_for({"tests/fixtures/deepseek-v3-yarn", 200});
-  o.executor.compute = Compute::kBF16;
-  o.executor.kv_dtype = DType::kBF16;
+  o.executor.compute = kernels::Compute::kBF16;
+  o.executor.kv_dtype = tensor::DType::kBF16;
   o.own_routing = true;
   const auto report = verify_model(o);
   ASSERT_TRUE(report.ok()) << report.error().message;
@@ -183,7 +183,7 @@ TEST(VerifyModel, SeesOneWrongLogitAndOneWrongToken) {
   EXPECT_NE(report->mismatches[0].find("golden 0"), std::string::npos) << report->mismatches[0];
 
   // bfloat16 may choose otherwise only between tokens that the golden row itself hardly tells apart.
-  o.executor.compute = Compute::kBF16;
+  o.executor.compute = kernels::Compute::kBF16;
   for (const auto& [tolerance, ties] : {std::pair{0.0, 0U}, {3.0, 1U}}) {
     o.tolerance = tolerance;
     report = verify_model(o);
@@ -223,4 +223,4 @@ TEST(VerifyModel, RefusesGoldensThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

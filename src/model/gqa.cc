@@ -2,15 +2,15 @@
 
 #include <cmath>
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
 class GqaAttention final : public Attention {
  public:
   static Result<std::unique_ptr<Attention>> load(const LayerContext& c);
-  void forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
-               const KvPool& pool, Scratch& scratch, float* partial) const override;
+  void forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
+               const KvPool& pool, RankBuffers& scratch, float* partial) const override;
 
  private:
   Status load_qkv(const LayerContext& c);
@@ -19,10 +19,10 @@ class GqaAttention final : public Attention {
   int layer_ = 0, hidden_ = 0, head_dim_ = 0, q_heads_ = 0, kv_heads_ = 0;
   bool interleaved_ = false;
   float eps_ = 0;
-  Compute compute_ = Compute::kF32;
+  kernels::Compute compute_ = kernels::Compute::kF32;
   std::vector<int> kv_head_of_;  // (q_heads): local
-  Linear qkv_;                   // ((q_heads + 2 kv_heads) * head_dim, hidden)
-  Linear output_;                // (hidden, q_heads * head_dim)
+  kernels::Linear qkv_;          // ((q_heads + 2 kv_heads) * head_dim, hidden)
+  kernels::Linear output_;       // (hidden, q_heads * head_dim)
   std::vector<float> qkv_bias_, output_bias_;
   std::vector<float> q_norm_, k_norm_;  // (head_dim)
 };
@@ -49,7 +49,7 @@ Status GqaAttention::load_qkv(const LayerContext& c) {
       qkv_bias_.insert(qkv_bias_.end(), b.begin(), b.end());
     }
   }
-  qkv_ = Linear({all, static_cast<size_t>(n_all * hidden_)}, n_all, hidden_, compute_);
+  qkv_ = kernels::Linear({all, static_cast<size_t>(n_all * hidden_)}, n_all, hidden_, compute_);
   return {};
 }
 
@@ -86,13 +86,13 @@ void GqaAttention::normalize_heads(int64_t rows, float* qkv) const {
   for (int64_t r = 0; r < rows; ++r) {
     float* q = qkv + r * width;
     float* k = q + static_cast<int64_t>(q_heads_) * head_dim_;
-    rms_norm(q, head_dim_, q_norm_.data(), eps_, q_heads_, head_dim_, q, head_dim_);
-    rms_norm(k, head_dim_, k_norm_.data(), eps_, kv_heads_, head_dim_, k, head_dim_);
+    kernels::rms_norm(q, head_dim_, q_norm_.data(), eps_, q_heads_, head_dim_, q, head_dim_);
+    kernels::rms_norm(k, head_dim_, k_norm_.data(), eps_, kv_heads_, head_dim_, k, head_dim_);
   }
 }
 
-void GqaAttention::forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
-                           const KvPool& pool, Scratch& scratch, float* partial) const {
+void GqaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
+                           const KvPool& pool, RankBuffers& scratch, float* partial) const {
   const int64_t m = group.rows.size();
   if (m == 0) return;
   const int64_t width = qkv_.n();
@@ -104,7 +104,7 @@ void GqaAttention::forward(const StepBatch& batch, const StepBatch::Group& group
   if (!q_norm_.empty()) normalize_heads(m, qkv);
   // Keys follow the queries in each row, so one call turns both.
   const int64_t half = head_dim_ / 2;
-  const auto rope = interleaved_ ? rope_interleaved : rope_half;
+  const auto rope = interleaved_ ? kernels::rope_interleaved : kernels::rope_half;
   rope(qkv, m, width, q_heads_ + kv_heads_, head_dim_, head_dim_, batch.cos.data() + group.rows.begin * half,
        batch.sin.data() + group.rows.begin * half);
 
@@ -114,10 +114,10 @@ void GqaAttention::forward(const StepBatch& batch, const StepBatch::Group& group
     const BatchSegment& s = batch.segments[i];
     const int64_t row = s.row - group.rows.begin;
     const float* q = qkv + row * width;
-    const PagedKv kv = pool.view(layer_, s.pages);
-    write_kv(kv, s.begin, s.tokens, kv_heads_, q + q_width, width, q + q_width + k_width, width);
-    gqa_attention(q, width, s.begin, s.tokens, q_heads_, kv_head_of_.data(), kv, scale, compute_,
-                  attended + row * q_width);
+    const kernels::PagedKv kv = pool.view(layer_, s.pages);
+    kernels::write_kv(kv, s.begin, s.tokens, kv_heads_, q + q_width, width, q + q_width + k_width, width);
+    kernels::gqa_attention(q, width, s.begin, s.tokens, q_heads_, kv_head_of_.data(), kv, scale, compute_,
+                           attended + row * q_width);
   }
   output_.apply(attended, m, partial);
   if (!output_bias_.empty()) add_bias(output_bias_, m, partial);
@@ -129,4 +129,4 @@ Result<std::unique_ptr<Attention>> load_gqa_attention(const LayerContext& contex
   return GqaAttention::load(context);
 }
 
-}  // namespace baton
+}  // namespace baton::model

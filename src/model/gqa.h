@@ -3,8 +3,8 @@
 
 #include "model/layers.h"
 
-namespace baton {
+namespace baton::model {
 
 Result<std::unique_ptr<Attention>> load_gqa_attention(const LayerContext& context);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <limits>
 
-namespace baton {
+namespace baton::model {
 
 namespace json = boost::json;
 
@@ -179,4 +179,4 @@ std::vector<int32_t> JsonFields::token_ids(std::string_view name, int vocab, std
   return found;
 }
 
-}  // namespace baton
+}  // namespace baton::model

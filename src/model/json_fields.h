@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::model {
 
 // A tree takes up to thirty times the bytes of its text. Published config.json have up to 200 kB.
 inline constexpr size_t kConfigBytesMax = size_t{4} << 20;
@@ -68,4 +68,4 @@ class JsonFields {
   std::optional<Error> failure_;
 };
 
-}  // namespace baton
+}  // namespace baton::model

@@ -1,6 +1,6 @@
 #include "model/layers.h"
 
-namespace baton {
+namespace baton::model {
 
 void Activations::grow(const StepBatch& batch, const ModelConfig& config) {
   const int64_t rows = batch.rows;
@@ -16,8 +16,8 @@ void Activations::grow(const StepBatch& batch, const ModelConfig& config) {
   (void)room(logits_input, batch.logits_rows * config.hidden);
 }
 
-PagedKv KvPool::view(int layer, const uint32_t* pages) const {
-  PagedKv kv;
+kernels::PagedKv KvPool::view(int layer, const uint32_t* pages) const {
+  kernels::PagedKv kv;
   kv.pool = data;
   kv.page_stride = shape.page_bytes();
   kv.head_stride = shape.head_bytes();
@@ -31,17 +31,17 @@ PagedKv KvPool::view(int layer, const uint32_t* pages) const {
   return kv;
 }
 
-Result<Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
-                           Interval cols) {
+Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
+                                    Interval cols) {
   const int64_t size = int64_t{rows.size()} * cols.size();
   float* w = room(c.staging, size);
   BATON_TRY(c.weights.linear(c.name(name), n, k, rows, cols, w));
-  return Linear({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
+  return kernels::Linear({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
 }
 
 void add_bias(const std::vector<float>& bias, int64_t m, float* y) {
   const auto n = static_cast<int64_t>(bias.size());
-  for (int64_t r = 0; r < m; ++r) axpy(n, 1.0F, bias.data(), y + r * n);
+  for (int64_t r = 0; r < m; ++r) kernels::axpy(n, 1.0F, bias.data(), y + r * n);
 }
 
-}  // namespace baton
+}  // namespace baton::model

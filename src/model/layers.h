@@ -15,7 +15,7 @@
 #include "model/step_batch.h"
 #include "model/weights.h"
 
-namespace baton {
+namespace baton::model {
 
 // Buffers that the ranks of an instance share. Rows are those of the StepBatch. The engine's thread grows them between
 // steps.
@@ -32,7 +32,7 @@ struct Activations {
 };
 
 // A rank's own buffers; they grow to a high-water mark and stay.
-struct Scratch {
+struct RankBuffers {
   std::vector<float> query, absorbed_query, attention, latent;       // attention
   std::vector<float> entries, key_up, key, value, row_max, row_sum;  // MLA, expanded
   std::vector<float> gate_up, activated, expert_input, expert_output;
@@ -47,10 +47,10 @@ struct Scratch {
 // The pages of one rank.
 struct KvPool {
   std::byte* data = nullptr;
-  PageShape shape;
-  DType dtype = DType::kBF16;
+  layout::PageShape shape;
+  tensor::DType dtype = tensor::DType::kBF16;
   // Where `layer` of the model finds the KV of a sequence with these pages.
-  [[nodiscard]] PagedKv view(int layer, const uint32_t* pages) const;
+  [[nodiscard]] kernels::PagedKv view(int layer, const uint32_t* pages) const;
 };
 
 // Computed by the owner of a row, before the attention of a layer. None for GQA.
@@ -67,8 +67,8 @@ class Attention {
   virtual ~Attention() = default;
   // partial (rows of the group, hidden) = this rank's addend of the block's output. Writes the KV of the group's
   // tokens.
-  virtual void forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
-                       const KvPool& pool, Scratch& scratch, float* partial) const = 0;
+  virtual void forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
+                       const KvPool& pool, RankBuffers& scratch, float* partial) const = 0;
 };
 
 // A rank's columns or experts of one layer.
@@ -76,7 +76,7 @@ class FeedForward {
  public:
   virtual ~FeedForward() = default;
   // partial (rows, hidden) = this rank's addend.
-  virtual void forward(int64_t rows, const Activations& activations, Scratch& scratch, float* partial) const = 0;
+  virtual void forward(int64_t rows, const Activations& activations, RankBuffers& scratch, float* partial) const = 0;
 };
 
 // What loading one layer on one rank needs.
@@ -86,7 +86,7 @@ struct LayerContext {
   const Weights& weights;
   const ModelConfig& config;
   const RankShare& share;
-  Compute compute;
+  kernels::Compute compute;
   int layer = 0;
   RoutingReference* routing = nullptr;  // may be null
   std::vector<float>& staging;          // where a weight lies until it is packed; the same memory for all of them
@@ -96,8 +96,8 @@ struct LayerContext {
 };
 
 // Loads rows x cols of a weight (n, k).
-Result<Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
-                           Interval cols);
+Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
+                                    Interval cols);
 [[nodiscard]] constexpr Interval whole(int n) { return {0, n}; }
 // The columns or rows of `heads`, each `width` wide.
 [[nodiscard]] constexpr Interval scaled(Interval heads, int width) { return {heads.begin * width, heads.end * width}; }
@@ -105,4 +105,4 @@ Result<Linear> load_linear(const LayerContext& c, std::string_view name, int64_t
 // Adds bias (n) to each row of y (m, n).
 void add_bias(const std::vector<float>& bias, int64_t m, float* y);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 
-namespace baton {
+namespace baton::model {
+
+using kernels::Linear;
 
 namespace {
 
@@ -17,7 +19,7 @@ constexpr float kLatentEps = 1e-6F;
 
 void turn(bool interleaved, float* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int dim,
           const StepBatch& batch, int64_t row) {
-  const auto rope = interleaved ? rope_interleaved : rope_half;
+  const auto rope = interleaved ? kernels::rope_interleaved : kernels::rope_half;
   const int64_t half = dim / 2;
   rope(x, m, row_stride, heads, head_stride, dim, batch.cos.data() + row * half, batch.sin.data() + row * half);
 }
@@ -51,12 +53,12 @@ class MlaPreparation final : public AttentionPreparation {
     if (q_lora_ > 0) {
       float* q = activations.q_latent.data() + rows.begin * q_lora_;
       q_down_.apply(x, m, q);
-      rms_norm(q, q_lora_, q_norm_.data(), kLatentEps, m, q_lora_, q, q_lora_);
+      kernels::rms_norm(q, q_lora_, q_norm_.data(), kLatentEps, m, q_lora_, q, q_lora_);
     }
     const int64_t width = kv_lora_ + qk_rope_;
     float* entry = activations.kv_entry.data() + rows.begin * width;
     kv_down_.apply(x, m, entry);
-    rms_norm(entry, width, kv_norm_.data(), kLatentEps, m, kv_lora_, entry, width);
+    kernels::rms_norm(entry, width, kv_norm_.data(), kLatentEps, m, kv_lora_, entry, width);
     turn(interleaved_, entry + kv_lora_, m, width, 1, qk_rope_, qk_rope_, batch, rows.begin);
   }
 
@@ -71,8 +73,8 @@ class MlaPreparation final : public AttentionPreparation {
 class MlaAttention final : public Attention {
  public:
   static Result<std::unique_ptr<Attention>> load(const LayerContext& c);
-  void forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
-               const KvPool& pool, Scratch& scratch, float* partial) const override;
+  void forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
+               const KvPool& pool, RankBuffers& scratch, float* partial) const override;
 
  private:
   // One head's halves of kv_b_proj, as the absorbed path applies them.
@@ -83,16 +85,16 @@ class MlaAttention final : public Attention {
 
   Status load_up_projection(const LayerContext& c);
   // q: (m, heads, qk) of the rows of absorbed segments; out: (m, heads, v_head).
-  void attend_absorbed(const StepBatch& batch, const StepBatch::Group& group, const KvPool& pool, const float* q,
-                       Scratch& scratch, float* out) const;
+  void attend_absorbed(const StepBatch& batch, const StepBatch::GroupRows& group, const KvPool& pool, const float* q,
+                       RankBuffers& scratch, float* out) const;
   // q: (tokens, heads, qk) of one segment; out: (tokens, heads, v_head).
-  void attend_expanded(const BatchSegment& segment, const KvPool& pool, const float* q, Scratch& scratch,
+  void attend_expanded(const BatchSegment& segment, const KvPool& pool, const float* q, RankBuffers& scratch,
                        float* out) const;
 
   int layer_ = 0, hidden_ = 0, heads_ = 0, q_lora_ = 0, kv_lora_ = 0, nope_ = 0, rope_ = 0, v_head_ = 0;
   bool interleaved_ = true;
   float scale_ = 1;
-  Compute compute_ = Compute::kF32;
+  kernels::Compute compute_ = kernels::Compute::kF32;
   Linear query_;                        // (heads * qk, q_lora or hidden)
   Linear key_up_;                       // (heads * qk_nope, kv_lora)
   Linear value_up_;                     // (heads * v_head, kv_lora)
@@ -153,8 +155,8 @@ Result<std::unique_ptr<Attention>> MlaAttention::load(const LayerContext& c) {
   return std::unique_ptr<Attention>(std::move(a));
 }
 
-void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::Group& group, const KvPool& pool,
-                                   const float* q, Scratch& scratch, float* out) const {
+void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::GroupRows& group, const KvPool& pool,
+                                   const float* q, RankBuffers& scratch, float* out) const {
   const int64_t m = group.absorbed_end - group.rows.begin;
   if (m == 0) return;
   const int64_t qk = nope_ + rope_;
@@ -168,8 +170,8 @@ void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::Grou
   for (size_t i = group.segments_begin; i < group.segments_end && batch.segments[i].absorbed; ++i) {
     const BatchSegment& s = batch.segments[i];
     const int64_t row = s.row - group.rows.begin;
-    mla_attention(query + row * heads_ * entry, s.begin, s.tokens, heads_, kv_lora_, pool.view(layer_, s.pages), scale_,
-                  compute_, latent + row * heads_ * kv_lora_);
+    kernels::mla_attention(query + row * heads_ * entry, s.begin, s.tokens, heads_, kv_lora_,
+                           pool.view(layer_, s.pages), scale_, compute_, latent + row * heads_ * kv_lora_);
   }
   for (int h = 0; h < heads_; ++h) {
     absorbed_[static_cast<size_t>(h)].value.apply(
@@ -178,12 +180,12 @@ void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::Grou
   }
 }
 
-void MlaAttention::attend_expanded(const BatchSegment& s, const KvPool& pool, const float* q, Scratch& scratch,
+void MlaAttention::attend_expanded(const BatchSegment& s, const KvPool& pool, const float* q, RankBuffers& scratch,
                                    float* out) const {
   const int64_t qk = nope_ + rope_;
   const int64_t entry = kv_lora_ + rope_;
   const int64_t context = s.begin + s.tokens;
-  const PagedKv kv = pool.view(layer_, s.pages);
+  const kernels::PagedKv kv = pool.view(layer_, s.pages);
   float* row_max = room(scratch.row_max, s.tokens * heads_);
   float* row_sum = room(scratch.row_sum, s.tokens * heads_);
   std::fill_n(row_max, s.tokens * heads_, -std::numeric_limits<float>::infinity());
@@ -195,21 +197,21 @@ void MlaAttention::attend_expanded(const BatchSegment& s, const KvPool& pool, co
   float* value = room(scratch.value, kExpandTokens * heads_ * v_head_);
   for (int64_t begin = 0; begin < context; begin += kExpandTokens) {
     const int64_t n = std::min(kExpandTokens, context - begin);
-    read_kv(kv, begin, n, 0, entries, nullptr);
+    kernels::read_kv(kv, begin, n, 0, entries, nullptr);
     key_up_.apply(entries, entry, n, up, key_up_.n());
     value_up_.apply(entries, entry, n, value, value_up_.n());
     for (int64_t i = 0; i < n * heads_; ++i) {
       std::copy_n(up + i * nope_, nope_, key + i * qk);
       std::copy_n(entries + i / heads_ * entry + kv_lora_, rope_, key + i * qk + nope_);
     }
-    attention_block(q, s.begin, s.tokens, heads_, static_cast<int>(qk), v_head_, key, value, begin, n, scale_, compute_,
-                    out, row_max, row_sum);
+    kernels::attention_block(q, s.begin, s.tokens, heads_, static_cast<int>(qk), v_head_, key, value, begin, n, scale_,
+                             compute_, out, row_max, row_sum);
   }
-  attention_finish(s.tokens, heads_, v_head_, out, row_sum);
+  kernels::attention_finish(s.tokens, heads_, v_head_, out, row_sum);
 }
 
-void MlaAttention::forward(const StepBatch& batch, const StepBatch::Group& group, const Activations& activations,
-                           const KvPool& pool, Scratch& scratch, float* partial) const {
+void MlaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
+                           const KvPool& pool, RankBuffers& scratch, float* partial) const {
   const int64_t m = group.rows.size();
   if (m == 0) return;
   const int64_t qk = nope_ + rope_;
@@ -223,8 +225,8 @@ void MlaAttention::forward(const StepBatch& batch, const StepBatch::Group& group
   float* attended = room(scratch.attention, m * heads_ * v_head_);
   for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
     const BatchSegment& s = batch.segments[i];
-    write_kv(pool.view(layer_, s.pages), s.begin, s.tokens, 1, activations.kv_entry.data() + s.row * entry, entry,
-             nullptr, 0);
+    kernels::write_kv(pool.view(layer_, s.pages), s.begin, s.tokens, 1, activations.kv_entry.data() + s.row * entry,
+                      entry, nullptr, 0);
   }
   attend_absorbed(batch, group, pool, q, scratch, attended);
   for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
@@ -244,4 +246,4 @@ Result<std::unique_ptr<Attention>> load_mla_attention(const LayerContext& contex
   return MlaAttention::load(context);
 }
 
-}  // namespace baton
+}  // namespace baton::model

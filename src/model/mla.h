@@ -5,10 +5,10 @@
 
 #include "model/layers.h"
 
-namespace baton {
+namespace baton::model {
 
 // The down-projections, which have no heads: the query's latent (if the model has one) and the KV entry.
 Result<std::unique_ptr<AttentionPreparation>> load_mla_preparation(const LayerContext& context);
 Result<std::unique_ptr<Attention>> load_mla_attention(const LayerContext& context);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -6,7 +6,7 @@
 
 #include "model/json_fields.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace json = boost::json;
 
@@ -276,7 +276,7 @@ void read_common(JsonFields& fields, ModelConfig& config) {
     fields.fail(error(ErrorCode::kIncompatible, "{}: hidden_act {} is not supported; silu is", fields.where(), act));
   }
   const std::string dtype = fields.text("torch_dtype", fields.text("dtype", "bfloat16"));
-  if (Result<DType> parsed = parse_dtype(dtype); parsed) {
+  if (Result<tensor::DType> parsed = tensor::parse_dtype(dtype); parsed) {
     config.torch_dtype = *parsed;
   } else {
     fields.fail(error(ErrorCode::kCorrupt, "{}: torch_dtype: {}", fields.where(), parsed.error().message));
@@ -285,13 +285,13 @@ void read_common(JsonFields& fields, ModelConfig& config) {
 
 }  // namespace
 
-KvGeometry ModelConfig::kv_geometry(DType kv_dtype) const {
-  KvGeometry g;
+layout::KvGeometry ModelConfig::kv_geometry(tensor::DType kv_dtype) const {
+  layout::KvGeometry g;
   g.layers = layers;
   g.kv_heads = kv_heads;
   g.k_dim = is_mla() ? kv_lora + qk_rope : head_dim;
   g.v_dim = is_mla() ? 0 : head_dim;
-  g.element_size = static_cast<int>(dtype_size(kv_dtype));
+  g.element_size = static_cast<int>(tensor::dtype_size(kv_dtype));
   return g;
 }
 
@@ -318,8 +318,8 @@ Result<ModelConfig> load_model_config(const std::string& directory) {
   return config;
 }
 
-Status check_model_layout(const ModelConfig& config, const Layout& layout) {
-  BATON_TRY(check_layout(layout));
+Status check_model_layout(const ModelConfig& config, const layout::Layout& layout) {
+  BATON_TRY(layout::check_layout(layout));
   if (layout.attn_tp() > config.heads) {
     return error(ErrorCode::kIncompatible,
                  "{}: {} ranks share the attention of {} heads; use at most --tp-size {} with --dp-size {}",
@@ -336,4 +336,4 @@ Status check_model_layout(const ModelConfig& config, const Layout& layout) {
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::model

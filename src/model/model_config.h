@@ -10,7 +10,7 @@
 #include "layout/layout.h"
 #include "tensor/dtype.h"
 
-namespace baton {
+namespace baton::model {
 
 enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
 
@@ -59,12 +59,12 @@ struct ModelConfig {
   std::optional<int32_t> bos_id;
   bool fp8_weights = false;  // quantization_config of the published DeepSeek checkpoints
   int fp8_block = 128;
-  DType torch_dtype = DType::kBF16;
+  tensor::DType torch_dtype = tensor::DType::kBF16;
   std::vector<std::string> warnings;  // what the files say and nobody can follow
 
   [[nodiscard]] bool is_mla() const { return kv_lora > 0; }
   // KV of this model with entries of `kv_dtype`.
-  [[nodiscard]] KvGeometry kv_geometry(DType kv_dtype) const;
+  [[nodiscard]] layout::KvGeometry kv_geometry(tensor::DType kv_dtype) const;
 };
 
 // Reads DIR/config.json (and generation_config.json if there). An unknown architecture names the supported ones; a
@@ -73,6 +73,6 @@ struct ModelConfig {
 Result<ModelConfig> load_model_config(const std::string& directory);
 
 // Whether the model can run in this layout: attn_tp <= heads, pp <= layers, ep <= experts.
-Status check_model_layout(const ModelConfig& config, const Layout& layout);
+Status check_model_layout(const ModelConfig& config, const layout::Layout& layout);
 
-}  // namespace baton
+}  // namespace baton::model

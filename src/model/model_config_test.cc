@@ -5,7 +5,7 @@
 
 #include "model/test_instance.h"
 
-namespace baton {
+namespace baton::model {
 namespace {
 
 using testing::ElementsAre;
@@ -58,8 +58,8 @@ TEST(ModelConfig, PublishedDeepseekV3) {
   EXPECT_EQ(c->rope.original_max_position, 4096);
   EXPECT_FALSE(c->layer_is_moe[2]);
   EXPECT_TRUE(c->layer_is_moe[3]);
-  const KvGeometry g = c->kv_geometry(DType::kBF16);
-  EXPECT_EQ(g, (KvGeometry{61, 1, 576, 0, 2}));
+  const layout::KvGeometry g = c->kv_geometry(tensor::DType::kBF16);
+  EXPECT_EQ(g, (layout::KvGeometry{61, 1, 576, 0, 2}));
   EXPECT_EQ(g.token_bytes(), 70272U);
 }
 
@@ -91,8 +91,8 @@ TEST(ModelConfig, LlamaDefaultsBiasesAndStopTokens) {
   EXPECT_THAT(c->warnings[0],
               HasSubstr("generation_config.json: eos_token_id has 128001 and 1 more, but ids go from 0 to 319"));
   EXPECT_EQ(c->bos_id, 1);
-  EXPECT_EQ(c->torch_dtype, DType::kF32);
-  EXPECT_EQ(c->kv_geometry(DType::kF32), (KvGeometry{4, 8, 8, 8, 4}));
+  EXPECT_EQ(c->torch_dtype, tensor::DType::kF32);
+  EXPECT_EQ(c->kv_geometry(tensor::DType::kF32), (layout::KvGeometry{4, 8, 8, 8, 4}));
 }
 
 TEST(ModelConfig, EverySpellingOfRopeScaling) {
@@ -203,7 +203,7 @@ TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {
 TEST(ModelConfig, LayoutsThatCannotWork) {
   const ModelConfig c = *parse(llama(""));  // 8 heads, 4 layers, dense
   struct Case {
-    Layout layout;
+    layout::Layout layout;
     const char* expected;  // null: works
   };
   const Case cases[] = {
@@ -223,4 +223,4 @@ TEST(ModelConfig, LayoutsThatCannotWork) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

@@ -8,7 +8,7 @@
 #include "model/feed_forward.h"
 #include "model/routing_reference.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
@@ -97,25 +97,25 @@ void weigh_experts(const MoeConfig& moe, bool scale_normalized, std::span<const 
   weigh(moe, scale_normalized, scores, expert, weight);
 }
 
-Result<std::unique_ptr<Router>> Router::load(const LayerContext& c) {
-  auto router = std::make_unique<Router>();
-  router->moe_ = c.config.moe;
-  router->scale_normalized_ = c.config.architecture != Architecture::kDeepseekV2;
-  router->hidden_ = c.config.hidden;
-  router->layer_ = c.layer;
-  router->reference_ = c.routing;
+Result<std::unique_ptr<ExpertGate>> ExpertGate::load(const LayerContext& c) {
+  auto gate = std::make_unique<ExpertGate>();
+  gate->moe_ = c.config.moe;
+  gate->scale_normalized_ = c.config.architecture != Architecture::kDeepseekV2;
+  gate->hidden_ = c.config.hidden;
+  gate->layer_ = c.layer;
+  gate->reference_ = c.routing;
   const int experts = c.config.moe.experts;
   std::vector<float> w(static_cast<size_t>(experts) * static_cast<size_t>(c.config.hidden));
   BATON_TRY(c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden, whole(experts),
                              whole(c.config.hidden), w.data()));
-  router->gate_ = Linear(w, experts, c.config.hidden, Compute::kF32);
+  gate->gate_ = kernels::Linear(w, experts, c.config.hidden, kernels::Compute::kF32);
   if (c.config.moe.topk == MoeConfig::TopK::kNoauxTc) {
-    BATON_ASSIGN(router->bias_, c.weights.vector(c.name("mlp.gate.e_score_correction_bias"), experts, whole(experts)));
+    BATON_ASSIGN(gate->bias_, c.weights.vector(c.name("mlp.gate.e_score_correction_bias"), experts, whole(experts)));
   }
-  return router;
+  return gate;
 }
 
-void Router::route(LongInterval rows, Activations& activations) const {
+void ExpertGate::route(LongInterval rows, Activations& activations) const {
   if (rows.size() == 0) return;
   thread_local std::vector<float> buffer;
   const auto experts = static_cast<size_t>(moe_.experts);
@@ -152,7 +152,7 @@ class MoeFfn final : public FeedForward {
     return std::unique_ptr<FeedForward>(std::move(moe));
   }
 
-  void forward(int64_t rows, const Activations& activations, Scratch& scratch, float* partial) const override {
+  void forward(int64_t rows, const Activations& activations, RankBuffers& scratch, float* partial) const override {
     if (rows == 0) return;
     const float* x = activations.normed.data();
     shared_.apply(x, rows, scratch, partial);
@@ -171,14 +171,14 @@ class MoeFfn final : public FeedForward {
       local_[e].apply(input, m, scratch, output);
       for (int64_t i = 0; i < m; ++i) {
         const int64_t at = routed[static_cast<size_t>(i)];
-        axpy(hidden_, activations.expert_weight[static_cast<size_t>(at)], output + i * hidden_,
-             partial + at / choices_ * hidden_);
+        kernels::axpy(hidden_, activations.expert_weight[static_cast<size_t>(at)], output + i * hidden_,
+                      partial + at / choices_ * hidden_);
       }
     }
   }
 
  private:
-  void sort_by_expert(int64_t rows, const Activations& activations, Scratch& scratch) const {
+  void sort_by_expert(int64_t rows, const Activations& activations, RankBuffers& scratch) const {
     if (scratch.routed.size() < local_.size()) scratch.routed.resize(local_.size());
     for (std::vector<int64_t>& list : scratch.routed) list.clear();
     if (local_.empty()) return;
@@ -198,4 +198,4 @@ class MoeFfn final : public FeedForward {
 
 Result<std::unique_ptr<FeedForward>> load_moe_ffn(const LayerContext& context) { return MoeFfn::load(context); }
 
-}  // namespace baton
+}  // namespace baton::model

@@ -4,7 +4,7 @@
 
 #include "model/layers.h"
 
-namespace baton {
+namespace baton::model {
 
 // Chooses the experts of a row from the gate's logits (experts), by MoeConfig. A score is the softmax or the sigmoid of
 // a logit; TopK says which experts_per_token experts are taken:
@@ -25,9 +25,9 @@ void weigh_experts(const MoeConfig& moe, bool scale_normalized, std::span<const 
                    float* weight);
 
 // The gate of one layer, computed in float32 by the owner of a row.
-class Router {
+class ExpertGate {
  public:
-  static Result<std::unique_ptr<Router>> load(const LayerContext& context);
+  static Result<std::unique_ptr<ExpertGate>> load(const LayerContext& context);
   // Reads `normed`, writes `expert` and `expert_weight`.
   void route(LongInterval rows, Activations& activations) const;
 
@@ -37,11 +37,11 @@ class Router {
   int64_t hidden_ = 0;
   int layer_ = 0;
   RoutingReference* reference_ = nullptr;
-  Linear gate_;              // (experts, hidden)
+  kernels::Linear gate_;     // (experts, hidden)
   std::vector<float> bias_;  // (experts)
 };
 
 // Experts of the rank's EP group, cut by columns over its ranks, and its columns of the shared experts.
 Result<std::unique_ptr<FeedForward>> load_moe_ffn(const LayerContext& context);
 
-}  // namespace baton
+}  // namespace baton::model

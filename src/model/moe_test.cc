@@ -7,7 +7,7 @@
 #include <cmath>
 #include <set>
 
-namespace baton {
+namespace baton::model {
 namespace {
 
 struct Choice {
@@ -149,4 +149,4 @@ RC_GTEST_PROP(ChooseExperts, IsDistinctInsideKeptGroupsAndNormalized, ()) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

@@ -9,7 +9,7 @@
 #include "model/weights.h"
 #include "text/json_mutator.h"
 
-namespace baton {
+namespace baton::model {
 namespace {
 
 constexpr const char* kFixtures[] = {"deepseek-v2-lite", "deepseek-v3-fp8", "deepseek-v3-yarn",
@@ -24,13 +24,14 @@ std::string read(const std::string& path) {
 void ask(const ModelConfig& config) {
   for (const int32_t id : config.eos_ids) EXPECT_TRUE(id >= 0 && id < config.vocab);
   EXPECT_LE(parameter_count(config), kParametersMax);
-  const KvGeometry geometry = config.kv_geometry(DType::kF32);
-  for (const Layout layout : {Layout{1, 1, 1, 1}, Layout{4, 2, 1, 2}, Layout{6, 1, 2, 3}}) {
+  const layout::KvGeometry geometry = config.kv_geometry(tensor::DType::kF32);
+  for (const layout::Layout layout :
+       {layout::Layout{1, 1, 1, 1}, layout::Layout{4, 2, 1, 2}, layout::Layout{6, 1, 2, 3}}) {
     if (!check_model_layout(config, layout)) continue;
     for (int rank = 0; rank < layout.world(); ++rank) {
       const RankShare share = rank_share(config, layout, rank);
       EXPECT_GE(share.query_heads.size(), 1);
-      EXPECT_GT(rank_page_shape(layout, rank, geometry, 128).page_bytes(), 0U);
+      EXPECT_GT(layout::rank_page_shape(layout, rank, geometry, 128).page_bytes(), 0U);
     }
   }
 }
@@ -38,18 +39,18 @@ void ask(const ModelConfig& config) {
 // Loads the model and computes a few tokens.
 void compute(const ModelConfig& config, const std::string& directory) {
   if (parameter_count(config) > 20'000'000 || config.vocab > 100'000) return;
-  const KvGeometry geometry = config.kv_geometry(DType::kF32);
+  const layout::KvGeometry geometry = config.kv_geometry(tensor::DType::kF32);
   if (geometry.token_bytes() > 1 << 20) return;
   ExecutorOptions options;
   options.model_path = directory;
-  options.compute = Compute::kF32;
-  options.kv_dtype = DType::kF32;
+  options.compute = kernels::Compute::kF32;
+  options.kv_dtype = tensor::DType::kF32;
   options.page_tokens = 16;
   if (check_model_layout(config, {2, 1, 1, 1})) options.layout = {2, 1, 1, 1};
   std::vector<std::vector<std::byte>> memory;
   std::vector<std::span<std::byte>> pools;
   for (int r = 0; r < options.layout.world(); ++r) {
-    memory.emplace_back(rank_page_shape(options.layout, r, geometry, 16).page_bytes() * 2);
+    memory.emplace_back(layout::rank_page_shape(options.layout, r, geometry, 16).page_bytes() * 2);
   }
   for (auto& m : memory) pools.emplace_back(m);
   auto executor = make_thread_executor(options, config, pools);
@@ -59,7 +60,7 @@ void compute(const ModelConfig& config, const std::string& directory) {
   }
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < std::min<int64_t>(8, config.max_position); ++i) tokens.push_back(i % config.vocab);
-  EXPECT_TRUE((*executor)->run(StepPlan{{{SequenceId(1), 0, 0, tokens, {1}, 1}}}).ok());
+  EXPECT_TRUE((*executor)->run(kv::StepPlan{{{SequenceId(1), 0, 0, tokens, {1}, 1}}}).ok());
 }
 
 TEST(Mutations, DamagedConfigs) {
@@ -67,7 +68,7 @@ TEST(Mutations, DamagedConfigs) {
   int loaded = 0;
   for (uint64_t seed = 0; seed < 1200; ++seed) {
     const std::string fixture = root + kFixtures[seed % std::size(kFixtures)];
-    test::JsonMutator mutator(seed);
+    text::test::JsonMutator mutator(seed);
     std::string what;
     const test::TempDir dir;
     const bool generation = mutator.below(5) == 0;
@@ -96,7 +97,7 @@ TEST(Mutations, DamagedSafetensors) {
   int loaded = 0;
   for (uint64_t seed = 0; seed < 120; ++seed) {
     const std::string fixture = root + kFixtures[seed % std::size(kFixtures)];
-    test::JsonMutator mutator(seed);
+    text::test::JsonMutator mutator(seed);
     std::string what;
     const test::TempDir dir;
     const auto config = load_model_config(fixture);
@@ -124,4 +125,4 @@ TEST(Mutations, DamagedSafetensors) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
@@ -116,4 +116,4 @@ void RopeTable::gather(int64_t begin, int64_t n, std::vector<float>& cos, std::v
   sin.insert(sin.end(), sin_.begin() + begin * width, sin_.begin() + (begin + n) * width);
 }
 
-}  // namespace baton
+}  // namespace baton::model

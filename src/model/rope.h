@@ -7,7 +7,7 @@
 
 #include "model/model_config.h"
 
-namespace baton {
+namespace baton::model {
 
 // Inverse frequencies (dim/2) of a rotary embedding over `dim` values, scaled as the config says: linear (position
 // interpolation, Chen et al. 2023), llama3 (Llama 3.1's blend by wavelength), yarn (NTK by parts, Peng et al. 2023,
@@ -40,4 +40,4 @@ class RopeTable {
   std::vector<float> cos_, sin_;  // (positions so far, half)
 };
 
-}  // namespace baton
+}  // namespace baton::model

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace baton {
+namespace baton::model {
 namespace {
 
 RopeScaling scaling(RopeScaling::Kind kind, double factor) {
@@ -104,4 +104,4 @@ TEST(Rope, TableIsTheSameHoweverItGrows) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::model

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::model {
 
 bool RoutingReference::meet(int layer, int64_t row, std::span<const float> logits, std::span<int32_t> expert) {
   std::lock_guard lock(mutex_);
@@ -32,4 +32,4 @@ bool RoutingReference::meet(int layer, int64_t row, std::span<const float> logit
   return true;
 }
 
-}  // namespace baton
+}  // namespace baton::model

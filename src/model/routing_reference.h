@@ -13,7 +13,7 @@
 #include <tuple>
 #include <vector>
 
-namespace baton {
+namespace baton::model {
 
 // Gates call meet() from any thread; the owner of the steps calls the rest between two of them.
 class RoutingReference {
@@ -49,4 +49,4 @@ class RoutingReference {
   int ties_ = 0, differences_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::model

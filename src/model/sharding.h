@@ -4,12 +4,12 @@
 #include "layout/layout.h"
 #include "model/model_config.h"
 
-namespace baton {
+namespace baton::model {
 
 // Intervals of the whole model's dimensions; any but the heads may be empty when there are more ranks than parts.
 struct RankShare {
-  Layout layout;
-  RankCoordinates at;
+  layout::Layout layout;
+  layout::RankCoordinates at;
   int tp_rank = 0;       // in the stage
   Interval layers;       // of the stage
   Interval query_heads;  // of the attention group, as kv_heads
@@ -21,6 +21,6 @@ struct RankShare {
   Interval vocab;       // rows of lm_head, over tp
 };
 
-[[nodiscard]] RankShare rank_share(const ModelConfig& config, const Layout& layout, int rank);
+[[nodiscard]] RankShare rank_share(const ModelConfig& config, const layout::Layout& layout, int rank);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -6,14 +6,14 @@
 #include "model/gqa.h"
 #include "model/mla.h"
 
-namespace baton {
+namespace baton::model {
 
-Stage::Stage(const Layout& layout, const ModelConfig& config, int stage)
+Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage)
     : config_(config),
-      interval_(stage_layers(config.layers, layout.pp, stage)),
+      interval_(layout::stage_layers(config.layers, layout.pp, stage)),
       all_(layout.tp),
       layers_(static_cast<size_t>(interval_.size())) {
-  for (int g = 0; g < layout.dp; ++g) attention_groups_.push_back(std::make_unique<Group>(layout.attn_tp()));
+  for (int g = 0; g < layout.dp; ++g) attention_groups_.push_back(std::make_unique<comm::RankGroup>(layout.attn_tp()));
 }
 
 void Stage::abort(const Error& failure) {
@@ -30,7 +30,7 @@ Status Stage::load_shared_layer(const LayerContext& c) {
     BATON_ASSIGN(shared.preparation, load_mla_preparation(c));
   }
   if (config_.layer_is_moe[static_cast<size_t>(c.layer)]) {
-    BATON_ASSIGN(shared.router, Router::load(c));
+    BATON_ASSIGN(shared.gate, ExpertGate::load(c));
   }
   return {};
 }
@@ -64,7 +64,7 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
     const int64_t size = int64_t{share_.vocab.size()} * config_.hidden;
     float* w = room(staging, size);
     BATON_TRY(weights.matrix(name, config_.vocab, config_.hidden, share_.vocab, whole(config_.hidden), w));
-    lm_head_ = Linear({w, static_cast<size_t>(size)}, share_.vocab.size(), config_.hidden, compute_);
+    lm_head_ = kernels::Linear({w, static_cast<size_t>(size)}, share_.vocab.size(), config_.hidden, compute_);
   }
   return {};
 }
@@ -80,8 +80,9 @@ namespace {
 void norm_rows(const ModelConfig& config, const std::vector<float>& weight, LongInterval rows,
                Activations& activations) {
   const int64_t hidden = config.hidden;
-  rms_norm(activations.hidden.data() + rows.begin * hidden, hidden, weight.data(), static_cast<float>(config.rms_eps),
-           rows.size(), hidden, activations.normed.data() + rows.begin * hidden, hidden);
+  kernels::rms_norm(activations.hidden.data() + rows.begin * hidden, hidden, weight.data(),
+                    static_cast<float>(config.rms_eps), rows.size(), hidden,
+                    activations.normed.data() + rows.begin * hidden, hidden);
 }
 
 }  // namespace
@@ -95,7 +96,7 @@ void Rank::begin_attention(int layer, const StepBatch& batch, LongInterval rows,
 void Rank::begin_ffn(int layer, LongInterval rows, Activations& activations) const {
   const Stage::SharedLayer& shared = stage_.layer(layer);
   norm_rows(config_, shared.ffn_norm, rows, activations);
-  if (shared.router) shared.router->route(rows, activations);
+  if (shared.gate) shared.gate->route(rows, activations);
 }
 
 void Rank::end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const {
@@ -104,8 +105,9 @@ void Rank::end_stage(const StepBatch& batch, LongInterval rows, Activations& act
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t to = batch.logits_row[static_cast<size_t>(r)];
     if (to < 0) continue;
-    rms_norm(activations.hidden.data() + r * hidden, hidden, stage_.final_norm().data(),
-             static_cast<float>(config_.rms_eps), 1, hidden, activations.logits_input.data() + to * hidden, hidden);
+    kernels::rms_norm(activations.hidden.data() + r * hidden, hidden, stage_.final_norm().data(),
+                      static_cast<float>(config_.rms_eps), 1, hidden, activations.logits_input.data() + to * hidden,
+                      hidden);
   }
 }
 
@@ -120,14 +122,14 @@ void Rank::add_partials(std::span<const float* const> partials, int64_t first, L
     const float* part = partials[r] + offset;
     for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
   }
-  axpy(n, 1.0F, sum, activations.hidden.data() + rows.begin * config_.hidden);
+  kernels::axpy(n, 1.0F, sum, activations.hidden.data() + rows.begin * config_.hidden);
 }
 
 Status Rank::forward(const StepBatch& batch, Activations& activations, float* logits) {
-  const StepBatch::Group& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
+  const StepBatch::GroupRows& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
   const int member = share_.at.attn_tp_rank;
   const LongInterval own = row_part(group.rows, share_.layout.attn_tp(), member);
-  Group& attention_group = stage_.attention_group(share_.at.dp_rank);
+  comm::RankGroup& attention_group = stage_.attention_group(share_.at.dp_rank);
   float* attention_partial = room(attention_partial_, group.rows.size() * config_.hidden);
   float* ffn_partial = room(ffn_partial_, batch.rows * config_.hidden);
   const Interval layers = stage_.layers();
@@ -161,4 +163,4 @@ Status Rank::forward(const StepBatch& batch, Activations& activations, float* lo
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::model

@@ -4,11 +4,11 @@
 #include <memory>
 #include <vector>
 
-#include "comm/group.h"
+#include "comm/rank_group.h"
 #include "model/layers.h"
 #include "model/moe.h"
 
-namespace baton {
+namespace baton::model {
 
 // What the ranks of a stage share: the groups they meet in, and the weights that are not split.
 //
@@ -22,17 +22,19 @@ namespace baton {
 // 5. After a barrier of the DP group, the next layer begins.
 class Stage {
  public:
-  Stage(const Layout& layout, const ModelConfig& config, int stage);
+  Stage(const layout::Layout& layout, const ModelConfig& config, int stage);
 
-  [[nodiscard]] Group& all() { return all_; }
-  [[nodiscard]] Group& attention_group(int dp_rank) { return *attention_groups_[static_cast<size_t>(dp_rank)]; }
+  [[nodiscard]] comm::RankGroup& all() { return all_; }
+  [[nodiscard]] comm::RankGroup& attention_group(int dp_rank) {
+    return *attention_groups_[static_cast<size_t>(dp_rank)];
+  }
   void abort(const Error& failure);
 
   // Weights of one layer that no rank splits.
   struct SharedLayer {
     std::vector<float> attention_norm, ffn_norm;  // (hidden)
     std::unique_ptr<AttentionPreparation> preparation;
-    std::unique_ptr<Router> router;  // of a MoE layer
+    std::unique_ptr<ExpertGate> gate;  // of a MoE layer
   };
   Status load_shared_layer(const LayerContext& context);
   Status load_ends(const Weights& weights);
@@ -47,8 +49,8 @@ class Stage {
  private:
   const ModelConfig& config_;
   Interval interval_;
-  Group all_;
-  std::vector<std::unique_ptr<Group>> attention_groups_;
+  comm::RankGroup all_;
+  std::vector<std::unique_ptr<comm::RankGroup>> attention_groups_;
   std::vector<SharedLayer> layers_;
   RowReader embedding_;            // first stage
   std::vector<float> final_norm_;  // last stage
@@ -57,7 +59,7 @@ class Stage {
 // One rank: its weights, its pages, its scratch. Used by its thread.
 class Rank {
  public:
-  Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, Compute compute)
+  Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, kernels::Compute compute)
       : stage_(stage), config_(config), share_(share), pool_(pool), compute_(compute) {}
 
   // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
@@ -82,12 +84,12 @@ class Rank {
   const ModelConfig& config_;
   RankShare share_;
   KvPool pool_;
-  Compute compute_;
+  kernels::Compute compute_;
   std::vector<Layer> layers_;
-  Linear lm_head_;  // (local vocab, hidden); last stage
-  Scratch scratch_;
+  kernels::Linear lm_head_;  // (local vocab, hidden); last stage
+  RankBuffers scratch_;
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
   std::vector<float> attention_partial_, ffn_partial_, sum_;
 };
 
-}  // namespace baton
+}  // namespace baton::model

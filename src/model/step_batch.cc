@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-namespace baton {
+namespace baton::model {
 
 MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m) {
   const auto context = static_cast<double>(begin + m);
@@ -22,25 +22,25 @@ LongInterval row_part(LongInterval range, int parts, int i) {
   return {begin, begin + base + (i < larger ? 1 : 0)};
 }
 
-void StepBatch::build(const StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
-                      StepResult& result) {
+void StepBatch::build(const kv::StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
+                      kv::StepResult& result) {
   tokens.clear();
   logits_row.clear();
   cos.clear();
   sin.clear();
   segments.clear();
-  groups.assign(static_cast<size_t>(dp), Group{});
+  groups.assign(static_cast<size_t>(dp), GroupRows{});
   rows = 0;
   logits_rows = 0;
 
   result.vocab = config.vocab;
   result.rows.clear();
-  for (const Segment& s : plan.segments) {
+  for (const kv::Segment& s : plan.segments) {
     result.rows.push_back(logits_rows);
     logits_rows += s.logits_rows;
   }
 
-  const auto absorbs = [&](const Segment& s) {
+  const auto absorbs = [&](const kv::Segment& s) {
     if (!config.is_mla()) return false;
     const auto m = static_cast<int64_t>(s.tokens.size());
     return (path == MlaPath::kAuto ? choose_mla_path(config, s.begin, m) : path) == MlaPath::kAbsorbed;
@@ -48,20 +48,20 @@ void StepBatch::build(const StepPlan& plan, const ModelConfig& config, int dp, M
   std::vector<size_t> order(plan.segments.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    const Segment& x = plan.segments[a];
-    const Segment& y = plan.segments[b];
+    const kv::Segment& x = plan.segments[a];
+    const kv::Segment& y = plan.segments[b];
     if (x.dp_rank != y.dp_rank) return x.dp_rank < y.dp_rank;
     return absorbs(x) && !absorbs(y);
   });
 
   auto next = order.begin();
   for (int g = 0; g < dp; ++g) {
-    Group& group = groups[static_cast<size_t>(g)];
+    GroupRows& group = groups[static_cast<size_t>(g)];
     group.segments_begin = segments.size();
     group.rows.begin = rows;
     group.absorbed_end = rows;
     for (; next != order.end() && plan.segments[*next].dp_rank == g; ++next) {
-      const Segment& s = plan.segments[*next];
+      const kv::Segment& s = plan.segments[*next];
       const auto m = static_cast<int64_t>(s.tokens.size());
       segments.push_back({rows, s.begin, m, s.pages.data(), absorbs(s)});
       tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
@@ -78,4 +78,4 @@ void StepBatch::build(const StepPlan& plan, const ModelConfig& config, int dp, M
   }
 }
 
-}  // namespace baton
+}  // namespace baton::model

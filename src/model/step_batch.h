@@ -9,7 +9,7 @@
 #include "model/model_config.h"
 #include "model/rope.h"
 
-namespace baton {
+namespace baton::model {
 
 // How MLA attends: over latents with the up-projections absorbed into queries and outputs, or over the expanded keys
 // and values.
@@ -35,7 +35,7 @@ struct BatchSegment {
 
 struct StepBatch {
   // Of one DP group; absorbed segments come first, so their rows are one run.
-  struct Group {
+  struct GroupRows {
     size_t segments_begin = 0, segments_end = 0;
     LongInterval rows;
     int64_t absorbed_end = 0;  // rows [rows.begin, absorbed_end) are of absorbed segments
@@ -46,11 +46,11 @@ struct StepBatch {
   std::vector<int64_t> logits_row;  // (rows): where in the result's logits, or -1
   std::vector<float> cos, sin;      // (rows, rope half)
   std::vector<BatchSegment> segments;
-  std::vector<Group> groups;  // (dp)
+  std::vector<GroupRows> groups;  // (dp)
 
   // Lays out `plan`, which must outlive the batch, and fills the rows of `result`. Capacity is kept between steps.
-  void build(const StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
-             StepResult& result);
+  void build(const kv::StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
+             kv::StepResult& result);
 };
 
-}  // namespace baton
+}  // namespace baton::model

@@ -12,7 +12,7 @@
 
 #include "model/executor.h"
 
-namespace baton::test {
+namespace baton::model::test {
 
 // A directory that goes when the test does.
 class TempDir {
@@ -73,8 +73,8 @@ class TestInstance {
     }
     std::vector<std::span<std::byte>> pools;
     for (int r = 0; r < options_.layout.world(); ++r) {
-      const PageShape shape =
-          rank_page_shape(options_.layout, r, config_.kv_geometry(options_.kv_dtype), options_.page_tokens);
+      const layout::PageShape shape =
+          layout::rank_page_shape(options_.layout, r, config_.kv_geometry(options_.kv_dtype), options_.page_tokens);
       memory_.emplace_back(shape.page_bytes() * static_cast<size_t>(sequences * per_sequence));
     }
     for (auto& m : memory_) pools.emplace_back(m);
@@ -87,13 +87,13 @@ class TestInstance {
   }
 
   [[nodiscard]] const std::optional<Error>& failure() const { return failure_; }
-  [[nodiscard]] Segment segment(int sequence, int64_t begin, std::vector<int32_t> tokens, int logits_rows,
-                                int dp_rank = 0) const {
+  [[nodiscard]] kv::Segment segment(int sequence, int64_t begin, std::vector<int32_t> tokens, int logits_rows,
+                                    int dp_rank = 0) const {
     return {SequenceId(static_cast<uint64_t>(sequence) + 1), dp_rank,    begin, std::move(tokens),
             pages_[static_cast<size_t>(sequence)],           logits_rows};
   }
-  StepResult run(std::vector<Segment> segments) {
-    auto result = executor_->run(StepPlan{std::move(segments)});
+  kv::StepResult run(std::vector<kv::Segment> segments) {
+    auto result = executor_->run(kv::StepPlan{std::move(segments)});
     EXPECT_TRUE(result.ok()) << result.error().message;
     return std::move(*result);
   }
@@ -129,7 +129,7 @@ inline std::vector<float> drive(TestInstance& instance, int dp, int chunk = 50) 
     return static_cast<int32_t>((i * 37 + s * 101 + 11) % instance.config().vocab);
   };
   while (done[0] < prompts[0] + 6) {
-    std::vector<Segment> segments;
+    std::vector<kv::Segment> segments;
     int64_t taken[2] = {0, 0};
     for (int s = 0; s < 2; ++s) {
       if (done[s] >= prompts[s] + 6) continue;
@@ -139,7 +139,7 @@ inline std::vector<float> drive(TestInstance& instance, int dp, int chunk = 50) 
       segments.push_back(instance.segment(s, done[s], tokens, static_cast<int>(n), s % dp));
       taken[s] = n;
     }
-    const StepResult result = instance.run(segments);
+    const kv::StepResult result = instance.run(segments);
     size_t at = 0;
     for (int s = 0; s < 2; ++s) {
       if (taken[s] == 0) continue;
@@ -152,4 +152,4 @@ inline std::vector<float> drive(TestInstance& instance, int dp, int chunk = 50) 
   return all[0];
 }
 
-}  // namespace baton::test
+}  // namespace baton::model::test

@@ -7,14 +7,14 @@
 #include "model/executor.h"
 #include "model/stage.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
 // One pipeline stage's threads. They meet the engine's thread at a gate before and after every pass.
 class StageThreads {
  public:
-  StageThreads(const Layout& layout, const ModelConfig& config, int stage)
+  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage)
       : stage_(layout, config, stage), gate_(layout.tp + 1) {}
   ~StageThreads() {
     abort(error(ErrorCode::kCancelled, "the executor is closed"));
@@ -53,7 +53,7 @@ class StageThreads {
   void loop(Rank& rank, const Weights& weights, RoutingReference* routing, int gemm_threads) {
     try {
       name_thread("baton-rank");
-      set_gemm_threads(gemm_threads);
+      kernels::set_gemm_threads(gemm_threads);
       if (Status loaded = rank.load(weights, routing); !loaded) return abort(loaded.error());
       if (!gate_.barrier().ok()) return;
       for (;;) {
@@ -67,7 +67,7 @@ class StageThreads {
   }
 
   Stage stage_;
-  Group gate_;
+  comm::RankGroup gate_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   std::vector<std::thread> threads_;
   // Of the pass between two gates.
@@ -83,13 +83,13 @@ class ThreadExecutor final : public Executor {
 
   Status start(const std::vector<std::span<std::byte>>& pools) {
     BATON_ASSIGN(weights_, Weights::open(options_, config_));
-    const Layout& layout = options_.layout;
-    const KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
+    const layout::Layout& layout = options_.layout;
+    const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
     for (int s = 0; s < layout.pp; ++s) {
       auto threads = std::make_unique<StageThreads>(layout, config_, s);
       for (int r = s * layout.tp; r < (s + 1) * layout.tp; ++r) {
         const std::span<std::byte> memory = pools[static_cast<size_t>(r)];
-        const PageShape shape = rank_page_shape(layout, r, geometry, options_.page_tokens);
+        const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
         pages_ = std::min<uint64_t>(pages_, memory.size() / std::max<uint64_t>(1, shape.page_bytes()));
         threads->add(std::make_unique<Rank>(threads->stage(), config_, rank_share(config_, layout, r),
                                             KvPool{memory.data(), shape, options_.kv_dtype}, options_.compute));
@@ -108,9 +108,9 @@ class ThreadExecutor final : public Executor {
     return {};
   }
 
-  Result<StepResult> run(const StepPlan& plan) override {
+  Result<kv::StepResult> run(const kv::StepPlan& plan) override {
     check(plan);
-    StepResult result;
+    kv::StepResult result;
     batch_.build(plan, config_, options_.layout.dp, options_.mla_path, rope_, result);
     activations_.grow(batch_, config_);
     result.logits.resize(static_cast<size_t>(batch_.logits_rows) * static_cast<size_t>(config_.vocab));
@@ -121,8 +121,8 @@ class ThreadExecutor final : public Executor {
   }
 
  private:
-  void check(const StepPlan& plan) const {
-    for (const Segment& s : plan.segments) {
+  void check(const kv::StepPlan& plan) const {
+    for (const kv::Segment& s : plan.segments) {
       const auto tokens = static_cast<int64_t>(s.tokens.size());
       const auto covered = static_cast<int64_t>(s.pages.size()) * options_.page_tokens;
       BATON_CHECK(tokens > 0 && s.begin >= 0 && s.dp_rank >= 0 && s.dp_rank < options_.layout.dp);
@@ -150,9 +150,9 @@ class ThreadExecutor final : public Executor {
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        std::vector<std::span<std::byte>> pools) {
   BATON_TRY(check_model_layout(config, options.layout));
-  if (options.kv_dtype != DType::kBF16 && options.kv_dtype != DType::kF32) {
+  if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
     return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",
-                 dtype_name(options.kv_dtype));
+                 tensor::dtype_name(options.kv_dtype));
   }
   BATON_CHECK(options.page_tokens > 0);
   BATON_CHECK(pools.size() == static_cast<size_t>(options.layout.world()), "{} pools for {} ranks", pools.size(),
@@ -162,4 +162,4 @@ Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& op
   return std::unique_ptr<Executor>(std::move(executor));
 }
 
-}  // namespace baton
+}  // namespace baton::model

@@ -7,7 +7,7 @@
 
 #include "model/golden.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
@@ -38,11 +38,11 @@ void give_pages(std::vector<Run>& runs, const ExecutorOptions& options, uint32_t
   }
 }
 
-Segment next_segment(const Run& run, int chunk_tokens) {
+kv::Segment next_segment(const Run& run, int chunk_tokens) {
   const auto prompt = static_cast<int64_t>(run.golden->prompt_ids.size());
   int64_t n = 1;
   if (run.done < prompt) n = chunk_tokens > 0 ? std::min<int64_t>(chunk_tokens, prompt - run.done) : prompt - run.done;
-  Segment s;
+  kv::Segment s;
   s.sequence = SequenceId(static_cast<uint64_t>(run.index) + 1);
   s.dp_rank = run.dp_rank;
   s.begin = run.done;
@@ -120,14 +120,15 @@ Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chun
                  std::vector<Run>& runs, const Take& take) {
   std::vector<std::vector<std::byte>> memory;
   for (int r = 0; r < how.layout.world(); ++r) {
-    const PageShape shape = rank_page_shape(how.layout, r, config.kv_geometry(how.kv_dtype), how.page_tokens);
+    const layout::PageShape shape =
+        layout::rank_page_shape(how.layout, r, config.kv_geometry(how.kv_dtype), how.page_tokens);
     memory.emplace_back(shape.page_bytes() * pages);
   }
   std::vector<std::span<std::byte>> pools(memory.begin(), memory.end());
   BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(how, config, pools));
   for (int step = 0;; ++step) {
     if (how.routing != nullptr) how.routing->begin_step(step);
-    StepPlan plan;
+    kv::StepPlan plan;
     std::vector<Run*> stepped;
     for (Run& run : runs) {
       if (run.row == run.golden->rows.size()) continue;
@@ -135,7 +136,7 @@ Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chun
       stepped.push_back(&run);
     }
     if (stepped.empty()) return {};
-    BATON_ASSIGN(const StepResult result, executor->run(plan));
+    BATON_ASSIGN(const kv::StepResult result, executor->run(plan));
     for (size_t i = 0; i < stepped.size(); ++i) {
       stepped[i]->done += static_cast<int64_t>(plan.segments[i].tokens.size());
       if (plan.segments[i].logits_rows > 0) take(*stepped[i], result.row(i, 0));
@@ -187,7 +188,7 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   BATON_TRY(check_model_layout(config, how.layout));
   BATON_ASSIGN(const std::vector<GoldenCase> cases, read_golden(options.golden_path, config.vocab));
   VerifyReport report;
-  const bool exact = how.compute == Compute::kF32 && how.kv_dtype == DType::kF32;
+  const bool exact = how.compute == kernels::Compute::kF32 && how.kv_dtype == tensor::DType::kF32;
   report.tolerance = options.tolerance > 0 ? options.tolerance : (exact ? 1e-4 : 3e-2);
   std::vector<Run> runs = make_runs(cases, options, report);
   if (runs.empty())
@@ -207,8 +208,8 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
       std::find(config.layer_is_moe.begin(), config.layer_is_moe.end(), true) != config.layer_is_moe.end();
   if (mixture && !exact && !options.own_routing) {
     ExecutorOptions first = how;
-    first.compute = Compute::kF32;
-    first.kv_dtype = DType::kF32;
+    first.compute = kernels::Compute::kF32;
+    first.kv_dtype = tensor::DType::kF32;
     first.routing = &routing;
     BATON_TRY(run_steps(first, config, options.chunk_tokens, pages, runs, [](Run& run, const float*) { ++run.row; }));
     routing.follow();
@@ -225,4 +226,4 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   return report;
 }
 
-}  // namespace baton
+}  // namespace baton::model

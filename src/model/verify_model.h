@@ -7,7 +7,7 @@
 #include "base/result.h"
 #include "model/executor.h"
 
-namespace baton {
+namespace baton::model {
 
 struct VerifyOptions {
   ExecutorOptions executor;       // model_path and all that shapes the computation
@@ -47,4 +47,4 @@ struct VerifyReport {
 // at a time.
 Result<VerifyReport> verify_model(const VerifyOptions& options);
 
-}  // namespace baton
+}  // namespace baton::model

@@ -10,7 +10,7 @@
 #include "tensor/checkpoint.h"
 #include "tensor/dequantize.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
@@ -18,54 +18,56 @@ std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("
 
 class CheckpointWeights final : public WeightSource {
  public:
-  CheckpointWeights(Checkpoint checkpoint, int fp8_block) : checkpoint_(std::move(checkpoint)), fp8_block_(fp8_block) {}
+  CheckpointWeights(tensor::Checkpoint checkpoint, int fp8_block)
+      : checkpoint_(std::move(checkpoint)), fp8_block_(fp8_block) {}
 
   // Some rows at a time: a whole matrix on the way would be gigabytes of memory touched once.
   Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols,
                 float* out) const override {
-    BATON_ASSIGN(const TensorView view, find(name, {n, k}));
-    TensorView scale;
-    const bool scaled = view.dtype == DType::kF8E4M3;
+    BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
+    tensor::TensorView scale;
+    const bool scaled = view.dtype == tensor::DType::kF8E4M3;
     if (scaled) {
       BATON_ASSIGN(scale, checkpoint_.tensor(name + "_scale_inv"));
     }
     for (int begin = rows.begin; begin < rows.end; begin += kRowsAtOnce) {
       const LongInterval some{begin, std::min(begin + kRowsAtOnce, rows.end)};
       BATON_ASSIGN(const std::vector<float> w,
-                   named(name, dequantize(view, scaled ? &scale : nullptr, some, LongInterval{cols.begin, cols.end},
-                                          {fp8_block_, fp8_block_})));
+                   named(name, tensor::dequantize(view, scaled ? &scale : nullptr, some,
+                                                  LongInterval{cols.begin, cols.end}, {fp8_block_, fp8_block_})));
       out = std::copy(w.begin(), w.end(), out);
     }
     return {};
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const override {
-    BATON_ASSIGN(const TensorView view, find(name, {n}));
-    return named(name, dequantize_1d(view, {range.begin, range.end}));
+    BATON_ASSIGN(const tensor::TensorView view, find(name, {n}));
+    return named(name, tensor::dequantize_1d(view, {range.begin, range.end}));
   }
 
   Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const override {
-    BATON_ASSIGN(const TensorView view, find(name, {n, k}));
-    if (view.dtype == DType::kF8E4M3) {
+    BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
+    if (view.dtype == tensor::DType::kF8E4M3) {
       return error(ErrorCode::kIncompatible, "{}: a float8 table is not supported; store it as bfloat16", name);
     }
     return RowReader([view, k](int64_t row, float* out) {
-      const std::byte* at = view.data + static_cast<size_t>(row * k) * dtype_size(view.dtype);
-      for (int64_t i = 0; i < k; ++i, at += dtype_size(view.dtype)) {
-        if (view.dtype == DType::kF32) {
+      const std::byte* at = view.data + static_cast<size_t>(row * k) * tensor::dtype_size(view.dtype);
+      for (int64_t i = 0; i < k; ++i, at += tensor::dtype_size(view.dtype)) {
+        if (view.dtype == tensor::DType::kF32) {
           std::memcpy(&out[i], at, sizeof(float));
         } else {
           uint16_t bits = 0;
           std::memcpy(&bits, at, sizeof(bits));
-          out[i] = view.dtype == DType::kBF16 ? to_float(BF16{bits}) : to_float(F16{bits});
+          out[i] = view.dtype == tensor::DType::kBF16 ? tensor::to_float(tensor::BF16{bits})
+                                                      : tensor::to_float(tensor::F16{bits});
         }
       }
     });
   }
 
  private:
-  Result<TensorView> find(const std::string& name, const std::vector<int64_t>& shape) const {
-    BATON_ASSIGN(TensorView view, checkpoint_.tensor(name));
+  Result<tensor::TensorView> find(const std::string& name, const std::vector<int64_t>& shape) const {
+    BATON_ASSIGN(tensor::TensorView view, checkpoint_.tensor(name));
     if (view.shape != shape) {
       return error(ErrorCode::kIncompatible, "tensor {} is {}, config.json asks for {}", name, shape_text(view.shape),
                    shape_text(shape));
@@ -80,7 +82,7 @@ class CheckpointWeights final : public WeightSource {
 
   static constexpr int kRowsAtOnce = 64;
 
-  Checkpoint checkpoint_;
+  tensor::Checkpoint checkpoint_;
   int fp8_block_;
 };
 
@@ -90,10 +92,11 @@ class DummyWeights final : public WeightSource {
 
   Status matrix(const std::string& name, int64_t, int64_t k, Interval rows, Interval cols, float* out) const override {
     const uint64_t key = key_of(name);
-    on_gemm_threads([&](int part, int parts) {
+    kernels::on_gemm_threads([&](int part, int parts) {
       const int64_t n = rows.size();
       for (int64_t r = n * part / parts; r < n * (part + 1) / parts; ++r)
-        uniform_bf16(row_key(key, rows.begin + r), cols.begin, cols.size(), scale_of(k), out + r * cols.size());
+        kernels::uniform_bf16(row_key(key, rows.begin + r), cols.begin, cols.size(), scale_of(k),
+                              out + r * cols.size());
     });
     return {};
   }
@@ -101,14 +104,15 @@ class DummyWeights final : public WeightSource {
   Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
     const bool norm = name.ends_with("norm.weight");
     std::vector<float> w(static_cast<size_t>(range.size()), 1.0F);
-    if (!norm) uniform_bf16(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
+    if (!norm) kernels::uniform_bf16(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
     return w;
   }
 
   Result<RowReader> rows(const std::string& name, int64_t, int64_t k) const override {
     // Embeddings of unit variance, as a first norm would make them.
-    return RowReader(
-        [key = key_of(name), k](int64_t row, float* out) { uniform_bf16(row_key(key, row), 0, k, scale_of(1), out); });
+    return RowReader([key = key_of(name), k](int64_t row, float* out) {
+      kernels::uniform_bf16(row_key(key, row), 0, k, scale_of(1), out);
+    });
   }
 
  private:
@@ -127,10 +131,10 @@ class DummyWeights final : public WeightSource {
 }  // namespace
 
 Result<std::unique_ptr<WeightSource>> open_checkpoint_weights(const std::string& directory, int fp8_block) {
-  BATON_ASSIGN(Checkpoint checkpoint, Checkpoint::open(directory));
+  BATON_ASSIGN(tensor::Checkpoint checkpoint, tensor::Checkpoint::open(directory));
   return std::unique_ptr<WeightSource>(new CheckpointWeights(std::move(checkpoint), fp8_block));
 }
 
 std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed) { return std::make_unique<DummyWeights>(seed); }
 
-}  // namespace baton
+}  // namespace baton::model

@@ -5,7 +5,7 @@
 
 #include "tensor/dequantize.h"
 
-namespace baton {
+namespace baton::model {
 
 namespace {
 
@@ -65,7 +65,7 @@ Result<std::unique_ptr<Weights>> Weights::open(const ExecutorOptions& options, c
   weights->quantize_ = options.quantize_fp8 && !(config.fp8_weights && options.load_format == LoadFormat::kAuto);
   weights->progress_ = std::make_shared<Progress>();
   weights->progress_->report = options.progress;
-  weights->progress_->element_bytes = config.fp8_weights ? 1 : dtype_size(config.torch_dtype);
+  weights->progress_->element_bytes = config.fp8_weights ? 1 : tensor::dtype_size(config.torch_dtype);
   weights->progress_->total = parameter_count(config) * weights->progress_->element_bytes;
   return weights;
 }
@@ -105,7 +105,7 @@ Status Weights::linear(const std::string& name, int64_t n, int64_t k, Interval r
   const Interval wide_cols = widen(cols, k);
   std::vector<float> wide(static_cast<size_t>(wide_rows.size()) * static_cast<size_t>(wide_cols.size()));
   BATON_TRY(source_->matrix(name, n, k, wide_rows, wide_cols, wide.data()));
-  quantize_fp8_blocks(wide, wide_rows.size(), wide_cols.size(), {kQuantBlock, kQuantBlock});
+  tensor::quantize_fp8_blocks(wide, wide_rows.size(), wide_cols.size(), {kQuantBlock, kQuantBlock});
   for (int r = rows.begin; r < rows.end; ++r, out += cols.size()) {
     const float* row = wide.data() + static_cast<int64_t>(r - wide_rows.begin) * wide_cols.size();
     std::copy(row + (cols.begin - wide_cols.begin), row + (cols.end - wide_cols.begin), out);
@@ -114,4 +114,4 @@ Status Weights::linear(const std::string& name, int64_t n, int64_t k, Interval r
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::model

@@ -11,7 +11,7 @@
 #include "model/executor.h"
 #include "model/model_config.h"
 
-namespace baton {
+namespace baton::model {
 
 // Copies row `row` of a matrix to out (its number of columns). Any thread.
 using RowReader = std::function<void(int64_t row, float* out)>;
@@ -66,4 +66,4 @@ class Weights {
   std::shared_ptr<Progress> progress_;
 };
 
-}  // namespace baton
+}  // namespace baton::model

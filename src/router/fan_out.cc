@@ -6,37 +6,37 @@
 
 #include "http/api_error.h"
 
-namespace baton {
+namespace baton::router {
 namespace {
 
 constexpr size_t kBytesMax = 64u << 20;
 
 struct FanOut {
-  Exchange x;
-  std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done;
+  http::Exchange x;
+  std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done;
   OpenCalls& open_calls;
   std::vector<WorkerReply> replies;
   std::mutex mutex;  // of what follows
   size_t missing = 0;
-  std::vector<std::shared_ptr<HttpCall>> calls;
+  std::vector<std::shared_ptr<http::HttpCall>> calls;
   std::vector<std::optional<Error>> lost;  // why the router gave the worker up
 };
 
-HttpCallRequest call_of(const HttpRequest& request, const Url& url) {
-  HttpCallRequest call;
+http::HttpCallRequest call_of(const http::HttpRequest& request, const http::Url& url) {
+  http::HttpCallRequest call;
   call.url = url;
   call.method = request.method;
-  call.target = url.path + encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
+  call.target = url.path + http::encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
   call.body = request.body;
   call.idle_timeout = std::chrono::seconds(60);
-  if (const auto auth = find_header(request.headers, "authorization"); !auth.empty())
+  if (const auto auth = http::find_header(request.headers, "authorization"); !auth.empty())
     call.headers.emplace_back("Authorization", std::string(auth));
   return call;
 }
 
-HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uint64_t open_call) {
-  HttpCallHandlers handlers;
-  handlers.on_head = [all, i](int status, const Headers&) { all->replies[i].status = status; };
+http::HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uint64_t open_call) {
+  http::HttpCallHandlers handlers;
+  handlers.on_head = [all, i](int status, const http::Headers&) { all->replies[i].status = status; };
   handlers.on_data = [all, i](std::string_view bytes) {
     if (all->replies[i].body.size() + bytes.size() <= kBytesMax) all->replies[i].body += bytes;
   };
@@ -48,7 +48,7 @@ HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uint64_t 
       if (!status) {
         const Error& why = all->lost[i] ? *all->lost[i] : status.error();
         all->replies[i].status = why.code == ErrorCode::kDeadlineExceeded ? 504 : 502;
-        all->replies[i].body = error_json(all->replies[i].status, why.message);
+        all->replies[i].body = http::error_json(all->replies[i].status, why.message);
       }
       last = --all->missing == 0;
     }
@@ -59,8 +59,8 @@ HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uint64_t 
 
 }  // namespace
 
-void fan_out(HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, Exchange x,
-             std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done) {
+void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, http::Exchange x,
+             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done) {
   if (workers.empty()) return done(x, {});
   const auto all =
       std::shared_ptr<FanOut>(new FanOut{std::move(x), std::move(done), calls, {}, {}, workers.size(), {}, {}});
@@ -84,4 +84,4 @@ void fan_out(HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>
   }
 }
 
-}  // namespace baton
+}  // namespace baton::router

@@ -10,7 +10,7 @@
 #include "router/open_calls.h"
 #include "router/worker_registry.h"
 
-namespace baton {
+namespace baton::router {
 
 struct WorkerReply {
   WorkerAddress worker;
@@ -21,7 +21,7 @@ struct WorkerReply {
 // Asks every worker what the client asked, with the client's Authorization, and calls `done` with the replies in the
 // order of `workers`, on the thread where the last one ended. Bodies are cut at 64 MiB. A worker that `calls` loses
 // meanwhile counts as one that answered 504.
-void fan_out(HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, Exchange x,
-             std::function<void(const Exchange& x, std::vector<WorkerReply> replies)> done);
+void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, http::Exchange x,
+             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done);
 
-}  // namespace baton
+}  // namespace baton::router

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::router {
 
 uint64_t OpenCalls::add(std::vector<uint64_t> workers, TimePoint deadline, End end) {
   std::lock_guard lock(mutex_);
@@ -49,4 +49,4 @@ void OpenCalls::end_all(const Error& why) {
   for (const Call& call : take([](const Call&) { return true; })) call.end(0, why);
 }
 
-}  // namespace baton
+}  // namespace baton::router

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::router {
 
 // Thread safe.
 class OpenCalls {
@@ -47,4 +47,4 @@ class OpenCalls {
   std::map<uint64_t, Call> calls_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-namespace baton {
+namespace baton::router {
 namespace {
 
 using namespace std::chrono_literals;
@@ -69,4 +69,4 @@ TEST(OpenCalls, AnEndMayUseTheTable) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

@@ -1,6 +1,6 @@
 #include "router/pair_policy.h"
 
-namespace baton {
+namespace baton::router {
 
 Result<PlacementPolicy> parse_placement_policy(std::string_view name) {
   if (name == "least_loaded") return PlacementPolicy::kLeastLoaded;
@@ -39,4 +39,4 @@ size_t PairPolicy::choose_among(PlacementPolicy policy, const std::vector<Worker
   return least[(*turn)++ % least.size()];
 }
 
-}  // namespace baton
+}  // namespace baton::router

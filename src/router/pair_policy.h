@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::router {
 
 struct WorkerLoad {
   bool available = false;    // healthy and its breaker closed
@@ -69,4 +69,4 @@ class PairPolicy {
   size_t prefill_turn_ = 0, decode_turn_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::router

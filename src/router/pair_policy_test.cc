@@ -6,7 +6,7 @@
 
 #include <map>
 
-namespace baton {
+namespace baton::router {
 namespace {
 
 const auto kNobody = [](size_t, size_t) { return false; };
@@ -93,4 +93,4 @@ RC_GTEST_PROP(PairPolicy, ChoosesAPairExactlyWhenThereIsOne, ()) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

@@ -11,7 +11,10 @@
 #include "http/json.h"
 #include "router/split_request.h"
 
-namespace baton {
+namespace baton::router {
+
+using http::Headers;
+
 namespace {
 
 using Event = RouterMetrics::Event;
@@ -29,7 +32,7 @@ bool worth_retrying(int status) {
 // (writer->post) orders them, so that members need no lock.
 class PdCall : public std::enable_shared_from_this<PdCall> {
  public:
-  PdCall(const PdCallContext& context, Exchange x, RequestTraits traits, std::string common_body)
+  PdCall(const PdCallContext& context, http::Exchange x, RequestTraits traits, std::string common_body)
       : context_(context),
         request_(std::move(x.request)),
         body_(std::make_shared<const std::string>(std::move(common_body))),
@@ -42,8 +45,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   void run() {
     context_.metrics.count(Event::kRequest);
-    if (traits_.sequences > kChoicesMax)
-      return refuse(400, fmt::format("n: {} sequences; at most {} a call", traits_.sequences, kChoicesMax));
+    if (traits_.sequences > http::kChoicesMax)
+      return refuse(400, fmt::format("n: {} sequences; at most {} a call", traits_.sequences, http::kChoicesMax));
     writer_->on_disconnect([self = shared_from_this()] {
       self->writer_->post([self] {
         if (self->over_) return;
@@ -57,7 +60,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
  private:
   struct Leg {
     uint64_t worker = 0;
-    std::shared_ptr<HttpCall> call;
+    std::shared_ptr<http::HttpCall> call;
     int status = 0;  // 0: no head yet
     Headers headers;
     std::string body;  // what has come and was not passed on
@@ -95,8 +98,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     return {};
   }
 
-  std::shared_ptr<HttpCall> post(const Url& url, const std::string& body_end, Leg PdCall::*leg) {
-    HttpCallRequest call;
+  std::shared_ptr<http::HttpCall> post(const http::Url& url, const std::string& body_end, Leg PdCall::*leg) {
+    http::HttpCallRequest call;
     call.url = url;
     call.method = "POST";
     call.target = url.path + request_.path;
@@ -108,10 +111,10 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     call.idle_timeout = kNeverIdle;
     // Only what workers need of the client's headers goes on; the rest stays at the edge.
     for (const char* name : {"authorization", "x-request-id", "traceparent"}) {
-      if (const auto value = find_header(request_.headers, name); !value.empty())
+      if (const auto value = http::find_header(request_.headers, name); !value.empty())
         call.headers.emplace_back(name, std::string(value));
     }
-    HttpCallHandlers handlers;
+    http::HttpCallHandlers handlers;
     const auto deliver = [self = shared_from_this(), leg, attempt = attempt_](auto work) {
       self->writer_->post([self, leg, attempt, work = std::move(work)]() mutable {
         if (attempt == self->attempt_ && !self->over_) work(*self, self.get()->*leg);
@@ -161,7 +164,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   // The router has given a worker up, or the whole call (worker 0).
   void on_lost(uint64_t worker, const Error& why) {
     if (worker == 0)
-      return give_up(http_status(why.code), why.message, fmt::format("failed; leg=none; tries={}", attempt_));
+      return give_up(http::http_status(why.code), why.message, fmt::format("failed; leg=none; tries={}", attempt_));
     const bool is_prefill = worker == prefill_.worker;
     if (is_prefill && (open_ || prefill_.ended)) return;  // it has done its work
     fail(is_prefill, why);
@@ -169,7 +172,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   [[nodiscard]] Headers answer_headers() const {
     Headers headers = echo_;
-    headers.emplace_back("Content-Type", std::string(find_header(decode_.headers, "content-type")));
+    headers.emplace_back("Content-Type", std::string(http::find_header(decode_.headers, "content-type")));
     headers.emplace_back("x-baton-verdict", fmt::format("disaggregated; prefill={}; decode={}; attempt={}; tries={}",
                                                         pair_->prefill.url.authority(), pair_->decode.url.authority(),
                                                         room_.value(), attempt_));
@@ -257,7 +260,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", verdict);
     for (const char* name : {"Content-Type", "Retry-After", "x-should-retry"}) {
-      if (const auto value = find_header(leg.headers, name); !value.empty())
+      if (const auto value = http::find_header(leg.headers, name); !value.empty())
         headers.emplace_back(name, std::string(value));
     }
     writer_->send(leg.status, headers, leg.body);
@@ -271,12 +274,12 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
                WorkerRegistry::Blame blame = WorkerRegistry::Blame::kUnclear) {
     if (seen()) {  // never a silent end (S7)
       context_.metrics.count(Event::kStreamError);
-      writer_->write("data: " + error_json(status, message) + "\n\ndata: [DONE]\n\n");
+      writer_->write("data: " + http::error_json(status, message) + "\n\ndata: [DONE]\n\n");
       writer_->finish();
     } else {
       Headers headers = echo_;
       headers.emplace_back("x-baton-verdict", verdict);
-      send_error(*writer_, status, message, headers);
+      http::send_error(*writer_, status, message, headers);
     }
     finish(blame);
   }
@@ -289,7 +292,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void refuse(int status, const std::string& message) {
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_));
-    send_error(*writer_, status, message, headers);
+    http::send_error(*writer_, status, message, headers);
     over_ = true;
   }
 
@@ -312,9 +315,9 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   }
 
   const PdCallContext context_;
-  HttpRequest request_;
+  http::HttpRequest request_;
   std::shared_ptr<const std::string> body_;  // common_body(), until there can be no other try
-  const std::shared_ptr<ResponseWriter> writer_;
+  const std::shared_ptr<http::ResponseWriter> writer_;
   const Headers echo_;
   const RequestTraits traits_;
   const TimePoint arrival_;
@@ -333,8 +336,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
 }  // namespace
 
-void start_pd_call(PdCallContext context, Exchange x) {
-  auto body = parse_object(x.request.body);
+void start_pd_call(PdCallContext context, http::Exchange x) {
+  auto body = http::parse_object(x.request.body);
   if (!body) {
     x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
     return x.refuse(body.error());
@@ -346,4 +349,4 @@ void start_pd_call(PdCallContext context, Exchange x) {
   writer->post([call] { call->run(); });
 }
 
-}  // namespace baton
+}  // namespace baton::router

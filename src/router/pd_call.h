@@ -11,12 +11,12 @@
 #include "router/router_metrics.h"
 #include "router/worker_registry.h"
 
-namespace baton {
+namespace baton::router {
 
 struct PdCallContext {
   WorkerRegistry& registry;
   OpenCalls& calls;
-  HttpClient& client;
+  http::HttpClient& client;
   const Clock& clock;
   RouterMetrics& metrics;
   Duration request_timeout{};  // from the request's arrival to the answer's last byte; 0: none
@@ -26,6 +26,6 @@ struct PdCallContext {
 // Posts the request to a prefill and a decode instance at once and answers with decode's stream. Every answer carries
 // the verdict header "x-baton-verdict". A client that leaves cancels both legs. A worker that is lost meanwhile ends
 // its leg at once. The context outlives the call. Takes as long as reading the body does: not for I/O threads.
-void start_pd_call(PdCallContext context, Exchange x);
+void start_pd_call(PdCallContext context, http::Exchange x);
 
-}  // namespace baton
+}  // namespace baton::router

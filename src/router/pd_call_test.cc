@@ -13,7 +13,13 @@
 #include "http/json.h"
 #include "router/test_support.h"
 
-namespace baton {
+namespace baton::router {
+
+using engine::Role;
+using http::Exchange;
+using http::find_header;
+using http::HttpReply;
+
 namespace {
 
 namespace json = boost::json;
@@ -50,17 +56,18 @@ struct Pair {
     EXPECT_TRUE(registry.add({Role::kDecode, decode.url(), 0}).ok());
     registry.set_health(prefill.url(), true, "");
     registry.set_health(decode.url(), true, "");
-    front = HttpServer::start({}, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-              start_pd_call({registry, calls, *legs, clock, metrics, request_timeout},
-                            Exchange(std::move(request), std::move(writer)));
-            }).value();
+    front =
+        http::HttpServer::start({}, [this](http::HttpRequest request, std::shared_ptr<http::ResponseWriter> writer) {
+          start_pd_call({registry, calls, *legs, clock, metrics, request_timeout},
+                        Exchange(std::move(request), std::move(writer)));
+        }).value();
   }
   ~Pair() {
     front->stop();
     legs.reset();
   }
-  HttpCallRequest request(std::string body, std::string path = "/generate") const {
-    HttpCallRequest made;
+  http::HttpCallRequest request(std::string body, std::string path = "/generate") const {
+    http::HttpCallRequest made;
     made.url = {"127.0.0.1", front->port(), ""};
     made.method = "POST";
     made.target = std::move(path);
@@ -98,9 +105,9 @@ struct Pair {
   SteadyClock clock;
   RouterMetrics metrics;
   PlayedWorker prefill, decode;
-  std::unique_ptr<HttpServer> front;
-  std::unique_ptr<HttpClient> legs = std::make_unique<HttpClient>();
-  HttpClient client;
+  std::unique_ptr<http::HttpServer> front;
+  std::unique_ptr<http::HttpClient> legs = std::make_unique<http::HttpClient>();
+  http::HttpClient client;
 };
 
 TEST(PdCall, BothLegsGetTheSameBodyAndDecodeAnswers) {
@@ -112,13 +119,13 @@ TEST(PdCall, BothLegsGetTheSameBodyAndDecodeAnswers) {
   EXPECT_THAT(std::string(find_header(reply.headers, "x-baton-verdict")),
               AllOf(StartsWith("disaggregated; prefill=127.0.0.1:"), HasSubstr("tries=1")));
   ASSERT_TRUE(pair.prefill.wait_asked(1) && pair.decode.wait_asked(1));
-  const HttpRequest p = pair.prefill.asked()[0], d = pair.decode.asked()[0];
+  const http::HttpRequest p = pair.prefill.asked()[0], d = pair.decode.asked()[0];
   EXPECT_EQ(p.body, d.body);
   const json::object body = json::parse(p.body).as_object();
   EXPECT_EQ(body.at("bootstrap_host"), "127.0.0.1");
   EXPECT_EQ(body.at("bootstrap_port"), 4321);
   EXPECT_GT(body.at("bootstrap_room").as_int64(), 0);
-  for (const HttpRequest& leg : {p, d}) {
+  for (const http::HttpRequest& leg : {p, d}) {
     EXPECT_EQ(leg.path, "/generate");
     EXPECT_EQ(find_header(leg.headers, "authorization"), "Bearer k");
     EXPECT_EQ(find_header(leg.headers, "x-request-id"), "q7");
@@ -194,7 +201,7 @@ TEST(PdCall, ATransientErrorIsTriedAgainWithANewRoomAndThenShown) {
   EXPECT_EQ(find_header(reply.headers, "retry-after"), "1");
   EXPECT_EQ(pair.metrics.counted(Event::kRetry), 2U);
   std::set<int64_t> rooms;
-  for (const HttpRequest& asked : pair.prefill.asked())
+  for (const http::HttpRequest& asked : pair.prefill.asked())
     rooms.insert(json::parse(asked.body).at("bootstrap_room").as_int64());
   EXPECT_EQ(rooms.size(), 3U);
   pair.expect_idle();
@@ -269,7 +276,7 @@ TEST(PdCall, ADecodeStreamThatBreaksOffEndsWithAnErrorEvent) {
   std::string seen;
   std::promise<void> begun, ended;
   std::atomic<bool> first{true};
-  HttpCallHandlers handlers;
+  http::HttpCallHandlers handlers;
   handlers.on_data = [&](std::string_view bytes) {
     seen += bytes;
     if (first.exchange(false)) begun.set_value();
@@ -356,7 +363,7 @@ TEST(PdCall, AStreamWhoseWorkerIsLostEndsWithAnErrorEventAndDone) {
     std::atomic<bool> first{true};
     std::string seen;
     std::promise<void> ended;
-    HttpCallHandlers handlers;
+    http::HttpCallHandlers handlers;
     handlers.on_data = [&](std::string_view bytes) {
       seen += bytes;
       if (first.exchange(false)) pair.lose(Role::kDecode);
@@ -397,7 +404,7 @@ TEST(PdCall, APrefillThatIsLostAfterItsWorkEndsNothing) {
     std::string seen;
     std::promise<Status> ended;
     std::promise<void> begun;
-    HttpCallHandlers handlers;
+    http::HttpCallHandlers handlers;
     handlers.on_data = [&](std::string_view bytes) {
       seen += bytes;
       if (unseen.exchange(false)) begun.set_value();
@@ -409,7 +416,7 @@ TEST(PdCall, APrefillThatIsLostAfterItsWorkEndsNothing) {
       ASSERT_EQ(begun.get_future().wait_for(10s), std::future_status::ready);
     } else {  // until prefill's answer has come through: a later one from there has, on the same thread
       for (int i = 0; i < 2000 && !pair.prefill.all_sent(); ++i) std::this_thread::sleep_for(5ms);
-      HttpCallRequest later;
+      http::HttpCallRequest later;
       later.url = pair.prefill.url();
       ASSERT_TRUE(pair.legs->fetch(std::move(later)).ok());
     }
@@ -450,7 +457,7 @@ TEST(PdCall, AClientThatLeavesAbortsBothLegs) {
   for (const bool streaming : {false, true}) {
     Pair pair(kSilent, streaming ? streams({"data: {}\n\n"}, false) : kSilent);
     std::promise<void> begun;
-    HttpCallHandlers handlers;
+    http::HttpCallHandlers handlers;
     std::atomic<bool> first{true};
     handlers.on_data = [&](std::string_view) {
       if (first.exchange(false)) begun.set_value();
@@ -494,7 +501,7 @@ TEST(PdCall, PromptLogprobsAreMergedWhileTheStreamRuns) {
             streams({"data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"x\"]}}]}\n\n"}, false));
   std::promise<std::string> first;
   std::atomic<bool> unseen{true};
-  HttpCallHandlers handlers;
+  http::HttpCallHandlers handlers;
   handlers.on_data = [&](std::string_view bytes) {
     if (unseen.exchange(false)) first.set_value(std::string(bytes));
   };
@@ -525,4 +532,4 @@ TEST(PdCall, WhatCannotBeServedIsRefusedAtOnce) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 
-namespace baton {
+namespace baton::router {
 
 namespace {
 
@@ -71,7 +71,8 @@ std::string RouterMetrics::render(const std::vector<WorkerView>& workers) const 
                           .Help("Requests under way on each worker")
                           .Register(now);
   for (const WorkerView& view : workers) {
-    const prometheus::Labels labels{{"role", role_name(view.address.role)}, {"worker", view.address.url.authority()}};
+    const prometheus::Labels labels{{"role", engine::role_name(view.address.role)},
+                                    {"worker", view.address.url.authority()}};
     healthy.Add(labels).Set(view.healthy ? 1 : 0);
     outstanding.Add(labels).Set(static_cast<double>(view.outstanding));
   }
@@ -87,4 +88,4 @@ std::string RouterMetrics::render(const std::vector<WorkerView>& workers) const 
   return out.str();
 }
 
-}  // namespace baton
+}  // namespace baton::router

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "router/worker_registry.h"
 
-namespace baton {
+namespace baton::router {
 
 // Thread safe.
 class RouterMetrics {
@@ -33,4 +33,4 @@ class RouterMetrics {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

@@ -12,7 +12,10 @@
 #include "router/pd_call.h"
 #include "router/worker_probe.h"
 
-namespace baton {
+namespace baton::router {
+
+using http::Exchange;
+
 namespace {
 
 namespace json = boost::json;
@@ -22,8 +25,9 @@ std::string worker_json(const WorkerView& view) {
       "{{\"url\":{},\"worker_type\":\"{}\",\"bootstrap_port\":{},\"is_healthy\":{},\"breaker_open\":{},\"outstanding\":"
       "{},\"requests\":{},\"failures\":{},"
       "\"problem\":{}}}",
-      json_string("http://" + view.address.url.authority()), role_name(view.address.role), view.address.bootstrap_port,
-      view.healthy, view.breaker_open, view.outstanding, view.requests, view.failures, json_string(view.problem));
+      http::json_string("http://" + view.address.url.authority()), engine::role_name(view.address.role),
+      view.address.bootstrap_port, view.healthy, view.breaker_open, view.outstanding, view.requests, view.failures,
+      http::json_string(view.problem));
 }
 
 // What each instance says of itself, and what clients read at the top: of the model, which is the same everywhere.
@@ -31,10 +35,10 @@ json::object joined_info(const std::vector<WorkerReply>& replies, const std::str
   json::array prefill, decode, states;
   json::object out;
   for (const WorkerReply& reply : replies) {
-    auto info = parse_object(reply.body);
+    auto info = http::parse_object(reply.body);
     if (reply.status != 200 || !info) continue;
-    const bool is_decode = reply.worker.role == Role::kDecode;
-    const json::value* mine = is_decode ? find_field(*info, "internal_states") : nullptr;
+    const bool is_decode = reply.worker.role == engine::Role::kDecode;
+    const json::value* mine = is_decode ? http::find_field(*info, "internal_states") : nullptr;
     if (mine != nullptr && mine->is_array())
       states.insert(states.end(), mine->as_array().begin(), mine->as_array().end());
     for (const char* field : {"model_path", "tokenizer_path", "is_generation", "served_model_name", "model_type",
@@ -58,11 +62,11 @@ struct JoinedReplies {
   explicit JoinedReplies(const std::vector<WorkerReply>& replies) {
     for (const WorkerReply& reply : replies) {
       worst = std::max(worst, reply.status);
-      const auto said = parse_object(reply.body);
-      const json::value* success = said ? find_field(*said, "success") : nullptr;
+      const auto said = http::parse_object(reply.body);
+      const json::value* success = said ? http::find_field(*said, "success") : nullptr;
       says_success = says_success || (success != nullptr && success->is_bool() && success->as_bool());
       list += fmt::format("{}{{\"url\":{},\"status\":{},\"reply\":{}}}", list.empty() ? "" : ",",
-                          json_string("http://" + reply.worker.url.authority()), reply.status,
+                          http::json_string("http://" + reply.worker.url.authority()), reply.status,
                           said ? json::serialize(*said) : "null");
     }
     if (replies.empty()) worst = 503;
@@ -80,7 +84,7 @@ class Router::Impl {
  public:
   explicit Impl(RouterOptions options)
       : options_(std::move(options)),
-        access_{options_.api_key, is_loopback(options_.http.host)},
+        access_{options_.api_key, http::is_loopback(options_.http.host)},
         registry_({.silence_max = options_.health_timeout},
                   PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
         client_(1),
@@ -94,11 +98,12 @@ class Router::Impl {
 
   Status start() {
     for (const WorkerAddress& worker : options_.workers) BATON_TRY(registry_.add(worker));
-    HttpServerOptions http = options_.http;
-    http.check_head = [this](const HttpRequest& head) { return admit(table(), head, access_).refusal; };
-    auto server = HttpServer::start(http, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-      handle(std::make_shared<Exchange>(std::move(request), std::move(writer)));
-    });
+    http::HttpServerOptions http = options_.http;
+    http.check_head = [this](const http::HttpRequest& head) { return http::admit(table(), head, access_).refusal; };
+    auto server =
+        http::HttpServer::start(http, [this](http::HttpRequest request, std::shared_ptr<http::ResponseWriter> writer) {
+          handle(std::make_shared<Exchange>(std::move(request), std::move(writer)));
+        });
     if (!server) return server.error();
     server_ = std::move(*server);
     probe_ = std::make_unique<WorkerProbe>(
@@ -120,10 +125,10 @@ class Router::Impl {
   Status wait_ready(Duration timeout) { return probe_->wait_ready(timeout); }
 
   using Handler = void (Impl::*)(Exchange);
-  static const std::vector<Route<Handler>>& table() {
+  static const std::vector<http::Route<Handler>>& table() {
     constexpr bool kOpen = true, kKeyed = false, kChanges = true;
     using I = Impl;
-    static const std::vector<Route<Handler>> routes = {
+    static const std::vector<http::Route<Handler>> routes = {
         {"POST", "/generate", &I::pd},
         {"PUT", "/generate", &I::pd},
         {"POST", "/v1/completions", &I::pd},
@@ -167,7 +172,7 @@ class Router::Impl {
 
  private:
   void handle(const std::shared_ptr<Exchange>& x) {
-    const auto [route, refusal] = admit(table(), x->request, access_);
+    const auto [route, refusal] = http::admit(table(), x->request, access_);
     if (refusal) return x->refuse(*refusal);
     const size_t bytes = x->request.body.size();
     if (bytes == 0) return (this->*route->handler)(std::move(*x));
@@ -193,7 +198,7 @@ class Router::Impl {
     x.reply(fmt::format("{{\"status\":\"no pair of instances can serve\",\"workers\":[{}]}}", list), 503);
   }
 
-  void version(Exchange x) { x.reply(fmt::format("{{\"version\":{}}}", json_string(options_.version))); }
+  void version(Exchange x) { x.reply(fmt::format("{{\"version\":{}}}", http::json_string(options_.version))); }
 
   [[nodiscard]] std::vector<WorkerView> healthy_workers() const {
     std::vector<WorkerView> out = registry_.view();
@@ -203,14 +208,14 @@ class Router::Impl {
 
   void one_worker(Exchange x) {
     std::vector<WorkerView> workers = healthy_workers();
-    std::erase_if(workers, [](const WorkerView& w) { return w.address.role != Role::kDecode; });
+    std::erase_if(workers, [](const WorkerView& w) { return w.address.role != engine::Role::kDecode; });
     if (workers.empty()) return x.refuse(503, "no decode instance is healthy");
-    fan_out(client_, calls_, {workers.front()}, std::move(x),
-            [](const Exchange& asked, std::vector<WorkerReply> replies) {
-              Headers headers = asked.headers;
-              headers.emplace_back("Content-Type", asked.request.path == "/plan" ? kPlainText : "application/json");
-              asked.writer->send(replies.front().status, std::move(headers), std::move(replies.front().body));
-            });
+    fan_out(
+        client_, calls_, {workers.front()}, std::move(x), [](const Exchange& asked, std::vector<WorkerReply> replies) {
+          http::Headers headers = asked.headers;
+          headers.emplace_back("Content-Type", asked.request.path == "/plan" ? http::kPlainText : "application/json");
+          asked.writer->send(replies.front().status, std::move(headers), std::move(replies.front().body));
+        });
   }
 
   void every_worker(Exchange x) {
@@ -272,16 +277,16 @@ class Router::Impl {
                 if (reply.status == 200)
                   text += fmt::format("# worker http://{}\n{}", reply.worker.url.authority(), reply.body);
               }
-              asked.reply_text(kPrometheusText, std::move(text));
+              asked.reply_text(http::kPrometheusText, std::move(text));
             });
   }
 
-  void metrics(Exchange x) { x.reply_text(kPrometheusText, metrics_.render(registry_.view())); }
+  void metrics(Exchange x) { x.reply_text(http::kPrometheusText, metrics_.render(registry_.view())); }
 
   void list_workers(Exchange x) {
     std::string prefill, decode;
     for (const WorkerView& view : registry_.view()) {
-      std::string& list = view.address.role == Role::kPrefill ? prefill : decode;
+      std::string& list = view.address.role == engine::Role::kPrefill ? prefill : decode;
       list += (list.empty() ? "" : ",") + worker_json(view);
     }
     x.reply(fmt::format("{{\"prefill\":[{}],\"decode\":[{}]}}", prefill, decode));
@@ -289,21 +294,21 @@ class Router::Impl {
 
   // {"url" or "registry_url", "mode" or "worker_type": prefill|decode, "bootstrap_port"}: ours and mini_lb's spelling.
   void add_worker(Exchange x) {
-    auto body = parse_object(x.request.body);
+    auto body = http::parse_object(x.request.body);
     if (!body) return x.refuse(body.error());
     const auto text = [&](const char* a, const char* b) {
-      const json::value* value = find_field(*body, a);
-      if (value == nullptr) value = find_field(*body, b);
+      const json::value* value = http::find_field(*body, a);
+      if (value == nullptr) value = http::find_field(*body, b);
       return value != nullptr && value->is_string() ? std::string(value->as_string()) : std::string();
     };
     WorkerAddress worker;
     const std::string mode = text("mode", "worker_type");
     if (mode != "prefill" && mode != "decode") return x.refuse(400, "worker_type (or mode): must be prefill or decode");
-    worker.role = mode == "prefill" ? Role::kPrefill : Role::kDecode;
-    auto url = parse_url(text("url", "registry_url"));
+    worker.role = mode == "prefill" ? engine::Role::kPrefill : engine::Role::kDecode;
+    auto url = http::parse_url(text("url", "registry_url"));
     if (!url) return x.refuse(url.error());
     worker.url = *url;
-    auto port = int_field(*body, "bootstrap_port", 1, 65535);
+    auto port = http::int_field(*body, "bootstrap_port", 1, 65535);
     if (!port) return x.refuse(port.error());
     worker.bootstrap_port = static_cast<int>(port->value_or(8998));
     const Status added = registry_.add(worker);
@@ -313,7 +318,7 @@ class Router::Impl {
   }
 
   void remove_worker(Exchange x) {
-    auto url = parse_url(query_value(x.request.query, "url"));
+    auto url = http::parse_url(http::query_value(x.request.query, "url"));
     if (!url) return x.refuse(url.error());
     const Status removed = registry_.remove(*url);
     if (!removed) return x.refuse(removed.error());
@@ -323,15 +328,15 @@ class Router::Impl {
 
   static constexpr int kTextThreads = 2;
   const RouterOptions options_;
-  const Access access_;
+  const http::Access access_;
   SteadyClock clock_;
   RouterMetrics metrics_;
   WorkerRegistry registry_;
   std::atomic<bool> draining_{false};
   OpenCalls calls_;
-  std::unique_ptr<HttpServer> server_;
-  HttpClient client_;  // destroyed before the server: its calls end and let go of their writers
-  WorkPool pool_;
+  std::unique_ptr<http::HttpServer> server_;
+  http::HttpClient client_;  // destroyed before the server: its calls end and let go of their writers
+  http::WorkPool pool_;
   std::unique_ptr<WorkerProbe> probe_;
 };
 
@@ -349,6 +354,6 @@ Status Router::wait_ready(Duration timeout) { return impl_->wait_ready(timeout);
 void Router::drain() { impl_->drain(); }
 size_t Router::in_flight() const { return impl_->in_flight(); }
 void Router::end_calls() { impl_->end_calls(); }
-std::vector<std::string> Router::routes() { return route_names(Impl::table()); }
+std::vector<std::string> Router::routes() { return http::route_names(Impl::table()); }
 
-}  // namespace baton
+}  // namespace baton::router

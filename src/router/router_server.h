@@ -10,10 +10,10 @@
 #include "http/server.h"
 #include "router/worker_registry.h"
 
-namespace baton {
+namespace baton::router {
 
 struct RouterOptions {
-  HttpServerOptions http;
+  http::HttpServerOptions http;
   std::vector<WorkerAddress> workers;
   PlacementPolicy prefill_policy = PlacementPolicy::kLeastLoaded;
   PlacementPolicy decode_policy = PlacementPolicy::kLeastLoaded;
@@ -46,4 +46,4 @@ class Router {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

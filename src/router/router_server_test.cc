@@ -12,7 +12,14 @@
 #include "http/raw_client.h"
 #include "router/test_support.h"
 
-namespace baton {
+namespace baton::router {
+
+using engine::Role;
+using http::Exchange;
+using http::HttpCallRequest;
+using http::HttpClient;
+using http::HttpReply;
+
 namespace {
 
 namespace json = boost::json;
@@ -34,7 +41,7 @@ const Row kRows[] = {
 PlayedWorker::Play instance(std::string name) {
   return [name = std::move(name)](const Exchange& x) {
     const std::string& path = x.request.path;
-    if (path == "/metrics") return x.reply_text(kPrometheusText, "up{who=\"" + name + "\"} 1\n");
+    if (path == "/metrics") return x.reply_text(http::kPrometheusText, "up{who=\"" + name + "\"} 1\n");
     if (path == "/get_load") return x.reply(R"([{"dp_rank":0,"num_reqs":3}])");
     if (path == "/v1/loads") return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3}]})");
     x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"internal_states":[{"dp_rank":0}]})");
@@ -52,7 +59,7 @@ struct Running {
     const Status ready = router->wait_ready(10s);
     EXPECT_TRUE(ready.ok()) << (ready.ok() ? "" : ready.error().message);
   }
-  HttpReply ask(std::string method, std::string target, std::string body = "", Headers headers = {}) {
+  HttpReply ask(std::string method, std::string target, std::string body = "", http::Headers headers = {}) {
     HttpCallRequest request;
     request.url = {"127.0.0.1", router->port(), ""};
     request.method = std::move(method);
@@ -84,7 +91,7 @@ TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
 TEST(Router, TheHeadDecidesBeforeTheBody) {
   Running running("secret");
   const auto answer = [&](const char* head) {
-    RawClient client(running.router->port());
+    http::RawClient client(running.router->port());
     client.say(fmt::format("{}\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n", head));
     return client.hear("}}").substr(9, 3);
   };
@@ -148,18 +155,18 @@ TEST(Router, ItsOwnMetrics) {
 TEST(Router, PathsAreEncodedForWorkers) {
   Running running;
   EXPECT_EQ(running.ask("GET", "/v1/models/a%20HTTP/1.1%0d%0aX-Evil:%201%0d%0a").status, 200);
-  const HttpRequest asked = running.decode.asked().back();
+  const http::HttpRequest asked = running.decode.asked().back();
   EXPECT_EQ(asked.path, "/v1/models/a HTTP/1.1\r\nX-Evil: 1\r\n");
-  EXPECT_EQ(find_header(asked.headers, "x-evil"), "");
+  EXPECT_EQ(http::find_header(asked.headers, "x-evil"), "");
 }
 
 TEST(Router, WorkersThatMeetAreShownTheKey) {
   Running running("secret");
   size_t meetings = 0;
-  for (const HttpRequest& asked : running.decode.asked()) {
+  for (const http::HttpRequest& asked : running.decode.asked()) {
     if (asked.path != "/pair") continue;
     ++meetings;
-    EXPECT_EQ(find_header(asked.headers, "authorization"), "Bearer secret");
+    EXPECT_EQ(http::find_header(asked.headers, "authorization"), "Bearer secret");
   }
   EXPECT_GE(meetings, 1U);
 }
@@ -175,15 +182,15 @@ TEST(Router, TheKeyProtectsAllButHealthVersionAndMetrics) {
     if (path.ends_with('*')) path.back() = 'm';
     const HttpReply refused = running.ask(method, path, "{}", {{"X-Request-Id", "q"}});
     EXPECT_EQ(refused.status == 401, !open.contains(path)) << route;
-    EXPECT_EQ(find_header(refused.headers, "x-request-id"), "q") << route;
+    EXPECT_EQ(http::find_header(refused.headers, "x-request-id"), "q") << route;
   }
   EXPECT_EQ(running.ask("GET", "/workers", "", {{"Authorization", "Bearer secret"}}).status, 200);
   // Towards the workers the router shows its own key.
   bool paired = false;
-  for (const HttpRequest& asked : running.decode.asked()) {
+  for (const http::HttpRequest& asked : running.decode.asked()) {
     if (asked.path != "/pair") continue;
     paired = true;
-    EXPECT_EQ(find_header(asked.headers, "authorization"), "Bearer secret");
+    EXPECT_EQ(http::find_header(asked.headers, "authorization"), "Bearer secret");
     EXPECT_EQ(json::parse(asked.body), json::parse(R"({"bootstrap_host":"127.0.0.1","bootstrap_port":8998})"));
   }
   EXPECT_TRUE(paired);
@@ -238,7 +245,7 @@ TEST(Router, DrainsAndThenCutsOff) {
   };
   std::string seen;
   std::promise<void> ended;
-  HttpCallHandlers handlers;
+  http::HttpCallHandlers handlers;
   handlers.on_data = [&](std::string_view bytes) { seen += bytes; };
   handlers.on_end = [&](const Status&) { ended.set_value(); };
   client.start(to("POST", "/generate"), std::move(handlers));
@@ -249,7 +256,7 @@ TEST(Router, DrainsAndThenCutsOff) {
   EXPECT_EQ(other.fetch(to("GET", "/liveness"))->status, 200);
   const HttpReply refused = other.fetch(to("POST", "/generate")).value();
   EXPECT_EQ(refused.status, 503);
-  EXPECT_EQ(find_header(refused.headers, "retry-after"), "1");
+  EXPECT_EQ(http::find_header(refused.headers, "retry-after"), "1");
   for (int i = 0; i < 2000 && router->in_flight() > 1; ++i)
     std::this_thread::sleep_for(5ms);  // of the answers just got
   EXPECT_EQ(router->in_flight(), 1U);
@@ -327,7 +334,7 @@ TEST(Router, AWorkerThatFallsSilentEndsWhatWaitsForIt) {
   const HttpReply refused = ask("POST", "/generate");
   EXPECT_EQ(refused.status, 503);
   EXPECT_THAT(refused.body, HasSubstr("nothing was heard from it for"));
-  EXPECT_EQ(find_header(refused.headers, "retry-after"), "1");
+  EXPECT_EQ(http::find_header(refused.headers, "retry-after"), "1");
   decode.stopped = false;  // probes that were asked meanwhile go on unanswered until their time is up
   EXPECT_TRUE(router->wait_ready(10s).ok());
   EXPECT_EQ(ask("POST", "/generate").status, 200);
@@ -439,4 +446,4 @@ TEST(Router, SaysWhyNothingCanBeServed) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

@@ -6,18 +6,18 @@
 
 #include "http/json.h"
 
-namespace baton {
+namespace baton::router {
 namespace {
 namespace json = boost::json;
 
 bool is_true(const json::object& object, std::string_view name) {
-  const auto value = bool_field(object, name);
+  const auto value = http::bool_field(object, name);
   return value && value->value_or(false);
 }
 
 // The instances refuse what is out of range.
 size_t samples_in(const json::object& object) {
-  const auto n = int_field(object, "n", 1, 128);
+  const auto n = http::int_field(object, "n", 1, 128);
   return n ? static_cast<size_t>(n->value_or(1)) : 1;
 }
 
@@ -58,9 +58,9 @@ RequestTraits inspect_request(std::string_view path, const json::object& body) {
   traits.stream = is_true(body, "stream");
   bool list = false;
   if (path == "/generate") {
-    const json::value* text = find_field(body, "text");
-    traits.sequences = prompts_in(text != nullptr ? text : find_field(body, "input_ids"), &list);
-    const json::value* sampling = find_field(body, "sampling_params");
+    const json::value* text = http::find_field(body, "text");
+    traits.sequences = prompts_in(text != nullptr ? text : http::find_field(body, "input_ids"), &list);
+    const json::value* sampling = http::find_field(body, "sampling_params");
     if (sampling != nullptr && sampling->is_array() && !sampling->as_array().empty())
       sampling = &sampling->as_array().front();  // n is the same in all
     if (sampling != nullptr && sampling->is_object()) {
@@ -68,14 +68,14 @@ RequestTraits inspect_request(std::string_view path, const json::object& body) {
       traits.sequences *= n;
       list = list || n > 1;
     }
-    const json::value* logprob = find_field(body, "return_logprob");
+    const json::value* logprob = http::find_field(body, "return_logprob");
     traits.merge_logprobs = logprob != nullptr && (logprob->is_array() || (logprob->is_bool() && logprob->as_bool()));
   } else {
     const size_t n = samples_in(body);
-    traits.sequences = (path == "/v1/completions" ? prompts_in(find_field(body, "prompt"), &list) : 1) * n;
+    traits.sequences = (path == "/v1/completions" ? prompts_in(http::find_field(body, "prompt"), &list) : 1) * n;
     list = list || n > 1;
     traits.merge_logprobs =
-        path == "/v1/completions" && is_true(body, "echo") && find_field(body, "logprobs") != nullptr;
+        path == "/v1/completions" && is_true(body, "echo") && http::find_field(body, "logprobs") != nullptr;
   }
   traits.batch = list;
   return traits;
@@ -167,4 +167,4 @@ std::string LogprobMerger::merge(std::string_view decode_json) {
   return json::serialize(decode);
 }
 
-}  // namespace baton
+}  // namespace baton::router

@@ -12,7 +12,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::router {
 
 struct RequestTraits {
   size_t sequences = 1;  // rooms that it needs
@@ -50,4 +50,4 @@ class LogprobMerger {
   std::set<int64_t> begun_;                         // choices of completions that have theirs
 };
 
-}  // namespace baton
+}  // namespace baton::router

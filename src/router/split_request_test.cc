@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::router {
 namespace {
 namespace json = boost::json;
 
@@ -130,4 +130,4 @@ TEST(LogprobMerger, OddAnswersAreGivenBackAsTheyAre) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

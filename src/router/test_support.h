@@ -14,18 +14,19 @@
 #include "http/routes.h"
 #include "http/server.h"
 
-namespace baton {
+namespace baton::router {
 
 // Keeps what it is asked, and who left.
 class PlayedWorker {
  public:
-  using Play = std::function<void(const Exchange& x)>;
+  using Play = std::function<void(const http::Exchange& x)>;
   explicit PlayedWorker(Play play) : play_(std::move(play)) {
-    HttpServerOptions options;
+    http::HttpServerOptions options;
     options.body_bytes_max = 32 << 20;
     options.unread_bytes_max = 256 << 20;
-    server_ = HttpServer::start(options, [this](HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
-                handle(Exchange(std::move(request), std::move(writer)));
+    server_ = http::HttpServer::start(options, [this](http::HttpRequest request,
+                                                      std::shared_ptr<http::ResponseWriter> writer) {
+                handle(http::Exchange(std::move(request), std::move(writer)));
               }).value();
   }
   ~PlayedWorker() {
@@ -34,8 +35,8 @@ class PlayedWorker {
     held_.clear();
   }
 
-  [[nodiscard]] Url url() const { return {"127.0.0.1", server_->port(), ""}; }
-  [[nodiscard]] std::vector<HttpRequest> asked() {
+  [[nodiscard]] http::Url url() const { return {"127.0.0.1", server_->port(), ""}; }
+  [[nodiscard]] std::vector<http::HttpRequest> asked() {
     std::lock_guard lock(mutex_);
     return asked_;
   }
@@ -55,7 +56,7 @@ class PlayedWorker {
   void break_off() { server_->stop(); }
 
  private:
-  void handle(const Exchange& x) {
+  void handle(const http::Exchange& x) {
     x.writer->on_disconnect([this] {
       std::lock_guard lock(mutex_);
       ++left_;
@@ -78,10 +79,10 @@ class PlayedWorker {
   const Play play_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<HttpRequest> asked_;
-  std::vector<std::shared_ptr<ResponseWriter>> held_;
+  std::vector<http::HttpRequest> asked_;
+  std::vector<std::shared_ptr<http::ResponseWriter>> held_;
   int left_ = 0;
-  std::unique_ptr<HttpServer> server_;
+  std::unique_ptr<http::HttpServer> server_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

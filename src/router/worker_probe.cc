@@ -8,7 +8,10 @@
 #include "base/thread.h"
 #include "http/json.h"
 
-namespace baton {
+namespace baton::router {
+
+using http::HttpReply;
+
 namespace json = boost::json;
 namespace {
 
@@ -18,7 +21,7 @@ std::chrono::milliseconds in_ms(Duration d) { return std::chrono::duration_cast<
 
 }  // namespace
 
-WorkerProbe::WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, HttpClient& client,
+WorkerProbe::WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, http::HttpClient& client,
                          const Clock& clock)
     : options_(std::move(options)), registry_(registry), calls_(calls), client_(client), clock_(clock), thread_([this] {
         loop();
@@ -42,7 +45,8 @@ Status WorkerProbe::wait_ready(Duration timeout) {
   std::string problems = registry_.refusals();
   for (const WorkerView& view : registry_.view()) {
     if (!view.problem.empty())
-      problems += fmt::format("; {} {}: {}", role_name(view.address.role), view.address.url.authority(), view.problem);
+      problems +=
+          fmt::format("; {} {}: {}", engine::role_name(view.address.role), view.address.url.authority(), view.problem);
   }
   return error(ErrorCode::kDeadlineExceeded, "no pair of instances can serve{}", problems);
 }
@@ -79,7 +83,7 @@ void WorkerProbe::pass(Duration time) {
   for (const WorkerRegistry::Silent& silent : registry_.pass(time)) {
     const WorkerView& view = silent.view;
     if (silent.fresh) {
-      log_warning("{} {} is not healthy: {}; its open calls end", role_name(view.address.role),
+      log_warning("{} {} is not healthy: {}; its open calls end", engine::role_name(view.address.role),
                   view.address.url.authority(), view.problem);
     }
     // Every time, so that a call that was placed just before the worker was lost ends too.
@@ -89,15 +93,15 @@ void WorkerProbe::pass(Duration time) {
   calls_.expire(clock_.now());
 }
 
-void WorkerProbe::ask(const std::string& name, HttpCallRequest call,
+void WorkerProbe::ask(const std::string& name, http::HttpCallRequest call,
                       std::function<void(const Result<HttpReply>&)> done) {
   {
     std::lock_guard lock(mutex_);
     if (stopping_ || !asking_.emplace(name, nullptr).second) return;
   }
   auto reply = std::make_shared<HttpReply>();
-  HttpCallHandlers handlers;
-  handlers.on_head = [reply](int status, const Headers&) { reply->status = status; };
+  http::HttpCallHandlers handlers;
+  handlers.on_head = [reply](int status, const http::Headers&) { reply->status = status; };
   handlers.on_data = [reply](std::string_view bytes) {
     reply->body += bytes.substr(0, kReplyBytesMax - std::min(kReplyBytesMax, reply->body.size()));
   };
@@ -116,7 +120,7 @@ void WorkerProbe::ask(const std::string& name, HttpCallRequest call,
 }
 
 void WorkerProbe::probe(const WorkerView& view) {
-  HttpCallRequest call;
+  http::HttpCallRequest call;
   call.url = view.address.url;
   call.target = view.address.url.path + "/health";
   call.connect_timeout = in_ms(options_.timeout);
@@ -136,7 +140,7 @@ void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& rep
                                   : fmt::format("/health says {}: {}", reply->status, reply->body);
   while (problem.ends_with('\n')) problem.pop_back();
   if (registry_.set_health(view.address.url, healthy, problem)) {
-    log_info("{} {} is {}{}", role_name(view.address.role), view.address.url.authority(),
+    log_info("{} {} is {}{}", engine::role_name(view.address.role), view.address.url.authority(),
              healthy ? "healthy" : "not healthy: ", problem);
     std::lock_guard lock(mutex_);
     news_ = true;
@@ -144,11 +148,11 @@ void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& rep
 }
 
 void WorkerProbe::introduce(const WorkerRegistry::Pair& pair) {
-  HttpCallRequest call;
+  http::HttpCallRequest call;
   call.url = pair.decode.url;
   call.method = "POST";
   call.target = pair.decode.url.path + "/pair";
-  call.body = fmt::format("{{\"bootstrap_host\":{},\"bootstrap_port\":{}}}", json_string(pair.prefill.url.host),
+  call.body = fmt::format("{{\"bootstrap_host\":{},\"bootstrap_port\":{}}}", http::json_string(pair.prefill.url.host),
                           pair.prefill.bootstrap_port);
   call.idle_timeout = std::chrono::seconds(10);
   if (!options_.api_key.empty()) call.headers.emplace_back("Authorization", "Bearer " + options_.api_key);
@@ -165,10 +169,10 @@ void WorkerProbe::on_introduced(const WorkerRegistry::Pair& pair, const Result<H
   const bool refused = reply->status == 409;
   std::string why;
   if (refused) {
-    auto body = parse_object(reply->body);
-    const json::value* failure = body ? find_field(*body, "error") : nullptr;
+    auto body = http::parse_object(reply->body);
+    const json::value* failure = body ? http::find_field(*body, "error") : nullptr;
     const json::value* message =
-        failure != nullptr && failure->is_object() ? find_field(failure->as_object(), "message") : nullptr;
+        failure != nullptr && failure->is_object() ? http::find_field(failure->as_object(), "message") : nullptr;
     why = message != nullptr && message->is_string() ? std::string(message->as_string()) : reply->body;
     log_error("{} and {} cannot work together: {}", pair.prefill.url.authority(), pair.decode.url.authority(), why);
   } else {
@@ -177,4 +181,4 @@ void WorkerProbe::on_introduced(const WorkerRegistry::Pair& pair, const Result<H
   registry_.set_pairing(pair.prefill.url, pair.decode.url, refused, std::move(why));
 }
 
-}  // namespace baton
+}  // namespace baton::router

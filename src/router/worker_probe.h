@@ -14,7 +14,7 @@
 #include "router/open_calls.h"
 #include "router/worker_registry.h"
 
-namespace baton {
+namespace baton::router {
 
 // One thread of its own from construction to destruction. Workers are asked side by side: one that does not answer
 // delays no other.
@@ -26,7 +26,8 @@ class WorkerProbe {
     std::string api_key;                          // towards workers
   };
   // All outlive it.
-  WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, HttpClient& client, const Clock& clock);
+  WorkerProbe(Options options, WorkerRegistry& registry, OpenCalls& calls, http::HttpClient& client,
+              const Clock& clock);
   ~WorkerProbe();
   // Waits until a pair that has met can serve; kDeadlineExceeded says what is wrong with which worker.
   Status wait_ready(Duration timeout);
@@ -36,22 +37,23 @@ class WorkerProbe {
   void pass(Duration time);
   void probe(const WorkerView& view);
   void introduce(const WorkerRegistry::Pair& pair);
-  void on_health(const WorkerView& view, const Result<HttpReply>& reply);
-  void on_introduced(const WorkerRegistry::Pair& pair, const Result<HttpReply>& reply);
+  void on_health(const WorkerView& view, const Result<http::HttpReply>& reply);
+  void on_introduced(const WorkerRegistry::Pair& pair, const Result<http::HttpReply>& reply);
   // One call under a name at a time; `done` gets the answer on a client thread.
-  void ask(const std::string& name, HttpCallRequest call, std::function<void(const Result<HttpReply>&)> done);
+  void ask(const std::string& name, http::HttpCallRequest call,
+           std::function<void(const Result<http::HttpReply>&)> done);
 
   const Options options_;
   WorkerRegistry& registry_;
   OpenCalls& calls_;
-  HttpClient& client_;
+  http::HttpClient& client_;
   const Clock& clock_;
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   bool stopping_ = false;
   bool news_ = false;  // a worker is seen anew
-  std::map<std::string, std::shared_ptr<HttpCall>> asking_;
+  std::map<std::string, std::shared_ptr<http::HttpCall>> asking_;
   std::thread thread_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

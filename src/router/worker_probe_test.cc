@@ -6,7 +6,7 @@
 
 #include "router/test_support.h"
 
-namespace baton {
+namespace baton::router {
 namespace {
 
 using namespace std::chrono_literals;
@@ -22,10 +22,10 @@ class JumpingClock final : public Clock {
 
 struct Probed {
   explicit Probed(
-      const PlayedWorker::Play& decode_play = [](const Exchange& x) { x.reply("{}"); }, Duration timeout = 5s)
-      : prefill([](const Exchange& x) { x.reply("{}"); }), decode(decode_play) {
-    EXPECT_TRUE(registry.add({Role::kPrefill, prefill.url(), 8998}).ok());
-    EXPECT_TRUE(registry.add({Role::kDecode, decode.url(), 0}).ok());
+      const PlayedWorker::Play& decode_play = [](const http::Exchange& x) { x.reply("{}"); }, Duration timeout = 5s)
+      : prefill([](const http::Exchange& x) { x.reply("{}"); }), decode(decode_play) {
+    EXPECT_TRUE(registry.add({engine::Role::kPrefill, prefill.url(), 8998}).ok());
+    EXPECT_TRUE(registry.add({engine::Role::kDecode, decode.url(), 0}).ok());
     probe = std::make_unique<WorkerProbe>(WorkerProbe::Options{20ms, timeout, ""}, registry, calls, client, clock);
   }
   JumpingClock clock;
@@ -33,7 +33,7 @@ struct Probed {
   WorkerRegistry registry{{.silence_max = 5s},
                           PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)};
   OpenCalls calls;
-  HttpClient client;
+  http::HttpClient client;
   std::unique_ptr<WorkerProbe> probe;
 };
 
@@ -55,7 +55,7 @@ TEST(WorkerProbe, TimeInWhichTheRouterItselfDidNotRunIsNotSilence) {
 
 // An address where nothing ever answers: what is wrong is said, once it is known.
 TEST(WorkerProbe, AWorkerThatNeverAnsweredSaysSo) {
-  Probed probed([](const Exchange&) {}, 100ms);
+  Probed probed([](const http::Exchange&) {}, 100ms);
   const auto problem = [&] { return probed.registry.view()[1].problem; };
   for (int i = 0; i < 2000 && problem() == "not probed yet"; ++i) std::this_thread::sleep_for(5ms);
   EXPECT_NE(problem().find("timeout"), std::string::npos) << problem();
@@ -64,7 +64,7 @@ TEST(WorkerProbe, AWorkerThatNeverAnsweredSaysSo) {
 // A decode instance that cannot meet prefill yet is asked again with each round, not as fast as it answers.
 TEST(WorkerProbe, WorkersThatDoNotMeetAreToldToOnceARound) {
   std::atomic<int> health{0}, pair{0};
-  Probed probed([&](const Exchange& x) {
+  Probed probed([&](const http::Exchange& x) {
     if (x.request.path != "/pair") {
       ++health;
       return x.reply("{}");
@@ -80,4 +80,4 @@ TEST(WorkerProbe, WorkersThatDoNotMeetAreToldToOnceARound) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <optional>
 
-namespace baton {
+namespace baton::router {
 
 Status WorkerRegistry::add(const WorkerAddress& address) {
   std::lock_guard lock(mutex_);
@@ -17,7 +17,7 @@ Status WorkerRegistry::add(const WorkerAddress& address) {
   return {};
 }
 
-Status WorkerRegistry::remove(const Url& url) {
+Status WorkerRegistry::remove(const http::Url& url) {
   std::lock_guard lock(mutex_);
   for (auto* list : {&prefill_, &decode_}) {
     const auto gone = std::remove_if(
@@ -30,7 +30,7 @@ Status WorkerRegistry::remove(const Url& url) {
   return error(ErrorCode::kNotFound, "{} is not a worker of this router", url.authority());
 }
 
-WorkerRegistry::Worker* WorkerRegistry::find(const Url& url) {
+WorkerRegistry::Worker* WorkerRegistry::find(const http::Url& url) {
   for (auto* list : {&prefill_, &decode_}) {
     for (Worker& worker : *list) {
       if (worker.view.address.url.authority() == url.authority()) return &worker;
@@ -121,7 +121,7 @@ void WorkerRegistry::start_anew(Worker* worker) {
   worker->view.breaker_open = false;
 }
 
-bool WorkerRegistry::set_health(const Url& url, bool healthy, std::string problem) {
+bool WorkerRegistry::set_health(const http::Url& url, bool healthy, std::string problem) {
   std::lock_guard lock(mutex_);
   Worker* worker = find(url);
   if (worker == nullptr) return false;
@@ -161,7 +161,7 @@ std::vector<WorkerRegistry::Silent> WorkerRegistry::pass(Duration time) {
   return silent;
 }
 
-void WorkerRegistry::set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why) {
+void WorkerRegistry::set_pairing(const http::Url& prefill, const http::Url& decode, bool refused, std::string why) {
   std::lock_guard lock(mutex_);
   const std::pair key{prefill.authority(), decode.authority()};
   met_.insert(key);
@@ -211,4 +211,4 @@ std::string WorkerRegistry::refusals_text() const {
   return text;
 }
 
-}  // namespace baton
+}  // namespace baton::router

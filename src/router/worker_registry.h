@@ -14,11 +14,11 @@
 #include "http/client.h"
 #include "router/pair_policy.h"
 
-namespace baton {
+namespace baton::router {
 
 struct WorkerAddress {
-  Role role = Role::kPrefill;
-  Url url;
+  engine::Role role = engine::Role::kPrefill;
+  http::Url url;
   int bootstrap_port = 8998;  // prefill
 };
 
@@ -44,7 +44,7 @@ class WorkerRegistry {
 
   // Known already: kInvalidArgument.
   Status add(const WorkerAddress& address);
-  Status remove(const Url& url);
+  Status remove(const http::Url& url);
 
   struct Pair {
     WorkerAddress prefill, decode;
@@ -60,7 +60,7 @@ class WorkerRegistry {
   void end_request(const Pair& pair, Blame blame, TimePoint now);
 
   // What a probe found; true if that is new.
-  bool set_health(const Url& url, bool healthy, std::string problem);
+  bool set_health(const http::Url& url, bool healthy, std::string problem);
   // A sign of life: an answer to a probe, or bytes of any other answer. A busy instance that streams may be late with
   // its probe; one that is stopped, or whose host is gone, says nothing at all, though its connections stay open.
   void heard(uint64_t id);
@@ -72,7 +72,7 @@ class WorkerRegistry {
   // they are heard again. Whatever waits for them waits in vain.
   std::vector<Silent> pass(Duration time);
   // What two instances answered when told to meet: a refusal keeps this pair apart until either is seen healthy anew.
-  void set_pairing(const Url& prefill, const Url& decode, bool refused, std::string why);
+  void set_pairing(const http::Url& prefill, const http::Url& decode, bool refused, std::string why);
 
   [[nodiscard]] std::vector<WorkerView> view() const;
   // Why pairs have refused each other, each after "; ".
@@ -88,13 +88,13 @@ class WorkerRegistry {
     int failures_in_row = 0;
     TimePoint retry_at{};
   };
-  Worker* find(const Url& url);
+  Worker* find(const http::Url& url);
   [[nodiscard]] std::string refusals_text() const;
   void forget_pairings(const std::string& authority);
   void start_anew(Worker* worker);
   // Nothing speaks against it but that it may be avoided by this request.
   [[nodiscard]] bool sound(const Worker& worker, TimePoint now) const;
-  std::vector<Worker>& workers(Role role) { return role == Role::kPrefill ? prefill_ : decode_; }
+  std::vector<Worker>& workers(engine::Role role) { return role == engine::Role::kPrefill ? prefill_ : decode_; }
 
   const Options options_;
   mutable std::mutex mutex_;
@@ -105,4 +105,4 @@ class WorkerRegistry {
   std::map<std::pair<std::string, std::string>, std::string> refused_;
 };
 
-}  // namespace baton
+}  // namespace baton::router

@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace baton {
+namespace baton::router {
 namespace {
 
 using ::testing::HasSubstr;
@@ -12,20 +12,20 @@ using namespace std::chrono_literals;
 using Blame = WorkerRegistry::Blame;
 
 const TimePoint kNow{1000s};
-const Url kP1{"p", 1, ""}, kP2{"p", 2, ""}, kD1{"d", 1, ""}, kD2{"d", 2, ""};
+const http::Url kP1{"p", 1, ""}, kP2{"p", 2, ""}, kD1{"d", 1, ""}, kD2{"d", 2, ""};
 
 struct Known : WorkerRegistry {
-  explicit Known(const std::vector<Url>& prefill = {kP1}, const std::vector<Url>& decode = {kD1})
+  explicit Known(const std::vector<http::Url>& prefill = {kP1}, const std::vector<http::Url>& decode = {kD1})
       : WorkerRegistry({.failures_to_open = 2, .breaker_time = 5s},
                        PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)) {
-    for (const Url& url : prefill) join(Role::kPrefill, url);
-    for (const Url& url : decode) join(Role::kDecode, url);
+    for (const http::Url& url : prefill) join(engine::Role::kPrefill, url);
+    for (const http::Url& url : decode) join(engine::Role::kDecode, url);
   }
-  void join(Role role, const Url& url) {
+  void join(engine::Role role, const http::Url& url) {
     EXPECT_TRUE(add({role, url, 8998}).ok());
     set_health(url, true, "");
   }
-  WorkerView of(const Url& url) {
+  WorkerView of(const http::Url& url) {
     for (const WorkerView& v : view()) {
       if (v.address.url.authority() == url.authority()) return v;
     }
@@ -200,7 +200,7 @@ TEST(WorkerRegistry, PairsThatRefuseEachOtherStayApartUntilOneIsSeenAnew) {
 
 TEST(WorkerRegistry, KnowsEachWorkerOnce) {
   Known registry;
-  EXPECT_EQ(registry.add({Role::kDecode, kP1, 1}).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(registry.add({engine::Role::kDecode, kP1, 1}).error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(registry.remove(kP2).error().code, ErrorCode::kNotFound);
 }
 
@@ -211,7 +211,7 @@ TEST(WorkerRegistry, AWorkerThatComesBackStartsFromZero) {
   registry.set_pairing(kP1, kD1, true, "refused");
   ASSERT_TRUE(registry.remove(kD1).ok());
   EXPECT_EQ(registry.refusals(), "");
-  registry.join(Role::kDecode, kD1);
+  registry.join(engine::Role::kDecode, kD1);
   registry.end_request(*pair, Blame::kDecode, kNow);
   EXPECT_EQ(registry.of(kD1).outstanding, 0U);
   EXPECT_EQ(registry.of(kD1).failures, 0U);
@@ -219,4 +219,4 @@ TEST(WorkerRegistry, AWorkerThatComesBackStartsFromZero) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::router

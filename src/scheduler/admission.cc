@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "scheduler/scheduler.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 // Pages that a sequence may still ask for, its prompt's excepted. The KV of the last generated token is never needed.
 int64_t Scheduler::growth_pages(const Sequence& s) const {
@@ -21,7 +21,7 @@ double Scheduler::work_of(const Sequence& s) const {
   return s.state == SequenceState::kComputing ? decode + options_.cost.chunk(s.computed, s.left()) : decode;
 }
 
-double Scheduler::work_of(const Group& group) const {
+double Scheduler::work_of(const DpGroup& group) const {
   double work = group.promised_work;
   for (const auto& [id, s] : group.active) work += work_of(*s);
   return work;
@@ -29,7 +29,7 @@ double Scheduler::work_of(const Group& group) const {
 
 int Scheduler::active_count() const {
   int count = 0;
-  for (const Group& group : groups_) count += static_cast<int>(group.active.size());
+  for (const DpGroup& group : groups_) count += static_cast<int>(group.active.size());
   return count;
 }
 
@@ -50,9 +50,9 @@ std::vector<int> Scheduler::groups_by_load(const Sequence& s) const {
   // Ties go round, so that idle groups share the work.
   std::rotate(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(admissions_ % order.size()), order.end());
   std::vector<double> load;
-  for (const Group& group : groups_) {
+  for (const DpGroup& group : groups_) {
     const int64_t cached = group.memory.cached_tokens(s.tokens, s.cache_salt, match_limit(s));
-    const double own = s.entry == Entry::kPrebuilt ? 0 : options_.cost.chunk(cached, s.size() - cached);
+    const double own = s.entry == EntryMode::kPrebuilt ? 0 : options_.cost.chunk(cached, s.size() - cached);
     load.push_back(work_of(group) + own);
   }
   std::stable_sort(order.begin(), order.end(),
@@ -68,8 +68,8 @@ void Scheduler::withdraw_promise(Sequence& s) {
 
 // Pages for everything that `s` knows now, if the group can also bear its growth and that of all who are there.
 bool Scheduler::take_pages(Sequence& s, int group_index) {
-  Group& group = groups_[static_cast<size_t>(group_index)];
-  std::vector<PageLease> pages = group.memory.match(s.tokens, s.cache_salt, match_limit(s));
+  DpGroup& group = groups_[static_cast<size_t>(group_index)];
+  std::vector<kv::PageLease> pages = group.memory.match(s.tokens, s.cache_salt, match_limit(s));
   const auto cached_pages = static_cast<int64_t>(pages.size());
   const int64_t now = pages_for(s.size()) - cached_pages;
   int64_t worst = now + growth_pages(s);
@@ -84,7 +84,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   s.computed = s.cached = cached_pages * options_.page_tokens;
   s.pages = std::move(pages);
   std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
-  s.state = s.entry == Entry::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
+  s.state = s.entry == EntryMode::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
   group.active.emplace(s.id, &s);
   ++admissions_;
   if (!s.ever_admitted) {
@@ -121,7 +121,7 @@ bool Scheduler::try_admit(Sequence& s, Round* round) {
     const auto index = static_cast<size_t>(g);
     if (round->full[index]) continue;
     // With prompts enough for a step, only a group that has none takes another.
-    if (s.entry != Entry::kPrebuilt && round->uncomputed_total >= options_.chunked_prefill_size &&
+    if (s.entry != EntryMode::kPrebuilt && round->uncomputed_total >= options_.chunked_prefill_size &&
         round->uncomputed[index] > 0)
       continue;
     if (!take_pages(s, g)) {
@@ -149,7 +149,7 @@ void Scheduler::admit(Turn* turn) {
   int room = options_.max_running_requests - active_count();
   for (auto next = waiting_.begin(); next != waiting_.end() && room > 0 && !round.all_full();) {
     Sequence& s = at(*next);
-    const bool wait = s.entry != Entry::kPrebuilt && step_is_full(round, s.wanted_group);
+    const bool wait = s.entry != EntryMode::kPrebuilt && step_is_full(round, s.wanted_group);
     if (wait && !prebuilt_seen_ && step_is_full(round, std::nullopt)) break;  // nobody behind can be admitted either
     if (wait || (s.wanted_group && round.full[static_cast<size_t>(*s.wanted_group)]) || !try_admit(s, &round)) {
       ++next;
@@ -161,4 +161,4 @@ void Scheduler::admit(Turn* turn) {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -5,7 +5,7 @@
 
 #include "scheduler/machine_test.h"
 
-namespace baton {
+namespace baton::scheduler {
 namespace {
 
 TEST(Admission, AdmissionLeavesRoomForTheGrowthOfAll) {
@@ -64,11 +64,11 @@ TEST(Admission, ACachedPrefixAttractsTheRequest) {
 
 TEST(Admission, HeldSequencesTakeNoPagesAndCountAsWork) {
   Machine m(small(64, 2));
-  const SequenceId held = m.add(prompt_of(40), 1, {}, Entry::kHeld);
+  const SequenceId held = m.add(prompt_of(40), 1, {}, EntryMode::kHeld);
   const int group = m.scheduler.sequence(held).group;
   EXPECT_TRUE(m.turn().plan.segments.empty());
   EXPECT_EQ(m.scheduler.ledger(group).counts().free, 64);
-  const SequenceId next = m.add(prompt_of(40, 100), 1, {}, Entry::kHeld);
+  const SequenceId next = m.add(prompt_of(40, 100), 1, {}, EntryMode::kHeld);
   EXPECT_NE(m.scheduler.sequence(next).group, group) << "the held prompt is outstanding work";
   m.scheduler.release(held);
   EXPECT_EQ(m.turn().plan.segments.at(0).sequence, held);
@@ -80,14 +80,14 @@ TEST(Admission, PrebuiltSequencesGetPagesAndRunAfterTheyJoin) {
   Machine m(small(16));
   m.add(prompt_of(8), 1);
   m.run_to_idle(3);
-  const SequenceId id = m.add(prompt_of(14), 3, {}, Entry::kPrebuilt);
+  const SequenceId id = m.add(prompt_of(14), 3, {}, EntryMode::kPrebuilt);
   Turn turn = m.turn();
   EXPECT_EQ(turn.admitted, std::vector{id});
   EXPECT_TRUE(turn.plan.segments.empty());
   const Sequence& s = m.scheduler.sequence(id);
   EXPECT_EQ(s.cached, 8);
   ASSERT_EQ(s.pages.size(), 4u);
-  PageLedger& ledger = m.scheduler.ledger(0);
+  kv::PageLedger& ledger = m.scheduler.ledger(0);
   for (size_t i = 2; i < 4; ++i) ledger.grant(s.pages[i]);
   EXPECT_TRUE(m.turn().plan.segments.empty());
   m.fill(id);
@@ -101,13 +101,13 @@ TEST(Admission, PrebuiltSequencesGetPagesAndRunAfterTheyJoin) {
 
 TEST(Admission, AnAbortedPrebuiltSequenceLeavesNothingInTheTree) {
   Machine m(small(16));
-  const SequenceId id = m.add(prompt_of(12), 3, {}, Entry::kPrebuilt);
+  const SequenceId id = m.add(prompt_of(12), 3, {}, EntryMode::kPrebuilt);
   m.turn();
-  for (const PageLease& lease : m.scheduler.sequence(id).pages) m.scheduler.ledger(0).grant(lease);
+  for (const kv::PageLease& lease : m.scheduler.sequence(id).pages) m.scheduler.ledger(0).grant(lease);
   { const auto pages = m.scheduler.finish(id); }  // granted pages without a lease
   EXPECT_EQ(m.scheduler.ledger(0).counts().quarantined, 3);
   EXPECT_EQ(m.scheduler.ledger(0).counts().cached, 0);
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::scheduler

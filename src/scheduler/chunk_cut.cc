@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::scheduler {
 namespace {
 
 using Counts = std::vector<int64_t>;
@@ -88,4 +88,4 @@ std::vector<std::vector<int64_t>> cut_chunks(const std::vector<std::vector<Chunk
   return counts;
 }
 
-}  // namespace baton
+}  // namespace baton::scheduler

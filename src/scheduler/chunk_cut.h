@@ -6,7 +6,7 @@
 
 #include "scheduler/cost_model.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 // The uncomputed rest of one prompt: tokens [begin, begin + left).
 struct ChunkWork {
@@ -20,4 +20,4 @@ struct ChunkWork {
 [[nodiscard]] std::vector<std::vector<int64_t>> cut_chunks(const std::vector<std::vector<ChunkWork>>& work,
                                                            int64_t budget, const CostModel& cost);
 
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -5,7 +5,7 @@
 
 #include <numeric>
 
-namespace baton {
+namespace baton::scheduler {
 namespace {
 
 int64_t total(const std::vector<std::vector<int64_t>>& counts) {
@@ -83,4 +83,4 @@ RC_GTEST_PROP(CutChunks, UsesTheBudgetInOrderAndEvenly, ()) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::scheduler

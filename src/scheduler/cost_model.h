@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace baton {
+namespace baton::scheduler {
 
 // A token costs `token`, and `token_context` more for every token before it: attention grows with the context, all else
 // does not.
@@ -32,4 +32,4 @@ struct CostModel {
   }
 };
 
-}  // namespace baton
+}  // namespace baton::scheduler

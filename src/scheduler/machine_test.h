@@ -11,7 +11,7 @@
 #include "base/random.h"
 #include "scheduler/scheduler.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 inline uint64_t mix(uint64_t a, uint64_t b) { return Random(a * 31 + b).next(); }
 
@@ -35,7 +35,7 @@ class Machine {
   }
 
   SequenceId add(std::vector<int32_t> prompt, int max_new_tokens, std::optional<int> group = {},
-                 Entry entry = Entry::kCompute) {
+                 EntryMode entry = EntryMode::kCompute) {
     NewSequence fresh;
     fresh.id = SequenceId(++last_);
     fresh.prompt = std::move(prompt);
@@ -52,16 +52,16 @@ class Machine {
     const Turn turn = scheduler.next_turn();
     int64_t prompt_tokens = 0;
     std::set<SequenceId> seen;
-    for (const Segment& segment : turn.plan.segments) {
+    for (const kv::Segment& segment : turn.plan.segments) {
       check(segment);
       EXPECT_TRUE(seen.insert(segment.sequence).second) << "one segment a sequence";
       if (scheduler.sequence(segment.sequence).state == SequenceState::kComputing)
         prompt_tokens += static_cast<int64_t>(segment.tokens.size());
     }
     EXPECT_LE(prompt_tokens, scheduler.options().chunked_prefill_size);
-    for (const Segment& segment : turn.plan.segments) compute(segment);
+    for (const kv::Segment& segment : turn.plan.segments) compute(segment);
     scheduler.complete(turn.plan);
-    for (const Segment& segment : turn.plan.segments) {
+    for (const kv::Segment& segment : turn.plan.segments) {
       if (scheduler.sequence(segment.sequence).state == SequenceState::kDone) next_token(segment.sequence);
     }
     return turn;
@@ -75,8 +75,8 @@ class Machine {
   // What a peer does: writes the prompt of a reserved sequence.
   void fill(SequenceId id) {
     const Sequence& s = scheduler.sequence(id);
-    Segment segment{id, s.group, s.computed, {s.tokens.begin() + s.computed, s.tokens.end()}, {}, 1};
-    for (const PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
+    kv::Segment segment{id, s.group, s.computed, {s.tokens.begin() + s.computed, s.tokens.end()}, {}, 1};
+    for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
     compute(segment);
   }
 
@@ -84,14 +84,14 @@ class Machine {
   std::vector<SequenceId> finished;
 
  private:
-  uint64_t& cell(const Segment& segment, int64_t position) {
+  uint64_t& cell(const kv::Segment& segment, int64_t position) {
     const int64_t page_tokens = scheduler.options().page_tokens;
     const auto page = segment.pages.at(static_cast<size_t>(position / page_tokens));
     return kv_[static_cast<size_t>(segment.dp_rank)]
               [page * static_cast<size_t>(page_tokens) + static_cast<size_t>(position % page_tokens)];
   }
 
-  void check(const Segment& segment) {
+  void check(const kv::Segment& segment) {
     const Sequence& s = scheduler.sequence(segment.sequence);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     ASSERT_FALSE(segment.tokens.empty());
@@ -106,15 +106,15 @@ class Machine {
       ASSERT_EQ(cell(segment, p), hash) << "position " << p << " of sequence " << s.id.value()
                                         << " holds something else";
     }
-    const PageLedger& ledger = scheduler.ledger(segment.dp_rank);
-    for (const uint32_t page : segment.pages) EXPECT_EQ(ledger.state(PageId(page)), PageState::kOwned);
+    const kv::PageLedger& ledger = scheduler.ledger(segment.dp_rank);
+    for (const uint32_t page : segment.pages) EXPECT_EQ(ledger.state(PageId(page)), kv::PageState::kOwned);
     for (int64_t p = segment.begin; p < end; ++p) {
       const PageId page(segment.pages[static_cast<size_t>(p / scheduler.options().page_tokens)]);
       EXPECT_EQ(ledger.references(page), 1) << "writes a page that another reads";
     }
   }
 
-  void compute(const Segment& segment) {
+  void compute(const kv::Segment& segment) {
     const Sequence& s = scheduler.sequence(segment.sequence);
     uint64_t hash = 1;
     for (int64_t p = 0; p < segment.begin + static_cast<int64_t>(segment.tokens.size()); ++p) {
@@ -143,4 +143,4 @@ inline std::vector<int32_t> prompt_of(int length, int32_t first = 7) {
   return prompt;
 }
 
-}  // namespace baton
+}  // namespace baton::scheduler

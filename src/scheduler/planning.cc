@@ -5,10 +5,10 @@
 #include "scheduler/chunk_cut.h"
 #include "scheduler/scheduler.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 bool Scheduler::any_in(SequenceState state) const {
-  for (const Group& group : groups_) {
+  for (const DpGroup& group : groups_) {
     for (const auto& [id, s] : group.active) {
       if (s->state == state) return true;
     }
@@ -37,7 +37,7 @@ Turn Scheduler::next_turn() {
 
 // One token of every running sequence that has, or gets, a page for it. Older ones are served first.
 void Scheduler::plan_running(Turn* turn) {
-  for (Group& group : groups_) {
+  for (DpGroup& group : groups_) {
     std::vector<SequenceId> order;
     for (const auto& [id, s] : group.active) {
       if (s->state == SequenceState::kRunning) order.push_back(id);
@@ -55,7 +55,7 @@ void Scheduler::plan_running(Turn* turn) {
 
 // Makes room for the KV of all tokens of `s`. False: `s` sits this step out, or was itself retracted.
 bool Scheduler::grow(Sequence& s, Turn* turn) {
-  Group& group = group_of(s);
+  DpGroup& group = group_of(s);
   const int64_t missing = pages_for(s.size()) - static_cast<int64_t>(s.pages.size());
   if (missing <= 0) return true;
   for (;;) {
@@ -83,7 +83,7 @@ void Scheduler::retract(Sequence& s, Turn* turn) {
   group_of(s).active.erase(s.id);
   s.pages.clear();
   s.computed = s.cached = 0;
-  s.entry = Entry::kCompute;
+  s.entry = EntryMode::kCompute;
   s.state = SequenceState::kWaiting;
   waiting_.push_front(s.id);
   turn->retracted.push_back(s.id);
@@ -120,15 +120,15 @@ void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
   }
 }
 
-void Scheduler::add_segment(const Sequence& s, int64_t count, StepPlan* plan) const {
-  Segment segment;
+void Scheduler::add_segment(const Sequence& s, int64_t count, kv::StepPlan* plan) const {
+  kv::Segment segment;
   segment.sequence = s.id;
   segment.dp_rank = s.group;
   segment.begin = s.computed;
   const int64_t end = s.computed + count;
   segment.tokens.assign(s.tokens.begin() + s.computed, s.tokens.begin() + end);
   segment.pages.reserve(s.pages.size());
-  for (const PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
+  for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
   segment.logits_rows = end == s.size() ? 1 : 0;
   if (s.logits_from >= 0) {
     segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.computed, s.logits_from)));
@@ -136,4 +136,4 @@ void Scheduler::add_segment(const Sequence& s, int64_t count, StepPlan* plan) co
   plan->segments.push_back(std::move(segment));
 }
 
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -4,13 +4,13 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
   BATON_CHECK(options.dp >= 1 && options.pages_per_group >= 1 && options.page_tokens >= 1);
   BATON_CHECK(options.max_running_requests >= 1 && options.chunked_prefill_size >= 1 && options.logits_rows_max >= 1);
   for (int g = 0; g < options.dp; ++g) {
-    groups_.push_back(Group{GroupMemory(options.pages_per_group, options.page_tokens, options.prefix_cache), {}, 0});
+    groups_.push_back(DpGroup{GroupMemory(options.pages_per_group, options.page_tokens, options.prefix_cache), {}, 0});
   }
 }
 
@@ -49,19 +49,19 @@ void Scheduler::add(NewSequence fresh) {
   s.logits_from = fresh.logits_from;
   s.max_new_tokens = fresh.max_new_tokens;
   s.cache_salt = std::move(fresh.cache_salt);
-  if (s.entry == Entry::kHeld && !s.wanted_group) s.wanted_group = groups_by_load(s).front();
+  if (s.entry == EntryMode::kHeld && !s.wanted_group) s.wanted_group = groups_by_load(s).front();
   if (s.wanted_group) {
     s.group = *s.wanted_group;
     s.promised_work = options_.cost.chunk(0, s.size());
     group_of(s).promised_work += s.promised_work;
   }
-  if (s.entry == Entry::kHeld) {
+  if (s.entry == EntryMode::kHeld) {
     s.state = SequenceState::kHeld;
   } else {
     s.state = SequenceState::kWaiting;
     waiting_.push_back(s.id);
   }
-  prebuilt_seen_ |= s.entry == Entry::kPrebuilt;
+  prebuilt_seen_ |= s.entry == EntryMode::kPrebuilt;
 }
 
 void Scheduler::release(SequenceId id) {
@@ -74,9 +74,9 @@ void Scheduler::release(SequenceId id) {
 void Scheduler::join(SequenceId id, int32_t first_token) {
   Sequence& s = at(id);
   BATON_CHECK(s.state == SequenceState::kReserved, "sequence {} has no reserved pages", id);
-  for (const PageLease& lease : s.pages) {
-    BATON_CHECK(group_of(s).memory.ledger().state(lease.page()) == PageState::kOwned, "page {} can still be written",
-                lease.page());
+  for (const kv::PageLease& lease : s.pages) {
+    BATON_CHECK(group_of(s).memory.ledger().state(lease.page()) == kv::PageState::kOwned,
+                "page {} can still be written", lease.page());
   }
   s.computed = s.size();
   share(s);
@@ -84,8 +84,8 @@ void Scheduler::join(SequenceId id, int32_t first_token) {
   s.state = SequenceState::kRunning;
 }
 
-void Scheduler::complete(const StepPlan& plan) {
-  for (const Segment& segment : plan.segments) {
+void Scheduler::complete(const kv::StepPlan& plan) {
+  for (const kv::Segment& segment : plan.segments) {
     Sequence& s = at(segment.sequence);
     BATON_CHECK(s.computed == segment.begin, "sequence {} is at {}, the segment at {}", s.id, s.computed,
                 segment.begin);
@@ -104,14 +104,14 @@ void Scheduler::append(SequenceId id, int32_t token) {
   s.state = SequenceState::kRunning;
 }
 
-std::vector<PageLease> Scheduler::finish(SequenceId id) {
+std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
   Sequence& s = at(id);
   if (s.state == SequenceState::kWaiting) std::erase(waiting_, id);
   withdraw_promise(s);
   if (s.group >= 0) group_of(s).active.erase(id);
   // A reserved sequence's pages hold nothing yet, or something half written.
   if (s.state != SequenceState::kReserved) remember(s);
-  std::vector<PageLease> pages = std::move(s.pages);
+  std::vector<kv::PageLease> pages = std::move(s.pages);
   sequences_.erase(id);
   return pages;
 }
@@ -130,7 +130,7 @@ void Scheduler::share(Sequence& s) {
 }
 
 void Scheduler::flush_cache() {
-  for (Group& group : groups_) group.memory.flush();
+  for (DpGroup& group : groups_) group.memory.flush();
 }
 
 SchedulerCounts Scheduler::counts() const {
@@ -161,4 +161,4 @@ SchedulerCounts Scheduler::counts() const {
   return counts;
 }
 
-}  // namespace baton
+}  // namespace baton::scheduler

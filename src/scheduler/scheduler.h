@@ -24,10 +24,10 @@
 
 #include "kv/step_plan.h"
 #include "scheduler/cost_model.h"
-#include "scheduler/group.h"
+#include "scheduler/group_memory.h"
 #include "scheduler/sequence.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 struct SchedulerOptions {
   int dp = 1;
@@ -47,7 +47,7 @@ struct SchedulerOptions {
 // What one call of next_turn() decided. The plan may be empty: then nothing can be computed until something is added,
 // joined, released or finished.
 struct Turn {
-  StepPlan plan;
+  kv::StepPlan plan;
   std::vector<SequenceId> admitted;   // got the pages of their prompt now; prebuilt ones may be granted
   std::vector<SequenceId> retracted;  // lost their pages
 };
@@ -76,17 +76,17 @@ class Scheduler {
   Turn next_turn();
   // The plan was computed. Sequences computed to their end wait for append() or finish() now; both must come before the
   // next turn.
-  void complete(const StepPlan& plan);
+  void complete(const kv::StepPlan& plan);
   // The next token of a sequence that has been computed to its end.
   void append(SequenceId id, int32_t token);
   // Forgets a sequence in any state. What was computed stays in the prefix tree. Returns its leases: drop them to free
   // the pages, or keep them while a peer still reads or writes.
-  std::vector<PageLease> finish(SequenceId id);
+  std::vector<kv::PageLease> finish(SequenceId id);
 
   // The sequence must live.
   [[nodiscard]] const Sequence& sequence(SequenceId id) const;
-  [[nodiscard]] PageLedger& ledger(int group) { return groups_[static_cast<size_t>(group)].memory.ledger(); }
-  [[nodiscard]] const PageLedger& ledger(int group) const {
+  [[nodiscard]] kv::PageLedger& ledger(int group) { return groups_[static_cast<size_t>(group)].memory.ledger(); }
+  [[nodiscard]] const kv::PageLedger& ledger(int group) const {
     return groups_[static_cast<size_t>(group)].memory.ledger();
   }
   [[nodiscard]] bool empty() const { return sequences_.empty(); }
@@ -96,7 +96,7 @@ class Scheduler {
   void flush_cache();
 
  private:
-  struct Group {
+  struct DpGroup {
     GroupMemory memory;
     std::map<SequenceId, Sequence*> active;  // those with pages, oldest first
     double promised_work = 0;                // of sequences bound to this group that have no pages yet
@@ -104,7 +104,7 @@ class Scheduler {
   struct Round;
 
   Sequence& at(SequenceId id);
-  [[nodiscard]] Group& group_of(const Sequence& s) { return groups_[static_cast<size_t>(s.group)]; }
+  [[nodiscard]] DpGroup& group_of(const Sequence& s) { return groups_[static_cast<size_t>(s.group)]; }
   [[nodiscard]] int64_t pages_for(int64_t tokens) const;
   void remember(const Sequence& s);
   void share(Sequence& s);
@@ -112,7 +112,7 @@ class Scheduler {
   // admission.cc
   [[nodiscard]] int64_t growth_pages(const Sequence& s) const;
   [[nodiscard]] double work_of(const Sequence& s) const;
-  [[nodiscard]] double work_of(const Group& group) const;
+  [[nodiscard]] double work_of(const DpGroup& group) const;
   [[nodiscard]] int active_count() const;
   [[nodiscard]] int64_t match_limit(const Sequence& s) const;
   [[nodiscard]] std::vector<int> groups_by_load(const Sequence& s) const;
@@ -128,10 +128,10 @@ class Scheduler {
   bool grow(Sequence& s, Turn* turn);
   void retract(Sequence& s, Turn* turn);
   void plan_prompts(int64_t budget, Turn* turn);
-  void add_segment(const Sequence& s, int64_t count, StepPlan* plan) const;
+  void add_segment(const Sequence& s, int64_t count, kv::StepPlan* plan) const;
 
   const SchedulerOptions options_;
-  std::vector<Group> groups_;
+  std::vector<DpGroup> groups_;
   std::map<SequenceId, Sequence> sequences_;
   std::deque<SequenceId> waiting_;
   SequenceId last_id_{};
@@ -141,4 +141,4 @@ class Scheduler {
   size_t admissions_ = 0;  // where ties between groups begin
 };
 
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -6,7 +6,7 @@
 
 #include "scheduler/machine_test.h"
 
-namespace baton {
+namespace baton::scheduler {
 namespace {
 
 // Random arrivals, groups, salts, aborts, holds and transfers on pools so small that retraction and eviction are
@@ -44,9 +44,9 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
         static_cast<int>(1 + random.below(static_cast<uint64_t>(std::min<int64_t>(most - length, 30))));
     std::optional<int> group;
     if (random.below(3) == 0) group = static_cast<int>(random.below(static_cast<uint64_t>(options.dp)));
-    const Entry entry = static_cast<Entry>(random.below(3));
+    const EntryMode entry = static_cast<EntryMode>(random.below(3));
     const SequenceId id = m.add(prompt_of(length, static_cast<int32_t>(random.below(3))), new_tokens, group, entry);
-    if (entry == Entry::kHeld) held.insert(id);
+    if (entry == EntryMode::kHeld) held.insert(id);
   };
   const auto resolve = [&](bool all) {
     for (auto& set : {&held, &reserved}) {
@@ -93,4 +93,4 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -7,7 +7,7 @@
 
 #include "scheduler/machine_test.h"
 
-namespace baton {
+namespace baton::scheduler {
 namespace {
 
 TEST(Scheduler, ChunksEndAtPagesAndThePromptIsFollowedByItsTokens) {
@@ -47,7 +47,7 @@ TEST(Scheduler, RunningSequencesAreNotStarvedByPrompts) {
   int served = 0;
   for (int i = 0; i < 16; ++i) {
     m.add(prompt_of(16, 100 + 20 * i), 1);  // always a prompt that fills a step
-    for (const Segment& segment : m.turn().plan.segments) served += segment.sequence == running;
+    for (const kv::Segment& segment : m.turn().plan.segments) served += segment.sequence == running;
   }
   EXPECT_EQ(served, 4);
 }
@@ -70,7 +70,7 @@ TEST(Scheduler, PrefixIsNotReusedAcrossSaltsNorWhenOffNorBeforeWantedLogits) {
     options.prefix_cache = variant != 1;
     Scheduler scheduler(options);
     for (uint64_t i = 1; i <= 2; ++i) {
-      NewSequence fresh{SequenceId(i), prompt_of(16), 1, {}, "", -1, Entry::kCompute};
+      NewSequence fresh{SequenceId(i), prompt_of(16), 1, {}, "", -1, EntryMode::kCompute};
       if (i == 2 && variant == 0) fresh.cache_salt = "another tenant";
       if (i == 2 && variant == 2) fresh.logits_from = 5;
       scheduler.add(fresh);
@@ -87,19 +87,19 @@ TEST(Scheduler, RowsOfLogitsAreBoundedAStep) {
   SchedulerOptions options = small();
   options.logits_rows_max = 6;
   Scheduler scheduler(options);
-  scheduler.add({SequenceId(1), prompt_of(20), 1, {}, "", 3, Entry::kCompute});
-  scheduler.add({SequenceId(2), prompt_of(20, 90), 1, {}, "", 0, Entry::kCompute});
+  scheduler.add({SequenceId(1), prompt_of(20), 1, {}, "", 3, EntryMode::kCompute});
+  scheduler.add({SequenceId(2), prompt_of(20, 90), 1, {}, "", 0, EntryMode::kCompute});
   std::map<SequenceId, int> rows;
   for (int i = 0; i < 40 && !scheduler.empty(); ++i) {
     const Turn turn = scheduler.next_turn();
     int now = 0;
-    for (const Segment& s : turn.plan.segments) {
+    for (const kv::Segment& s : turn.plan.segments) {
       now += s.logits_rows;
       rows[s.sequence] += s.logits_rows;
     }
     EXPECT_LE(now, 7);  // the last row of a prompt is sampled from and always there
     scheduler.complete(turn.plan);
-    for (const Segment& s : turn.plan.segments) {
+    for (const kv::Segment& s : turn.plan.segments) {
       if (scheduler.sequence(s.sequence).state == SequenceState::kDone) scheduler.finish(s.sequence);
     }
   }
@@ -169,4 +169,4 @@ TEST(Scheduler, ALoneSequenceWaitsForPagesThatOthersPin) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::scheduler

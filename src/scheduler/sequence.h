@@ -10,10 +10,10 @@
 #include "base/ids.h"
 #include "kv/page_ledger.h"
 
-namespace baton {
+namespace baton::scheduler {
 
 // How a sequence enters the scheduler.
-enum class Entry : uint8_t {
+enum class EntryMode : uint8_t {
   // Its prompt is computed here as soon as there is room.
   kCompute,
   // The same, but only after release(): the DP group is chosen now, no page is taken yet. Prefill, waiting for a grant.
@@ -29,7 +29,7 @@ struct NewSequence {
   std::optional<int> dp_rank;  // wanted DP group
   std::string cache_salt;
   int64_t logits_from = -1;  // the first prompt position whose logits row is wanted; -1: of the last one only
-  Entry entry = Entry::kCompute;
+  EntryMode entry = EntryMode::kCompute;
 };
 
 enum class SequenceState : uint8_t {
@@ -44,7 +44,7 @@ enum class SequenceState : uint8_t {
 struct Sequence {
   SequenceId id;
   SequenceState state = SequenceState::kWaiting;
-  Entry entry = Entry::kCompute;
+  EntryMode entry = EntryMode::kCompute;
   std::optional<int> wanted_group;
   int group = -1;               // valid once placed
   std::vector<int32_t> tokens;  // prompt and what was generated
@@ -55,7 +55,7 @@ struct Sequence {
   int64_t logits_from = -1;
   int max_new_tokens = 1;
   std::string cache_salt;
-  std::vector<PageLease> pages;  // in token order
+  std::vector<kv::PageLease> pages;  // in token order
   bool ever_admitted = false;
   double promised_work = 0;  // its share of its group's promised work
 
@@ -66,4 +66,4 @@ struct Sequence {
   }
 };
 
-}  // namespace baton
+}  // namespace baton::scheduler

@@ -12,7 +12,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::tensor {
 
 class AlignedBuffer {
  public:
@@ -55,4 +55,4 @@ class AlignedBuffer {
   size_t bytes_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <memory>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 namespace fs = std::filesystem;
@@ -179,4 +179,4 @@ ModelDigest Checkpoint::digest() const {
   return ModelDigest{hash.high64, hash.low64};
 }
 
-}  // namespace baton
+}  // namespace baton::tensor

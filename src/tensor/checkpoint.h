@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "tensor/safetensors.h"
 
-namespace baton {
+namespace baton::tensor {
 
 // Immutable once open; any thread may read. Views borrow the mapped files and live as long as the Checkpoint.
 class Checkpoint {
@@ -42,4 +42,4 @@ class Checkpoint {
   std::map<std::string, size_t, std::less<>> where_;  // tensor to index in files_
 };
 
-}  // namespace baton
+}  // namespace baton::tensor

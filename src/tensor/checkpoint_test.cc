@@ -11,7 +11,7 @@
 
 #include "tensor/dequantize.h"
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 namespace fs = std::filesystem;
@@ -150,4 +150,4 @@ TEST(Fixtures, EveryTensorOfEveryBundledModelReads) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::tensor

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 const std::array<float, 256>& f8_table() {
@@ -137,4 +137,4 @@ void quantize_fp8_blocks(std::span<float> w, int64_t rows, int64_t cols, ScaleBl
     }
 }
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -9,7 +9,7 @@
 #include "base/result.h"
 #include "tensor/tensor_view.h"
 
-namespace baton {
+namespace baton::tensor {
 
 // One scale per block of this many rows and columns (config.json: quantization_config.weight_block_size).
 struct ScaleBlock {
@@ -32,4 +32,4 @@ Result<std::vector<float>> dequantize_1d(const TensorView& tensor, LongInterval 
 // == rows * cols.
 void quantize_fp8_blocks(std::span<float> w, int64_t rows, int64_t cols, ScaleBlock block = {});
 
-}  // namespace baton
+}  // namespace baton::tensor

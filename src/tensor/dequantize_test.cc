@@ -7,7 +7,7 @@
 
 #include "base/random.h"
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 struct Owned {
@@ -143,4 +143,4 @@ TEST(QuantizeFp8Blocks, KeepsBlocksWithinTheirStepAndScalesApart) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::tensor

@@ -3,7 +3,7 @@
 #include <array>
 #include <cmath>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 struct DTypeNames {
@@ -72,4 +72,4 @@ F8E4M3 to_f8e4m3(float v) {
   return F8E4M3{static_cast<uint8_t>(sign | (code > 0x7e ? 0x7e : code))};
 }
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -8,7 +8,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::tensor {
 
 enum class DType : uint8_t { kF32, kBF16, kF16, kF8E4M3 };
 
@@ -58,4 +58,4 @@ inline constexpr float kF8E4M3Max = 448;
 // Round to nearest even; beyond +-448 saturates (infinities too); NaN stays NaN.
 [[nodiscard]] F8E4M3 to_f8e4m3(float v);
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 TEST(DType, NamesGoBothWays) {
@@ -73,4 +73,4 @@ TEST(F8E4M3, RoundsToNearestEven) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::tensor

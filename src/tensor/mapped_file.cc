@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 struct FileDescriptor {
@@ -54,4 +54,4 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::tensor {
 
 // The mapping lives as long as the object; spans of it must not outlive it. Any thread may read. A file that somebody
 // truncates while it is mapped ends the process with SIGBUS, as with every mapping: model directories are not edited
@@ -29,4 +29,4 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string_view>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "safetensors are read in place");
@@ -214,4 +214,4 @@ Result<TensorView> SafetensorsFile::tensor(std::string_view name) const {
   return TensorView{file_.bytes().data() + entry.begin, *dtype, entry.shape};
 }
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -12,7 +12,7 @@
 #include "tensor/mapped_file.h"
 #include "tensor/tensor_view.h"
 
-namespace baton {
+namespace baton::tensor {
 
 // What the header says of one tensor, checked: the shape's product does not overflow, [begin, end) lies in the file and
 // has the size that dtype and shape ask for (where the format defines that dtype).
@@ -52,4 +52,4 @@ class SafetensorsFile {
   SafetensorsHeader header_;
 };
 
-}  // namespace baton
+}  // namespace baton::tensor

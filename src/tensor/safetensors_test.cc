@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <cstring>
 
-namespace baton {
+namespace baton::tensor {
 namespace {
 
 using ::testing::HasSubstr;
@@ -155,4 +155,4 @@ TEST(Safetensors, FilesThatAreNotThereOrNoFiles) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::tensor

@@ -7,7 +7,7 @@
 
 #include "tensor/dtype.h"
 
-namespace baton {
+namespace baton::tensor {
 
 struct TensorView {
   const std::byte* data = nullptr;  // need not be aligned to the element size
@@ -23,4 +23,4 @@ struct TensorView {
   [[nodiscard]] size_t bytes() const { return static_cast<size_t>(count()) * dtype_size(dtype); }
 };
 
-}  // namespace baton
+}  // namespace baton::tensor

@@ -6,7 +6,7 @@
 #include "text/unicode.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // The start of the code point that ends at `end` (> 0) of valid UTF-8.
@@ -74,4 +74,4 @@ Result<std::vector<AddedTokenSplit>> AddedTokenMatcher::split(std::string_view t
   return splits;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -8,7 +8,7 @@
 #include "text/aho_corasick.h"
 #include "text/encode_limits.h"
 
-namespace baton {
+namespace baton::text {
 
 struct AddedToken {
   int32_t id = 0;
@@ -41,4 +41,4 @@ class AddedTokenMatcher {
   AhoCorasick automaton_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::text {
 
 AhoCorasick::AhoCorasick(const std::vector<std::string>& patterns) : nodes_(1) {
   for (const std::string& text : patterns) {
@@ -79,4 +79,4 @@ std::optional<AhoCorasick::Match> AhoCorasick::find_leftmost_longest(std::string
   return best;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace baton {
+namespace baton::text {
 
 // Immutable after construction; any number of threads may use it at once, each with its own State.
 class AhoCorasick {
@@ -57,4 +57,4 @@ class AhoCorasick {
   std::vector<size_t> lengths_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

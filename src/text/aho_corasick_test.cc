@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // Strings over few letters, so that they overlap a lot.
@@ -44,4 +44,4 @@ RC_GTEST_PROP(AhoCorasick, FindsTheLeftmostLongest, ()) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

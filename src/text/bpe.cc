@@ -8,7 +8,7 @@
 
 #include "text/byte_alphabet.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // Below this length, looking at every pair again after each merge is faster than a heap.
@@ -255,4 +255,4 @@ size_t Bpe::merge_long(std::vector<int32_t>& ids, EncodeBudget& budget) const {
   return work;
 }
 
-}  // namespace baton
+}  // namespace baton::text

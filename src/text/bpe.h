@@ -13,7 +13,7 @@
 #include "text/json_node.h"
 #include "text/token_ids.h"
 
-namespace baton {
+namespace baton::text {
 
 // The result of merging two adjacent tokens.
 struct BpeMerge {
@@ -83,4 +83,4 @@ class Bpe {
   bool ignore_merges_ = false;  // a piece that is a token as a whole is that token, whatever the merges would give
 };
 
-}  // namespace baton
+}  // namespace baton::text

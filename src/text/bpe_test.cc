@@ -7,7 +7,7 @@
 #include <map>
 #include <random>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // A model over the letters a, b, c with random merges, and the merges as a map.
@@ -128,4 +128,4 @@ TEST(Bpe, RefusesWithThePath) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

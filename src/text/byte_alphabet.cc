@@ -4,7 +4,7 @@
 
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 bool stands_for_itself(unsigned byte) {
@@ -57,4 +57,4 @@ std::string token_of_bytes(std::string_view bytes) {
   return token;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace baton {
+namespace baton::text {
 
 // The character that stands for a byte.
 [[nodiscard]] char32_t character_of_byte(unsigned char byte);
@@ -20,4 +20,4 @@ namespace baton {
 // The characters that stand for `bytes`, as UTF-8.
 [[nodiscard]] std::string token_of_bytes(std::string_view bytes);
 
-}  // namespace baton
+}  // namespace baton::text

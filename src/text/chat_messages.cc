@@ -9,7 +9,7 @@
 #include "jinja/from_json.h"
 #include "text/chat_template.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // The text of a list of content parts, or an error if one of them is no text.
@@ -126,4 +126,4 @@ Result<boost::json::array> normalise_messages(const boost::json::array& messages
   return out;
 }
 
-}  // namespace baton
+}  // namespace baton::text

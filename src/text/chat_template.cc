@@ -13,7 +13,7 @@
 #include "jinja/meter.h"
 #include "jinja/parser.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 using jinja::Body;
@@ -106,7 +106,7 @@ Result<ChatTemplate> ChatTemplate::parse(std::string source) {
   }
 }
 
-Result<std::string> ChatTemplate::render(const boost::json::object& context, const RenderLimits& limits) const {
+Result<std::string> ChatTemplate::render(const boost::json::object& context, const jinja::RenderLimits& limits) const {
   int line = 1;
   try {
     const jinja::Meter meter(limits);
@@ -132,7 +132,7 @@ MessageForm ChatTemplate::detect_form(const ChatTemplate& parsed) {
   MessageForm form;
   std::set<std::string> holders = {"content"};
   form.content_parts = walks_content(parsed.state_->parsed.body, holders);
-  RenderLimits limits;
+  jinja::RenderLimits limits;
   limits.output_bytes_max = 1 << 20;
   limits.steps_max = 50'000;
   const auto shows = [&](bool as_text, const boost::json::value& content) {
@@ -167,4 +167,4 @@ boost::json::object chat_context(ChatInput input) {
   return context;
 }
 
-}  // namespace baton
+}  // namespace baton::text

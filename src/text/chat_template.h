@@ -16,9 +16,9 @@
 #include "base/result.h"
 #include "jinja/limits.h"
 
-namespace baton {
+namespace baton::text {
 
-using RenderLimits = jinja::RenderLimits;
+using jinja::RenderLimits;
 
 // How a template takes the messages of the OpenAI API. Found out once, when the template is parsed.
 struct MessageForm {
@@ -69,4 +69,4 @@ struct ChatInput {
 };
 [[nodiscard]] boost::json::object chat_context(ChatInput input);
 
-}  // namespace baton
+}  // namespace baton::text

@@ -12,7 +12,7 @@
 
 #include "text/chat_template.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 class Golden : public testing::Test {
@@ -30,7 +30,7 @@ class Golden : public testing::Test {
 
   static Result<std::string> render(std::string_view source, const boost::json::object& context) {
     BATON_ASSIGN(ChatTemplate parsed, ChatTemplate::parse(std::string(source)));
-    RenderLimits limits;
+    jinja::RenderLimits limits;
     limits.now = golden_.at("now").as_int64();
     return parsed.render(context, limits);
   }
@@ -68,7 +68,7 @@ TEST_F(Golden, WholeTemplates) {
     ASSERT_TRUE(parsed.ok()) << entry.at("name").as_string() << ": " << parsed.error().message;
     const auto& expected = entry.at("expected").as_array();
     ASSERT_EQ(expected.size(), contexts.size());
-    RenderLimits limits;
+    jinja::RenderLimits limits;
     limits.now = golden_.at("now").as_int64();
     for (std::size_t i = 0; i < contexts.size(); ++i) {
       compare(parsed->render(contexts[i].as_object(), limits), expected[i],
@@ -78,4 +78,4 @@ TEST_F(Golden, WholeTemplates) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -12,17 +12,18 @@
 #include <thread>
 #include <vector>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 using testing::HasSubstr;
 
-Result<std::string> render(std::string source, const std::string& context = "{}", const RenderLimits& limits = {}) {
+Result<std::string> render(std::string source, const std::string& context = "{}",
+                           const jinja::RenderLimits& limits = {}) {
   BATON_ASSIGN(ChatTemplate parsed, ChatTemplate::parse(std::move(source)));
   return parsed.render(boost::json::parse(context).as_object(), limits);
 }
 
-std::string failure(std::string source, const std::string& context = "{}", const RenderLimits& limits = {}) {
+std::string failure(std::string source, const std::string& context = "{}", const jinja::RenderLimits& limits = {}) {
   const auto result = render(std::move(source), context, limits);
   if (result.ok()) return "rendered: " + *result;
   EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument);
@@ -50,7 +51,7 @@ TEST(ChatTemplate, ErrorsNameTheLine) {
 }
 
 TEST(ChatTemplate, BoundsTheOutput) {
-  RenderLimits limits;
+  jinja::RenderLimits limits;
   limits.output_bytes_max = 100;
   EXPECT_EQ(render("{{ 'x' * 100 }}", "{}", limits)->size(), 100U);
   EXPECT_THAT(failure("{{ 'x' * 101 }}", "{}", limits), HasSubstr("at most 100"));
@@ -67,7 +68,7 @@ TEST(ChatTemplate, BoundsTheWork) {
   const std::string loops = "{% for i in range(5000) %}{% for j in range(5000) %}{% endfor %}{% endfor %}";
   EXPECT_THAT(failure(loops), HasSubstr("more than 268435456 bytes"));
   // Reading or copying a large text counts as many steps: each of these runs for well under a second.
-  RenderLimits small;
+  jinja::RenderLimits small;
   small.steps_max = 100'000;
   for (const char* body :
        {"{% set y = x ~ i %}", "{{ x|length }}", "{{ x.find('b') }}", "{{ x[5] }}", "{{ x[1:2] }}", "{{ 'b' in x }}",
@@ -79,7 +80,7 @@ TEST(ChatTemplate, BoundsTheWork) {
   EXPECT_THAT(failure("{{ range(100001) }}"), HasSubstr("at most 100000"));
   EXPECT_THAT(failure("{{ range(-170141183460469231731687303715884105727, 170141183460469231731687303715884105727) }}"),
               HasSubstr("overflow"));
-  RenderLimits limits;
+  jinja::RenderLimits limits;
   limits.steps_max = 1000;
   EXPECT_TRUE(render("{% for i in range(100) %}{{ i }}{% endfor %}", "{}", limits).ok());
   EXPECT_THAT(failure("{% for i in range(1000) %}{{ i }}{% endfor %}", "{}", limits), HasSubstr("1000 steps"));
@@ -235,4 +236,4 @@ TEST(ChatContext, KwargsWinOverSpecialTokensButNotOverMessages) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

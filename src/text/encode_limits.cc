@@ -2,7 +2,7 @@
 
 #include <ctime>
 
-namespace baton {
+namespace baton::text {
 
 std::chrono::nanoseconds EncodeBudget::now() {
   timespec time{};
@@ -31,4 +31,4 @@ bool EncodeBudget::allows_tokens(size_t count) {
   return false;
 }
 
-}  // namespace baton
+}  // namespace baton::text

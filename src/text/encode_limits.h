@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::text {
 
 struct EncodeLimits {
   std::stop_token stop;  // asked every few milliseconds: kCancelled
@@ -48,4 +48,4 @@ class EncodeBudget {
   Status failure_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -8,7 +8,7 @@
 
 #include "base/random.h"
 
-namespace baton::test {
+namespace baton::text::test {
 
 class JsonMutator {
  public:
@@ -120,4 +120,4 @@ class JsonMutator {
   Random random_;
 };
 
-}  // namespace baton::test
+}  // namespace baton::text::test

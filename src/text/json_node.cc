@@ -5,7 +5,7 @@
 #include <limits>
 #include <system_error>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // simdjson refuses integers beyond 64 bits, and transformers writes int(1e30) for "no limit". Boost reads them as
@@ -165,4 +165,4 @@ Result<std::string> read_text_file(const std::filesystem::path& file) {
   return text;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::text {
 
 class JsonNode {
  public:
@@ -86,4 +86,4 @@ inline constexpr size_t kTextFileBytesMax = size_t{128} << 20;
 // The bytes of a regular file of at most kTextFileBytesMax. kNotFound, kUnavailable or kInvalidArgument with the path.
 [[nodiscard]] Result<std::string> read_text_file(const std::filesystem::path& file);
 
-}  // namespace baton
+}  // namespace baton::text

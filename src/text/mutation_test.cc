@@ -10,7 +10,7 @@
 #include "text/tokenizer_config.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 const std::filesystem::path kRoot = BATON_SOURCE_DIR;
@@ -35,7 +35,7 @@ void use(const ModelTokenizer& model) {
   for (const ChatTemplateSource& source : model.config.chat_templates) {
     const auto parsed = ChatTemplate::parse(source.text);
     if (!parsed) continue;
-    RenderLimits render_limits;
+    jinja::RenderLimits render_limits;
     render_limits.steps_max = 100'000;
     (void)parsed->render({{"messages", boost::json::array{{{"role", "user"}, {"content", "x"}}}}}, render_limits);
   }
@@ -105,11 +105,11 @@ TEST(Mutations, DamagedTemplates) {
       EXPECT_LT(parsed.error().message.size(), 2000U);
       continue;
     }
-    RenderLimits limits;
+    jinja::RenderLimits limits;
     limits.steps_max = 200'000;
     (void)parsed->render(context, limits);
   }
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

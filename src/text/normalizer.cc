@@ -8,7 +8,7 @@
 #include "text/unicode.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
@@ -116,4 +116,4 @@ std::string Normalizer::normalize(std::string_view text) const {
   return current;
 }
 
-}  // namespace baton
+}  // namespace baton::text

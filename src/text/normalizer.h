@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "text/json_node.h"
 
-namespace baton {
+namespace baton::text {
 
 // Immutable, safe to share between threads.
 class Normalizer {
@@ -28,4 +28,4 @@ class Normalizer {
   std::vector<Form> forms_;  // applied in order
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -1,6 +1,6 @@
 #include "text/post_processor.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 constexpr size_t kTokensMax = 64;  // around a text on each side; published files have up to 4
@@ -65,4 +65,4 @@ Result<PostProcessor> PostProcessor::from_json(const JsonNode& node) {
   return processor;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -7,7 +7,7 @@
 #include "base/result.h"
 #include "text/json_node.h"
 
-namespace baton {
+namespace baton::text {
 
 struct PostProcessor {
   std::vector<int32_t> prefix;
@@ -18,4 +18,4 @@ struct PostProcessor {
   [[nodiscard]] static Result<PostProcessor> from_json(const JsonNode& node);
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -5,7 +5,7 @@
 #include "text/unicode.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // GPT-2's pattern, which ByteLevel uses unless told not to.
@@ -192,4 +192,4 @@ Status PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& s
   return {};
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -11,7 +11,7 @@
 #include "text/json_node.h"
 #include "text/regex.h"
 
-namespace baton {
+namespace baton::text {
 
 // What becomes of the matches of a Split.
 enum class SplitBehavior {
@@ -66,4 +66,4 @@ class PreTokenizer {
   std::vector<Step> steps_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

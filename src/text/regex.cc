@@ -9,7 +9,7 @@
 #include "text/regex_syntax.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 struct Free {
@@ -143,4 +143,4 @@ Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudg
   return matches;
 }
 
-}  // namespace baton
+}  // namespace baton::text

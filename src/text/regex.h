@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "text/encode_limits.h"
 
-namespace baton {
+namespace baton::text {
 
 struct TextRange {
   size_t begin;  // byte offsets
@@ -42,4 +42,4 @@ class Regex {
   std::shared_ptr<const Code> code_;  // shared by copies: it never changes
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -5,7 +5,7 @@
 
 #include "text/unicode.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -321,4 +321,4 @@ std::string pcre2_from_literal(std::string_view text) {
   return out;
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::text {
 
 // A PCRE2 pattern (for PCRE2_UTF | PCRE2_UCP) that matches exactly what Oniguruma matches with `pattern`. What the two
 // engines read alike passes; ^ $ \s \d \w \v \u \p{..} are respelled, because they differ (lines, U+180E, Unicode
@@ -21,4 +21,4 @@ namespace baton {
 // A PCRE2 pattern for the literal text.
 [[nodiscard]] std::string pcre2_from_literal(std::string_view text);
 
-}  // namespace baton
+}  // namespace baton::text

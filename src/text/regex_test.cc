@@ -5,7 +5,7 @@
 
 #include "text/regex_syntax.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 std::vector<std::string> matches_of(std::string_view pattern, std::string_view text) {
@@ -148,4 +148,4 @@ TEST(Regex, TakesLongMatches) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace baton {
+namespace baton::text {
 
 StopMatcher::Output StopMatcher::feed(std::string_view text) {
   if (stop_) return {{}, stop_};
@@ -26,4 +26,4 @@ std::string StopMatcher::finish() {
   return std::exchange(held_, {});
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -8,7 +8,7 @@
 
 #include "text/aho_corasick.h"
 
-namespace baton {
+namespace baton::text {
 
 // One for each stream; used by one thread at a time. The first stop string is the one whose last byte comes first; of
 // those that end there together, the longest. So the outcome does not depend on how the text is cut into calls of feed.
@@ -43,4 +43,4 @@ class StopMatcher {
   std::optional<size_t> stop_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

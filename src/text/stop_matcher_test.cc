@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 struct Outcome {
@@ -65,4 +65,4 @@ TEST(StopMatcher, HoldsBackAndTrims) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -2,7 +2,7 @@
 
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 
 std::string StreamingDetokenizer::push(int32_t id) {
   if (options_.skip_special && tokenizer_->is_special(id)) return {};
@@ -18,4 +18,4 @@ std::string StreamingDetokenizer::finish() {
   return text;
 }
 
-}  // namespace baton
+}  // namespace baton::text

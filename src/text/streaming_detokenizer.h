@@ -7,7 +7,7 @@
 
 #include "text/tokenizer.h"
 
-namespace baton {
+namespace baton::text {
 
 // One for each stream; used by one thread at a time. The tokenizer must outlive it.
 class StreamingDetokenizer {
@@ -29,4 +29,4 @@ class StreamingDetokenizer {
   std::string held_;  // the beginning of a character
 };
 
-}  // namespace baton
+}  // namespace baton::text

@@ -5,7 +5,7 @@
 
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 const Tokenizer& options_tokenizer() {
@@ -43,4 +43,4 @@ TEST(StreamingDetokenizer, HoldsTheBytesOfACharacter) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <unordered_map>
 
-namespace baton {
+namespace baton::text {
 
 struct StringHash {
   using is_transparent = void;
@@ -15,4 +15,4 @@ struct StringHash {
 };
 using TokenIds = std::unordered_map<std::string, int32_t, StringHash, std::equal_to<>>;
 
-}  // namespace baton
+}  // namespace baton::text

@@ -8,7 +8,7 @@
 #include "text/utf8.h"
 #include "text/vocabulary.h"
 
-namespace baton {
+namespace baton::text {
 
 struct Tokenizer::Parts {
   Bpe bpe;
@@ -146,7 +146,7 @@ size_t Tokenizer::encode_work(std::string_view text) const {
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string bytes;
   for (int32_t id : ids) {
-    const Vocabulary::Entry& entry = parts_->vocabulary.entry(id);
+    const Vocabulary::VocabularyEntry& entry = parts_->vocabulary.entry(id);
     if (!(skip_special && entry.special)) bytes += entry.bytes;
   }
   return replace_invalid_utf8(bytes);
@@ -167,4 +167,4 @@ Tokenizer Tokenizer::with_special_tokens_around(std::span<const int32_t> prefix,
   return std::move(*this);
 }
 
-}  // namespace baton
+}  // namespace baton::text

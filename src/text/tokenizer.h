@@ -15,7 +15,7 @@
 #include "base/result.h"
 #include "text/encode_limits.h"
 
-namespace baton {
+namespace baton::text {
 
 // Immutable once loaded: any number of threads may call any function at once. Cheap to move, not to be copied.
 class Tokenizer {
@@ -74,4 +74,4 @@ class Tokenizer {
   std::unique_ptr<Parts> parts_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

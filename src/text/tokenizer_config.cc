@@ -2,7 +2,7 @@
 
 #include "text/json_node.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // "<s>" or {"content": "<s>", ...}; null or absent is none.
@@ -109,4 +109,4 @@ Result<ModelTokenizer> load_model_tokenizer(const std::filesystem::path& model_d
   return ModelTokenizer{std::move(tokenizer).with_special_tokens_around(prefix, suffix), std::move(config)};
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "text/tokenizer.h"
 
-namespace baton {
+namespace baton::text {
 
 struct ChatTemplateSource {
   std::string name;  // "default", "tool_use", "rag"...
@@ -45,4 +45,4 @@ struct ModelTokenizer {
 // tokenizer.json itself does not put that token, as with DeepSeek, the tokenizer's add_special_tokens does so.
 [[nodiscard]] Result<ModelTokenizer> load_model_tokenizer(const std::filesystem::path& model_dir);
 
-}  // namespace baton
+}  // namespace baton::text

@@ -5,7 +5,7 @@
 
 #include <fstream>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 class ModelDir : public testing::Test {
@@ -97,4 +97,4 @@ TEST_F(ModelDir, AddBosTokenIsApplied) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

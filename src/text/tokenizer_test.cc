@@ -10,7 +10,7 @@
 #include "text/json_node.h"
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 const std::filesystem::path kFixtures = std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers";
@@ -278,4 +278,4 @@ TEST(Tokenizer, CutsEveryCodePointWhereTheReferenceDoes) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -7,7 +7,7 @@
 
 #include "text/utf8.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 #include "text/unicode_data.inc"
@@ -75,4 +75,4 @@ bool is_unknown_to_normalizer(char32_t c) {
                      [c](const auto& range) { return c >= range.first && c <= range.last; });
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-namespace baton {
+namespace baton::text {
 
 // One general category ("Lu"), or a group of them ("L"), as extra items for a PCRE2 character class: the code points
 // that belong to it but were assigned after Unicode 14, which is what PCRE2 10.42 knows. "" if there are none.
@@ -25,4 +25,4 @@ namespace baton {
 // Whether the reference's normalizer, of an older Unicode version, passes this mark through unordered and uncomposed.
 [[nodiscard]] bool is_unknown_to_normalizer(char32_t code_point);
 
-}  // namespace baton
+}  // namespace baton::text

@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // Bytes a lead byte announces, and the range of its first continuation byte (Unicode 15, table 3-7).
@@ -94,4 +94,4 @@ std::string replace_invalid_utf8(std::string_view bytes) {
   return out;
 }
 
-}  // namespace baton
+}  // namespace baton::text

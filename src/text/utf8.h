@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace baton {
+namespace baton::text {
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
@@ -38,4 +38,4 @@ size_t append_replacing_invalid(std::string& out, std::string_view bytes);
 // `bytes` as valid UTF-8; an incomplete end becomes one U+FFFD too.
 [[nodiscard]] std::string replace_invalid_utf8(std::string_view bytes);
 
-}  // namespace baton
+}  // namespace baton::text

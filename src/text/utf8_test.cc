@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 struct LossyCase {
@@ -58,4 +58,4 @@ RC_GTEST_PROP(Utf8, WhereTheBytesAreCutDoesNotMatter, (const std::vector<uint8_t
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

@@ -6,7 +6,7 @@
 #include "text/streaming_detokenizer.h"
 #include "text/tokenizer.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 std::string stream(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip_special) {
@@ -114,4 +114,4 @@ Result<TokenizerReport> verify_tokenizer(const std::filesystem::path& tokenizer_
   return std::move(verifier.report);
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace baton {
+namespace baton::text {
 
 struct TokenizerReport {
   size_t cases = 0;                     // entries of the golden file
@@ -22,4 +22,4 @@ struct TokenizerReport {
 [[nodiscard]] Result<TokenizerReport> verify_tokenizer(const std::filesystem::path& tokenizer_json,
                                                        const std::filesystem::path& golden);
 
-}  // namespace baton
+}  // namespace baton::text

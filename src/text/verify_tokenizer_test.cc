@@ -5,7 +5,7 @@
 
 #include <fstream>
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 const std::filesystem::path kRoot = BATON_SOURCE_DIR;
@@ -55,4 +55,4 @@ TEST(VerifyTokenizer, NamesEveryMismatch) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::text

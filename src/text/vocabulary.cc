@@ -6,7 +6,7 @@
 
 #include "text/byte_alphabet.h"
 
-namespace baton {
+namespace baton::text {
 namespace {
 
 // Real vocabularies have few gaps; bounds the table that a corrupt id would ask for.
@@ -79,7 +79,7 @@ void Vocabulary::fill_entries() {
   for (const auto& [text, id] : ids_) {
     const auto added = added_.find(id);
     const bool is_special = added != added_.end() && added->second.special;
-    entries_[id] = Entry{text, bytes_of_token(text).value_or(text), true, is_special};
+    entries_[id] = VocabularyEntry{text, bytes_of_token(text).value_or(text), true, is_special};
   }
 }
 
@@ -111,8 +111,8 @@ Status Vocabulary::build_matchers(const JsonNode& node, const Normalizer& normal
   return {};
 }
 
-const Vocabulary::Entry& Vocabulary::entry(int32_t id) const {
-  static const Entry none;
+const Vocabulary::VocabularyEntry& Vocabulary::entry(int32_t id) const {
+  static const VocabularyEntry none;
   return id >= 0 && id < size() ? entries_[id] : none;
 }
 
@@ -121,4 +121,4 @@ std::optional<int32_t> Vocabulary::find(std::string_view text) const {
   return found == ids_.end() ? std::nullopt : std::optional<int32_t>(found->second);
 }
 
-}  // namespace baton
+}  // namespace baton::text

@@ -14,12 +14,12 @@
 #include "text/normalizer.h"
 #include "text/token_ids.h"
 
-namespace baton {
+namespace baton::text {
 
 // Immutable once built, safe to share between threads.
 class Vocabulary {
  public:
-  struct Entry {
+  struct VocabularyEntry {
     std::string text;   // as the file spells it
     std::string bytes;  // what it decodes to
     bool exists = false;
@@ -33,7 +33,7 @@ class Vocabulary {
 
   [[nodiscard]] int32_t size() const { return static_cast<int32_t>(entries_.size()); }
   // The token of an id; of one that names none, an entry that does not exist.
-  [[nodiscard]] const Entry& entry(int32_t id) const;
+  [[nodiscard]] const VocabularyEntry& entry(int32_t id) const;
   [[nodiscard]] std::optional<int32_t> find(std::string_view text) const;
 
   // The added tokens to look for in raw text, and those to look for in normalized text.
@@ -46,10 +46,10 @@ class Vocabulary {
   void fill_entries();
 
   TokenIds ids_;
-  std::vector<Entry> entries_;
+  std::vector<VocabularyEntry> entries_;
   std::unordered_map<int32_t, AddedToken> added_;
   std::optional<AddedTokenMatcher> raw_matcher_;
   std::optional<AddedTokenMatcher> normalized_matcher_;
 };
 
-}  // namespace baton
+}  // namespace baton::text

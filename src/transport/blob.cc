@@ -2,7 +2,7 @@
 
 #include "base/byte_io.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 constexpr uint32_t kMagic = 0x424e5442;  // "BTNB"
@@ -73,4 +73,4 @@ Result<Incarnation> blob_incarnation(std::string_view bytes) {
   return blob.incarnation;
 }
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -7,7 +7,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::transport {
 
 enum class BlobKind : uint8_t { kLoopback = 1, kShm = 2, kTcp = 3 };
 
@@ -25,4 +25,4 @@ Result<PeerBlob> decode_blob(std::string_view bytes, BlobKind expected);
 // Whose memory a blob of any kind leads to. Errors as of decode_blob().
 Result<Incarnation> blob_incarnation(std::string_view bytes);
 
-}  // namespace baton
+}  // namespace baton::transport

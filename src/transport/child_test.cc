@@ -4,7 +4,7 @@
 
 #include "transport/test_support.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 namespace {
 
 // One line in, one line out. Region ids are 1 on both sides: each process has one.
@@ -85,10 +85,11 @@ int child_process_main(const std::string& transport, const std::string& bytes) {
 }
 
 }  // namespace
-}  // namespace baton::testing
+}  // namespace baton::transport::testing
 
 int main(int argc, char** argv) {
-  if (argc == 4 && std::string(argv[1]) == "--child") return baton::testing::child_process_main(argv[2], argv[3]);
+  if (argc == 4 && std::string(argv[1]) == "--child")
+    return baton::transport::testing::child_process_main(argv[2], argv[3]);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

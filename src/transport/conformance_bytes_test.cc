@@ -1,7 +1,7 @@
 // What every transport promises of a post: its bytes, its one event, and what many posts cost.
 #include "transport/conformance_test.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 namespace {
 
 std::string param_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
@@ -167,4 +167,4 @@ TEST_P(Conformance, PostsOfManyThreadsEndInOneEventEach) {
 }
 
 }  // namespace
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

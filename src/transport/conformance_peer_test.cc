@@ -2,7 +2,7 @@
 #include "transport/blob.h"
 #include "transport/conformance_test.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 namespace {
 
 TEST_P(Conformance, BadLocalBlocksAndPeersAreRefusedAtOnce) {
@@ -192,4 +192,4 @@ TEST(MakeTransport, ABlobOfAnotherTransportIsRefusedByName) {
 }
 
 }  // namespace
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

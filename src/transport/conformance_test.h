@@ -7,7 +7,7 @@
 #include "base/random.h"
 #include "transport/test_support.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 
 inline constexpr uint64_t kMiB = 1 << 20;
 
@@ -55,4 +55,4 @@ inline void fill_random(std::span<std::byte> bytes, uint64_t seed) {
 // The parameter is the name of a transport; conformance_bytes_test.cc says which.
 class Conformance : public ::testing::TestWithParam<std::string> {};
 
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

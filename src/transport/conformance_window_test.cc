@@ -1,7 +1,7 @@
 // What every transport promises of windows: what they let in, and that nothing lands once one is closed and quiet.
 #include "transport/conformance_test.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 namespace {
 
 TEST_P(Conformance, TheOwnerRejectsWhatLeavesItsWindowAndNoByteChanges) {
@@ -165,4 +165,4 @@ TEST_P(Conformance, NoLateByteOfASmallPostLandsEither) {
 }
 
 }  // namespace
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

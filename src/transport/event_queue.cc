@@ -2,7 +2,7 @@
 
 #include <iterator>
 
-namespace baton {
+namespace baton::transport {
 
 void EventQueue::push(TransferEvent event) {
   std::lock_guard lock(mutex_);
@@ -18,4 +18,4 @@ void EventQueue::drain(std::vector<TransferEvent>* out) {
   events_.clear();
 }
 
-}  // namespace baton
+}  // namespace baton::transport

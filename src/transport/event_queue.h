@@ -7,7 +7,7 @@
 #include "base/wake_fd.h"
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // Finished posts, and a descriptor that is readable while there are some.
 class EventQueue {
@@ -23,4 +23,4 @@ class EventQueue {
   std::vector<TransferEvent> events_;
 };
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -15,7 +15,7 @@
 #include "transport/forwarding.h"
 #include "transport/memory.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 enum class Fault { kNone, kDrop, kLoseAnswer, kLate, kDelay, kDuplicate, kReject, kKillPeer };
@@ -361,4 +361,4 @@ Result<std::unique_ptr<Transport>> faulty(std::unique_ptr<Transport> inner, uint
   return std::unique_ptr<Transport>(std::make_unique<FaultyTransport>(std::move(inner), seed, options, scratch));
 }
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // Probabilities for each post; their sum is at most 1 and the rest goes through.
 struct FaultOptions {
@@ -28,4 +28,4 @@ struct FaultOptions {
 // kResourceExhausted: no scratch from the inner transport. Thread safe as any transport.
 Result<std::unique_ptr<Transport>> faulty(std::unique_ptr<Transport> inner, uint64_t seed, const FaultOptions& options);
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -3,10 +3,10 @@
 #include "base/random.h"
 #include "transport/test_support.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 constexpr uint64_t kBytes = 64 << 10;
 
@@ -141,4 +141,4 @@ TEST(Faulty, TheSameSeedGivesTheSameFatesAndEveryPostOneEvent) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::transport

@@ -8,7 +8,7 @@
 
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 class ForwardingTransport : public Transport {
  public:
@@ -41,4 +41,4 @@ class ForwardingTransport : public Transport {
   const std::unique_ptr<Transport> inner_;
 };
 
-}  // namespace baton
+}  // namespace baton::transport

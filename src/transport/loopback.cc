@@ -11,7 +11,7 @@
 #include "transport/memory.h"
 #include "transport/window_table.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 class LoopbackTransport;
@@ -209,4 +209,4 @@ Result<std::unique_ptr<Transport>> make_loopback_transport(const TransportOption
   return std::unique_ptr<Transport>(std::move(transport));
 }
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -6,9 +6,9 @@
 
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // kUnavailable: the name is taken by another object that lives.
 Result<std::unique_ptr<Transport>> make_loopback_transport(const TransportOptions& options);
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -5,7 +5,7 @@
 #include "transport/shm.h"
 #include "transport/tcp.h"
 
-namespace baton {
+namespace baton::transport {
 
 const char* transfer_outcome_name(TransferOutcome outcome) {
   switch (outcome) {
@@ -42,4 +42,4 @@ Result<std::unique_ptr<Transport>> make_transport(std::string_view name, const T
   return error(ErrorCode::kInvalidArgument, "unknown transport \"{}\": choose shm, tcp or loopback", name);
 }
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 struct TransportOptions {
   // tcp: "host", "host:port", "[v6]:port"; port 0 or none takes a free one; empty is 127.0.0.1. shm: name of the
@@ -30,4 +30,4 @@ struct TransportOptions {
 // be bound.
 Result<std::unique_ptr<Transport>> make_transport(std::string_view name, const TransportOptions& options);
 
-}  // namespace baton
+}  // namespace baton::transport

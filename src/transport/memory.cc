@@ -7,7 +7,7 @@
 
 #include "base/fd.h"
 
-namespace baton {
+namespace baton::transport {
 
 Mapping::~Mapping() {
   if (base_ != nullptr) ::munmap(base_, bytes_);
@@ -159,4 +159,4 @@ bool RangeSet::contains(RegionId region, uint64_t offset, uint64_t length) const
   return r.region == region && fits(offset - r.offset, length, r.length);
 }
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -11,7 +11,7 @@
 
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // A mapping, unmapped when destroyed. Kept out of core files: page bytes are users' text.
 class Mapping {
@@ -106,4 +106,4 @@ class RangeSet {
 
 inline constexpr size_t kWindowRangesMax = 1 << 18;
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -1,7 +1,7 @@
 // What every transport between processes promises, with a second process that is killed and stopped.
 #include "transport/test_support.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
@@ -192,4 +192,4 @@ TEST(Tcp, AWriterStoppedInTheMiddleCannotReachAClosedWindow) {
 }
 
 }  // namespace
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

@@ -16,7 +16,7 @@
 #include "transport/shm_socket.h"
 #include "transport/shm_writer.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 // One service thread for sockets and deadlines of both roles; the copy threads are the Writer's.
@@ -158,4 +158,4 @@ Result<std::unique_ptr<Transport>> make_shm_transport(const TransportOptions& op
                                                                    std::move(epoll), std::move(windows)));
 }
 
-}  // namespace baton
+}  // namespace baton::transport

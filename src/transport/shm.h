@@ -15,9 +15,9 @@
 
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // kUnavailable: the socket name is taken. kResourceExhausted: no room for the control slab.
 Result<std::unique_ptr<Transport>> make_shm_transport(const TransportOptions& options);
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -8,7 +8,7 @@
 #include "base/byte_io.h"
 #include "base/log.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
 constexpr int kAcceptsMax = 64;  // of a turn
@@ -198,4 +198,4 @@ void Acceptor::dismiss(const Incarnation& writer) {
   }
 }
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

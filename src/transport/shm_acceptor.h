@@ -15,7 +15,7 @@
 #include "transport/shm_control.h"
 #include "transport/shm_socket.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 inline constexpr size_t kPendingMax = 32;      // connections that have not asked to be let in yet
 inline constexpr size_t kRowsOfAWriter = 4;    // one is used; a copy that is being stopped holds another
@@ -78,4 +78,4 @@ class Acceptor {
   std::vector<Slab> slabs_;  // guarded by mutex_
 };
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

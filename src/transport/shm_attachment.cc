@@ -8,7 +8,7 @@
 #include "base/byte_io.h"
 #include "transport/shm_socket.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
 // Small enough that a closing owner finds the mark clear again within 0.1 ms, large enough that the mark costs nothing.
@@ -140,4 +140,4 @@ Attachment::Copied Attachment::copy(const PreparedBlocks& what, const WindowToke
   return {TransferOutcome::kDone, copied, {}};
 }
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

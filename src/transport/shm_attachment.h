@@ -13,7 +13,7 @@
 #include "transport/memory.h"
 #include "transport/shm_control.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 // Shared by the service thread and the copy threads: the last of them to let go unmaps and closes the socket, which
 // tells the owner that no copy of ours will follow.
@@ -66,4 +66,4 @@ class Attachment {
   std::vector<Mapping> regions_;  // guarded by mutex_; index i is region i + 1
 };
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

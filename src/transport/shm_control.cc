@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
 constexpr uint64_t kMagic = 0x324d48534e4f5442;  // "BTONSHM2"
@@ -237,4 +237,4 @@ void WindowView::leave(uint32_t writer, uint32_t lane) const {
   slab().marks[writer][lane].epoch.store(0, std::memory_order_release);
 }
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

@@ -24,7 +24,7 @@
 #include "transport/memory.h"
 #include "transport/window_table.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 inline constexpr uint32_t kSlots = 4096;        // windows open at once
 inline constexpr uint32_t kWriters = 64;        // processes attached at once
@@ -132,4 +132,4 @@ class WindowView {
   Mapping mapping_;
 };
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

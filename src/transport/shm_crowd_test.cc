@@ -13,10 +13,10 @@
 #include "transport/shm_acceptor.h"
 #include "transport/test_support.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 constexpr Incarnation kOwner{11, 22}, kHonest{3, 4};
 
@@ -204,4 +204,4 @@ TEST_F(ShmCrowd, WaitsQuietlyForADescriptorToBecomeFree) {
 }
 
 }  // namespace
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

@@ -10,7 +10,7 @@
 #include "base/byte_io.h"
 #include "transport/shm_control.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
 constexpr uint32_t kMagic = 0x534e5442;  // "BTNS"
@@ -200,4 +200,4 @@ Result<UniqueFd> peer_process(int socket) {
   return fd;
 }
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

@@ -10,7 +10,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 // First message of a writer.
 struct AttachRequest {
@@ -51,4 +51,4 @@ Result<pid_t> peer_of_our_user(int socket);
 // A pidfd of it. kIncompatible: another user's, or a process that cannot be watched from here.
 Result<UniqueFd> peer_process(int socket);
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

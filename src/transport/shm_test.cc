@@ -12,10 +12,10 @@
 #include "transport/shm_socket.h"
 #include "transport/test_support.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 namespace {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 UniqueFd pidfd_of(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
 
@@ -329,4 +329,4 @@ TEST(ShmAttach, ATakenNameIsSaid) {
 }
 
 }  // namespace
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

@@ -7,7 +7,7 @@
 
 #include "base/thread.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 Writer::Writer(const Options& options, int epoll, const WakeFd* service, EventQueue* events)
     : options_(options), epoll_(epoll), service_(service), events_(events) {
@@ -220,4 +220,4 @@ TimePoint Writer::next_tick() {
   return next;
 }
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

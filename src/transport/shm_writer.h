@@ -18,7 +18,7 @@
 #include "transport/memory.h"
 #include "transport/shm_attachment.h"
 
-namespace baton::shm {
+namespace baton::transport::shm {
 
 // Methods are thread safe, but those named for the service thread are for that thread alone.
 class Writer {
@@ -98,4 +98,4 @@ class Writer {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace baton::shm
+}  // namespace baton::transport::shm

@@ -11,7 +11,7 @@
 #include "transport/tcp_loop.h"
 #include "transport/window_table.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 class TcpTransport final : public Transport {
@@ -145,4 +145,4 @@ Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& op
   return std::unique_ptr<Transport>(std::make_unique<TcpTransport>(options, std::move(listener), std::move(blob)));
 }
 
-}  // namespace baton
+}  // namespace baton::transport

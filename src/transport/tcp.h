@@ -9,9 +9,9 @@
 
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 // kInvalidArgument: a bad address, or none that peers could be told. kUnavailable: it cannot be bound.
 Result<std::unique_ptr<Transport>> make_tcp_transport(const TransportOptions& options);
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -8,7 +8,7 @@
 
 #include "transport/tcp_owner_test.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 constexpr Incarnation kHonest{3, 4};
@@ -362,4 +362,4 @@ TEST_F(TcpWriter, ClosesAConnectionThatItDoesNotNeed) {
 }
 
 }  // namespace
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

@@ -4,7 +4,7 @@
 
 #include "base/byte_io.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 constexpr uint32_t kMagic = 0x314e5442;  // "BTN1"
@@ -70,7 +70,7 @@ void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, u
   runs->push_back({region, 1, offset, length, 0});
 }
 
-std::string encode(const Hello& frame) {
+std::string encode(const WriterHello& frame) {
   std::string bytes;
   ByteWriter out = begin_frame(&bytes, FrameType::kHello);
   out.incarnation(frame.writer);
@@ -145,9 +145,9 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   return FrameHeader{static_cast<FrameType>(type), flags, body_bytes};
 }
 
-Result<Hello> decode_hello(std::span<const std::byte> body) {
+Result<WriterHello> decode_hello(std::span<const std::byte> body) {
   ByteReader in(body);
-  Hello hello{.writer = in.incarnation(), .owner = {}};
+  WriterHello hello{.writer = in.incarnation(), .owner = {}};
   hello.owner = in.incarnation();
   if (!in.complete()) return error(ErrorCode::kCorrupt, "a hello of {} bytes", body.size());
   return hello;
@@ -227,4 +227,4 @@ Result<uint64_t> decode_cancel(std::span<const std::byte> body) {
   return post;
 }
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

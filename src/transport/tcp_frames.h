@@ -31,7 +31,7 @@
 #include "base/result.h"
 #include "transport/transport.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 inline constexpr size_t kHeaderBytes = 16;
 inline constexpr uint64_t kFramePayloadMax = uint64_t{1} << 20;
@@ -51,7 +51,7 @@ struct FrameHeader {
   uint32_t body_bytes = 0;
 };
 
-struct Hello {
+struct WriterHello {
   Incarnation writer;
   Incarnation owner;
 };
@@ -88,7 +88,7 @@ struct ResultFrame {
 // Adds a block to the list, as one more of the last run where it continues it.
 void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, uint64_t length);
 
-[[nodiscard]] std::string encode(const Hello& frame);
+[[nodiscard]] std::string encode(const WriterHello& frame);
 [[nodiscard]] std::string encode(const Welcome& frame);
 [[nodiscard]] std::string encode(const WriteFrame& frame, bool first, bool last);
 [[nodiscard]] std::string encode(const ResultFrame& frame);
@@ -97,7 +97,7 @@ void append_run(std::vector<BlockRun>* runs, RegionId region, uint64_t offset, u
 // All decoders: kCorrupt for anything but what the comment above allows. Sizes are judged before memory is taken for
 // them.
 Result<FrameHeader> decode_header(std::span<const std::byte> bytes);
-Result<Hello> decode_hello(std::span<const std::byte> body);
+Result<WriterHello> decode_hello(std::span<const std::byte> body);
 Result<Welcome> decode_welcome(std::span<const std::byte> body);
 // The first kWriteHeadBytes of a write with a body of `body_bytes`: all but the runs.
 Result<WriteFrame> decode_write_head(std::span<const std::byte> head, uint32_t body_bytes);
@@ -105,4 +105,4 @@ Result<WriteFrame> decode_write(std::span<const std::byte> body);
 Result<ResultFrame> decode_result(std::span<const std::byte> body);
 Result<uint64_t> decode_cancel(std::span<const std::byte> body);
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

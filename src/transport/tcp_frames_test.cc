@@ -6,15 +6,15 @@
 #include "base/byte_io.h"
 #include "transport/test_support.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 std::span<const std::byte> body_of(const std::string& frame) { return as_span(frame).subspan(kHeaderBytes); }
 
 TEST(TcpFrames, EveryFrameComesBackAsItWas) {
-  const Hello hello{{1, 2}, {3, 4}};
+  const WriterHello hello{{1, 2}, {3, 4}};
   const auto hello_back = decode_hello(body_of(encode(hello))).value();
   EXPECT_EQ(hello_back.writer, hello.writer);
   EXPECT_EQ(hello_back.owner, hello.owner);
@@ -53,7 +53,7 @@ TEST(TcpFrames, CutOffAndLongerBodiesAreCorrupt) {
     bool (*decodes)(std::span<const std::byte>);
   };
   const Case cases[] = {
-      {"hello", encode(Hello{}), [](auto b) { return decode_hello(b).ok(); }},
+      {"hello", encode(WriterHello{}), [](auto b) { return decode_hello(b).ok(); }},
       {"welcome", encode(Welcome{true, "x"}), [](auto b) { return decode_welcome(b).ok(); }},
       {"write", encode(write, true, true), [](auto b) { return decode_write(b).ok(); }},
       {"result", encode(ResultFrame{1, 2, TransferOutcome::kDone, "x"}), [](auto b) { return decode_result(b).ok(); }},
@@ -68,7 +68,7 @@ TEST(TcpFrames, CutOffAndLongerBodiesAreCorrupt) {
 }
 
 TEST(TcpFrames, HeadersThatAreNotOursAreCorrupt) {
-  const std::string good = encode(Hello{}).substr(0, kHeaderBytes);
+  const std::string good = encode(WriterHello{}).substr(0, kHeaderBytes);
   ASSERT_TRUE(decode_header(as_span(good)).ok());
   struct Case {
     const char* name;
@@ -129,4 +129,4 @@ TEST(TcpFrames, EquallySpacedBlocksAreOneRun) {
 }
 
 }  // namespace
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

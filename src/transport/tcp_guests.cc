@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 Guests::Guest& Guests::at(int fd) {
   const auto it = std::find_if(guests_.begin(), guests_.end(), [fd](const Guest& g) { return g.fd == fd; });
@@ -88,4 +88,4 @@ bool Guests::watched() const {
   return std::any_of(guests_.begin(), guests_.end(), [](const Guest& g) { return !g.proven || g.busy; });
 }
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

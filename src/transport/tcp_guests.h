@@ -16,7 +16,7 @@
 #include "base/ids.h"
 #include "base/tcp_socket.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 struct GuestLimits {
   size_t strangers = 128;
@@ -70,4 +70,4 @@ class Guests {
   std::vector<Guest> guests_;  // in the order in which they came
 };
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

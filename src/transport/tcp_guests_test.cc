@@ -6,7 +6,7 @@
 
 #include "base/random.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 using namespace std::chrono_literals;
@@ -177,4 +177,4 @@ TEST(TcpGuests, TheLimitsHold) {
 }
 
 }  // namespace
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

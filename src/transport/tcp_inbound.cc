@@ -8,7 +8,7 @@
 #include <array>
 #include <cstring>
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 constexpr size_t kReadBudget = size_t{4} << 20;
@@ -139,7 +139,7 @@ Status Inbound::on_frame(std::span<const std::byte> body, const Fenced& fenced) 
 }
 
 Status Inbound::on_hello(std::span<const std::byte> body, const Fenced& fenced) {
-  BATON_ASSIGN(const Hello hello, decode_hello(body));
+  BATON_ASSIGN(const WriterHello hello, decode_hello(body));
   greeted_ = true;
   writer_ = hello.writer;
   Welcome welcome{.accepted = true, .detail = {}};
@@ -317,4 +317,4 @@ void Inbound::advance(Cursor* at, uint64_t bytes) const {
   }
 }
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

@@ -11,7 +11,7 @@
 #include "transport/tcp_frames.h"
 #include "transport/window_table.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 // What an owner checks frames against.
 struct OwnerState {
@@ -110,4 +110,4 @@ class Inbound {
   size_t out_sent_ = 0;
 };
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

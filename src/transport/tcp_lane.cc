@@ -8,7 +8,7 @@
 
 #include "base/byte_io.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 constexpr size_t kSendBudget = size_t{4} << 20;
@@ -30,7 +30,7 @@ Status Lane::handle(std::vector<Ended>* ended) {
       return error(ErrorCode::kUnavailable, "cannot connect: {}", errno_text(code));
     }
     state_ = State::kGreeting;
-    head_ = encode(Hello{self_, peer_});
+    head_ = encode(WriterHello{self_, peer_});
     pieces_ = {{head_.data(), head_.size()}};
     next_piece_ = 0;
   }
@@ -229,4 +229,4 @@ Result<bool> Lane::flush_frame() {
   return true;
 }
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

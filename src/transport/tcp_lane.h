@@ -15,7 +15,7 @@
 #include "transport/memory.h"
 #include "transport/tcp_frames.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 struct Outgoing {
   TransferId id;
@@ -98,4 +98,4 @@ class Lane {
   std::string in_;  // less than one answer frame
 };
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 constexpr size_t kFencedMax = 1024;
@@ -365,4 +365,4 @@ void Loop::expire_guests(TimePoint now) {
   }
 }
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

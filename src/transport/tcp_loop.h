@@ -22,7 +22,7 @@
 #include "transport/tcp_inbound.h"
 #include "transport/tcp_lane.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
 // For a peer that is there: a refusal is forgotten.
 struct AddPeer {
@@ -115,4 +115,4 @@ class Loop {
   std::thread thread_;
 };
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

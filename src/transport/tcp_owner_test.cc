@@ -4,7 +4,7 @@
 #include "base/random.h"
 #include "transport/tcp_owner_test.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
 TEST_F(TcpOwner, TakesWhatIsInTheWindow) {
@@ -103,7 +103,7 @@ TEST_F(TcpOwner, AnswersAPostOfManyFramesOnce) {
 TEST_F(TcpOwner, RefusesAnotherIncarnation) {
   start();
   const UniqueFd fd = dial();
-  say(fd, encode(Hello{{1, 1}, {11, 23}}));
+  say(fd, encode(WriterHello{{1, 1}, {11, 23}}));
   const std::string head = hear(fd, kHeaderBytes);
   const auto welcome = decode_welcome(as_span(hear(fd, decode_header(as_span(head))->body_bytes))).value();
   EXPECT_FALSE(welcome.accepted);
@@ -225,4 +225,4 @@ TEST_F(TcpOwner, SomeoneWhoReadsNoAnswersIsNotReadFurther) {
 }
 
 }  // namespace
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

@@ -11,9 +11,9 @@
 #include "transport/tcp_frames.h"
 #include "transport/test_support.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 class TcpOwner : public ::testing::Test {
  protected:
@@ -40,7 +40,7 @@ class TcpOwner : public ::testing::Test {
     return fd;
   }
   static constexpr Incarnation kOwner{11, 22};
-  static std::string hello(const Incarnation& writer = {1, 1}) { return encode(Hello{writer, kOwner}); }
+  static std::string hello(const Incarnation& writer = {1, 1}) { return encode(WriterHello{writer, kOwner}); }
   UniqueFd greet(const Incarnation& writer = {1, 1}) {
     UniqueFd fd = dial();
     say(fd, hello(writer));
@@ -103,4 +103,4 @@ class TcpOwner : public ::testing::Test {
   PeerBlob blob_;
 };
 
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

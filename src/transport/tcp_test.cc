@@ -6,10 +6,10 @@
 #include "transport/blob.h"
 #include "transport/test_support.h"
 
-namespace baton::tcp {
+namespace baton::transport::tcp {
 namespace {
 
-using namespace baton::testing;
+using namespace baton::transport::testing;
 
 TEST(TcpTransport, WorksOverIPv6) {
   TransportOptions options;
@@ -75,4 +75,4 @@ TEST(TcpTransport, APeerThatNeverAnswersTheHelloIsLost) {
 }
 
 }  // namespace
-}  // namespace baton::tcp
+}  // namespace baton::transport::tcp

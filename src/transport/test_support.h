@@ -21,7 +21,7 @@
 #include "base/fd.h"
 #include "transport/make_transport.h"
 
-namespace baton::testing {
+namespace baton::transport::testing {
 
 using namespace std::chrono_literals;
 
@@ -161,4 +161,4 @@ class Child {
   UniqueFd to_, from_;
 };
 
-}  // namespace baton::testing
+}  // namespace baton::transport::testing

@@ -16,7 +16,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::transport {
 
 using RegionId = Id<struct RegionTag, uint32_t>;
 using PeerId = Id<struct PeerTag, uint32_t>;
@@ -121,4 +121,4 @@ class Transport {
   virtual void forget(PeerId peer) = 0;
 };
 
-}  // namespace baton
+}  // namespace baton::transport

@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "transport/make_transport.h"
 
-namespace baton {
+namespace baton::transport {
 namespace {
 
 constexpr uint64_t kPool = uint64_t{128} << 20;  // larger than the caches
@@ -79,4 +79,4 @@ BENCHMARK_CAPTURE(BM_Transport, shm, "shm") BLOCKS;
 BENCHMARK_CAPTURE(BM_Transport, tcp, "tcp") BLOCKS;
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::transport

@@ -1,6 +1,6 @@
 #include "transport/window_table.h"
 
-namespace baton {
+namespace baton::transport {
 
 Status admit_block(const RegionTable& regions, const Window& window, RegionId region, uint64_t offset,
                    uint64_t length) {
@@ -59,4 +59,4 @@ void WindowTable::close(const WindowToken& token) {
   window->open = false;
 }
 
-}  // namespace baton
+}  // namespace baton::transport

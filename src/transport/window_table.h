@@ -9,7 +9,7 @@
 #include "transport/memory.h"
 #include "transport/transport.h"
 
-namespace baton {
+namespace baton::transport {
 
 struct WindowTokenHash {
   size_t operator()(const WindowToken& t) const { return t.attempt.value() ^ (t.secret * 0x9e3779b97f4a7c15); }
@@ -68,4 +68,4 @@ class WindowTable {
   ExpectedWriters expected_;
 };
 
-}  // namespace baton
+}  // namespace baton::transport

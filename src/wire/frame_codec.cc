@@ -6,7 +6,7 @@
 
 #include "base/byte_io.h"
 
-namespace baton {
+namespace baton::wire {
 namespace {
 
 constexpr uint32_t kMagic = 0x484e5442;  // "BTNH" in the order of the bytes
@@ -46,7 +46,7 @@ Bytes32 read_bytes32(ByteReader& in) {
 bool read_flag(ByteReader& in) { return in.bounded<uint8_t>(0, 1) == 1; }
 
 FrameType write_body(ByteWriter& out, const Manifest& m) {
-  BATON_CHECK(m.regions.size() <= static_cast<size_t>(kWorldMax), "{} regions", m.regions.size());
+  BATON_CHECK(m.regions.size() <= static_cast<size_t>(layout::kWorldMax), "{} regions", m.regions.size());
   BATON_CHECK(m.transport_blob.size() <= kBlobBytesMax, "transport blob of {} bytes", m.transport_blob.size());
   out.incarnation(m.incarnation);
   out.number(static_cast<uint8_t>(m.role));
@@ -83,14 +83,14 @@ Frame read_manifest(ByteReader& in) {
   m.geometry.element_size = in.bounded<int32_t>(1, 16);
   m.kv_dtype = in.text(kTextBytesMax);
   for (int* value : {&m.layout.tp, &m.layout.dp, &m.layout.pp, &m.layout.ep})
-    *value = in.bounded<int32_t>(1, kWorldMax);
+    *value = in.bounded<int32_t>(1, layout::kWorldMax);
   m.page_tokens = in.bounded<int32_t>(1, kDimMax);
   m.pages_per_group = in.bounded<int32_t>(1, INT32_MAX);
-  m.writer_policy = static_cast<WriterPolicy>(in.bounded<uint8_t>(0, 2));
-  m.fanout = static_cast<Fanout>(in.bounded<uint8_t>(0, 1));
+  m.writer_policy = static_cast<layout::WriterPolicy>(in.bounded<uint8_t>(0, 2));
+  m.fanout = static_cast<layout::Fanout>(in.bounded<uint8_t>(0, 1));
   m.transport = in.text(kTextBytesMax);
   m.transport_blob = in.text(kBlobBytesMax);
-  const size_t regions = in.count(kWorldMax, 12);
+  const size_t regions = in.count(layout::kWorldMax, 12);
   m.regions.resize(regions);
   for (Manifest::Region& region : m.regions) {
     region.id = in.number<uint32_t>();
@@ -164,7 +164,7 @@ Frame read_grant(ByteReader& in) {
   grant.attempt = read_attempt(in);
   grant.decode = in.incarnation();
   grant.prefill = in.incarnation();
-  grant.dp_rank = in.bounded<int32_t>(0, kWorldMax - 1);
+  grant.dp_rank = in.bounded<int32_t>(0, layout::kWorldMax - 1);
   grant.prompt_tokens = in.bounded<int64_t>(1, kPromptTokensMax);
   grant.cached_tokens = in.bounded<int64_t>(0, grant.prompt_tokens - 1);
   grant.window_secret = in.number<uint64_t>();
@@ -384,4 +384,4 @@ uint64_t grant_digest(const Grant& grant) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
-}  // namespace baton
+}  // namespace baton::wire

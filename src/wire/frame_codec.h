@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "wire/frames.h"
 
-namespace baton {
+namespace baton::wire {
 
 inline constexpr size_t kFrameHeaderBytes = 12;
 // Of a whole frame; the longest are grants (8 bytes a page) and commits (8 bytes a page and destination rank).
@@ -46,4 +46,4 @@ Result<Frame> decode_frame(std::string_view bytes, uint16_t version = kProtocolV
 // What a Commit must quote of the Grant it answers: XXH3-64 over attempt, secret, pages and generations.
 [[nodiscard]] uint64_t grant_digest(const Grant& grant);
 
-}  // namespace baton
+}  // namespace baton::wire

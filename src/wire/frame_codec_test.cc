@@ -7,7 +7,7 @@
 
 #include "base/random.h"
 
-namespace baton {
+namespace baton::wire {
 namespace {
 
 Manifest sample_manifest() {
@@ -20,8 +20,8 @@ Manifest sample_manifest() {
   m.layout = {.tp = 8, .dp = 2, .pp = 2, .ep = 4};
   m.page_tokens = 64;
   m.pages_per_group = 1000;
-  m.writer_policy = WriterPolicy::kFirst;
-  m.fanout = Fanout::kLocal;
+  m.writer_policy = layout::WriterPolicy::kFirst;
+  m.fanout = layout::Fanout::kLocal;
   m.transport = "tcp";
   m.transport_blob = std::string("blob\0with zero", 14);
   for (uint32_t i = 0; i < 16; ++i) m.regions.push_back({i, 1ull << 40});
@@ -210,4 +210,4 @@ TEST(FrameCodec, DigestOfAGrantTellsGenerationsApart) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::wire

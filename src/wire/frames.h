@@ -17,7 +17,7 @@
 #include "layout/layout.h"
 #include "layout/plan.h"
 
-namespace baton {
+namespace baton::wire {
 
 // A version is another one when a frame changes its bytes or its meaning. Both sides of a connection offer those they
 // speak, and the highest that both do is spoken.
@@ -58,15 +58,15 @@ struct Manifest {
   Incarnation incarnation;
   InstanceRole role = InstanceRole::kPrefill;
   ModelDigest model_digest;
-  KvGeometry geometry;
+  layout::KvGeometry geometry;
   std::string kv_dtype;  // "bfloat16", "float32"
-  Layout layout;
+  layout::Layout layout;
   int page_tokens = 0;
-  int pages_per_group = 0;                               // pages of each DP group's pool
-  WriterPolicy writer_policy = WriterPolicy::kBalanced;  // the prefill side's counts for the pair
-  Fanout fanout = Fanout::kDirect;                       // the decode side's counts for the pair
-  std::string transport;                                 // "shm"; must be equal
-  std::string transport_blob;                            // Transport::local_blob()
+  int pages_per_group = 0;                                               // pages of each DP group's pool
+  layout::WriterPolicy writer_policy = layout::WriterPolicy::kBalanced;  // the prefill side's counts for the pair
+  layout::Fanout fanout = layout::Fanout::kDirect;                       // the decode side's counts for the pair
+  std::string transport;                                                 // "shm"; must be equal
+  std::string transport_blob;                                            // Transport::local_blob()
   std::vector<Region> regions;
   bool operator==(const Manifest&) const = default;
 };
@@ -185,4 +185,4 @@ struct Pong {
 
 using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong, Hello, Proof>;
 
-}  // namespace baton
+}  // namespace baton::wire

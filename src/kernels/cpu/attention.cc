@@ -19,7 +19,7 @@
 #include "kernels/kernels.h"
 #include "kernels/paged_kv.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
@@ -27,7 +27,7 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 // Tokens [begin, begin + tokens) of the pages as bfloat16 rows, dense.
 void read_bf16(const PagedKv& kv, int64_t begin, int tokens, int head, uint16_t* k, uint16_t* v) {
   const auto copy = [&](const std::byte* from, int64_t count, uint16_t* to) {
-    if (kv.dtype == DType::kBF16)
+    if (kv.dtype == tensor::DType::kBF16)
       std::memcpy(to, from, static_cast<size_t>(count) * sizeof(uint16_t));
     else
       bf16_from_floats(reinterpret_cast<const float*>(from), count, to);
@@ -41,12 +41,12 @@ void read_bf16(const PagedKv& kv, int64_t begin, int tokens, int head, uint16_t*
 }
 
 // v_dim is the width of V: kv.v_dim, or for MLA the first values of K.
-Block load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, int64_t begin, int tokens) {
+ContextBlock load_block(const Tile& tile, const PagedKv& kv, int head, int64_t v_dim, int64_t begin, int tokens) {
   // A product may read the padding columns of the last row of V.
   const int64_t k_size = int64_t{kBlockTokens} * kv.k_dim + kProductColumns,
                 v_size = int64_t{kBlockTokens} * kv.v_dim + kProductColumns;
   AttentionScratch& scratch = attention_scratch();
-  Block block{.begin = begin, .tokens = tokens};
+  ContextBlock block{.begin = begin, .tokens = tokens};
   const int64_t v_stride = kv.v_dim > 0 ? kv.v_dim : kv.k_dim;
   if (tile.pairs) {
     auto* k = scratch.k.get<uint16_t>(k_size);
@@ -88,7 +88,7 @@ struct Context {
   int64_t v_stride;
 
   // `at` is a multiple of two.
-  [[nodiscard]] Block block(int64_t begin, int64_t at, int tokens) const {
+  [[nodiscard]] ContextBlock block(int64_t begin, int64_t at, int tokens) const {
     return {.begin = begin + at,
             .tokens = tokens,
             .k = k + at * k_stride * 4,
@@ -147,7 +147,7 @@ void attend_directly(const float* q, const int* heads, int count, int64_t tokens
     for (int t = 0; t < n;) {
       DirectRun& run = runs[run_count++];
       run.tokens = static_cast<int>(std::min<int64_t>(n - t, kv.page_tokens - (begin + t) % kv.page_tokens));
-      run.kv_bf16 = kv.dtype == DType::kBF16;
+      run.kv_bf16 = kv.dtype == tensor::DType::kBF16;
       run.k = k_row(kv, begin + t, kv_head);
       run.k_stride = kv.k_dim;
       run.v = kv.v_dim > 0 ? v_row(kv, begin + t, kv_head) : run.k;
@@ -306,4 +306,4 @@ void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* 
     scale_row(acc + row * v_dim, v_dim, 1 / row_sum[row], acc + row * v_dim);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

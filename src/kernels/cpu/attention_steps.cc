@@ -11,7 +11,7 @@
 #include "kernels/cpu/product.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -252,12 +252,12 @@ float softmax_scores(float* scores, int tokens, float& row_max, float& row_sum) 
   return decay;
 }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 HWY_EXPORT(softmax_columns);
@@ -291,6 +291,6 @@ void scale_row(const float* x, int64_t count, float factor, float* out) {
   HWY_DYNAMIC_DISPATCH(scale_floats)(x, count, factor, out);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // HWY_ONCE

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace baton {
+namespace baton::kernels {
 
 inline constexpr int kBlockTokens = 64;  // tokens of context a pass takes
 inline constexpr int kTileRows = 128;    // query rows a pass takes
@@ -49,4 +49,4 @@ float softmax_row(float* scores, int tokens, float& row_max, float& row_sum);
 // out = x * factor; in place is fine.
 void scale_row(const float* x, int64_t count, float factor, float* out);
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -9,7 +9,7 @@
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/product.h"
 
-namespace baton {
+namespace baton::kernels {
 
 AttentionScratch& attention_scratch() {
   static thread_local AttentionScratch scratch;
@@ -50,7 +50,7 @@ void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale)
   }
 }
 
-void attend(Tile& tile, const Block& block, int64_t k_dim) {
+void attend(Tile& tile, const ContextBlock& block, int64_t k_dim) {
   const auto multiply = tile.pairs ? multiply_bf16_pairs : multiply_f32;
   AttentionScratch& scratch = attention_scratch();
   float* scores = scratch.scores.get<float>(kBlockTokens * kTileRows);
@@ -105,4 +105,4 @@ void pair_tokens(const uint16_t* v, int64_t v_stride, int64_t tokens, int64_t v_
                     out + t / 2 * out_stride);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -4,10 +4,10 @@
 #include <cstdint>
 
 #include "kernels/cpu/attention_steps.h"
-#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/growing_buffer.h"
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 
 // The query rows of a tile and what has been summed for them.
 struct Tile {
@@ -23,7 +23,7 @@ struct Tile {
 };
 
 // Context tokens as the products read them.
-struct Block {
+struct ContextBlock {
   int64_t begin = 0;
   int tokens = 0;
   const void* k = nullptr;  // float32 rows, or rows of bfloat16 pairs; stride in 4-byte units
@@ -34,7 +34,7 @@ struct Block {
 
 // Work space of the calling thread; tiles and blocks point into it.
 struct AttentionScratch {
-  Scratch queries, query_scaled, query_rounded, acc, k, v, v_pairs, scores, probabilities, heads, groups;
+  GrowingBuffer queries, query_scaled, query_rounded, acc, k, v, v_pairs, scores, probabilities, heads, groups;
 };
 AttentionScratch& attention_scratch();
 
@@ -45,8 +45,8 @@ void start_tile(Tile& tile, int rows, int64_t k_dim, int64_t v_dim, Compute comp
 // Puts scale * q (k_dim) into row `row`.
 void pack_query(Tile& tile, int row, const float* q, int64_t k_dim, float scale);
 // Adds what the tile's rows see of the block to their sums.
-void attend(Tile& tile, const Block& block, int64_t k_dim);
+void attend(Tile& tile, const ContextBlock& block, int64_t k_dim);
 // Rows of bfloat16 v (tokens, v_dim) to rows of pairs of tokens (2i, 2i + 1): out ((tokens + 1) / 2, v_dim).
 void pair_tokens(const uint16_t* v, int64_t v_stride, int64_t tokens, int64_t v_dim, uint32_t* out, int64_t out_stride);
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -8,7 +8,7 @@
 #include "kernels/cpu/product.h"
 #include "tensor/dtype.h"
 
-namespace baton {
+namespace baton::kernels {
 
 #if defined(__x86_64__)
 
@@ -119,7 +119,7 @@ void round_bf16_natively(const float* x, int64_t count, uint16_t* out) {
   for (; i + kLanes <= count; i += kLanes)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
                         reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i))));
-  for (; i < count; ++i) out[i] = to_bf16(x[i]).bits;
+  for (; i < count; ++i) out[i] = tensor::to_bf16(x[i]).bits;
 }
 
 #pragma GCC pop_options
@@ -133,4 +133,4 @@ void round_bf16_natively(const float*, int64_t, uint16_t*) {
 
 #endif
 
-}  // namespace baton
+}  // namespace baton::kernels

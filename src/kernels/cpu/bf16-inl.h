@@ -12,7 +12,7 @@
 #include "tensor/dtype.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -37,7 +37,7 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_floats(hn::ScalableTag<float> d,
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, p))));
 }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // BATON_KERNELS_CPU_BF16_INL_H

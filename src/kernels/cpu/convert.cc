@@ -7,7 +7,7 @@
 #include "kernels/cpu/bf16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 void demote(const float* HWY_RESTRICT x, int64_t n, uint16_t* HWY_RESTRICT out) {
   const hn::ScalableTag<float> d;
@@ -17,7 +17,7 @@ void demote(const float* HWY_RESTRICT x, int64_t n, uint16_t* HWY_RESTRICT out) 
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes)
     hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bf16_bits(d, hn::LoadU(d, x + i)))), d16, out + i);
-  for (; i < n; ++i) out[i] = to_bf16(x[i]).bits;
+  for (; i < n; ++i) out[i] = tensor::to_bf16(x[i]).bits;
 }
 
 void promote(const uint16_t* HWY_RESTRICT x, int64_t n, float* HWY_RESTRICT out) {
@@ -25,7 +25,7 @@ void promote(const uint16_t* HWY_RESTRICT x, int64_t n, float* HWY_RESTRICT out)
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) hn::StoreU(load_floats(d, x + i), d, out + i);
-  for (; i < n; ++i) out[i] = to_float(BF16{x[i]});
+  for (; i < n; ++i) out[i] = tensor::to_float(tensor::BF16{x[i]});
 }
 
 void demote_and_promote(const float* HWY_RESTRICT x, int64_t n, float* HWY_RESTRICT out) {
@@ -34,7 +34,7 @@ void demote_and_promote(const float* HWY_RESTRICT x, int64_t n, float* HWY_RESTR
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes)
     hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(bf16_bits(d, hn::LoadU(d, x + i)))), d, out + i);
-  for (; i < n; ++i) out[i] = to_float(to_bf16(x[i]));
+  for (; i < n; ++i) out[i] = tensor::to_float(tensor::to_bf16(x[i]));
 }
 
 void interleave(const uint16_t* low, const uint16_t* high, int64_t n, uint32_t* HWY_RESTRICT out) {
@@ -50,12 +50,12 @@ void interleave(const uint16_t* low, const uint16_t* high, int64_t n, uint32_t* 
   for (; i < n; ++i) out[i] = low[i] | (high != nullptr ? static_cast<uint32_t>(high[i]) << 16 : 0);
 }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 HWY_EXPORT(demote);
@@ -74,6 +74,6 @@ void interleave_bf16(const uint16_t* low, const uint16_t* high, int64_t count, u
   HWY_DYNAMIC_DISPATCH(interleave)(low, high, count, out);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // HWY_ONCE

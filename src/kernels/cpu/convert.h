@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace baton {
+namespace baton::kernels {
 
 // Rounds as to_bf16 does.
 void bf16_from_floats(const float* x, int64_t count, uint16_t* out);
@@ -13,4 +13,4 @@ void round_to_bf16(const float* x, int64_t count, float* out);
 // out[i] = low[i] | high[i] << 16; high may be null (zero).
 void interleave_bf16(const uint16_t* low, const uint16_t* high, int64_t count, uint32_t* out);
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -9,7 +9,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -122,7 +122,7 @@ void axpy_row(int64_t n, float a, const float* HWY_RESTRICT x, float* HWY_RESTRI
   for (; i < n; ++i) y[i] += a * x[i];
 }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -132,7 +132,7 @@ HWY_AFTER_NAMESPACE();
 #include "kernels/cpu/product.h"
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 HWY_EXPORT(rms_norm_rows);
@@ -172,6 +172,6 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y) {
 
 void axpy(int64_t n, float a, const float* x, float* y) { HWY_DYNAMIC_DISPATCH(axpy_row)(n, a, x, y); }
 
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // HWY_ONCE

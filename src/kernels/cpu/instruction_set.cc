@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <string_view>
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 struct Level {
@@ -68,4 +68,4 @@ bool has_bf16_product() { return bf16_product.possible; }
 bool use_bf16_product() { return bf16_product_used.load(std::memory_order_relaxed); }
 void set_bf16_product_for_test(bool allowed) { bf16_product_used.store(allowed, std::memory_order_relaxed); }
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -1,7 +1,7 @@
 // Which instructions the kernels use.
 #pragma once
 
-namespace baton {
+namespace baton::kernels {
 
 // The processor has vdpbf16ps, and the environment does not ask to do without.
 [[nodiscard]] bool has_bf16_product();
@@ -9,4 +9,4 @@ namespace baton {
 [[nodiscard]] bool use_bf16_product();
 void set_bf16_product_for_test(bool allowed);
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -6,18 +6,18 @@
 #include "kernels/kernels.h"
 #include "kernels/paged_kv.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
-void store_row(DType dtype, const float* from, int64_t count, std::byte* to) {
-  if (dtype == DType::kF32)
+void store_row(tensor::DType dtype, const float* from, int64_t count, std::byte* to) {
+  if (dtype == tensor::DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
   else
     bf16_from_floats(from, count, reinterpret_cast<uint16_t*>(to));
 }
 
-void load_row(DType dtype, const std::byte* from, int64_t count, float* to) {
-  if (dtype == DType::kF32)
+void load_row(tensor::DType dtype, const std::byte* from, int64_t count, float* to) {
+  if (dtype == tensor::DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
   else
     floats_from_bf16(reinterpret_cast<const uint16_t*>(from), count, to);
@@ -45,4 +45,4 @@ void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, fl
   }
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

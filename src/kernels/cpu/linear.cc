@@ -13,13 +13,13 @@
 
 #include "base/check.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/growing_buffer.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/product.h"
-#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/worker_pool.h"
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 constexpr int64_t kRowBlock = 96;  // rows of x that are reused from L2 while the panels pass
@@ -27,7 +27,7 @@ constexpr int64_t kTileRows = 6;   // of a register tile
 constexpr int64_t kPanelMax = 64;
 
 thread_local std::unique_ptr<WorkerPool> tls_pool;
-thread_local Scratch tls_rounded;
+thread_local GrowingBuffer tls_rounded;
 
 }  // namespace
 
@@ -48,8 +48,8 @@ struct Linear::Impl {
   int64_t n, k;
   Compute compute;
   Blocking blocking;
-  int64_t depth;         // rows of a panel: k, or pairs of k
-  AlignedBuffer packed;  // 4-byte units: panel p begins at p * blocking.columns * depth
+  int64_t depth;                 // rows of a panel: k, or pairs of k
+  tensor::AlignedBuffer packed;  // 4-byte units: panel p begins at p * blocking.columns * depth
 
   [[nodiscard]] int64_t panels() const { return (n + blocking.columns - 1) / blocking.columns; }
   [[nodiscard]] int64_t panel_width(int64_t panel) const {
@@ -65,7 +65,7 @@ struct Linear::Impl {
 void Linear::Impl::pack(const float* weight) {
   depth = compute == Compute::kBF16 ? (k + 1) / 2 : k;
   const int64_t columns = (panels() - 1) * blocking.columns + panel_width(panels() - 1);
-  packed = AlignedBuffer(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
+  packed = tensor::AlignedBuffer(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
   const auto part = [this, weight](int at, int parts) {
     for (int64_t panel = panels() * at / parts; panel < panels() * (at + 1) / parts; ++panel) pack_panel(weight, panel);
   };
@@ -195,4 +195,4 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
   }
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

@@ -9,7 +9,7 @@
 #include "kernels/cpu/product.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -222,12 +222,12 @@ void product_widening(const Product& p) { multiply<WidenedPairs>(p); }
 // 128 KiB of a panel in the second cache, or 16 KiB in the first, where a tile's rows take 12.
 Blocking blocking() { return kManyRegisters ? Blocking{64, 512} : Blocking{16, 256}; }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 HWY_EXPORT(product_f32);
@@ -240,6 +240,6 @@ void multiply_f32(const Product& p) { HWY_DYNAMIC_DISPATCH(product_f32)(p); }
 void multiply_widened_pairs(const Product& p) { HWY_DYNAMIC_DISPATCH(product_widening)(p); }
 Blocking product_blocking() { return HWY_DYNAMIC_DISPATCH(blocking)(); }
 
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // HWY_ONCE

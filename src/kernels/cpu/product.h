@@ -6,7 +6,7 @@
 // Loops over a register tile must vanish, or its sums live in memory: at -O2 GCC does that only when told.
 #define BATON_UNROLL _Pragma("GCC unroll 8")
 
-namespace baton {
+namespace baton::kernels {
 
 inline constexpr int64_t kProductColumns = 16;
 inline constexpr int64_t kInlineWork =
@@ -61,4 +61,4 @@ void multiply_bf16_pairs(const Product& p);
 // Rounds by that processor's own conversion: subnormal values become zero.
 void round_bf16_natively(const float* x, int64_t count, uint16_t* out);
 
-}  // namespace baton
+}  // namespace baton::kernels

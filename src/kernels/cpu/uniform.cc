@@ -6,7 +6,7 @@
 #include "kernels/cpu/bf16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace baton::HWY_NAMESPACE {
+namespace baton::kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -37,14 +37,14 @@ void uniform_row(uint64_t key, int64_t first, int64_t count, float scale, float*
   uniform_lanes(hn::CappedTag<float, 1>(), key, first, done, count, scale, out);
 }
 
-}  // namespace baton::HWY_NAMESPACE
+}  // namespace baton::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
 #include "kernels/kernels.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 HWY_EXPORT(uniform_row);
@@ -55,6 +55,6 @@ void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float
   HWY_DYNAMIC_DISPATCH(uniform_row)(key, first, count, scale, out);
 }
 
-}  // namespace baton
+}  // namespace baton::kernels
 
 #endif  // HWY_ONCE

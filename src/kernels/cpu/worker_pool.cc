@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "base/thread.h"
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 constexpr int kSpins = 500;  // some microseconds: the gap between two products of one layer
@@ -56,4 +56,4 @@ void WorkerPool::help(int part) {
   }
 }
 
-}  // namespace baton
+}  // namespace baton::kernels

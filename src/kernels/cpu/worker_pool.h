@@ -8,7 +8,7 @@
 
 #include "base/futex.h"
 
-namespace baton {
+namespace baton::kernels {
 
 // Owned and used by one thread. Waits are a short spin and then a futex, so that idle helpers and a rank whose helpers
 // were descheduled cost the other ranks of a shared machine nothing.
@@ -42,4 +42,4 @@ class WorkerPool {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace baton
+}  // namespace baton::kernels

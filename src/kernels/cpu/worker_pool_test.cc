@@ -4,7 +4,7 @@
 
 #include <array>
 
-namespace baton {
+namespace baton::kernels {
 namespace {
 
 TEST(WorkerPool, RunsEveryPartOnceAndWaitsForAll) {
@@ -24,4 +24,4 @@ TEST(WorkerPool, EndsWhileHelpersSleepOrHaveNeverRun) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::kernels

@@ -1,4 +1,4 @@
-#include "comm/group.h"
+#include "comm/rank_group.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <functional>
 #include <thread>
 
-namespace baton {
+namespace baton::comm {
 namespace {
 
 void on_ranks(int ranks, const std::function<void(int)>& body) {
@@ -16,11 +16,11 @@ void on_ranks(int ranks, const std::function<void(int)>& body) {
   for (std::thread& t : threads) t.join();
 }
 
-TEST(Group, BarrierHoldsEveryRankUntilTheLast) {
+TEST(RankGroup, BarrierHoldsEveryRankUntilTheLast) {
   // Sixteen ranks, also on two cores: no rank is ever a barrier ahead of another.
   constexpr int kRanks = 16;
   constexpr int kRounds = 300;
-  Group group(kRanks);
+  RankGroup group(kRanks);
   std::vector<std::atomic<int>> at(kRanks);
   std::atomic<int> violations{0};
   on_ranks(kRanks, [&](int rank) {
@@ -34,9 +34,9 @@ TEST(Group, BarrierHoldsEveryRankUntilTheLast) {
   EXPECT_EQ(violations, 0);
 }
 
-TEST(Group, AllGatherHandsPointersRound) {
+TEST(RankGroup, AllGatherHandsPointersRound) {
   constexpr int kRanks = 6;
-  Group group(kRanks);
+  RankGroup group(kRanks);
   on_ranks(kRanks, [&](int rank) {
     float mine[2] = {};
     for (int round = 0; round < 200; ++round) {
@@ -50,9 +50,9 @@ TEST(Group, AllGatherHandsPointersRound) {
   });
 }
 
-TEST(Group, AbortFreesThoseWhoWait) {
+TEST(RankGroup, AbortFreesThoseWhoWait) {
   constexpr int kRanks = 8;
-  Group group(kRanks);
+  RankGroup group(kRanks);
   on_ranks(kRanks, [&](int rank) {
     ASSERT_TRUE(group.barrier().ok());
     if (rank == 3) {
@@ -72,4 +72,4 @@ TEST(Group, AbortFreesThoseWhoWait) {
 }
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::comm

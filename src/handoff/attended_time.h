@@ -5,14 +5,14 @@
 
 #include "base/clock.h"
 
-namespace baton {
+namespace baton::handoff {
 
 // Silence of a peer is measured in it. A turn of the thread's loop counts for `turn_max` at most, so that a stall of
 // our own (a stopped process, a step that took long) is never taken for silence of a peer whose words wait in its
 // socket.
-class Attention {
+class AttendedTime {
  public:
-  Attention(TimePoint now, Duration turn_max) : turn_max_(turn_max), before_(now), attended_(now) {}
+  AttendedTime(TimePoint now, Duration turn_max) : turn_max_(turn_max), before_(now), attended_(now) {}
 
   // Another turn begins.
   void turn(TimePoint now) {
@@ -28,4 +28,4 @@ class Attention {
   TimePoint attended_;
 };
 
-}  // namespace baton
+}  // namespace baton::handoff

@@ -1,17 +1,17 @@
-#include "scheduler/group.h"
+#include "scheduler/group_memory.h"
 
 #include <algorithm>
 
-namespace baton {
+namespace baton::scheduler {
 
 GroupMemory::GroupMemory(int pages, int page_tokens, bool cache)
     : page_tokens_(page_tokens),
       cache_(cache),
-      ledger_(std::make_unique<PageLedger>(pages)),
-      tree_(std::make_unique<PrefixTree>(*ledger_, page_tokens)) {}
+      ledger_(std::make_unique<kv::PageLedger>(pages)),
+      tree_(std::make_unique<kv::PrefixTree>(*ledger_, page_tokens)) {}
 
 bool GroupMemory::has(int64_t pages) const {
-  const PageCounts counts = ledger_->counts();
+  const kv::PageCounts counts = ledger_->counts();
   if (pages > counts.free + counts.cached) return false;
   return pages <= counts.free || pages <= counts.free + tree_->evictable_pages();
 }
@@ -20,31 +20,32 @@ int64_t GroupMemory::cached_tokens(std::span<const int32_t> tokens, const std::s
   return cache_ ? tree_->cached_tokens(tokens.first(static_cast<size_t>(limit)), salt) : 0;
 }
 
-std::vector<PageLease> GroupMemory::match(std::span<const int32_t> tokens, const std::string& salt, int64_t limit) {
+std::vector<kv::PageLease> GroupMemory::match(std::span<const int32_t> tokens, const std::string& salt, int64_t limit) {
   if (!cache_) return {};
   return tree_->match(tokens.first(static_cast<size_t>(limit)), salt);
 }
 
-Result<std::vector<PageLease>> GroupMemory::reserve(int count) {
+Result<std::vector<kv::PageLease>> GroupMemory::reserve(int count) {
   const int missing = count - ledger_->counts().free;
   if (missing > 0) tree_->evict(missing);
   return ledger_->reserve(count);
 }
 
-void GroupMemory::remember(std::span<const int32_t> tokens, const std::string& salt, std::span<const PageLease> pages) {
+void GroupMemory::remember(std::span<const int32_t> tokens, const std::string& salt,
+                           std::span<const kv::PageLease> pages) {
   const size_t whole = tokens.size() / static_cast<size_t>(page_tokens_);
   if (!cache_ || whole == 0) return;
-  std::vector<PageLease> leases;
+  std::vector<kv::PageLease> leases;
   leases.reserve(whole);
-  for (const PageLease& lease : pages.first(whole)) leases.push_back(lease.share());
+  for (const kv::PageLease& lease : pages.first(whole)) leases.push_back(lease.share());
   tree_->insert(tokens.first(whole * static_cast<size_t>(page_tokens_)), std::move(leases), salt);
 }
 
-void GroupMemory::adopt(std::span<const int32_t> tokens, const std::string& salt, std::vector<PageLease>* pages) {
-  std::vector<PageLease> ours = match(tokens, salt, static_cast<int64_t>(tokens.size()));
+void GroupMemory::adopt(std::span<const int32_t> tokens, const std::string& salt, std::vector<kv::PageLease>* pages) {
+  std::vector<kv::PageLease> ours = match(tokens, salt, static_cast<int64_t>(tokens.size()));
   std::move(ours.begin(), ours.end(), pages->begin());
 }
 
 void GroupMemory::flush() { tree_->clear(); }
 
-}  // namespace baton
+}  // namespace baton::scheduler

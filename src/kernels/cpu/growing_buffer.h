@@ -5,20 +5,20 @@
 
 #include "tensor/aligned_buffer.h"
 
-namespace baton {
+namespace baton::kernels {
 
-class Scratch {
+class GrowingBuffer {
  public:
   // `count` values of T; what was there before is lost.
   template <typename T>
   [[nodiscard]] T* get(int64_t count) {
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    if (bytes > buffer_.size()) buffer_ = AlignedBuffer(bytes + bytes / 2);
+    if (bytes > buffer_.size()) buffer_ = tensor::AlignedBuffer(bytes + bytes / 2);
     return reinterpret_cast<T*>(buffer_.data());
   }
 
  private:
-  AlignedBuffer buffer_;
+  tensor::AlignedBuffer buffer_;
 };
 
-}  // namespace baton
+}  // namespace baton::kernels

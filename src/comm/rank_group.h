@@ -12,7 +12,7 @@
 #include "base/futex.h"
 #include "base/result.h"
 
-namespace baton {
+namespace baton::comm {
 
 // A fixed number of ranks, one thread each, that call the same collectives in the same order.
 //
@@ -23,12 +23,12 @@ namespace baton {
 //
 // Waiting spins for a few microseconds when the machine has a core for every rank, yields a few times while that pays,
 // and then sleeps in the kernel: more ranks than cores must not burn the core that the last rank needs.
-class Group {
+class RankGroup {
  public:
   // ranks >= 1.
-  explicit Group(int ranks);
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
+  explicit RankGroup(int ranks);
+  RankGroup(const RankGroup&) = delete;
+  RankGroup& operator=(const RankGroup&) = delete;
 
   [[nodiscard]] int size() const { return static_cast<int>(ranks_.size()); }
 
@@ -49,16 +49,16 @@ class Group {
   struct alignas(64) RankState {
     uint64_t operations = 0;  // collectives that exchange something, so far
   };
-  using Exchange = std::vector<const float*>;  // (ranks)
+  using Pointers = std::vector<const float*>;  // (ranks)
 
   // Returns when the phase is another.
   void wait_while(uint32_t phase);
-  Exchange& next_exchange(int rank);
+  Pointers& next_exchange(int rank);
   [[nodiscard]] Error failure() const;
 
   std::vector<RankState> ranks_;
   // They take turns: a fast rank may begin the next collective while a slow one still reads the last one's.
-  Exchange exchanges_[2];
+  Pointers exchanges_[2];
   int spins_ = 0;
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) FutexWord phase_{0};                                    // barriers completed; also moved by abort()
@@ -68,4 +68,4 @@ class Group {
   std::optional<Error> failure_;
 };
 
-}  // namespace baton
+}  // namespace baton::comm

@@ -8,16 +8,16 @@
 #include <vector>
 
 #include "base/check.h"
-#include "comm/group.h"
+#include "comm/rank_group.h"
 
-namespace baton {
+namespace baton::comm {
 namespace {
 
 constexpr int kRanks = 4;
 constexpr int kMeetings = 30;  // of one token in a model of six layers, about
 
 struct Ours {
-  Group group{kRanks};
+  RankGroup group{kRanks};
   void meet() { BATON_CHECK(group.barrier().ok()); }
 };
 struct Std {
@@ -83,4 +83,4 @@ BENCHMARK_TEMPLATE(BM_Barrier, Std)
     ->UseRealTime();
 
 }  // namespace
-}  // namespace baton
+}  // namespace baton::comm

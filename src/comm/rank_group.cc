@@ -1,11 +1,11 @@
-#include "comm/group.h"
+#include "comm/rank_group.h"
 
 #include <thread>
 #include <utility>
 
 #include "base/check.h"
 
-namespace baton {
+namespace baton::comm {
 
 namespace {
 
@@ -29,18 +29,18 @@ void pause() {
 
 }  // namespace
 
-Group::Group(int ranks) : ranks_(static_cast<size_t>(ranks)) {
+RankGroup::RankGroup(int ranks) : ranks_(static_cast<size_t>(ranks)) {
   BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
-  for (Exchange& e : exchanges_) e.resize(static_cast<size_t>(ranks));
+  for (Pointers& e : exchanges_) e.resize(static_cast<size_t>(ranks));
   if (static_cast<unsigned>(ranks) <= std::thread::hardware_concurrency()) spins_ = kSpins;
 }
 
-Error Group::failure() const {
+Error RankGroup::failure() const {
   std::lock_guard lock(mutex_);
   return failure_.value_or(Error{ErrorCode::kCancelled, "the group was aborted"});
 }
 
-void Group::abort(Error failure) {
+void RankGroup::abort(Error failure) {
   {
     std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(failure);
@@ -52,7 +52,7 @@ void Group::abort(Error failure) {
   futex_wake_all(phase_);
 }
 
-void Group::wait_while(uint32_t phase) {
+void RankGroup::wait_while(uint32_t phase) {
   const auto same = [&] { return phase_.load(std::memory_order_acquire) == phase; };
   for (int i = 0; i < spins_ && same(); ++i) pause();
   auto now = std::chrono::steady_clock::now();
@@ -63,7 +63,7 @@ void Group::wait_while(uint32_t phase) {
   futex_wait(phase_, phase);
 }
 
-Status Group::barrier() {
+Status RankGroup::barrier() {
   const uint32_t phase = phase_.load(std::memory_order_acquire);
   if (aborted()) return failure();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size())) {
@@ -78,18 +78,18 @@ Status Group::barrier() {
   return {};
 }
 
-Group::Exchange& Group::next_exchange(int rank) {
+RankGroup::Pointers& RankGroup::next_exchange(int rank) {
   BATON_CHECK(rank >= 0 && rank < size(), "rank {} of {}", rank, size());
   return exchanges_[ranks_[static_cast<size_t>(rank)].operations++ % 2];
 }
 
-Result<std::span<const float* const>> Group::all_gather(int rank, const float* mine) {
+Result<std::span<const float* const>> RankGroup::all_gather(int rank, const float* mine) {
   // Each collective has a barrier, so a rank that writes the exchange of two collectives ago knows that everybody has
   // left it.
-  Exchange& exchange = next_exchange(rank);
+  Pointers& exchange = next_exchange(rank);
   exchange[static_cast<size_t>(rank)] = mine;
   BATON_TRY(barrier());
   return std::span<const float* const>(exchange);
 }
 
-}  // namespace baton
+}  // namespace baton::comm

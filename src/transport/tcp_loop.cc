@@ -14,6 +14,8 @@ namespace {
 
 constexpr size_t kFencedMax = 1024;
 constexpr int kAcceptsMax = 64;  // of a turn, so that a flood of them leaves time for those that are here
+// An owner may have read our greeting just before it heard that it knows us.
+constexpr auto kRefusalHolds = std::chrono::seconds(1);
 constexpr auto kSweep = std::chrono::milliseconds(100);
 
 }  // namespace
@@ -169,7 +171,7 @@ void Loop::dismiss(int fd, const std::string& why) {
 void Loop::carry_out(AddPeer&& c) {
   std::erase(fenced_, c.incarnation);
   const auto [it, added] =
-      peers_.try_emplace(c.peer, Peer{c.peer, c.address, c.incarnation, std::move(c.budget), {}, {}, {}});
+      peers_.try_emplace(c.peer, Peer{c.peer, c.address, c.incarnation, std::move(c.budget), {}, {}, {}, {}});
   if (!added) it->second.refused.clear();
 }
 
@@ -181,6 +183,7 @@ void Loop::carry_out(AddPost&& c) {
   Peer& peer = it->second;
   live_.emplace(c.post.id, peer.id);
   deadlines_.emplace(c.post.deadline, c.post.id);
+  if (SteadyClock().now() >= peer.ask_again) peer.refused.clear();
   if (!peer.refused.empty()) {
     return end(peer, c.post, TransferOutcome::kRejected, 0, true, peer.refused);
   }
@@ -272,7 +275,10 @@ void Loop::drive(Peer& peer, Lane& lane) {
     return watch(lane.fd(), lane.registered_interest, false);
   }
   const std::string why = handled.error().message;
-  if (lane.refused()) peer.refused = why;
+  if (lane.refused()) {
+    peer.refused = why;
+    peer.ask_again = SteadyClock().now() + kRefusalHolds;
+  }
   lose_lane(peer, lane, why);
   if (!peer.refused.empty()) return fail_queue(peer, TransferOutcome::kRejected, why);
   // A connection that worked is opened again for what waits; one that never did is the answer to those that waited for

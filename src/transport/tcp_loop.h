@@ -59,7 +59,8 @@ class Loop {
     std::shared_ptr<PostBudget> budget;
     std::deque<Outgoing> queue;  // nothing of these was sent
     std::vector<std::unique_ptr<Lane>> lanes;
-    std::string refused;  // why the owner will not have us, until it is connected to again
+    std::string refused;  // why the owner will not have us; asked again when connected to, or after a while
+    TimePoint ask_again;
   };
 
   void run();

@@ -79,7 +79,7 @@ TEST(LineWriter, WritesLinesInOrder) {
 TEST(LineWriter, AReaderThatDoesNotReadHoldsNobodyUp) {
   for (const bool socket : {false, true}) {
     Ends ends(socket);
-    LineWriter lines(ends.writer, 1u << 16);
+    LineWriter lines(ends.writer, 1u << 20);  // more than a pipe or a socket takes
     constexpr int kLines = 40'000;
     const std::string filler(60, 'x');
     EXPECT_LT(time_of([&] {

@@ -43,7 +43,12 @@ std::string many_times(const std::string& make, const std::string& body) {
   return "{% set x = " + make + " %}{% for i in range(100000) %}" + body + "{% endfor %}";
 }
 
-const std::string kLong = "'a' * 4000000";
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kLength = 400'000;  // its memmem() checks the whole text at every call
+#else
+constexpr size_t kLength = 4'000'000;
+#endif
+const std::string kLong = "'a' * " + std::to_string(kLength);
 const std::string kDoubling =
     "{% set ns = namespace(x=['a']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
 
@@ -69,7 +74,7 @@ TEST(Bounds, NoOperationIsFree) {
       many_times(kLong, "{% set y = x + x %}"),
       many_times(kLong, "{% set y = x[1:] %}"),
       many_times(kLong, "{% set y = x[::-1] %}"),
-      many_times(kLong, "{% set y = x[3999999] %}"),
+      many_times(kLong, "{% set y = x[-1] %}"),
       many_times(kLong, "{% set y = x|length %}"),
       many_times(kLong, "{% set y = x|tojson %}"),
       many_times(kLong, "{% set y = [x]|tojson(indent=4) %}"),
@@ -81,7 +86,7 @@ TEST(Bounds, NoOperationIsFree) {
       many_times(kLong, "{% set y = x.strip(x) %}"),
       many_times(kLong, "{% set y = x.startswith(x) %}"),
       many_times(kLong, "{% set y = x.endswith(x) %}"),
-      many_times(kLong, "{% set y = x == ('a' * 4000000) %}"),
+      many_times(kLong, "{% set y = x == (" + kLong + ") %}"),
       many_times(kLong, "{% set y = x < x ~ 'a' %}"),
       many_times(kLong, "{% set y = {x: 1} %}"),
       many_times(kLong, "{% set y = {}[x] %}"),

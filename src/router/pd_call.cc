@@ -63,7 +63,8 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     std::shared_ptr<http::HttpCall> call;
     int status = 0;  // 0: no head yet
     Headers headers;
-    std::string body;  // what has come and was not passed on
+    std::string body;    // what has come and was not passed on
+    size_t unended = 0;  // bytes of it in which no event ends
     bool ended = false;
   };
 
@@ -215,10 +216,13 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   // Whole events only: an answer that breaks off within one must still end in one that says so.
   void pass_events() {
     constexpr std::string_view kData = "data: ", kEnd = "\n\n";
-    const size_t last = decode_.body.rfind(kEnd);
-    if (last == std::string::npos) return;
-    std::string events = decode_.body.substr(0, last + kEnd.size());
+    const size_t from = decode_.unended == 0 ? 0 : decode_.unended - 1;  // an end may have come in two parts
+    const size_t last = std::string_view(decode_.body).substr(from).rfind(kEnd);
+    decode_.unended = decode_.body.size();
+    if (last == std::string_view::npos) return;
+    std::string events = decode_.body.substr(0, from + last + kEnd.size());
     decode_.body.erase(0, events.size());
+    decode_.unended = decode_.body.size();
     if (merger_) {
       std::string merged;
       for (std::string_view rest = events; !rest.empty();) {

@@ -139,6 +139,14 @@ void Bpe::index_bytes() {
   }
 }
 
+bool Bpe::every_piece_has_a_token() const {
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool in_utf8 = byte != 0xc0 && byte != 0xc1 && byte < 0xf5;
+    if (in_utf8 && byte_ids_[byte] < 0) return false;
+  }
+  return true;
+}
+
 size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids, EncodeBudget& budget) const {
   budget.spend(bytes.size());
   if (ignore_merges_) {

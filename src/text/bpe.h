@@ -53,6 +53,8 @@ class Bpe {
   // becomes unk_token, or nothing if there is none. Returns the work done, in looks at a pair of tokens, for tests of
   // growth. When the budget ends, so does the merging: the ids are of no use then.
   size_t encode(std::string_view bytes, std::vector<int32_t>& ids, EncodeBudget& budget) const;
+  // Whether every byte of UTF-8 has a token, so that no piece of a text is left without one.
+  [[nodiscard]] bool every_piece_has_a_token() const;
 
   // Token texts as written in the file (in the byte alphabet), to ids.
   [[nodiscard]] const TokenIds& vocabulary() const { return vocabulary_; }

@@ -96,6 +96,11 @@ Result<PreTokenizer> PreTokenizer::from_json(const JsonNode& node) {
   if (result.steps_.empty() || !result.steps_.back().is_byte_level) {
     return node.refuse("no ByteLevel at its end: only byte-level tokenizers are supported");
   }
+  bool removes = false;
+  for (auto step = result.steps_.rbegin(); step != result.steps_.rend(); ++step) {
+    step->keeps_all = !removes && step->behavior == SplitBehavior::kIsolated;
+    removes = removes || step->behavior == SplitBehavior::kRemoved;
+  }
   return result;
 }
 
@@ -153,12 +158,14 @@ Result<PreTokenizer::Step> PreTokenizer::read_byte_level(const JsonNode& node) {
   return step;
 }
 
-Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& budget) const {
+Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& budget, bool each_is_a_token) const {
   std::vector<std::string_view> current = {text};
   std::vector<std::string_view> next;
   for (const Step& step : steps_) {
     next.clear();
-    for (std::string_view piece : current) BATON_TRY(cut_one(step, piece, pieces, next, budget));
+    for (std::string_view piece : current) {
+      BATON_TRY(cut_one(step, piece, pieces, next, budget, each_is_a_token && step.keeps_all));
+    }
     std::swap(current, next);
   }
   pieces.views.insert(pieces.views.end(), current.begin(), current.end());
@@ -166,7 +173,7 @@ Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& bu
 }
 
 Status PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage,
-                             std::vector<std::string_view>& out, EncodeBudget& budget) {
+                             std::vector<std::string_view>& out, EncodeBudget& budget, bool each_is_a_token) {
   if (piece.empty()) return {};
   if (!budget.spend(piece.size())) return budget.status();
   if (step.add_prefix_space && piece.front() != ' ') {
@@ -178,7 +185,7 @@ Status PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& s
   }
   std::vector<TextRange> matches;
   if (step.regex) {
-    BATON_ASSIGN(matches, step.regex->find_all(piece, budget));
+    BATON_ASSIGN(matches, step.regex->find_all(piece, budget, each_is_a_token));
   } else {
     matches = find_numeric_characters(piece);
   }

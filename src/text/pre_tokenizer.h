@@ -45,8 +45,9 @@ class PreTokenizer {
   [[nodiscard]] static Result<PreTokenizer> from_json(const JsonNode& node);
 
   // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet).
-  // Fails as Regex::find_all does.
-  Status cut(std::string_view text, Pieces& pieces, EncodeBudget& budget) const;
+  // Fails as Regex::find_all does. With `each_is_a_token` a text that makes more pieces than the budget has tokens is
+  // given up before they take memory.
+  Status cut(std::string_view text, Pieces& pieces, EncodeBudget& budget, bool each_is_a_token) const;
 
  private:
   struct Step {
@@ -56,12 +57,13 @@ class PreTokenizer {
     bool invert = false;
     bool is_byte_level = false;
     bool add_prefix_space = false;
+    bool keeps_all = false;  // what it cuts out are pieces of their own, and no later step removes any
   };
   Status append_steps(const JsonNode& node);
   static Result<Step> read_split(const JsonNode& node);
   static Result<Step> read_byte_level(const JsonNode& node);
   static Status cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out,
-                        EncodeBudget& budget);
+                        EncodeBudget& budget, bool each_is_a_token);
 
   std::vector<Step> steps_;
 };

@@ -120,11 +120,13 @@ Result<Regex> Regex::compile(std::string_view pattern) {
   return Regex(std::make_shared<const Code>(Code{std::move(code)}));
 }
 
-Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudget& budget) const {
+Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudget& budget,
+                                               bool each_is_a_token) const {
   thread_local const Matcher matcher;
   matcher.limit_steps(text.size());
   pcre2_set_callout(matcher.context.get(), on_callout, &budget);
   std::vector<TextRange> matches;
+  size_t not_empty = 0;
   size_t from = 0;
   while (from <= text.size()) {
     TextRange match{};
@@ -138,6 +140,8 @@ Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudg
       continue;
     }
     matches.push_back(match);
+    not_empty += is_empty ? 0 : 1;
+    if (each_is_a_token && !budget.allows_tokens(not_empty)) return budget.status().error();
     from = match.end;
   }
   return matches;

@@ -28,7 +28,9 @@ class Regex {
   // unless it touches the match before it, as Rust's onig crate does. kInvalidArgument, also told to the budget, when
   // the pattern backtracks more than kStepsMin + kStepsPerByte times the text's bytes from one place, needs more than
   // kHeapMax, or takes the budget's time. A pattern that backtracks in proportion to the text passes at any length.
-  [[nodiscard]] Result<std::vector<TextRange>> find_all(std::string_view text, EncodeBudget& budget) const;
+  // With `each_is_a_token` also when more matches are not empty than the budget allows tokens.
+  [[nodiscard]] Result<std::vector<TextRange>> find_all(std::string_view text, EncodeBudget& budget,
+                                                        bool each_is_a_token = false) const;
 
   static constexpr size_t kStepsMin = 1'000'000;
   static constexpr size_t kStepsPerByte = 16;

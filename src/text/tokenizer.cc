@@ -113,7 +113,7 @@ Result<size_t> Tokenizer::append_ids(std::string_view text, std::vector<int32_t>
       }
       pieces.views.clear();
       pieces.storage.clear();
-      BATON_TRY(parts_->pre_tokenizer.cut(split.text, pieces, budget));
+      BATON_TRY(parts_->pre_tokenizer.cut(split.text, pieces, budget, parts_->bpe.every_piece_has_a_token()));
       for (std::string_view piece : pieces.views) {
         work += parts_->bpe.encode(piece, ids, budget);
         if (!budget.allows_tokens(ids.size())) return budget.status().error();

@@ -81,6 +81,26 @@ TEST(Tokenizer, WorkGrowsWithTheText) {
   }
 }
 
+// A text is given up while it is cut only if it could not have fitted.
+RC_GTEST_PROP(Tokenizer, ABoundOnTokensRefusesWhatHasMoreAndNothingElse, (const std::vector<uint8_t>& bytes)) {
+  static const std::vector<Tokenizer> tokenizers = [] {
+    std::vector<Tokenizer> all;
+    for (const char* name : {"deepseek", "llama3", "qwen2"}) all.push_back(fixture(name));
+    return all;
+  }();
+  std::string text(bytes.begin(), bytes.end());
+  for (char& c : text) c = static_cast<char>("ab 1\n.'\xc3\xa9"[static_cast<uint8_t>(c) % 9]);
+  for (const Tokenizer& tokenizer : tokenizers) {
+    const std::vector<int32_t> ids = tokenizer.encode(text, false).value();
+    EncodeLimits limits;
+    limits.tokens_max = ids.size();
+    RC_ASSERT(tokenizer.encode(text, false, limits).value() == ids);
+    if (ids.empty()) continue;
+    limits.tokens_max = ids.size() - 1;
+    RC_ASSERT(!tokenizer.encode(text, false, limits).ok());
+  }
+}
+
 TEST(Tokenizer, TakesAMegabyteOfOneKind) {
   for (const char* name : {"deepseek", "llama3", "qwen2"}) {
     const Tokenizer tokenizer = fixture(name);

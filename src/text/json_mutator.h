@@ -65,10 +65,10 @@ class JsonMutator {
   boost::json::value hostile(const boost::json::value& old) {
     using boost::json::array;
     using boost::json::object;
-    if (old.is_int64() && below(3) == 0) {  // near what it was
-      const int64_t near[] = {old.get_int64() - 1, old.get_int64() + 1,     -old.get_int64(),     old.get_int64() * 2,
-                              old.get_int64() * 3, old.get_int64() / 2 + 1, old.get_int64() << 20};
-      return near[below(std::size(near))];
+    if (old.is_int64() && below(3) == 0) {                    // near what it was
+      const auto n = static_cast<uint64_t>(old.get_int64());  // overflows as a file's number may, without trapping
+      const uint64_t near[] = {n - 1, n + 1, 0 - n, n * 2, n * 3, n / 2 + 1, n << 20};
+      return static_cast<int64_t>(near[below(std::size(near))]);
     }
     const boost::json::value values[] = {0,
                                          1,

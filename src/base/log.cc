@@ -8,8 +8,10 @@
 #include <atomic>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/line_writer.h"
 
@@ -50,7 +52,11 @@ std::atomic<LineWriter*> writer{nullptr};
 
 LineWriter& open_standard_error() {
   if (writer.load() == nullptr) std::atexit([] { log_flush(); });
-  writer = new LineWriter(STDERR_FILENO);
+  // An earlier one stays for those that are about to use it, and known here, so that it is no leak.
+  static std::mutex mutex;
+  static auto& all = *new std::vector<std::unique_ptr<LineWriter>>;
+  const std::lock_guard lock(mutex);
+  writer = all.emplace_back(std::make_unique<LineWriter>(STDERR_FILENO)).get();
   return *writer;
 }
 

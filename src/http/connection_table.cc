@@ -79,7 +79,9 @@ void ConnectionTable::drain() {
 }
 
 void ConnectionTable::end_all() {
+  std::unordered_set<std::shared_ptr<HttpAnswer>> incomplete;  // their timers end before the context does
   std::lock_guard lock(mutex_);
+  incomplete.swap(answers_);
   boost::system::error_code ignored;
   for (auto& [id, entry] : entries_) entry.socket->shutdown(tcp::socket::shutdown_both, ignored);
 }

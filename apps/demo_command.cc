@@ -43,13 +43,17 @@ Result<std::vector<Question>> golden_questions(const std::string& model_path) {
   if (cases == nullptr || !cases->is_array()) return error(ErrorCode::kCorrupt, "{}: no cases", path);
   for (const json::value& entry : cases->get_array()) {
     if (!entry.is_object()) continue;
-    model::JsonFields fields(entry.get_object(), path);
+    const json::value* asked = entry.get_object().if_contains("prompt");
+    const json::value* answered = entry.get_object().if_contains("greedy_text");
+    if (asked == nullptr || !asked->is_string() || answered == nullptr || !answered->is_string() ||
+        answered->get_string().empty())
+      return error(ErrorCode::kCorrupt, "{}: a case without prompt or greedy_text", path);
     // Only what the user said: the chat template puts the markers back.
-    std::string prompt = fields.text("prompt", "");
+    std::string prompt(asked->get_string());
     const size_t begin = prompt.find(kUser), end = prompt.rfind(kAssistant);
     if (begin == std::string::npos || end == std::string::npos) continue;
     prompt = prompt.substr(begin + kUser.size(), end - begin - kUser.size());
-    std::string answer = fields.text("greedy_text", "");
+    std::string answer(answered->get_string());
     const bool complete = answer.ends_with(kEnd);
     if (complete) answer.resize(answer.size() - kEnd.size());
     if (prompt.starts_with("Tell me a story")) story = {"A story", prompt, answer, complete};

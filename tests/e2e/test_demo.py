@@ -19,6 +19,8 @@ def test_demo_answers_as_the_reference_and_shows_what_crossed(model):
     assert made.returncode == 0, made.stdout + made.stderr
     assert made.stdout.count("equal to the reference implementation's greedy answer") == 3, made.stdout
     assert made.stdout.count("time: first token") == 3
+    assert "(0 bytes)" not in made.stdout, "an answer was held against nothing"
+    assert re.search(r"A pass key in a long text.*\n  The pass key of the ", made.stdout, re.S), made.stdout
     links = [int(n) for row in re.findall(r"^  P\d(.*)", made.stdout, re.M) for n in row.split() if n != "."]
     assert sum(links) == int(re.search(r"total (\d+) bytes", made.stdout).group(1)) > 0
 

@@ -2,6 +2,7 @@
 // what it is given.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -87,7 +88,7 @@ class PlayedEngine final : public engine::Engine {
     if (on_pair) on_pair();
     done({});
   }
-  bool paired_as_told = false;
+  std::atomic<bool> paired_as_told{false};  // two calls may pair at once
   [[nodiscard]] std::string describe_pairs() const override { return "plans\n"; }
   [[nodiscard]] bool healthy() const override { return true; }
 

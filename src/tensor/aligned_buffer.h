@@ -1,4 +1,5 @@
-// Zeroed memory whose first byte lies on a cache line (or a stricter power of two). Owned, movable, fixed in size.
+// Memory whose first byte lies on a cache line (or a stricter power of two), zeroed unless it is said that the owner
+// writes every byte. Owned, movable, fixed in size.
 #pragma once
 
 #include <sys/mman.h>
@@ -18,19 +19,10 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   // Stops the program when the memory cannot be had: callers bound `bytes` beforehand.
-  explicit AlignedBuffer(size_t bytes, size_t alignment = 64) : bytes_(bytes) {
-    if (bytes == 0) return;
-    BATON_CHECK((alignment & (alignment - 1)) == 0 && alignment >= sizeof(void*), "alignment {}", alignment);
-    BATON_CHECK(bytes <= SIZE_MAX - alignment, "buffer of {} bytes", bytes);
-    if (bytes >= kHugePage) alignment = std::max(alignment, kHugePage);
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
-    BATON_CHECK(memory_ != nullptr, "no memory for a buffer of {} bytes", bytes);
-    // A weight is read from end to end for every token: by small pages that is a miss of the page tables every 4 KiB.
-    // Where the system grants none, nothing is lost.
-    if (bytes >= kHugePage) (void)madvise(memory_.get(), bytes, MADV_HUGEPAGE);
-    std::memset(memory_.get(), 0, bytes);
-  }
+  explicit AlignedBuffer(size_t bytes, size_t alignment = 64) : AlignedBuffer(bytes, alignment, true) {}
+  // What it holds before its owner has written it is unspecified. The system hands out pages when they are first
+  // touched, which takes longer than filling them: threads that share the writing share that too.
+  static AlignedBuffer unwritten(size_t bytes) { return {bytes, 64, false}; }
 
   [[nodiscard]] std::byte* data() { return memory_.get(); }
   [[nodiscard]] const std::byte* data() const { return memory_.get(); }
@@ -47,6 +39,20 @@ class AlignedBuffer {
   }
 
  private:
+  AlignedBuffer(size_t bytes, size_t alignment, bool zeroed) : bytes_(bytes) {
+    if (bytes == 0) return;
+    BATON_CHECK((alignment & (alignment - 1)) == 0 && alignment >= sizeof(void*), "alignment {}", alignment);
+    BATON_CHECK(bytes <= SIZE_MAX - alignment, "buffer of {} bytes", bytes);
+    if (bytes >= kHugePage) alignment = std::max(alignment, kHugePage);
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
+    BATON_CHECK(memory_ != nullptr, "no memory for a buffer of {} bytes", bytes);
+    // A weight is read from end to end for every token: by small pages that is a miss of the page tables every 4 KiB.
+    // Where the system grants none, nothing is lost.
+    if (bytes >= kHugePage) (void)madvise(memory_.get(), bytes, MADV_HUGEPAGE);
+    if (zeroed) std::memset(memory_.get(), 0, bytes);
+  }
+
   static constexpr size_t kHugePage = size_t{2} << 20;
   struct Free {
     void operator()(std::byte* p) const { std::free(p); }

@@ -65,7 +65,7 @@ struct Linear::Impl {
 void Linear::Impl::pack(const float* weight) {
   depth = compute == Compute::kBF16 ? (k + 1) / 2 : k;
   const int64_t columns = (panels() - 1) * blocking.columns + panel_width(panels() - 1);
-  packed = tensor::AlignedBuffer(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
+  packed = tensor::AlignedBuffer::unwritten(static_cast<size_t>(columns) * static_cast<size_t>(depth) * 4);
   const auto part = [this, weight](int at, int parts) {
     for (int64_t panel = panels() * at / parts; panel < panels() * (at + 1) / parts; ++panel) pack_panel(weight, panel);
   };

@@ -7,6 +7,7 @@
 // weight. Products compute each element in the order of k whatever m is: a token's result does not depend on the batch
 // it is computed in.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -25,6 +26,7 @@ namespace {
 constexpr int64_t kRowBlock = 96;  // rows of x that are reused from L2 while the panels pass
 constexpr int64_t kTileRows = 6;   // of a register tile
 constexpr int64_t kPanelMax = 64;
+constexpr int64_t kSharesPerThread = 8;  // of the panels of a product
 
 thread_local std::unique_ptr<WorkerPool> tls_pool;
 thread_local GrowingBuffer tls_rounded;
@@ -189,8 +191,15 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
     if (tls_pool == nullptr || panels == 1 || rows * w.n * w.k < kInlineWork) {
       part(0, panels);
     } else {
-      const int64_t parts = tls_pool->parts();
-      tls_pool->run([&](int i) { part(panels * i / parts, panels * (i + 1) / parts); });
+      // By small shares, taken as threads become free: one that the system holds up delays the others by one share. Who
+      // computes a column changes none of its bits.
+      const int64_t share = std::max<int64_t>(1, panels / (tls_pool->parts() * kSharesPerThread));
+      std::atomic<int64_t> next{0};
+      tls_pool->run([&](int) {
+        for (int64_t first = next.fetch_add(share, std::memory_order_relaxed); first < panels;
+             first = next.fetch_add(share, std::memory_order_relaxed))
+          part(first, std::min(first + share, panels));
+      });
     }
   }
 }

@@ -35,7 +35,9 @@ bool PrefillHandoff::Service::make_room() {
     if (!peer->proved && (least == 0 || rank(*peer) < rank(*peers_.at(least)))) least = id;
   }
   if (least == 0) {
-    log_warning("handoff: {} control connections of proved peers, one more refused", peers_.size());
+    strangers_log_.warning(
+        attention_.now(),
+        fmt::format("handoff: {} control connections of proved peers, one more refused", peers_.size()));
     return false;
   }
   peers_.at(least)->connection.abandon(fmt::format("{} control connections: room for a new one", peers_.size()));
@@ -95,7 +97,7 @@ void PrefillHandoff::Service::serve(uint64_t id, Peer& peer) {
     }
     Result<std::optional<wire::Frame>> next = connection.next();
     if (!next) {
-      log_warning("handoff: dropping a decode connection: {}", next.error().message);
+      strangers_log_.warning(attention_.now(), "handoff: dropping a decode connection: " + next.error().message);
       count([](HandoffStats& s) { ++s.bad_frames; });
       return;
     }
@@ -137,7 +139,7 @@ void PrefillHandoff::Service::drop_peer(uint64_t id) {
 void PrefillHandoff::Service::frame(uint64_t id, Peer& peer, wire::Frame& frame) {
   using State = Peer::State;
   if (const auto* refusal = std::get_if<wire::Refuse>(&frame)) {
-    log_warning("handoff: decode refuses: {}", refusal->text);
+    strangers_log_.warning(attention_.now(), "handoff: decode refuses: " + refusal->text);
     count([](HandoffStats& s) { ++s.refusals; });
     peer.connection.break_off("refused by decode");
     return;
@@ -197,7 +199,7 @@ void PrefillHandoff::Service::greet(Peer& peer, const wire::Hello& hello) {
 }
 
 void PrefillHandoff::Service::refuse(Peer& peer, const std::string& text) {
-  log_warning("handoff: refusing a decode instance: {}", text);
+  strangers_log_.warning(attention_.now(), "handoff: refusing a decode instance: " + text);
   count([](HandoffStats& s) { ++s.refusals; });
   peer.connection.send(wire::Refuse{text});
   peer.state = Peer::State::kRefused;

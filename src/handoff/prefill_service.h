@@ -14,6 +14,7 @@
 
 #include "base/listener.h"
 #include "base/queue.h"
+#include "base/sparse_log.h"
 #include "base/wake_fd.h"
 #include "handoff/attended_time.h"
 #include "handoff/control_connection.h"
@@ -175,6 +176,7 @@ class PrefillHandoff::Service {
   // The thread's own.
   TimePoint now_;
   AttendedTime attention_;
+  SparseLog strangers_log_;
   uint64_t next_peer_ = 1;
   uint64_t planned_for_ = 0;   // the last peer whose manifest was planned for
   bool planned_ = false;       // in this turn

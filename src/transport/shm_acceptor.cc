@@ -76,6 +76,7 @@ void Acceptor::accept_some() {
     Connection& connection = connections_[number];
     connection.socket = std::move(fd);
     connection.accepted = now;
+    connection.arrival = ++arrivals_;
     connection.process = *process;
     const auto pending =
         std::count_if(connections_.begin(), connections_.end(), [](const auto& entry) { return !entry.second.row; });
@@ -89,7 +90,7 @@ void Acceptor::accept_some() {
 std::map<int, Acceptor::Connection>::const_iterator Acceptor::oldest_pending() const {
   auto oldest = connections_.end();
   for (auto it = connections_.begin(); it != connections_.end(); ++it) {
-    if (!it->second.row && (oldest == connections_.end() || it->second.accepted < oldest->second.accepted)) oldest = it;
+    if (!it->second.row && (oldest == connections_.end() || it->second.arrival < oldest->second.arrival)) oldest = it;
   }
   return oldest;
 }

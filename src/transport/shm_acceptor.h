@@ -44,6 +44,7 @@ class Acceptor {
   struct Connection {
     UniqueFd socket;
     TimePoint accepted;
+    uint64_t arrival = 0;  // counts up: many are accepted at one time
     pid_t process = 0;
     std::optional<uint32_t> row;  // once it is let in
     Incarnation writer;
@@ -67,6 +68,7 @@ class Acceptor {
   WindowOwner* const windows_;
   const int epoll_;
   bool listening_ = true;  // epoll watches the listener
+  uint64_t arrivals_ = 0;
   std::map<int, Connection> connections_;
   SparseLog complaints_;
 

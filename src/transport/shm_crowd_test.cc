@@ -1,4 +1,5 @@
 // An owner of the shm transport and more connections than it has places for.
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -95,6 +96,19 @@ TEST_F(ShmCrowd, ThoseThatSayNothingKeepNobodyOut) {
   EXPECT_LE(static_cast<size_t>(std::count_if(crowd.begin(), crowd.end(),
                                               [](const UniqueFd& fd) { return receive_message(fd.get()).ok(); })),
             kPendingMax);
+}
+
+// A thread that was held up finds many at once: still the first of them go, not those that come last.
+TEST(ShmAcceptor, TheOldestOfThoseThatComeTogetherGo) {
+  const std::string name = fmt::format("baton-test-together-{}", ::getpid());
+  const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  UniqueFd listener = listen_on(name).value();
+  const int fd = listener.get();
+  Acceptor acceptor(std::move(listener), kOwner, 5s, nullptr, epoll.get());
+  std::vector<UniqueFd> crowd;
+  for (size_t i = 0; i < kPendingMax + 20; ++i) crowd.push_back(connect_to(name).value());
+  EXPECT_TRUE(acceptor.on_fd(fd));
+  for (size_t i = 0; i < crowd.size(); ++i) EXPECT_EQ(receive_message(crowd[i].get()).ok(), i >= 20) << i;
 }
 
 TEST_F(ShmCrowd, WhoDoesNotAskHasToGo) {

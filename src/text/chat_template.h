@@ -11,6 +11,7 @@
 #include <boost/json/value.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -28,6 +29,19 @@ struct MessageForm {
   bool empty_content = true;    // ... or content ""
 };
 
+// What one rendering is given.
+struct ChatInput {
+  boost::json::array messages;   // normalised
+  boost::json::value tools;      // as the client sent them, or null
+  boost::json::value documents;  // or null
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;  // the prompt ends with the final message's content: see render_chat
+  boost::json::object special_tokens;   // bos_token, eos_token, ... as texts
+  boost::json::object template_kwargs;  // the client's chat_template_kwargs; wins over special tokens
+};
+// What a template sees of it.
+[[nodiscard]] boost::json::object chat_context(ChatInput input);
+
 // Immutable; any number of threads may use one at once. Cheap to copy.
 class ChatTemplate {
  public:
@@ -37,6 +51,11 @@ class ChatTemplate {
   // kInvalidArgument with the line when the template fails: by its own raise_exception, by an operation on something
   // undefined, or by passing one of the limits. See chat_context() for what templates expect.
   [[nodiscard]] Result<std::string> render(const boost::json::object& context, const RenderLimits& limits = {}) const;
+
+  // The prompt for a conversation. With continue_final_message, as in transformers: all that the template writes behind
+  // the final message's content is cut off, and white space at the content's end too where the template trims it.
+  // kInvalidArgument if that content is missing or does not show in the prompt.
+  [[nodiscard]] Result<std::string> render_chat(ChatInput input, const RenderLimits& limits = {}) const;
 
   [[nodiscard]] MessageForm message_form() const;
   [[nodiscard]] const std::string& source() const;
@@ -58,15 +77,9 @@ class ChatTemplate {
 [[nodiscard]] Result<boost::json::array> normalise_messages(const boost::json::array& messages,
                                                             const MessageForm& form);
 
-// What one rendering is given.
-struct ChatInput {
-  boost::json::array messages;   // normalised
-  boost::json::value tools;      // as the client sent them, or null
-  boost::json::value documents;  // or null
-  bool add_generation_prompt = true;
-  boost::json::object special_tokens;   // bos_token, eos_token, ... as texts
-  boost::json::object template_kwargs;  // the client's chat_template_kwargs; wins over special tokens
-};
-[[nodiscard]] boost::json::object chat_context(ChatInput input);
+// What SGLang does with a last message that is an assistant's text. With `continues` (continue_final_message) it is
+// taken off the normalised `messages` and returned, to be put behind the prompt of the others; without, it becomes a
+// user's.
+[[nodiscard]] std::optional<std::string> take_final_assistant(boost::json::array& messages, bool continues);
 
 }  // namespace baton::text

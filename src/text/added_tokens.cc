@@ -43,6 +43,19 @@ size_t white_space_end(std::string_view text, size_t begin) {
 
 }  // namespace
 
+Result<AddedToken> AddedToken::from_json(const JsonNode& node) {
+  AddedToken token;
+  BATON_ASSIGN(const JsonNode content, node.member("content"));
+  BATON_ASSIGN(const std::string_view text, content.string());
+  token.content = text;
+  BATON_ASSIGN(token.single_word, node.flag("single_word", false));
+  BATON_ASSIGN(token.lstrip, node.flag("lstrip", false));
+  BATON_ASSIGN(token.rstrip, node.flag("rstrip", false));
+  BATON_ASSIGN(token.special, node.flag("special", false));
+  BATON_ASSIGN(token.normalized, node.flag("normalized", !token.special));
+  return token;
+}
+
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& patterns)
     : tokens_(std::move(tokens)), automaton_(patterns) {}
 

@@ -7,6 +7,7 @@
 
 #include "text/aho_corasick.h"
 #include "text/encode_limits.h"
+#include "text/json_node.h"
 
 namespace baton::text {
 
@@ -18,6 +19,15 @@ struct AddedToken {
   bool rstrip = false;       // takes the white space after it
   bool normalized = false;   // looked for in the normalized text, in its own normalized form
   bool special = false;      // left out by skip_special; has no say in matching
+
+  // All but the id. kCorrupt with the path.
+  [[nodiscard]] static Result<AddedToken> from_json(const JsonNode& node);
+};
+
+// What files beside tokenizer.json say of added tokens.
+struct TokensBeside {
+  std::vector<AddedToken> added;     // in this order behind those of tokenizer.json
+  std::vector<AddedToken> specials;  // special, if there is such a token; added if only the model has it
 };
 
 // A stretch of text: one added token, or text between them.

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "text/byte_alphabet.h"
+#include "text/utf8.h"
 
 namespace baton::text {
 namespace {
@@ -57,10 +58,10 @@ const BpeMerge* BpeMergeTable::find(int32_t left, int32_t right) const {
   return slot.key == kEmpty ? nullptr : &slot.merge;
 }
 
-Result<Bpe> Bpe::from_json(const JsonNode& node) {
+Result<Bpe> Bpe::from_json(const JsonNode& node, BpeUnit unit) {
   BATON_ASSIGN(const JsonNode merges_node, node.member("merges"));
   BATON_ASSIGN(const std::vector<JsonNode> merges, merges_node.array());
-  Bpe bpe(merges.size());
+  Bpe bpe(merges.size(), unit);
   BATON_ASSIGN(const JsonNode vocab, node.member("vocab"));
   simdjson::dom::object entries;
   if (vocab.element().get(entries) != simdjson::SUCCESS) return vocab.wrong_type("an object");
@@ -74,7 +75,7 @@ Result<Bpe> Bpe::from_json(const JsonNode& node) {
   }
   BATON_TRY(bpe.read_options(node));
   BATON_TRY(bpe.read_merges(merges));
-  bpe.index_bytes();
+  unit == BpeUnit::kByte ? bpe.index_bytes() : bpe.index_characters();
   return bpe;
 }
 
@@ -86,8 +87,10 @@ Status Bpe::read_options(const JsonNode& node) {
   }
   const JsonNode dropout = node.optional_member("dropout");
   if (!dropout.is_null()) return dropout.refuse("dropout makes the ids random and is not supported: set it to null");
-  BATON_ASSIGN(const bool byte_fallback, node.flag("byte_fallback", false));
-  if (byte_fallback) return node.refuse("byte_fallback true is not supported (byte-level BPE is)");
+  BATON_ASSIGN(byte_fallback_, node.flag("byte_fallback", false));
+  if (byte_fallback_ && unit_ == BpeUnit::kByte) {
+    return node.refuse("byte_fallback true does not go with a ByteLevel pre-tokenizer");
+  }
   for (std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const JsonNode affix = node.optional_member(key);
     if (affix.is_null()) continue;
@@ -139,6 +142,27 @@ void Bpe::index_bytes() {
   }
 }
 
+void Bpe::index_characters() {
+  byte_ids_.fill(-1);
+  for (const auto& [text, id] : vocabulary_) {
+    token_bytes_max_ = std::max(token_bytes_max_, text.size());
+    if (text.empty()) continue;
+    const Utf8Unit first = decode_utf8(text);
+    if (first.length == text.size()) character_ids_.emplace(first.code_point, id);
+  }
+  if (ignore_merges_) ids_by_bytes_ = vocabulary_;
+  if (!byte_fallback_) return;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const auto found = vocabulary_.find(fmt::format("<0x{:02X}>", byte));
+    if (found != vocabulary_.end()) byte_ids_[byte] = found->second;
+  }
+}
+
+size_t Bpe::tokens_min(size_t bytes) const {
+  if (unit_ == BpeUnit::kByte || !every_piece_has_a_token()) return 0;
+  return bytes / std::max<size_t>(token_bytes_max_, 1);
+}
+
 bool Bpe::every_piece_has_a_token() const {
   for (unsigned byte = 0; byte < 256; ++byte) {
     const bool in_utf8 = byte != 0xc0 && byte != 0xc1 && byte < 0xf5;
@@ -158,13 +182,13 @@ size_t Bpe::encode(std::string_view bytes, std::vector<int32_t>& ids, EncodeBudg
   }
   if (bytes.size() <= kShortPiece) {
     std::array<int32_t, kShortPiece> symbols;  // most pieces are short: no allocation for them
-    size_t count = ids_of_bytes(bytes, symbols);
+    size_t count = ids_of_units(bytes, symbols);
     const size_t work = merge_short(symbols, count);
     ids.insert(ids.end(), symbols.begin(), symbols.begin() + count);
     return work;
   }
   std::vector<int32_t> symbols(bytes.size());
-  symbols.resize(ids_of_bytes(bytes, symbols));
+  symbols.resize(ids_of_units(bytes, symbols));
   const size_t work = merge_long(symbols, budget);
   ids.insert(ids.end(), symbols.begin(), symbols.end());
   return work;
@@ -182,6 +206,32 @@ size_t Bpe::ids_of_bytes(std::string_view bytes, std::span<int32_t> ids) const {
     }
     after_unknown = id < 0;
   }
+  return count;
+}
+
+size_t Bpe::ids_of_characters(std::string_view text, std::span<int32_t> ids) const {
+  size_t count = 0;
+  bool unknown = false;  // one is still to be written: as in the reference, byte tokens go before it
+  const auto write_unknown = [&] {
+    if (unknown) ids[count++] = unk_id_;
+    unknown = false;
+  };
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Unit unit = decode_utf8(text.substr(at));
+    const std::string_view bytes = text.substr(at, unit.length);
+    at += unit.length;
+    const auto id_of_byte = [&](char c) { return byte_ids_[static_cast<unsigned char>(c)]; };
+    if (const auto found = character_ids_.find(unit.code_point); found != character_ids_.end()) {
+      write_unknown();
+      ids[count++] = found->second;
+    } else if (std::all_of(bytes.begin(), bytes.end(), [&](char c) { return id_of_byte(c) >= 0; })) {
+      for (const char c : bytes) ids[count++] = id_of_byte(c);
+    } else if (unk_id_ >= 0) {
+      if (!fuse_unk_) write_unknown();
+      unknown = true;
+    }
+  }
+  write_unknown();
   return count;
 }
 

@@ -57,7 +57,7 @@ struct RandomModel {
 
 Result<Bpe> bpe_of(std::string_view json) {
   BATON_ASSIGN(const JsonDocument document, JsonDocument::parse(json, "model"));
-  return Bpe::from_json(document.root());
+  return Bpe::from_json(document.root(), BpeUnit::kByte);
 }
 
 // Lengths on both sides of the switch from scan to heap.
@@ -116,7 +116,7 @@ TEST(Bpe, RefusesWithThePath) {
       {R"({"vocab":{"a":0},"merges":[["a"]]})", "merges[0]: a merge has 2 parts, found 1"},
       {R"({"vocab":{"a":0},"merges":[7]})", "merges[0]: a string expected, found a number"},
       {R"({"vocab":{},"merges":[],"dropout":0.1})", "dropout: dropout makes the ids random"},
-      {R"({"vocab":{},"merges":[],"byte_fallback":true})", "byte_fallback true is not supported"},
+      {R"({"vocab":{},"merges":[],"byte_fallback":true})", "byte_fallback true does not go with"},
       {R"({"vocab":{},"merges":[],"end_of_word_suffix":"</w>"})", "end_of_word_suffix: \"</w>\" is not supported"},
       {R"({"vocab":{},"merges":[],"unk_token":"?"})", "unk_token: \"?\" is not in the vocabulary"},
   };

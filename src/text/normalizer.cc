@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "text/metaspace.h"
 #include "text/unicode.h"
 #include "text/utf8.h"
 
@@ -14,25 +15,10 @@ namespace {
 constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
 constexpr auto kCompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 
-constexpr size_t kFormsMax = 32;  // each passes over the whole text
+constexpr size_t kStepsMax = 32;    // each passes over the whole text
+constexpr size_t kPrependMax = 64;  // bytes
 
-Status append_forms(const JsonNode& node, std::vector<Normalizer::Form>& forms) {
-  if (node.is_null()) return {};
-  BATON_ASSIGN(const std::string_view type, node.type());
-  if (forms.size() == kFormsMax) return node.refuse("more than {} normalizers", kFormsMax);
-  if (type == "NFC") {
-    forms.push_back(Normalizer::Form::kNfc);
-  } else if (type == "NFD") {
-    forms.push_back(Normalizer::Form::kNfd);
-  } else if (type == "Sequence") {
-    BATON_ASSIGN(const JsonNode list, node.member("normalizers"));
-    BATON_ASSIGN(const std::vector<JsonNode> items, list.array());
-    for (const JsonNode& item : items) BATON_TRY(append_forms(item, forms));
-  } else {
-    return node.refuse("normalizer \"{}\" is not supported (NFC, NFD, Sequence are)", type);
-  }
-  return {};
-}
+enum class Form { kNfc, kNfd };
 
 // Canonical decomposition (Unicode 15, section 3.11), marks in canonical order. utf8proc_map orders them by swapping
 // neighbours, which takes hours for a megabyte of marks that alternate.
@@ -62,9 +48,9 @@ std::vector<utf8proc_int32_t> decompose(std::string_view text) {
   return points;
 }
 
-void append_form(std::string& out, std::string_view text, Normalizer::Form form) {
+void append_form(std::string& out, std::string_view text, Form form) {
   std::vector<utf8proc_int32_t> points = decompose(text);
-  if (form == Normalizer::Form::kNfc) {
+  if (form == Form::kNfc) {
     const utf8proc_ssize_t length =
         utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), kCompose);
     BATON_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
@@ -82,7 +68,7 @@ bool parts_text(char32_t code_point) {
   return code_point == kBeforeFinalConsonants || is_unknown_to_normalizer(code_point);
 }
 
-std::string to_form(std::string_view text, Normalizer::Form form) {
+std::string to_form(std::string_view text, Form form) {
   std::string out;
   out.reserve(text.size());
   size_t begin = 0;
@@ -99,20 +85,73 @@ std::string to_form(std::string_view text, Normalizer::Form form) {
   return out;
 }
 
+// ASCII is in every normal form.
+bool is_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
 }  // namespace
 
 Result<Normalizer> Normalizer::from_json(const JsonNode& node) {
   Normalizer normalizer;
-  BATON_TRY(append_forms(node, normalizer.forms_));
+  BATON_TRY(normalizer.append(node));
+  size_t growth = 1;
+  for (const Step& step : normalizer.steps_) {
+    if (step.kind != Step::Kind::kReplace || step.to.size() <= step.from.size()) continue;
+    growth *= (step.to.size() + step.from.size() - 1) / step.from.size();
+    if (growth > kGrowthMax) return node.refuse("its replacements make texts more than {} times as long", kGrowthMax);
+  }
   return normalizer;
+}
+
+Status Normalizer::append(const JsonNode& node) {
+  if (node.is_null()) return {};
+  BATON_ASSIGN(const std::string_view type, node.type());
+  if (type == "Sequence") {
+    BATON_ASSIGN(const JsonNode list, node.member("normalizers"));
+    BATON_ASSIGN(const std::vector<JsonNode> items, list.array());
+    for (const JsonNode& item : items) BATON_TRY(append(item));
+    return {};
+  }
+  if (steps_.size() == kStepsMax) return node.refuse("more than {} normalizers", kStepsMax);
+  if (type == "NFC") {
+    steps_.push_back({Step::Kind::kNfc, {}, {}});
+  } else if (type == "NFD") {
+    steps_.push_back({Step::Kind::kNfd, {}, {}});
+  } else if (type == "Prepend") {
+    BATON_ASSIGN(const JsonNode text, node.member("prepend"));
+    BATON_ASSIGN(const std::string_view prepended, text.string());
+    if (prepended.size() > kPrependMax) return text.refuse("more than {} bytes", kPrependMax);
+    steps_.push_back({Step::Kind::kPrepend, {}, std::string(prepended)});
+  } else if (type == "Replace") {
+    BATON_ASSIGN(steps_.emplace_back(), read_replace(node));
+  } else {
+    return node.refuse("normalizer \"{}\" is not supported (NFC, NFD, Prepend, Replace, Sequence are)", type);
+  }
+  return {};
+}
+
+Result<Normalizer::Step> Normalizer::read_replace(const JsonNode& node) {
+  BATON_ASSIGN(const auto replacement, read_replacement(node));
+  return Step{Step::Kind::kReplace, replacement.first, replacement.second};
 }
 
 std::string Normalizer::normalize(std::string_view text) const {
   std::string current(text);
-  const bool is_ascii =
-      std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; });
-  if (is_ascii) return current;  // ASCII is in every normal form
-  for (Form form : forms_) current = to_form(current, form);
+  for (const Step& step : steps_) {
+    switch (step.kind) {
+      case Step::Kind::kNfc:
+      case Step::Kind::kNfd:
+        if (!is_ascii(current)) current = to_form(current, step.kind == Step::Kind::kNfc ? Form::kNfc : Form::kNfd);
+        break;
+      case Step::Kind::kPrepend:
+        if (!current.empty()) current.insert(0, step.to);
+        break;
+      case Step::Kind::kReplace:
+        current = replace_all(current, step.from, step.to);
+        break;
+    }
+  }
   return current;
 }
 

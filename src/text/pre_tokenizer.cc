@@ -93,9 +93,6 @@ std::vector<TextRange> apply_behavior(const std::vector<SplitPart>& parts, Split
 Result<PreTokenizer> PreTokenizer::from_json(const JsonNode& node) {
   PreTokenizer result;
   BATON_TRY(result.append_steps(node));
-  if (result.steps_.empty() || !result.steps_.back().is_byte_level) {
-    return node.refuse("no ByteLevel at its end: only byte-level tokenizers are supported");
-  }
   bool removes = false;
   for (auto step = result.steps_.rbegin(); step != result.steps_.rend(); ++step) {
     step->keeps_all = !removes && step->behavior == SplitBehavior::kIsolated;
@@ -126,8 +123,13 @@ Status PreTokenizer::append_steps(const JsonNode& node) {
     Step& step = steps_.emplace_back();
     step.is_digits = true;
     step.behavior = individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous;
+  } else if (type == "Metaspace") {
+    const auto is_metaspace = [](const Step& step) { return step.metaspace.has_value(); };
+    if (std::any_of(steps_.begin(), steps_.end(), is_metaspace)) return node.refuse("a second Metaspace");
+    BATON_ASSIGN(steps_.emplace_back(), read_metaspace(node));
   } else {
-    return node.refuse("pre-tokenizer \"{}\" is not supported (Split, Digits, ByteLevel, Sequence are)", type);
+    return node.refuse("pre-tokenizer \"{}\" is not supported (Split, Digits, Metaspace, ByteLevel, Sequence are)",
+                       type);
   }
   return {};
 }
@@ -158,13 +160,26 @@ Result<PreTokenizer::Step> PreTokenizer::read_byte_level(const JsonNode& node) {
   return step;
 }
 
-Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& budget, bool each_is_a_token) const {
+Result<PreTokenizer::Step> PreTokenizer::read_metaspace(const JsonNode& node) {
+  Step step;
+  BATON_ASSIGN(step.metaspace, Metaspace::from_json(node));
+  step.behavior = SplitBehavior::kMergedWithNext;
+  if (step.metaspace->split) {
+    BATON_ASSIGN(step.regex, Regex::from_literal(step.metaspace->replacement));
+  }
+  return step;
+}
+
+Status PreTokenizer::cut(std::string_view text, bool begins, Pieces& pieces, EncodeBudget& budget,
+                         bool each_is_a_token) const {
   std::vector<std::string_view> current = {text};
   std::vector<std::string_view> next;
   for (const Step& step : steps_) {
     next.clear();
-    for (std::string_view piece : current) {
-      BATON_TRY(cut_one(step, piece, pieces, next, budget, each_is_a_token && step.keeps_all));
+    for (const std::string_view piece : current) {
+      if (piece.empty()) continue;
+      const std::string_view changed = prepared(step, piece, begins && piece.data() == text.data(), pieces);
+      BATON_TRY(cut_one(step, changed, next, budget, each_is_a_token && step.keeps_all));
     }
     std::swap(current, next);
   }
@@ -172,13 +187,19 @@ Status PreTokenizer::cut(std::string_view text, Pieces& pieces, EncodeBudget& bu
   return {};
 }
 
-Status PreTokenizer::cut_one(const Step& step, std::string_view piece, Pieces& storage,
-                             std::vector<std::string_view>& out, EncodeBudget& budget, bool each_is_a_token) {
-  if (piece.empty()) return {};
+std::string_view PreTokenizer::prepared(const Step& step, std::string_view piece, bool begins, Pieces& storage) {
+  if (step.add_prefix_space && piece.front() != ' ') return storage.storage.emplace_back(" " + std::string(piece));
+  if (!step.metaspace) return piece;
+  const auto& [replacement, prepend, split] = *step.metaspace;
+  std::string text = replace_all(piece, " ", replacement);
+  const bool prepends = prepend == Metaspace::Prepend::kAlways || (prepend == Metaspace::Prepend::kFirst && begins);
+  if (prepends && !text.starts_with(replacement)) text.insert(0, replacement);
+  return storage.storage.emplace_back(std::move(text));
+}
+
+Status PreTokenizer::cut_one(const Step& step, std::string_view piece, std::vector<std::string_view>& out,
+                             EncodeBudget& budget, bool each_is_a_token) {
   if (!budget.spend(piece.size())) return budget.status();
-  if (step.add_prefix_space && piece.front() != ' ') {
-    piece = storage.storage.emplace_back(" " + std::string(piece));
-  }
   if (!step.regex && !step.is_digits) {
     out.push_back(piece);
     return {};

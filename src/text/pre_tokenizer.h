@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "text/json_node.h"
+#include "text/metaspace.h"
 #include "text/regex.h"
 
 namespace baton::text {
@@ -40,18 +41,22 @@ struct Pieces {
 // Immutable, safe to share between threads.
 class PreTokenizer {
  public:
-  // Split, Digits, and ByteLevel, alone or in Sequences; there must be one ByteLevel and it must come last, for the
-  // model works on bytes. kIncompatible naming the path and type of anything else.
+  // null, Split, Digits, Metaspace, and ByteLevel, alone or in Sequences; ByteLevel must come last, for a model behind
+  // it works on bytes. kIncompatible naming the path and type of anything else.
   [[nodiscard]] static Result<PreTokenizer> from_json(const JsonNode& node);
 
-  // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet).
+  [[nodiscard]] bool is_byte_level() const { return !steps_.empty() && steps_.back().is_byte_level; }
+
+  // Appends the pieces of valid UTF-8 `text`, none of them empty, as raw bytes (not in the byte alphabet). `begins`:
+  // nothing is before the text, as far as Metaspace is concerned.
   // Fails as Regex::find_all does. With `each_is_a_token` a text that makes more pieces than the budget has tokens is
   // given up before they take memory.
-  Status cut(std::string_view text, Pieces& pieces, EncodeBudget& budget, bool each_is_a_token) const;
+  Status cut(std::string_view text, bool begins, Pieces& pieces, EncodeBudget& budget, bool each_is_a_token) const;
 
  private:
   struct Step {
     std::optional<Regex> regex;  // none: digits if is_digits, else no cut
+    std::optional<Metaspace> metaspace;
     bool is_digits = false;
     SplitBehavior behavior = SplitBehavior::kIsolated;
     bool invert = false;
@@ -62,7 +67,10 @@ class PreTokenizer {
   Status append_steps(const JsonNode& node);
   static Result<Step> read_split(const JsonNode& node);
   static Result<Step> read_byte_level(const JsonNode& node);
-  static Status cut_one(const Step& step, std::string_view piece, Pieces& storage, std::vector<std::string_view>& out,
+  static Result<Step> read_metaspace(const JsonNode& node);
+  // What a step puts in place of a piece before it is cut, or the piece.
+  static std::string_view prepared(const Step& step, std::string_view piece, bool begins, Pieces& storage);
+  static Status cut_one(const Step& step, std::string_view piece, std::vector<std::string_view>& out,
                         EncodeBudget& budget, bool each_is_a_token);
 
   std::vector<Step> steps_;

@@ -1,5 +1,6 @@
 // Ids to text one at a time, for a stream: what push and finish return, put together, is what decode gives for all ids
-// at once.
+// at once, but for two things of SentencePiece's tokenizers. The stream goes on from a prompt, so that its first token
+// keeps its space; and what was certain before a byte token that fits nowhere stays as it was.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ class StreamingDetokenizer {
   };
   StreamingDetokenizer(const Tokenizer& tokenizer, Options options) : tokenizer_(&tokenizer), options_(options) {}
 
-  // The text that is certain now: always whole characters, perhaps none. At most 3 bytes are held back.
+  // The text that is certain now: always whole characters, perhaps none. At most 3 bytes are held back, or what is left
+  // of a run of byte tokens from one on that fits nowhere.
   [[nodiscard]] std::string push(int32_t id);
 
   // The end of the stream: U+FFFD if bytes of an unfinished character are held. Ready for a new stream after it.
@@ -27,6 +29,7 @@ class StreamingDetokenizer {
   const Tokenizer* tokenizer_;
   Options options_;
   std::string held_;  // the beginning of a character
+  bool in_byte_run_ = false;
 };
 
 }  // namespace baton::text

@@ -15,28 +15,13 @@ struct Tokenizer::Parts {
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   PostProcessor post_processor;
+  Decoder decoder;
   Vocabulary vocabulary;
 };
 
 namespace {
 
 constexpr size_t kTextBytesMax = size_t{1} << 30;  // indices within a piece are 32 bits
-
-// ByteLevel, alone or with Fuse, which changes nothing after it.
-Status check_decoder(const JsonNode& node, bool& has_byte_level) {
-  if (node.is_null()) return {};
-  BATON_ASSIGN(const std::string_view type, node.type());
-  if (type == "ByteLevel") {
-    has_byte_level = true;
-    return {};
-  }
-  if (type == "Fuse" && has_byte_level) return {};
-  if (type != "Sequence") return node.refuse("decoder \"{}\" is not supported (ByteLevel is)", type);
-  BATON_ASSIGN(const JsonNode list, node.member("decoders"));
-  BATON_ASSIGN(const std::vector<JsonNode> items, list.array());
-  for (const JsonNode& item : items) BATON_TRY(check_decoder(item, has_byte_level));
-  return {};
-}
 
 }  // namespace
 
@@ -45,14 +30,14 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Result<Tokenizer> Tokenizer::load(const std::filesystem::path& tokenizer_json) {
+Result<Tokenizer> Tokenizer::load(const std::filesystem::path& tokenizer_json, const TokensBeside& more) {
   BATON_ASSIGN(const std::string json, read_text_file(tokenizer_json));
-  auto tokenizer = from_json(json);
+  auto tokenizer = from_json(json, more);
   if (!tokenizer) return in_file(tokenizer_json, tokenizer.error());
   return tokenizer;
 }
 
-Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
+Result<Tokenizer> Tokenizer::from_json(std::string_view json, const TokensBeside& more) {
   BATON_ASSIGN(const JsonDocument document, JsonDocument::parse(json, "tokenizer.json"));
   const JsonNode root = document.root();
   if (!root.is_object()) return root.wrong_type("an object");
@@ -61,15 +46,18 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
     return version.refuse("only \"1.0\" is supported");
   }
   BATON_ASSIGN(const JsonNode model, root.member("model"));
-  BATON_ASSIGN(Bpe bpe, Bpe::from_json(model));
   BATON_ASSIGN(Normalizer normalizer, Normalizer::from_json(root.optional_member("normalizer")));
   BATON_ASSIGN(PreTokenizer pre_tokenizer, PreTokenizer::from_json(root.optional_member("pre_tokenizer")));
+  const BpeUnit unit = pre_tokenizer.is_byte_level() ? BpeUnit::kByte : BpeUnit::kCharacter;
+  BATON_ASSIGN(Bpe bpe, Bpe::from_json(model, unit));
   BATON_ASSIGN(PostProcessor post_processor, PostProcessor::from_json(root.optional_member("post_processor")));
-  bool has_byte_level = false;
-  BATON_TRY(check_decoder(root.optional_member("decoder"), has_byte_level));
-  if (!has_byte_level) return root.optional_member("decoder").refuse("no ByteLevel in it");
+  BATON_ASSIGN(Decoder decoder, Decoder::from_json(root.optional_member("decoder")));
+  if (decoder.is_byte_level() != (unit == BpeUnit::kByte)) {
+    return root.optional_member("decoder").refuse(
+        "ByteLevel must be in both the decoder and the pre-tokenizer, or in none");
+  }
   BATON_ASSIGN(Vocabulary vocabulary,
-               Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), normalizer));
+               Vocabulary::build(bpe.vocabulary(), root.optional_member("added_tokens"), more, normalizer, decoder));
   for (const auto* side : {&post_processor.prefix, &post_processor.suffix}) {
     for (const int32_t id : *side) {
       if (!vocabulary.entry(id).exists) {
@@ -77,8 +65,9 @@ Result<Tokenizer> Tokenizer::from_json(std::string_view json) {
       }
     }
   }
-  return Tokenizer(std::make_unique<Parts>(Parts{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer),
-                                                 std::move(post_processor), std::move(vocabulary)}));
+  return Tokenizer(
+      std::make_unique<Parts>(Parts{std::move(bpe), std::move(normalizer), std::move(pre_tokenizer),
+                                    std::move(post_processor), std::move(decoder), std::move(vocabulary)}));
 }
 
 Result<size_t> Tokenizer::append_ids(std::string_view text, std::vector<int32_t>& ids, EncodeBudget& budget) const {
@@ -113,8 +102,10 @@ Result<size_t> Tokenizer::append_ids(std::string_view text, std::vector<int32_t>
       }
       pieces.views.clear();
       pieces.storage.clear();
-      BATON_TRY(parts_->pre_tokenizer.cut(split.text, pieces, budget, parts_->bpe.every_piece_has_a_token()));
+      const bool begins = raw.text.data() == text.data() && split.text.data() == between.data();
+      BATON_TRY(parts_->pre_tokenizer.cut(split.text, begins, pieces, budget, parts_->bpe.every_piece_has_a_token()));
       for (std::string_view piece : pieces.views) {
+        if (!budget.allows_tokens(ids.size() + parts_->bpe.tokens_min(piece.size()))) return budget.status().error();
         work += parts_->bpe.encode(piece, ids, budget);
         if (!budget.allows_tokens(ids.size())) return budget.status().error();
       }
@@ -144,16 +135,31 @@ size_t Tokenizer::encode_work(std::string_view text) const {
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  std::string bytes;
+  const Decoder& decoder = parts_->decoder;
+  std::string text, run;  // run: of byte tokens that are not in the text yet
+  const auto end_run = [&] {
+    if (is_valid_utf8(run)) {
+      text += run;
+    } else if (decoder.has_byte_fallback()) {
+      for (size_t i = 0; i < run.size(); ++i) text += kReplacementCharacter;
+    }
+    run.clear();
+  };
+  bool is_first = true;
   for (int32_t id : ids) {
     const Vocabulary::VocabularyEntry& entry = parts_->vocabulary.entry(id);
-    if (!(skip_special && entry.special)) bytes += entry.bytes;
+    if (!entry.exists || (skip_special && entry.special)) continue;
+    if (!entry.is_byte && !run.empty()) end_run();
+    (entry.is_byte ? run : text) += is_first ? decoder.bytes_of_first(entry.text) : entry.bytes;
+    is_first = false;
   }
-  return replace_invalid_utf8(bytes);
+  end_run();
+  return decoder.is_byte_level() ? replace_invalid_utf8(text) : std::string(decoder.strip(text));
 }
 
 std::string_view Tokenizer::token_bytes(int32_t id) const { return parts_->vocabulary.entry(id).bytes; }
 std::string_view Tokenizer::token_text(int32_t id) const { return parts_->vocabulary.entry(id).text; }
+bool Tokenizer::is_byte_token(int32_t id) const { return parts_->vocabulary.entry(id).is_byte; }
 bool Tokenizer::is_special(int32_t id) const { return parts_->vocabulary.entry(id).special; }
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const { return parts_->vocabulary.find(token); }
 int32_t Tokenizer::vocab_size() const { return parts_->vocabulary.size(); }

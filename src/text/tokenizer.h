@@ -1,6 +1,6 @@
-// Byte-level BPE tokenization as Hugging Face's `tokenizers` does it, from its tokenizer.json: the DeepSeek, Llama-3
-// and Qwen families. Ids are equal to the reference's; a file with anything in it that could make them differ is
-// refused.
+// BPE tokenization as Hugging Face's `tokenizers` does it, from its tokenizer.json: over bytes, as the DeepSeek,
+// Llama-3 and Qwen families have it, or over characters, as the files made from SentencePiece's models have it (Llama
+// 2, Mistral). Ids are equal to the reference's; a file with anything in it that could make them differ is refused.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "text/added_tokens.h"
 #include "text/encode_limits.h"
 
 namespace baton::text {
@@ -23,9 +24,11 @@ class Tokenizer {
   // Reads a tokenizer.json. kNotFound if it is not there; kCorrupt if it is not JSON or not of the right shape;
   // kIncompatible, naming the JSON path and the type, for a component that is not supported. "truncation" and "padding"
   // are ignored: they belong to training, and a server has its own limits.
-  [[nodiscard]] static Result<Tokenizer> load(const std::filesystem::path& tokenizer_json);
+  // `more` is from beside the file, with ids as if it came last in it (vocabulary.h).
+  [[nodiscard]] static Result<Tokenizer> load(const std::filesystem::path& tokenizer_json,
+                                              const TokensBeside& more = {});
   // The same from the bytes of the file.
-  [[nodiscard]] static Result<Tokenizer> from_json(std::string_view json);
+  [[nodiscard]] static Result<Tokenizer> from_json(std::string_view json, const TokensBeside& more = {});
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -39,11 +42,15 @@ class Tokenizer {
                                                     const EncodeLimits& limits = {}) const;
 
   // Ids to valid UTF-8: invalid bytes become U+FFFD as above. Ids that name no token are left out, and with
-  // skip_special the special ones too.
+  // skip_special the special ones too. With SentencePiece's byte tokens, each byte of a run of them that is no UTF-8
+  // as a whole becomes one, and the space that such tokenizers put before a text is left out.
   [[nodiscard]] std::string decode(std::span<const int32_t> ids, bool skip_special) const;
 
-  // The bytes a token adds to the decoded text, perhaps a part of a character. Empty for an id that names no token.
+  // The bytes a token adds to the text of those before it, perhaps a part of a character. Empty for an id that names no
+  // token.
   [[nodiscard]] std::string_view token_bytes(int32_t id) const;
+  // Whether the token is one of SentencePiece's "<0x00>" to "<0xFF>".
+  [[nodiscard]] bool is_byte_token(int32_t id) const;
   // A token as the file spells it: in the byte alphabet ("Ġthe"), added tokens as they are. Empty for an id that names
   // no token.
   [[nodiscard]] std::string_view token_text(int32_t id) const;

@@ -1,19 +1,92 @@
 #include "text/tokenizer_config.h"
 
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+
 #include "text/json_node.h"
 
 namespace baton::text {
 namespace {
 
-// "<s>" or {"content": "<s>", ...}; null or absent is none.
-Result<std::optional<std::string>> read_token(const JsonNode& node) {
-  if (node.is_null()) return std::optional<std::string>();
-  JsonNode text = node;
-  if (node.is_object()) {
-    BATON_ASSIGN(text, node.member("content"));
+// Of one special token, by its name in the files.
+struct TokenField {
+  const char* key;
+  std::optional<std::string> TokenizerConfig::*text;  // or nullptr
+};
+constexpr TokenField kTokenFields[] = {
+    {"bos_token", &TokenizerConfig::bos_token},
+    {"eos_token", &TokenizerConfig::eos_token},
+    {"unk_token", &TokenizerConfig::unk_token},
+    {"sep_token", nullptr},
+    {"pad_token", &TokenizerConfig::pad_token},
+    {"cls_token", nullptr},
+    {"mask_token", nullptr},
+};
+
+// The classes of transformers whose fast tokenizers heed add_bos_token; the others go by tokenizer.json alone.
+constexpr std::string_view kHeedsAddBos[] = {"", "Llama", "CodeLlama", "Gemma", "Cohere"};
+
+constexpr size_t kAddedTokensMax = 1 << 17;
+
+bool heeds_add_bos(std::string_view tokenizer_class) {
+  for (const std::string_view suffix : {"Fast", "Tokenizer"}) {
+    if (tokenizer_class.ends_with(suffix)) tokenizer_class.remove_suffix(suffix.size());
   }
-  BATON_ASSIGN(const std::string_view content, text.string());
-  return std::optional<std::string>(content);
+  return std::find(std::begin(kHeedsAddBos), std::end(kHeedsAddBos), tokenizer_class) != std::end(kHeedsAddBos);
+}
+
+// "<s>" or {"content": "<s>", ...}
+Result<AddedToken> read_special_token(const JsonNode& node) {
+  AddedToken token;
+  if (node.is_object()) {
+    BATON_ASSIGN(token, AddedToken::from_json(node));
+  } else {
+    BATON_ASSIGN(const std::string_view text, node.string());
+    token.content = text;
+  }
+  token.special = true;
+  return token;
+}
+
+// Special tokens by name, of tokenizer_config.json or special_tokens_map.json. What comes later stands.
+Status read_special_tokens(const JsonNode& root, TokenizerConfig& config) {
+  for (const TokenField& field : kTokenFields) {
+    const JsonNode node = root.optional_member(field.key);
+    if (node.is_null()) continue;
+    BATON_ASSIGN(AddedToken token, read_special_token(node));
+    if (field.text != nullptr) config.*field.text = token.content;
+    config.tokens.specials.push_back(std::move(token));
+  }
+  const JsonNode more = root.optional_member("additional_special_tokens");
+  if (more.is_null()) return {};
+  BATON_ASSIGN(const std::vector<JsonNode> items, more.array());
+  if (items.size() > kAddedTokensMax) return more.refuse("more than {} tokens", kAddedTokensMax);
+  for (const JsonNode& item : items) {
+    BATON_ASSIGN(config.tokens.specials.emplace_back(), read_special_token(item));
+  }
+  return {};
+}
+
+// {"128000": {"content": "<|begin_of_text|>", "special": true, ...}, ...}
+Result<std::vector<AddedToken>> read_added_tokens(const JsonNode& node) {
+  std::vector<AddedToken> tokens;
+  if (node.is_null()) return tokens;
+  simdjson::dom::object entries;
+  if (node.element().get(entries) != simdjson::SUCCESS) return node.wrong_type("an object");
+  if (entries.size() > kAddedTokensMax) return node.refuse("more than {} tokens", kAddedTokensMax);
+  for (const auto& [key, value] : entries) {
+    const JsonNode entry(value, fmt::format("{}[\"{}\"]", node.path(), key.substr(0, 100)));
+    if (!entry.is_object()) return entry.wrong_type("an object");
+    BATON_ASSIGN(AddedToken token, AddedToken::from_json(entry));
+    const auto [end, failed] = std::from_chars(key.data(), key.data() + key.size(), token.id);
+    if (failed != std::errc() || end != key.data() + key.size() || token.id < 0) {
+      return entry.refuse("its name is not a token's id");
+    }
+    tokens.push_back(std::move(token));
+  }
+  std::stable_sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  return tokens;
 }
 
 // "..." or [{"name": "default", "template": "..."}, ...]
@@ -48,10 +121,12 @@ Result<std::optional<int64_t>> read_max_length(const JsonNode& node) {
 Result<TokenizerConfig> read_config(const JsonNode& root) {
   if (!root.is_object()) return root.wrong_type("an object");
   TokenizerConfig config;
-  BATON_ASSIGN(config.bos_token, read_token(root.optional_member("bos_token")));
-  BATON_ASSIGN(config.eos_token, read_token(root.optional_member("eos_token")));
-  BATON_ASSIGN(config.pad_token, read_token(root.optional_member("pad_token")));
-  BATON_ASSIGN(config.unk_token, read_token(root.optional_member("unk_token")));
+  BATON_TRY(read_special_tokens(root, config));
+  BATON_ASSIGN(config.tokens.added, read_added_tokens(root.optional_member("added_tokens_decoder")));
+  if (const JsonNode name = root.optional_member("tokenizer_class"); !name.is_null()) {
+    BATON_ASSIGN(const std::string_view text, name.string());
+    config.tokenizer_class = text;
+  }
   BATON_ASSIGN(config.add_bos_token, root.flag("add_bos_token", false));
   BATON_ASSIGN(config.add_eos_token, root.flag("add_eos_token", false));
   BATON_ASSIGN(config.model_max_length, read_max_length(root.optional_member("model_max_length")));
@@ -67,12 +142,18 @@ Result<TokenizerConfig> read_config_file(const std::filesystem::path& file) {
   return config;
 }
 
+Status read_special_tokens_map(const std::filesystem::path& file, TokenizerConfig& config) {
+  if (!file_is_there(file)) return {};
+  BATON_ASSIGN(const JsonDocument document, JsonDocument::load(file));
+  if (!document.root().is_object()) return in_file(file, document.root().wrong_type("an object"));
+  if (Status read = read_special_tokens(document.root(), config); !read) return in_file(file, read.error());
+  return {};
+}
+
 // The id of a token that the config wants added, unless tokenizer.json adds tokens on that side itself.
 Result<std::vector<int32_t>> ids_to_add(const Tokenizer& tokenizer, bool wanted,
                                         const std::optional<std::string>& token, std::string_view key) {
-  if (!wanted) return std::vector<int32_t>();
-  if (!token)
-    return error(ErrorCode::kIncompatible, "tokenizer_config.json: {} is true but there is no such token", key);
+  if (!wanted || !token) return std::vector<int32_t>();
   const auto id = tokenizer.token_id(*token);
   if (!id)
     return error(ErrorCode::kIncompatible, "tokenizer_config.json: {} wants \"{}\", which tokenizer.json lacks", key,
@@ -91,6 +172,7 @@ const std::string* TokenizerConfig::chat_template(std::string_view name) const {
 
 Result<TokenizerConfig> load_tokenizer_config(const std::filesystem::path& model_dir) {
   BATON_ASSIGN(TokenizerConfig config, read_config_file(model_dir / "tokenizer_config.json"));
+  if (config.tokens.added.empty()) BATON_TRY(read_special_tokens_map(model_dir / "special_tokens_map.json", config));
   const std::filesystem::path jinja = model_dir / "chat_template.jinja";
   if (file_is_there(jinja)) {
     BATON_ASSIGN(std::string text, read_text_file(jinja));
@@ -101,9 +183,10 @@ Result<TokenizerConfig> load_tokenizer_config(const std::filesystem::path& model
 
 Result<ModelTokenizer> load_model_tokenizer(const std::filesystem::path& model_dir) {
   BATON_ASSIGN(TokenizerConfig config, load_tokenizer_config(model_dir));
-  BATON_ASSIGN(Tokenizer tokenizer, Tokenizer::load(model_dir / "tokenizer.json"));
-  const bool add_bos = config.add_bos_token && tokenizer.prefix_ids().empty();
-  const bool add_eos = config.add_eos_token && tokenizer.suffix_ids().empty();
+  BATON_ASSIGN(Tokenizer tokenizer, Tokenizer::load(model_dir / "tokenizer.json", config.tokens));
+  const bool heeds = heeds_add_bos(config.tokenizer_class);
+  const bool add_bos = heeds && config.add_bos_token && tokenizer.prefix_ids().empty();
+  const bool add_eos = heeds && config.add_eos_token && tokenizer.suffix_ids().empty();
   BATON_ASSIGN(const auto prefix, ids_to_add(tokenizer, add_bos, config.bos_token, "add_bos_token"));
   BATON_ASSIGN(const auto suffix, ids_to_add(tokenizer, add_eos, config.eos_token, "add_eos_token"));
   return ModelTokenizer{std::move(tokenizer).with_special_tokens_around(prefix, suffix), std::move(config)};

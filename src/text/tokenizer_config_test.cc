@@ -80,6 +80,71 @@ TEST_F(ModelDir, WrongTypesAreNamed) {
   }
 }
 
+// As transformers: a map that is there comes before the config, unless the config has an added_tokens_decoder.
+TEST_F(ModelDir, SpecialTokensMap) {
+  write("tokenizer_config.json", R"({"eos_token": "<e>", "unk_token": "<u>"})");
+  write("special_tokens_map.json",
+        R"({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
+            "additional_special_tokens": ["<a>", {"content": "<b>"}]})");
+  auto config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->bos_token, "<s>");
+  EXPECT_EQ(config->eos_token, "</s>");
+  EXPECT_EQ(config->unk_token, "<u>");
+  std::vector<std::string> specials;
+  for (const AddedToken& token : config->tokens.specials) specials.push_back(token.content);
+  EXPECT_THAT(specials, testing::IsSupersetOf({"<s>", "</s>", "<u>", "<a>", "<b>"}));
+  write("tokenizer_config.json", R"({"eos_token": "<e>", "added_tokens_decoder": {"9": {"content": "<x>"}}})");
+  config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->bos_token, std::nullopt);
+  EXPECT_EQ(config->eos_token, "<e>");
+  write("special_tokens_map.json", R"({"bos_token": 1})");
+  EXPECT_TRUE(load_tokenizer_config(dir_).ok());
+  write("tokenizer_config.json", "{}");
+  EXPECT_THAT(load_tokenizer_config(dir_).error().message, testing::HasSubstr("special_tokens_map.json: bos_token"));
+}
+
+TEST_F(ModelDir, AddedTokensDecoder) {
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {
+    "12": {"content": "<b>", "special": true}, "3": {"content": "<a>", "lstrip": true, "normalized": false}}})");
+  const auto config = load_tokenizer_config(dir_);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  ASSERT_EQ(config->tokens.added.size(), 2U);
+  EXPECT_EQ(config->tokens.added[0].content, "<a>");
+  EXPECT_TRUE(config->tokens.added[0].lstrip);
+  EXPECT_TRUE(config->tokens.added[1].special);
+  for (const char* json :
+       {R"({"added_tokens_decoder": []})", R"({"added_tokens_decoder": {"x": {"content": "<a>"}}})",
+        R"({"added_tokens_decoder": {"1": "<a>"}})", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})",
+        R"({"added_tokens_decoder": {"99999999999": {"content": "a"}}})"}) {
+    write("tokenizer_config.json", json);
+    EXPECT_THAT(load_tokenizer_config(dir_).error().message, testing::HasSubstr("added_tokens_decoder")) << json;
+  }
+}
+
+// Checked against transformers 4.57 and 5.24: only Llama's classes and those made from it heed the flag.
+TEST_F(ModelDir, AddBosTokenGoesByTheClass) {
+  std::filesystem::copy(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers/deepseek.json",
+                        dir_ / "tokenizer.json");
+  const auto prefix = [&](const std::string& tokenizer_class, const std::string& bos) {
+    write("tokenizer_config.json", R"({"add_bos_token": true, "add_eos_token": true, "tokenizer_class": ")" +
+                                       tokenizer_class + R"(", "bos_token": )" + bos + "}");
+    const auto model = load_model_tokenizer(dir_);
+    EXPECT_TRUE(model.ok()) << model.error().message;
+    return model->tokenizer.encode("", true).value();
+  };
+  const std::string bos = "\"<｜begin▁of▁sentence｜>\"";
+  for (const char* name : {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizerFast", "GemmaTokenizer"}) {
+    EXPECT_EQ(prefix(name, bos), (std::vector<int32_t>{0})) << name;
+    EXPECT_EQ(prefix(name, "null"), (std::vector<int32_t>{})) << name;
+  }
+  for (const char* name : {"Qwen2Tokenizer", "PreTrainedTokenizerFast", "GPT2TokenizerFast", "TokenizersBackend"}) {
+    EXPECT_EQ(prefix(name, bos), (std::vector<int32_t>{})) << name;
+    EXPECT_EQ(prefix(name, "null"), (std::vector<int32_t>{})) << name;
+  }
+}
+
 TEST_F(ModelDir, AddBosTokenIsApplied) {
   std::filesystem::copy(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/tokenizers/deepseek.json",
                         dir_ / "tokenizer.json");

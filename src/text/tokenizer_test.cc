@@ -164,8 +164,9 @@ TEST(Tokenizer, RefusesUnknownComponentsWithTheirPath) {
       {"normalizer", R"({"type":"Lowercase"})", "normalizer: normalizer \"Lowercase\" is not supported"},
       {"normalizer", R"({"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"NFKC"}]})",
        "normalizer.normalizers[1]: normalizer \"NFKC\""},
-      {"pre_tokenizer", "null", "pre_tokenizer: no ByteLevel"},
-      {"pre_tokenizer", R"({"type":"Metaspace"})", "pre_tokenizer: pre-tokenizer \"Metaspace\" is not supported"},
+      {"pre_tokenizer", "null", "decoder: ByteLevel must be in both"},
+      {"pre_tokenizer", R"({"type":"Metaspace"})", "pre_tokenizer.replacement: a value expected"},
+      {"pre_tokenizer", R"({"type":"BertPreTokenizer"})", "pre-tokenizer \"BertPreTokenizer\" is not supported"},
       {"pre_tokenizer",
        R"({"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\h"},"behavior":"Isolated","invert":false}]})",
        "pre_tokenizer.pretokenizers[0].pattern.Regex: regular expression, offset 0: '\\h' is not supported"},
@@ -180,10 +181,9 @@ TEST(Tokenizer, RefusesUnknownComponentsWithTheirPath) {
        "post_processor.single: a template with 0 sequences"},
       {"decoder", "null", "decoder: no ByteLevel"},
       {"decoder", R"({"type":"Sequence","decoders":[{"type":"Strip"}]})", "decoder.decoders[0]: decoder \"Strip\""},
+      {"decoder", R"({"type":"CTC"})", "decoder: decoder \"CTC\" is not supported"},
       {"model", R"({"type":"WordPiece","vocab":{},"merges":[]})", "model: model \"WordPiece\" is not supported"},
       {"model", "7", "model: an object expected, found a number"},
-      {"added_tokens", R"([{"id":9,"content":"<s>"}])",
-       "added_tokens[0]: \"<s>\" has id 9, but the vocabulary gives it 3"},
       {"added_tokens", R"([{"id":3}])", "added_tokens[0].content: a value expected"},
   };
   for (const Refused& c : cases) {
@@ -191,6 +191,37 @@ TEST(Tokenizer, RefusesUnknownComponentsWithTheirPath) {
     ASSERT_FALSE(tokenizer.ok()) << c.value;
     EXPECT_THAT(tokenizer.error().message, testing::HasSubstr(c.message));
   }
+}
+
+// The reference counts on from the model's size, whatever ids are written down.
+TEST(Tokenizer, IdsOfAddedTokensAreTheReferences) {
+  const auto tokenizer = Tokenizer::from_json(
+      file_with("added_tokens", R"([{"id":3,"content":"<s>","special":true},{"id":300,"content":"<x>","special":true},)"
+                                R"({"id":7,"content":"b"},{"id":4,"content":"<y>"}])"));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  EXPECT_EQ(tokenizer->encode("<s><x>b<y>", false).value(), (std::vector<int32_t>{3, 4, 1, 5}));
+  EXPECT_EQ(tokenizer->vocab_size(), 6);
+}
+
+TEST(Tokenizer, TokensFromBesideTheFile) {
+  const auto token = [](const char* content, bool special, bool lstrip) {
+    AddedToken added;
+    added.content = content;
+    added.special = special;
+    added.lstrip = lstrip;
+    return added;
+  };
+  TokensBeside more;
+  more.added = {token("<s>", false, true), token("<new>", true, false)};
+  more.specials = {token("ab", true, false), token("<s>", true, false), token("<unknown>", true, false)};
+  const auto tokenizer = Tokenizer::from_json(file_with("", ""), more);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  // <s> takes its new flags and stays special; ab, which only the model had, is special now; <unknown> is not made up.
+  const std::vector<int32_t> ids = tokenizer->encode("a <s>ab<new>", false).value();
+  EXPECT_EQ(ids, (std::vector<int32_t>{0, 3, 2, 4}));
+  EXPECT_EQ(tokenizer->decode(ids, true), "a");
+  EXPECT_EQ(tokenizer->token_id("<unknown>"), std::nullopt);
+  EXPECT_EQ(tokenizer->vocab_size(), 5);
 }
 
 TEST(Tokenizer, EveryTruncationIsAnError) {

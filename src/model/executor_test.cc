@@ -126,27 +126,41 @@ TEST(Executor, QuantizationOnLoadDoesNotDependOnTheLayout) {
   }
 }
 
-// Copies the fixture with every projection in float8 with scales per 32 x 32 block, and a twin that holds the same
-// values in bfloat16: the scales are powers of two, so the twin is exact.
-void write_fp8_twins(const std::string& source, const std::string& fp8_dir, const std::string& twin_dir) {
-  constexpr int64_t kBlock = 32;
+// How a float8 checkpoint scales: one for so many rows and columns (0: all of them).
+struct Float8Form {
+  const char* suffix;  // of the scale's name
+  int64_t rows, cols;
+  int dimensions;  // of the scale
+};
+
+test::StoredTensor stored_scales(const std::vector<float>& scales, int64_t rows, int64_t cols, int dimensions) {
+  const std::vector<int64_t> shapes[] = {{}, {rows}, {rows, cols}};
+  return {"F32", shapes[dimensions],
+          std::string(reinterpret_cast<const char*>(scales.data()), scales.size() * sizeof(float))};
+}
+
+// Copies the fixture with every projection in float8, and a twin that holds the same values in bfloat16: the scales are
+// powers of two, so the twin is exact.
+void write_fp8_twins(const std::string& source, const std::string& fp8_dir, const std::string& twin_dir,
+                     const Float8Form& form) {
   const tensor::Checkpoint checkpoint = *tensor::Checkpoint::open(source);
   std::map<std::string, test::StoredTensor> fp8, twin;
   for (const std::string& name : checkpoint.names()) {
     const tensor::TensorView view = *checkpoint.tensor(name);
     const test::StoredTensor plain{"BF16", view.shape,
                                    std::string(reinterpret_cast<const char*>(view.data), view.bytes())};
-    if (name.find("_proj") == std::string::npos) {
+    if (name.find("_proj") == std::string::npos || view.shape.size() != 2) {
       fp8[name] = twin[name] = plain;
       continue;
     }
     const int64_t rows = view.shape[0];
     const int64_t cols = view.shape[1];
+    const int64_t block_rows = form.rows == 0 ? rows : form.rows, block_cols = form.cols == 0 ? cols : form.cols;
     const std::vector<float> w = *tensor::dequantize(view, nullptr, {0, rows}, {0, cols});
-    const int64_t block_cols = (cols + kBlock - 1) / kBlock;
-    std::vector<float> scales(static_cast<size_t>((rows + kBlock - 1) / kBlock * block_cols), 0.0F);
+    const int64_t scale_rows = (rows + block_rows - 1) / block_rows, scale_cols = (cols + block_cols - 1) / block_cols;
+    std::vector<float> scales(static_cast<size_t>(scale_rows * scale_cols), 0.0F);
     const auto scale_at = [&](int64_t r, int64_t c) -> float& {
-      return scales[static_cast<size_t>(r / kBlock * block_cols + c / kBlock)];
+      return scales[static_cast<size_t>(r / block_rows * scale_cols + c / block_cols)];
     };
     for (int64_t i = 0; i < rows * cols; ++i) {
       float& largest = scale_at(i / cols, i % cols);
@@ -162,10 +176,9 @@ void write_fp8_twins(const std::string& source, const std::string& fp8_dir, cons
       values.append(reinterpret_cast<const char*>(&value), sizeof(value));
     }
     fp8[name] = {"F8_E4M3", view.shape, codes};
-    fp8[name + "_scale_inv"] = {
-        "F32",
-        {(rows + kBlock - 1) / kBlock, block_cols},
-        std::string(reinterpret_cast<const char*>(scales.data()), scales.size() * sizeof(float))};
+    fp8[name + form.suffix] = stored_scales(scales, scale_rows, scale_cols, form.dimensions);
+    // What activations were rounded with has no meaning here.
+    fp8[name.substr(0, name.rfind('.')) + ".input_scale"] = stored_scales({0.5F}, 1, 1, 1);
     twin[name] = {"BF16", view.shape, values};
   }
   test::write_safetensors(fp8_dir, fp8);
@@ -173,23 +186,33 @@ void write_fp8_twins(const std::string& source, const std::string& fp8_dir, cons
 }
 
 TEST(Executor, Float8CheckpointEqualsItsBfloat16Twin) {
-  const test::TempDir fp8, twin;
-  write_fp8_twins(fixture("deepseek-v3-yarn"), fp8.path(), twin.path());
-  ModelConfig config = *load_model_config(fixture("deepseek-v3-yarn"));
-  for (const Layout& layout : {Layout{}, Layout{3, 1, 1, 1}, Layout{4, 2, 1, 2}}) {
-    const std::vector<float> expected = logits_of(options_for(twin.path(), layout), config);
-    ModelConfig quantized = config;
-    quantized.fp8_weights = true;
-    quantized.fp8_block = 32;
-    EXPECT_EQ(logits_of(options_for(fp8.path(), layout), quantized), expected) << layout.to_string();
-    // --quantization fp8 on top of float8 weights changes nothing.
-    ExecutorOptions again = options_for(fp8.path(), layout);
-    again.quantize_fp8 = true;
-    EXPECT_EQ(logits_of(again, quantized), expected) << layout.to_string();
+  const Float8Form forms[] = {
+      {"_scale_inv", 32, 32, 2},                         // DeepSeek
+      {"_scale", 0, 0, 0},                               // one a tensor: AutoFP8, modelopt
+      {"_scale", 0, 0, 1},                               // the same, as compressed-tensors writes it
+      {"_scale", 1, 0, 2},                               // one a row: compressed-tensors, fbgemm_fp8
+      {"_scale", 1, 0, 1},       {"_scale", 32, 32, 2},  // compressed-tensors
+  };
+  for (const Float8Form& form : forms) {
+    SCOPED_TRACE(fmt::format("{} {}x{} {}", form.suffix, form.rows, form.cols, form.dimensions));
+    const test::TempDir fp8, twin;
+    write_fp8_twins(fixture("deepseek-v3-yarn"), fp8.path(), twin.path(), form);
+    ModelConfig config = *load_model_config(fixture("deepseek-v3-yarn"));
+    const double rounding = test::relative_error(logits_of(options_for(twin.path()), config),
+                                                 logits_of(options_for(fixture("deepseek-v3-yarn")), config));
+    EXPECT_GT(rounding, 1e-3);
+    for (const Layout& layout : {Layout{}, Layout{3, 1, 1, 1}, Layout{4, 2, 1, 2}}) {
+      const std::vector<float> expected = logits_of(options_for(twin.path(), layout), config);
+      ModelConfig quantized = config;
+      quantized.fp8_weights = true;
+      quantized.fp8_block = 32;
+      EXPECT_EQ(logits_of(options_for(fp8.path(), layout), quantized), expected) << layout.to_string();
+      // --quantization fp8 on top of float8 weights changes nothing.
+      ExecutorOptions again = options_for(fp8.path(), layout);
+      again.quantize_fp8 = true;
+      EXPECT_EQ(logits_of(again, quantized), expected) << layout.to_string();
+    }
   }
-  EXPECT_GT(test::relative_error(logits_of(options_for(twin.path()), config),
-                                 logits_of(options_for(fixture("deepseek-v3-yarn")), config)),
-            1e-3);
 }
 
 TEST(Executor, LoadingErrorsNameTheTensor) {

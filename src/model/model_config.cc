@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "model/json_fields.h"
+#include "model/quantization_config.h"
+#include "model/rope_config.h"
 
 namespace baton::model {
 
@@ -18,8 +20,6 @@ constexpr int kHeadsMax = 4096;
 constexpr int kExpertsMax = 4096;
 constexpr int kProductMax = 1 << 24;  // rows of a matrix: heads times their width, experts times theirs
 constexpr size_t kNameMax = 128;
-constexpr double kYarnThetaMin = 1.001;  // its formula divides by the logarithm
-constexpr int64_t kPositionMax = int64_t{1} << 30;
 
 struct ArchitectureName {
   const char* name;
@@ -58,54 +58,6 @@ void check_product(JsonFields& fields, std::string_view a, int64_t x, std::strin
   if (x * y <= kProductMax) return;
   fields.fail(error(ErrorCode::kCorrupt, "{}: {} {} times {} {} is {}, must be at most {}", fields.where(), a, x, b, y,
                     x * y, kProductMax));
-}
-
-// rope_scaling (its key is `rope_type`, once `type`), or rope_parameters, which holds rope_theta too.
-void read_rope(JsonFields& fields, ModelConfig& config) {
-  config.rope_theta = fields.number("rope_theta", 1, 1e12, 10000.0);
-  const json::value* value = fields.find_any({"rope_parameters", "rope_scaling"});
-  if (value == nullptr) return;
-  if (!value->is_object()) {
-    return fields.fail(error(ErrorCode::kCorrupt, "{}: rope_scaling is not an object", fields.where()));
-  }
-  JsonFields rope(value->get_object(), fields.where() + ": rope_scaling");
-  config.rope_theta = rope.number("rope_theta", 1, 1e12, config.rope_theta);
-  const std::string type = rope.text("rope_type", rope.text("type", "default"));
-  RopeScaling& r = config.rope;
-  if (type == "default") {
-    r.kind = RopeScaling::Kind::kNone;
-  } else if (type == "linear") {
-    r.kind = RopeScaling::Kind::kLinear;
-  } else if (type == "llama3") {
-    r.kind = RopeScaling::Kind::kLlama3;
-  } else if (type == "yarn") {
-    r.kind = RopeScaling::Kind::kYarn;
-  } else {
-    rope.fail(error(ErrorCode::kIncompatible,
-                    "{}: type {} is not supported; supported are default, linear, llama3, yarn", rope.where(), type));
-  }
-  if (r.kind != RopeScaling::Kind::kNone) {
-    r.factor = rope.number("factor", 1e-3, 1e6);
-    r.low_freq_factor = rope.number("low_freq_factor", 1e-3, 1e6, 1.0);
-    r.high_freq_factor = rope.number("high_freq_factor", 1e-3, 1e6, 4.0);
-    r.beta_fast = rope.number("beta_fast", 1e-3, 1e6, 32.0);
-    r.beta_slow = rope.number("beta_slow", 1e-3, 1e6, 1.0);
-    // Zero is as good as absent for both, as in the published code.
-    r.mscale = rope.number("mscale", 0, 1e3, 0.0);
-    r.mscale_all_dim = rope.number("mscale_all_dim", 0, 1e3, 0.0);
-    r.truncate = rope.boolean("truncate", true);
-    if (rope.find("attention_factor") != nullptr) r.attention_factor = rope.number("attention_factor", 0, 1e3);
-    r.original_max_position = rope.integer("original_max_position_embeddings", 1, kPositionMax, config.max_position);
-  }
-  if (r.kind == RopeScaling::Kind::kYarn && config.rope_theta < kYarnThetaMin) {
-    rope.fail(error(ErrorCode::kCorrupt, "{}: yarn with a rope_theta of {}, must be at least {}", rope.where(),
-                    config.rope_theta, kYarnThetaMin));
-  }
-  if (r.kind == RopeScaling::Kind::kLlama3 && r.high_freq_factor <= r.low_freq_factor) {
-    rope.fail(error(ErrorCode::kCorrupt, "{}: high_freq_factor {} must be above low_freq_factor {}", rope.where(),
-                    r.high_freq_factor, r.low_freq_factor));
-  }
-  if (Status status = rope.status(); !status) fields.fail(status.error());
 }
 
 void read_deepseek_moe(JsonFields& fields, ModelConfig& config) {
@@ -224,27 +176,6 @@ void read_llama_family(JsonFields& fields, ModelConfig& config) {
   config.layer_is_moe.assign(static_cast<size_t>(config.layers), false);
   if (config.architecture == Architecture::kQwen3Moe) read_qwen_moe(fields, config);
   refuse_sliding_window(fields, config);
-  if (fields.number("partial_rotary_factor", 0, 1, 1.0) != 1.0) {
-    fields.fail(error(ErrorCode::kIncompatible, "{}: partial_rotary_factor is not supported", fields.where()));
-  }
-}
-
-void read_quantization(JsonFields& fields, ModelConfig& config) {
-  const json::value* value = fields.find("quantization_config");
-  if (value == nullptr) return;
-  if (!value->is_object()) {
-    return fields.fail(error(ErrorCode::kCorrupt, "{}: quantization_config is not an object", fields.where()));
-  }
-  JsonFields quantization(value->get_object(), fields.where() + ": quantization_config");
-  const std::string method = quantization.text("quant_method", "");
-  const std::vector<int32_t> block = quantization.ids("weight_block_size");
-  if (method != "fp8" || block.size() != 2 || block[0] != block[1] || block[0] < 1 || block[0] > kWidthMax) {
-    return fields.fail(error(ErrorCode::kIncompatible,
-                             "{} is not supported; fp8 with a square weight_block_size is (method {}, {} block sides)",
-                             quantization.where(), method.empty() ? "(none)" : method, block.size()));
-  }
-  config.fp8_weights = true;
-  config.fp8_block = block[0];
 }
 
 Status read_generation_config(const std::string& directory, ModelConfig& config) {
@@ -309,6 +240,10 @@ Result<ModelConfig> load_model_config(const std::string& directory) {
   read_common(fields, config);
   BATON_TRY(fields.status());  // what follows divides by these
   read_rope(fields, config);
+  if (config.rope.kind == RopeScaling::Kind::kDynamic) {
+    config.warnings.push_back(fmt::format("{}: rope_scaling of type dynamic begins at {} positions, where contexts end",
+                                          path, config.max_position));
+  }
   const bool deepseek =
       config.architecture == Architecture::kDeepseekV2 || config.architecture == Architecture::kDeepseekV3;
   deepseek ? read_deepseek(fields, config) : read_llama_family(fields, config);

@@ -15,7 +15,7 @@ namespace baton::model {
 enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
 
 struct RopeScaling {
-  enum class Kind : uint8_t { kNone, kLinear, kLlama3, kYarn } kind = Kind::kNone;
+  enum class Kind : uint8_t { kNone, kLinear, kDynamic, kLlama3, kYarn } kind = Kind::kNone;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
@@ -57,8 +57,8 @@ struct ModelConfig {
   std::vector<bool> layer_is_moe;
   std::vector<int32_t> eos_ids;  // of config.json and generation_config.json together; each below vocab
   std::optional<int32_t> bos_id;
-  bool fp8_weights = false;  // quantization_config of the published DeepSeek checkpoints
-  int fp8_block = 128;
+  bool fp8_weights = false;  // quantization_config.h
+  int fp8_block = 128;       // side of the blocks that have a scale, where tensors have such
   tensor::DType torch_dtype = tensor::DType::kBF16;
   std::vector<std::string> warnings;  // what the files say and nobody can follow
 

@@ -110,6 +110,16 @@ TEST(ModelConfig, EverySpellingOfRopeScaling) {
        RopeScaling::Kind::kYarn, 4, 1000000},
       {R"("rope_parameters": {"rope_type": "default", "rope_theta": 7.0})", RopeScaling::Kind::kNone, 1, 7},
       {R"("rope_parameters": null, "rope_scaling": {"type": "default"})", RopeScaling::Kind::kNone, 1, 10000},
+      // Both: transformers 5 takes rope_scaling, and rope_theta from within or beside it.
+      {R"("rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rope_scaling": {"type": "linear", "factor": 8})",
+       RopeScaling::Kind::kLinear, 8, 10000},
+      {R"("rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 5000, "rope_parameters": {"rope_type": "default"})",
+       RopeScaling::Kind::kLinear, 8, 5000},
+      {R"("rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2}, "rope_theta": 5000)",
+       RopeScaling::Kind::kLinear, 2, 5000},
+      {R"("rope_scaling": {"type": "dynamic", "factor": 2})", RopeScaling::Kind::kDynamic, 2, 10000},
+      {R"("rope_scaling": {"type": "yarn"}, "original_max_position_embeddings": 1024)", RopeScaling::Kind::kYarn, 4,
+       10000},
   };
   for (const Case& c : cases) {
     const auto config = parse(llama(std::string(", ") + c.text));
@@ -118,7 +128,13 @@ TEST(ModelConfig, EverySpellingOfRopeScaling) {
     EXPECT_EQ(config->rope.factor, c.factor) << c.text;
     EXPECT_EQ(config->rope_theta, c.theta) << c.text;
   }
-  // The context before scaling defaults to that after it.
+  EXPECT_THAT(parse(llama(R"(, "rope_scaling": {"type": "dynamic", "factor": 2})"))->warnings.at(0),
+              HasSubstr("dynamic begins at 4096 positions"));
+  // The field beside rope_scaling comes first. The context before scaling defaults to that after it.
+  EXPECT_EQ(parse(llama(R"(, "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 9},
+                           "original_max_position_embeddings": 512)"))
+                ->rope.original_max_position,
+            512);
   EXPECT_EQ(parse(llama(R"(, "rope_scaling": {"type": "yarn", "factor": 4})"))->rope.original_max_position, 4096);
 }
 
@@ -157,6 +173,31 @@ TEST(ModelConfig, Qwen3MoeLayers) {
   EXPECT_THAT(missing.error().message, HasSubstr("num_experts"));
 }
 
+std::string compressed(const std::string& weights) {
+  return R"(, "quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized",
+    "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"], "weights": {)" +
+         weights +
+         R"(}, "input_activations": {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": true}}}})";
+}
+
+TEST(ModelConfig, EveryFormOfFloat8) {
+  const std::pair<std::string, int> cases[] = {
+      {R"(, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]})", 64},
+      {R"(, "quantization_config": {"quant_method": "fp8", "activation_scheme": "static"})", 128},
+      {R"(, "quantization_config": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0})", 128},
+      {R"(, "quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"})", 128},
+      {compressed(R"("num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": true)"), 128},
+      {compressed(R"("num_bits": 8, "type": "float", "strategy": "channel")"), 128},
+      {compressed(R"("num_bits": 8, "type": "float", "strategy": "block", "block_structure": [32, 32])"), 32},
+  };
+  for (const auto& [text, block] : cases) {
+    const auto config = parse(llama(text));
+    ASSERT_TRUE(config.ok()) << text << config.error().message;
+    EXPECT_TRUE(config->fp8_weights);
+    EXPECT_EQ(config->fp8_block, block) << text;
+  }
+}
+
 TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {
   struct Case {
     std::string config;
@@ -176,12 +217,22 @@ TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {
       {llama(R"(, "num_key_value_heads": 3)"), "8 is not a multiple of num_key_value_heads 3"},
       {llama(R"(, "head_dim": 7)"), "head_dim 7 is odd"},
       {llama(R"(, "hidden_act": "gelu")"), "hidden_act gelu"},
-      {llama(R"(, "rope_scaling": {"type": "dynamic", "factor": 2})"), "type dynamic is not supported"},
+      {llama(R"(, "rope_scaling": {"type": "longrope", "factor": 2})"), "type longrope is not supported"},
+      {llama(R"(, "rope_scaling": {"type": "dynamic"})"), "rope_scaling: factor is missing"},
+      {llama(R"(, "rope_parameters": {"full_attention": {"rope_type": "default"}})"), "full_attention"},
+      {llama(R"(, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5})"),
+       "partial_rotary_factor"},
       {llama(R"(, "rope_scaling": {"type": "yarn"})"), "rope_scaling: factor is missing"},
       {llama(R"(, "rope_scaling": {"type": "linear", "factor": 0})"), "factor is 0"},
       {llama(R"(, "partial_rotary_factor": 0.5)"), "partial_rotary_factor"},
       {llama(R"(, "quantization_config": {"quant_method": "awq"})"), "method awq"},
-      {llama(R"(, "quantization_config": {"quant_method": "fp8"})"), "square weight_block_size"},
+      {llama(R"(, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 64]})"), "no square"},
+      {llama(R"(, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"})"), "method modelopt"},
+      {llama(R"(, "quantization_config": {"quant_method": "compressed-tensors"})"), "config_groups is missing"},
+      {llama(R"(, "quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"a": {}}})"),
+       "has no weights"},
+      {llama(compressed(R"("num_bits": 4, "type": "int", "strategy": "group")")), "4 bits, type int, strategy group"},
+      {llama(compressed(R"("num_bits": 8, "type": "int", "strategy": "channel")")), "type int"},
       {llama(R"(, "eos_token_id": ["x"])"), "eos_token_id is [\"x\"]"},
       {llama(R"(, "torch_dtype": "int3")"), "int3"},
       {deepseek("V3", moe + R"(, "n_group": 3)"), "n_group 3"},

@@ -15,6 +15,13 @@ namespace {
 constexpr const char* kFixtures[] = {"deepseek-v2-lite", "deepseek-v3-fp8", "deepseek-v3-yarn",
                                      "llama3",           "qwen2",           "qwen3-moe"};
 
+// What none of them has.
+constexpr const char* kMoreFields = R"({
+  "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+  "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "original_max_position_embeddings": 32,
+  "quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": ["Linear"],
+    "weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [32, 32]}}}}})";
+
 std::string read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return std::string((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -72,9 +79,15 @@ TEST(Mutations, DamagedConfigs) {
     std::string what;
     const test::TempDir dir;
     const bool generation = mutator.below(5) == 0;
-    const std::string config = read(fixture + "/config.json");
+    boost::json::value config_json = boost::json::parse(read(fixture + "/config.json"));
+    if (seed % 3 == 0) {
+      for (const auto& [key, value] : boost::json::parse(kMoreFields).as_object()) {
+        config_json.as_object()[key] = value;
+      }
+    }
+    const std::string config = boost::json::serialize(config_json);
     const std::string generation_config = read(fixture + "/generation_config.json");
-    dir.write("config.json", generation ? config : mutator.mutate(boost::json::parse(config), &what));
+    dir.write("config.json", generation ? config : mutator.mutate(config_json, &what));
     dir.write("generation_config.json",
               generation ? mutator.mutate(boost::json::parse(generation_config), &what) : generation_config);
     SCOPED_TRACE(fmt::format("seed {}, {}:{}", seed, fixture, what));

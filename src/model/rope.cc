@@ -55,6 +55,7 @@ std::vector<float> rope_inverse_frequencies(const RopeScaling& scaling, double t
   for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] = std::pow(theta, -2.0 * static_cast<double>(i) / dim);
   switch (scaling.kind) {
     case RopeScaling::Kind::kNone:
+    case RopeScaling::Kind::kDynamic:
       break;
     case RopeScaling::Kind::kLinear:
       for (double& f : frequencies) f /= scaling.factor;

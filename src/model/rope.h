@@ -11,7 +11,7 @@ namespace baton::model {
 
 // Inverse frequencies (dim/2) of a rotary embedding over `dim` values, scaled as the config says: linear (position
 // interpolation, Chen et al. 2023), llama3 (Llama 3.1's blend by wavelength), yarn (NTK by parts, Peng et al. 2023,
-// section 3.2).
+// section 3.2). Dynamic NTK scales nothing before max_position_embeddings, where contexts end here.
 [[nodiscard]] std::vector<float> rope_inverse_frequencies(const RopeScaling& scaling, double theta, int dim);
 
 // What cos and sin are multiplied by: 1 but for yarn (Peng et al. 2023, section 3.4). DeepSeek states mscale and

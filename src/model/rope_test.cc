@@ -25,6 +25,13 @@ TEST(Rope, PlainAndLinear) {
   }
 }
 
+// Up to the model's own length, where contexts end, transformers scales nothing either.
+TEST(Rope, DynamicScalesNothing) {
+  EXPECT_EQ(rope_inverse_frequencies(scaling(RopeScaling::Kind::kDynamic, 4), 10000, 64),
+            rope_inverse_frequencies({}, 10000, 64));
+  EXPECT_EQ(rope_attention_factor(scaling(RopeScaling::Kind::kDynamic, 4)), 1);
+}
+
 TEST(Rope, Llama3KeepsFastWavesAndStretchesSlowOnes) {
   RopeScaling s = scaling(RopeScaling::Kind::kLlama3, 8);
   s.original_max_position = 8192;

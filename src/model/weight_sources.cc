@@ -25,16 +25,16 @@ class CheckpointWeights final : public WeightSource {
   Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols,
                 float* out) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
-    tensor::TensorView scale;
+    Scale scale;
     const bool scaled = view.dtype == tensor::DType::kF8E4M3;
     if (scaled) {
-      BATON_ASSIGN(scale, checkpoint_.tensor(name + "_scale_inv"));
+      BATON_ASSIGN(scale, find_scale(name, n, k));
     }
     for (int begin = rows.begin; begin < rows.end; begin += kRowsAtOnce) {
       const LongInterval some{begin, std::min(begin + kRowsAtOnce, rows.end)};
       BATON_ASSIGN(const std::vector<float> w,
-                   named(name, tensor::dequantize(view, scaled ? &scale : nullptr, some,
-                                                  LongInterval{cols.begin, cols.end}, {fp8_block_, fp8_block_})));
+                   named(name, tensor::dequantize(view, scaled ? &scale.view : nullptr, some,
+                                                  LongInterval{cols.begin, cols.end}, scale.block)));
       out = std::copy(w.begin(), w.end(), out);
     }
     return {};
@@ -66,6 +66,25 @@ class CheckpointWeights final : public WeightSource {
   }
 
  private:
+  struct Scale {
+    tensor::TensorView view;
+    tensor::ScaleBlock block;
+  };
+
+  // NAME_scale_inv of DeepSeek, or NAME_scale of the others: one for each block, row or tensor, whatever its shape
+  // says.
+  Result<Scale> find_scale(const std::string& name, int64_t n, int64_t k) const {
+    const std::string inverse = name + "_scale_inv";
+    BATON_ASSIGN(tensor::TensorView view, checkpoint_.tensor(checkpoint_.has(inverse) ? inverse : name + "_scale"));
+    const std::vector<int64_t> one_a_row = {n, 1};
+    const bool one = std::all_of(view.shape.begin(), view.shape.end(), [](int64_t size) { return size == 1; });
+    if (one) return Scale{{view.data, view.dtype, {1, 1}}, {n, k}};
+    if (view.shape == one_a_row || view.shape == std::vector<int64_t>{n}) {
+      return Scale{{view.data, view.dtype, one_a_row}, {1, k}};
+    }
+    return Scale{view, {fp8_block_, fp8_block_}};
+  }
+
   Result<tensor::TensorView> find(const std::string& name, const std::vector<int64_t>& shape) const {
     BATON_ASSIGN(tensor::TensorView view, checkpoint_.tensor(name));
     if (view.shape != shape) {

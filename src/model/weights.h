@@ -30,7 +30,8 @@ class WeightSource {
   virtual Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const = 0;
 };
 
-// The safetensors of a Hugging Face directory; float8 weights are multiplied by their NAME_scale_inv.
+// The safetensors of a Hugging Face directory; float8 weights are multiplied by their NAME_scale_inv
+// or NAME_scale.
 Result<std::unique_ptr<WeightSource>> open_checkpoint_weights(const std::string& directory, int fp8_block);
 // A value depends on (seed, name, row, column) alone, so every layout sees the same model. Norm weights are one.
 std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed);

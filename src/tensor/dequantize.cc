@@ -55,13 +55,13 @@ int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 Status check_scale(const TensorView& weight, const TensorView* scale_inv, ScaleBlock block) {
   if ((weight.dtype == DType::kF8E4M3) != (scale_inv != nullptr))
     return error(ErrorCode::kIncompatible,
-                 "a weight of {} {} block scales; float8 weights need their weight_scale_inv and others have none",
+                 "a weight of {} {} block scales; float8 weights need their weight_scale and others have none",
                  dtype_name(weight.dtype), scale_inv != nullptr ? "with" : "without");
   if (scale_inv == nullptr) return {};
   if (block.rows < 1 || block.cols < 1)
     return error(ErrorCode::kInvalidArgument, "weight_block_size [{}, {}] must be positive", block.rows, block.cols);
-  if (scale_inv->dtype != DType::kF32 && scale_inv->dtype != DType::kBF16)
-    return error(ErrorCode::kIncompatible, "block scales of {}; float32 or bfloat16 are read",
+  if (scale_inv->dtype == DType::kF8E4M3)
+    return error(ErrorCode::kIncompatible, "block scales of {}; float32, bfloat16 or float16 are read",
                  dtype_name(scale_inv->dtype));
   const std::vector<int64_t> due = {ceil_div(weight.shape[0], block.rows), ceil_div(weight.shape[1], block.cols)};
   if (scale_inv->shape != due)

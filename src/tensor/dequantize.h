@@ -17,10 +17,10 @@ struct ScaleBlock {
   int64_t cols = 128;
 };
 
-// Rows x columns of the 2-D `weight` as float32, row major. `scale_inv` (float32 or bfloat16, (ceil(rows/block.rows),
-// ceil(cols/block.cols)) of the whole weight; DeepSeek-V3's weight_scale_inv) multiplies each block: it is required for
-// float8 weights and must be null for others. The slice may begin and end anywhere. kInvalidArgument for a slice
-// outside the weight, kIncompatible when weight and scale do not fit.
+// Rows x columns of the 2-D `weight` as float32, row major. `scale_inv` (float32, bfloat16 or float16,
+// (ceil(rows/block.rows), ceil(cols/block.cols)) of the whole weight; DeepSeek-V3's weight_scale_inv) multiplies each
+// block: it is required for float8 weights and must be null for others. The slice may begin and end anywhere.
+// kInvalidArgument for a slice outside the weight, kIncompatible when weight and scale do not fit.
 Result<std::vector<float>> dequantize(const TensorView& weight, const TensorView* scale_inv, LongInterval rows,
                                       LongInterval cols, ScaleBlock block = {});
 

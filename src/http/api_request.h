@@ -25,9 +25,11 @@ struct ModelText {
   std::optional<text::Tokenizer> tokenizer;  // none with --skip-tokenizer-init: only input_ids then
   std::optional<text::ChatTemplate> chat_template;
   std::string bos_token, eos_token;
+  boost::json::object tokenizer_config;         // for /tokenizer_info: of its file, special tokens as texts
+  std::optional<int64_t> tokenizer_max_length;  // model_max_length, where the file states one
   std::vector<int32_t> eos_ids;
-  engine::SamplingParams defaults;  // generation_config.json, for the OpenAI endpoints
-  int64_t context_length = 0;       // prompt + new tokens
+  engine::SamplingParams defaults;              // generation_config.json, for the OpenAI endpoints
+  int64_t context_length = 0;                   // prompt + new tokens
   int vocab = 0;
 };
 

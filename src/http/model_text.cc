@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "http/json.h"
+#include "text/json_node.h"
 #include "text/tokenizer_config.h"
 
 namespace baton::http {
@@ -46,6 +47,32 @@ Result<std::string> read_file(const std::string& path) {
   return text.str();
 }
 
+// {"content": "<s>", ...}, as some files write a special token.
+const boost::json::value* content_of(const boost::json::value& value) {
+  const boost::json::object* token = value.if_object();
+  const boost::json::value* content = token == nullptr ? nullptr : token->if_contains("content");
+  return content != nullptr && content->is_string() ? content : nullptr;
+}
+
+// tokenizer_config.json for those who ask, with special tokens as texts. Nothing if it is beyond what answers may hold.
+boost::json::object describe_tokenizer(const std::string& directory) {
+  boost::json::object info;
+  if (const auto text = text::read_text_file(directory + "/tokenizer_config.json"); text) {
+    if (auto object = parse_object(*text); object) info = std::move(*object);
+  }
+  for (auto& member : info) {
+    boost::json::value& value = member.value();
+    if (const boost::json::value* content = content_of(value)) value = boost::json::value(*content);
+    if (!value.is_array()) continue;
+    for (boost::json::value& item : value.get_array()) {
+      if (const boost::json::value* content = content_of(item)) item = boost::json::value(*content);
+    }
+  }
+  const boost::json::value* name = info.if_contains("tokenizer_class");
+  if (name == nullptr || !name->is_string()) info["tokenizer_class"] = "PreTrainedTokenizerFast";
+  return info;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& options) {
@@ -65,6 +92,8 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
   model->tokenizer = std::move(loaded.tokenizer);
   model->bos_token = loaded.config.bos_token.value_or("");
   model->eos_token = loaded.config.eos_token.value_or("");
+  model->tokenizer_config = describe_tokenizer(directory);
+  model->tokenizer_max_length = loaded.config.model_max_length;
   std::string source;
   if (!options.chat_template_path.empty()) {
     BATON_ASSIGN(source, read_file(options.chat_template_path));

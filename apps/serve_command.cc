@@ -138,7 +138,7 @@ class Serve {
 
     auto options = engine_options(flags_);
     if (!options) return StageFailure{kExitUsage, options.error().message};
-    const auto config = model::load_model_config(flags_.model_path);
+    auto config = model::load_model_config(flags_.model_path);
     if (!config) return StageFailure{kExitModel, config.error().message};
     for (const std::string& line : config->warnings) log_warning("{}", line);
     http::ModelTextOptions text{flags_.model_path, flags_.tokenizer_path, flags_.served_model_name,
@@ -149,6 +149,8 @@ class Serve {
     metrics_ = std::make_unique<http::Metrics>(
         http::MetricsOptions{model_->served_name, options->role, flags_.metrics_compat == "sglang,vllm"});
     options->observer = metrics_.get();
+    options->eos_ids = model_->eos_ids;
+    config->add_eos_ids(model_->eos_ids);
     options->executor.progress = [this](uint64_t done, uint64_t total) {
       api_.set_progress({"weights", done, total});
       report_.progress("weights", done, total);

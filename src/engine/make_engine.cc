@@ -210,6 +210,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
         *options.context_length, config.max_position);
     config.max_position = *options.context_length;  // the executor computes no position beyond it
   }
+  config.add_eos_ids(options.eos_ids);
   ModelFacts facts{config.kv_geometry(options.executor.kv_dtype),
                    config.vocab,
                    config.max_position,

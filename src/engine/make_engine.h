@@ -36,6 +36,7 @@ struct EngineOptions {
   PoolWish pool;
   std::optional<int64_t> context_length;  // --context-length; without it what config.json says
   bool allow_longer_context = false;      // beyond what config.json says, where positions were never trained
+  std::vector<int32_t> eos_ids;           // of the tokenizer, besides the model's
   int max_running_requests = 256;
   int64_t chunked_prefill_size = 8192;  // -1: whole prompts
   bool mixed_chunk = false;

@@ -27,7 +27,7 @@ struct ModelText {
   std::string bos_token, eos_token;
   boost::json::object tokenizer_config;         // for /tokenizer_info: of its file, special tokens as texts
   std::optional<int64_t> tokenizer_max_length;  // model_max_length, where the file states one
-  std::vector<int32_t> eos_ids;
+  std::vector<int32_t> eos_ids;                 // load_model_text knows the tokenizer's
   engine::SamplingParams defaults;              // generation_config.json, for the OpenAI endpoints
   int64_t context_length = 0;                   // prompt + new tokens
   int vocab = 0;

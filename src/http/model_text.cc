@@ -73,6 +73,16 @@ boost::json::object describe_tokenizer(const std::string& directory) {
   return info;
 }
 
+// As SGLang: the tokenizer's own, and where Llama 3 ends a message to a tool.
+std::vector<int32_t> stop_tokens(const text::Tokenizer& tokenizer, const std::string& eos_token) {
+  std::vector<int32_t> ids;
+  for (const std::string_view token : {std::string_view(eos_token), std::string_view("<|eom_id|>")}) {
+    const auto id = tokenizer.token_id(token);
+    if (id && tokenizer.is_special(*id)) ids.push_back(*id);
+  }
+  return ids;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& options) {
@@ -92,6 +102,7 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
   model->tokenizer = std::move(loaded.tokenizer);
   model->bos_token = loaded.config.bos_token.value_or("");
   model->eos_token = loaded.config.eos_token.value_or("");
+  model->eos_ids = stop_tokens(*model->tokenizer, model->eos_token);
   model->tokenizer_config = describe_tokenizer(directory);
   model->tokenizer_max_length = loaded.config.model_max_length;
   std::string source;

@@ -16,8 +16,8 @@ struct ModelTextOptions {
   bool skip_tokenizer = false;     // only token ids are served
 };
 
-// kNotFound or kCorrupt names the file. The caller fills in what the engine knows (vocabulary, context length, eos ids,
-// architecture).
+// kNotFound or kCorrupt names the file. eos_ids are the tokenizer's. The caller fills in what the engine knows
+// (vocabulary, context length, the model's eos ids, architecture).
 Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& options);
 
 }  // namespace baton::http

@@ -183,10 +183,7 @@ Status read_generation_config(const std::string& directory, ModelConfig& config)
   if (!file_exists(path)) return {};
   BATON_ASSIGN(const json::object root, read_json_object(path));
   JsonFields fields(root, path);
-  for (const int32_t id : fields.token_ids("eos_token_id", config.vocab, config.warnings)) {
-    if (std::find(config.eos_ids.begin(), config.eos_ids.end(), id) == config.eos_ids.end())
-      config.eos_ids.push_back(id);
-  }
+  config.add_eos_ids(fields.token_ids("eos_token_id", config.vocab, config.warnings));
   return fields.status();
 }
 
@@ -215,6 +212,13 @@ void read_common(JsonFields& fields, ModelConfig& config) {
 }
 
 }  // namespace
+
+void ModelConfig::add_eos_ids(std::span<const int32_t> ids) {
+  for (const int32_t id : ids) {
+    const bool is_there = std::find(eos_ids.begin(), eos_ids.end(), id) != eos_ids.end();
+    if (id >= 0 && id < vocab && !is_there) eos_ids.push_back(id);
+  }
+}
 
 layout::KvGeometry ModelConfig::kv_geometry(tensor::DType kv_dtype) const {
   layout::KvGeometry g;

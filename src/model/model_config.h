@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,8 @@ struct ModelConfig {
   tensor::DType torch_dtype = tensor::DType::kBF16;
   std::vector<std::string> warnings;  // what the files say and nobody can follow
 
+  // Adds those that are in the vocabulary and are not there yet.
+  void add_eos_ids(std::span<const int32_t> ids);
   [[nodiscard]] bool is_mla() const { return kv_lora > 0; }
   // KV of this model with entries of `kv_dtype`.
   [[nodiscard]] layout::KvGeometry kv_geometry(tensor::DType kv_dtype) const;

@@ -95,6 +95,12 @@ TEST(ModelConfig, LlamaDefaultsBiasesAndStopTokens) {
   EXPECT_EQ(c->kv_geometry(tensor::DType::kF32), (layout::KvGeometry{4, 8, 8, 8, 4}));
 }
 
+TEST(ModelConfig, StopTokensFromElsewhere) {
+  ModelConfig c = *parse(llama(R"(, "eos_token_id": 2)"));
+  c.add_eos_ids(std::vector<int32_t>{2, 7, -1, 320, 319, 7});
+  EXPECT_THAT(c.eos_ids, ElementsAre(2, 7, 319));
+}
+
 TEST(ModelConfig, EverySpellingOfRopeScaling) {
   struct Case {
     const char* text;

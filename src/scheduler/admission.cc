@@ -1,11 +1,18 @@
 // Who gets pages, and in which DP group.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "base/check.h"
 #include "scheduler/scheduler.h"
 
 namespace baton::scheduler {
+namespace {
+
+// Each costs a look into the prefix trees; a long queue behind one that does not fit is not tried whole in each turn.
+constexpr int kMissesMax = 64;
+
+}  // namespace
 
 // Pages that a sequence may still ask for, its prompt's excepted. The KV of the last generated token is never needed.
 int64_t Scheduler::growth_pages(const Sequence& s) const {
@@ -96,69 +103,137 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   return true;
 }
 
-// What a round of admission knows of each group.
-struct Scheduler::Round {
-  std::vector<bool> full;           // an earlier request waits for pages here
-  std::vector<int64_t> uncomputed;  // prompt tokens that are admitted and not computed
-  int64_t uncomputed_total = 0;
+// What a round of admission knows of one group.
+struct Scheduler::RoundGroup {
+  std::vector<int64_t> left;    // of admitted prompts that are not computed
+  int64_t first_left = 0;       // of the one that the step begins with
+  double allowance = HUGE_VAL;  // work that may still go before those who were skipped here
 
-  [[nodiscard]] bool all_full() const { return std::find(full.begin(), full.end(), false) == full.end(); }
+  [[nodiscard]] int64_t total() const { return std::accumulate(left.begin(), left.end(), int64_t{0}); }
+  // Tokens that are computed before those of a new prompt of `size` where prompts share: the shorter rests, and the
+  // half step of the first.
+  [[nodiscard]] int64_t before(int64_t size, int64_t half) const {
+    int64_t tokens = first_left > size ? std::min(first_left, half) : 0;
+    for (const int64_t other : left) tokens += other <= size ? other : 0;
+    return tokens;
+  }
 };
 
-// More prompts would not make the next step larger: their pages had better wait. A group without work may always take
-// one.
-bool Scheduler::step_is_full(const Round& round, const std::optional<int>& group) const {
-  if (round.uncomputed_total < options_.chunked_prefill_size) return false;
-  if (group) return round.uncomputed[static_cast<size_t>(*group)] > 0;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    if (!round.full[g] && round.uncomputed[g] == 0) return false;
+struct Scheduler::Round {
+  std::vector<RoundGroup> groups;
+  int room = 0;         // sequences that may still be admitted
+  int misses_left = 0;  // requests that may still be found not to fit
+
+  [[nodiscard]] bool all_closed() const {
+    return std::all_of(groups.begin(), groups.end(), [](const RoundGroup& group) { return group.allowance <= 0; });
   }
+};
+
+Scheduler::Round Scheduler::begin_round() const {
+  Round round{std::vector<RoundGroup>(groups_.size()), options_.max_running_requests - active_count(), kMissesMax};
+  const auto prompts = computing_prompts();
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (const Sequence* s : prompts[g]) round.groups[g].left.push_back(s->left());
+    if (!prompts[g].empty()) round.groups[g].first_left = prompts[g].front()->left();
+  }
+  return round;
+}
+
+// The groups where the next step would compute some of its prompt, and where it passes nobody too far; elsewhere its
+// pages had better wait. A group without work may always take a prompt.
+std::vector<bool> Scheduler::open_groups(const Sequence& s, const Round& round) const {
+  const double work = whole_work(s);
+  const bool joins_step = s.entry != EntryMode::kPrebuilt && (!passes() || pass_allowance(s) > 0);
+  const int64_t half = std::max<int64_t>(1, options_.chunked_prefill_size / (2 * options_.dp));
+  std::vector<int64_t> before(groups_.size(), 0);
+  for (size_t g = 0; g < groups_.size() && joins_step; ++g) {
+    const RoundGroup& group = round.groups[g];
+    before[g] = options_.policy == QueuePolicy::kFair ? group.before(s.size(), half) : group.total();
+  }
+  const bool step_is_full = std::accumulate(before.begin(), before.end(), int64_t{0}) >= options_.chunked_prefill_size;
+  std::vector<bool> open(groups_.size());
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const bool wanted = !s.wanted_group || *s.wanted_group == static_cast<int>(g);
+    open[g] = wanted && work <= round.groups[g].allowance && !(step_is_full && before[g] > 0);
+  }
+  return open;
+}
+
+Scheduler::Trial Scheduler::try_admit(Sequence& s, Round* round) {
+  const std::vector<bool> open = open_groups(s, *round);
+  if (std::find(open.begin(), open.end(), true) == open.end()) return Trial::kNotYet;
+  if (round->room <= 0) return Trial::kNoRoom;
+  for (const int g : groups_by_load(s)) {
+    if (!open[static_cast<size_t>(g)] || !take_pages(s, g)) continue;
+    note_admission(s, round);
+    return Trial::kAdmitted;
+  }
+  --round->misses_left;
+  return Trial::kNoRoom;
+}
+
+// Those behind `s` may pass it, to an extent.
+void Scheduler::skip(const Sequence& s, Trial why, Round* round) const {
+  if (!passes() && why == Trial::kNotYet) return;  // nor will those behind it find a place in the step
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    double& allowance = round->groups[g].allowance;
+    if (!s.wanted_group || *s.wanted_group == static_cast<int>(g)) allowance = std::min(allowance, pass_allowance(s));
+  }
+}
+
+// What `s` goes before: of those that wait for any group, it is one group's part.
+void Scheduler::note_admission(const Sequence& s, Round* round) {
+  --round->room;
+  const auto admitted_to = static_cast<size_t>(s.group);
+  const double work = whole_work(s), part = work / options_.dp;
+  for (size_t g = 0; g < groups_.size(); ++g) round->groups[g].allowance -= g == admitted_to ? work : part;
+  for (Sequence* other : waiting_) {
+    const bool earlier = other->priority != s.priority ? other->priority > s.priority : other->ticket < s.ticket;
+    if (other->state != SequenceState::kWaiting || !earlier) continue;
+    if (other->wanted_group && *other->wanted_group != s.group) continue;
+    other->passed_queue += other->wanted_group ? work : part;
+  }
+  if (s.state != SequenceState::kComputing) return;
+  RoundGroup& group = round->groups[admitted_to];
+  if (group.left.empty()) group.first_left = s.left();
+  group.left.push_back(s.left());
+}
+
+// Retracts the least of the running sequences that `s` may displace. False: there is none.
+bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
+  if (!options_.priorities || !options_.preemption_threshold) return false;
+  Sequence* victim = nullptr;
+  for (const DpGroup& group : groups_) {
+    for (const auto& [id, other] : group.active) {
+      if (other->state != SequenceState::kRunning || (s.wanted_group && *s.wanted_group != other->group)) continue;
+      if (int64_t{s.priority} - other->priority < *options_.preemption_threshold) continue;
+      const bool lesser = victim == nullptr || (other->priority != victim->priority ? other->priority < victim->priority
+                                                                                    : other->ticket > victim->ticket);
+      if (lesser) victim = other;
+    }
+  }
+  if (victim == nullptr) return false;
+  retract(*victim, turn);
+  ++round->room;
   return true;
 }
 
-bool Scheduler::try_admit(Sequence& s, Round* round) {
-  for (const int g : groups_by_load(s)) {
-    const auto index = static_cast<size_t>(g);
-    if (round->full[index]) continue;
-    // With prompts enough for a step, only a group that has none takes another.
-    if (s.entry != EntryMode::kPrebuilt && round->uncomputed_total >= options_.chunked_prefill_size &&
-        round->uncomputed[index] > 0)
-      continue;
-    if (!take_pages(s, g)) {
-      round->full[index] = true;
-      continue;
-    }
-    if (s.state == SequenceState::kComputing) {
-      round->uncomputed[index] += s.left();
-      round->uncomputed_total += s.left();
-    }
-    return true;
-  }
-  return false;
-}
-
 void Scheduler::admit(Turn* turn) {
-  Round round{std::vector<bool>(groups_.size(), false), std::vector<int64_t>(groups_.size(), 0), 0};
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    for (const auto& [id, s] : groups_[g].active) {
-      if (s->state != SequenceState::kComputing) continue;
-      round.uncomputed[g] += s->left();
-      round.uncomputed_total += s->left();
+  if (waiting_.empty()) return;
+  Round round = begin_round();
+  for (Sequence* s : queue_order()) {
+    if (round.all_closed() || round.misses_left <= 0) break;
+    Trial trial = try_admit(*s, &round);
+    while (trial == Trial::kNoRoom && preempt_for(*s, &round, turn)) trial = try_admit(*s, &round);
+    if (trial == Trial::kAdmitted) {
+      turn->admitted.push_back(s->id);
+    } else if (round.room <= 0) {
+      break;
+    } else {
+      skip(*s, trial, &round);
     }
   }
-  int room = options_.max_running_requests - active_count();
-  for (auto next = waiting_.begin(); next != waiting_.end() && room > 0 && !round.all_full();) {
-    Sequence& s = at(*next);
-    const bool wait = s.entry != EntryMode::kPrebuilt && step_is_full(round, s.wanted_group);
-    if (wait && !prebuilt_seen_ && step_is_full(round, std::nullopt)) break;  // nobody behind can be admitted either
-    if (wait || (s.wanted_group && round.full[static_cast<size_t>(*s.wanted_group)]) || !try_admit(s, &round)) {
-      ++next;
-      continue;
-    }
-    turn->admitted.push_back(s.id);
-    next = waiting_.erase(next);
-    --room;
-  }
+  std::erase_if(waiting_, [](const Sequence* s) { return s->state != SequenceState::kWaiting; });
 }
 
 }  // namespace baton::scheduler

@@ -9,24 +9,23 @@ namespace baton::scheduler {
 namespace {
 
 TEST(Admission, AdmissionLeavesRoomForTheGrowthOfAll) {
-  // Pages of 4 tokens. The first has 17 tokens after its first step and may grow by 8, so 7 pages; the second needs 3,
-  // and 2 to grow.
-  Machine m(small(11));
+  // Pages of 4 tokens. The first has 4 pages of prompt and may grow by 2; the second needs 3, and 2 to grow.
+  Machine m(small(10));
   m.add(prompt_of(16), 20);
   const SequenceId second = m.add(prompt_of(12, 100), 20);
   m.turn();
-  m.turn();
   EXPECT_EQ(m.scheduler.sequence(second).state, SequenceState::kWaiting);
-  Machine roomy(small(12));
+  Machine roomy(small(11));
   roomy.add(prompt_of(16), 20);
   const SequenceId fits = roomy.add(prompt_of(12, 100), 20);
-  roomy.turn();
   roomy.turn();
   EXPECT_NE(roomy.scheduler.sequence(fits).state, SequenceState::kWaiting);
 }
 
 TEST(Admission, ARequestThatDoesNotFitHoldsUpItsGroupOnly) {
-  Machine m(small(10, 2));
+  SchedulerOptions options = small(10, 2);
+  options.policy = QueuePolicy::kFirstCome;
+  Machine m(options);
   m.add(prompt_of(30), 2, 0);
   m.turn();
   const SequenceId blocked = m.add(prompt_of(24, 200), 2, 0), behind = m.add(prompt_of(4, 300), 2, 0),

@@ -35,13 +35,14 @@ class Machine {
   }
 
   SequenceId add(std::vector<int32_t> prompt, int max_new_tokens, std::optional<int> group = {},
-                 EntryMode entry = EntryMode::kCompute) {
+                 EntryMode entry = EntryMode::kCompute, int priority = 0) {
     NewSequence fresh;
     fresh.id = SequenceId(++last_);
     fresh.prompt = std::move(prompt);
     fresh.max_new_tokens = max_new_tokens;
     fresh.dp_rank = group;
     fresh.entry = entry;
+    fresh.priority = priority;
     left_[fresh.id] = max_new_tokens;
     scheduler.add(fresh);
     return SequenceId(last_);

@@ -1,5 +1,6 @@
 // What the next step computes.
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "scheduler/chunk_cut.h"
@@ -19,6 +20,7 @@ bool Scheduler::any_in(SequenceState state) const {
 Turn Scheduler::next_turn() {
   BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
   Turn turn;
+  ++turns_;
   admit(&turn);
   const bool running = any_in(SequenceState::kRunning);
   const bool prompts = any_in(SequenceState::kComputing);
@@ -84,28 +86,68 @@ void Scheduler::retract(Sequence& s, Turn* turn) {
   s.pages.clear();
   s.computed = s.cached = 0;
   s.entry = EntryMode::kCompute;
-  s.state = SequenceState::kWaiting;
-  waiting_.push_front(s.id);
+  enqueue(s);
   turn->retracted.push_back(s.id);
   ++retractions_;
 }
 
-void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
-  std::vector<std::vector<const Sequence*>> prompts(groups_.size());
-  std::vector<std::vector<ChunkWork>> work(groups_.size());
+// Of each group, by priority and then by arrival.
+std::vector<std::vector<Sequence*>> Scheduler::computing_prompts() const {
+  std::vector<std::vector<Sequence*>> prompts(groups_.size());
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (const auto& [id, s] : groups_[g].active) {
-      if (s->state != SequenceState::kComputing) continue;
-      prompts[g].push_back(s);
-      work[g].push_back({s->computed, s->left()});
+      if (s->state == SequenceState::kComputing) prompts[g].push_back(s);
     }
+    std::sort(prompts[g].begin(), prompts[g].end(), [](const Sequence* a, const Sequence* b) {
+      return a->priority != b->priority ? a->priority > b->priority : a->ticket < b->ticket;
+    });
   }
-  const auto counts = cut_chunks(work, budget, options_.cost);
+  return prompts;
+}
+
+// How many tokens of each prompt the step computes.
+std::vector<std::vector<int64_t>> Scheduler::cut_prompts(const std::vector<std::vector<Sequence*>>& prompts,
+                                                         int64_t budget) const {
+  std::vector<std::vector<PromptClaim>> claims(prompts.size());
+  std::vector<std::vector<PromptPiece>> pieces(prompts.size());
+  for (size_t g = 0; g < prompts.size(); ++g) {
+    for (const Sequence* s : prompts[g]) {
+      const bool overdue = s->passed_chunks >= kPassFactor * prompt_work(*s);
+      claims[g].push_back({{s->computed, s->left()}, s->priority, overdue});
+    }
+    pieces[g] = queue_prompts(claims[g]);
+  }
+  const auto cut = [&] {
+    std::vector<std::vector<ChunkWork>> work(pieces.size());
+    for (size_t g = 0; g < pieces.size(); ++g) {
+      for (const PromptPiece& piece : pieces[g]) work[g].push_back(piece.work);
+    }
+    const auto parts = cut_chunks(work, budget, options_.cost);
+    std::vector<std::vector<int64_t>> counts(pieces.size());
+    for (size_t g = 0; g < pieces.size(); ++g) {
+      counts[g].resize(claims[g].size());
+      for (size_t i = 0; i < pieces[g].size(); ++i) counts[g][pieces[g][i].claim] += parts[g][i];
+    }
+    return counts;
+  };
+  auto counts = cut();
+  if (options_.policy != QueuePolicy::kFair) return counts;
+  // What a group has of the step hardly depends on the order within the group.
+  for (size_t g = 0; g < claims.size(); ++g) {
+    const int64_t tokens = std::accumulate(counts[g].begin(), counts[g].end(), int64_t{0});
+    pieces[g] = share_prompts(claims[g], tokens, options_.page_tokens);
+  }
+  return cut();
+}
+
+void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
+  const auto prompts = computing_prompts();
+  auto counts = cut_prompts(prompts, budget);
   int64_t rows_left = options_.logits_rows_max;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (size_t i = 0; i < prompts[g].size(); ++i) {
       const Sequence& s = *prompts[g][i];
-      int64_t count = counts[g][i];
+      int64_t& count = counts[g][i];
       if (s.logits_from >= 0) {
         count = std::min(count, std::max<int64_t>(0, s.logits_from - s.computed) + rows_left);
       }
@@ -117,6 +159,17 @@ void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
         rows_left -= std::max<int64_t>(0, s.computed + count - std::max(s.computed, s.logits_from));
       add_segment(s, count, &turn->plan);
     }
+    note_passed_chunks(prompts[g], counts[g]);
+  }
+}
+
+// Of each prompt that this step does not complete: what is computed of later ones.
+void Scheduler::note_passed_chunks(const std::vector<Sequence*>& prompts, const std::vector<int64_t>& counts) {
+  double later = 0;
+  for (size_t i = prompts.size(); i-- > 0;) {
+    Sequence& s = *prompts[i];
+    if (counts[i] < s.left()) s.passed_chunks += later;
+    later += options_.cost.chunk(s.computed, counts[i]);
   }
 }
 

@@ -49,6 +49,7 @@ void Scheduler::add(NewSequence fresh) {
   s.logits_from = fresh.logits_from;
   s.max_new_tokens = fresh.max_new_tokens;
   s.cache_salt = std::move(fresh.cache_salt);
+  s.priority = options_.priorities ? fresh.priority : 0;
   if (s.entry == EntryMode::kHeld && !s.wanted_group) s.wanted_group = groups_by_load(s).front();
   if (s.wanted_group) {
     s.group = *s.wanted_group;
@@ -58,17 +59,14 @@ void Scheduler::add(NewSequence fresh) {
   if (s.entry == EntryMode::kHeld) {
     s.state = SequenceState::kHeld;
   } else {
-    s.state = SequenceState::kWaiting;
-    waiting_.push_back(s.id);
+    enqueue(s);
   }
-  prebuilt_seen_ |= s.entry == EntryMode::kPrebuilt;
 }
 
 void Scheduler::release(SequenceId id) {
   Sequence& s = at(id);
   BATON_CHECK(s.state == SequenceState::kHeld, "sequence {} is not held", id);
-  s.state = SequenceState::kWaiting;
-  waiting_.push_back(id);
+  enqueue(s);
 }
 
 void Scheduler::join(SequenceId id, int32_t first_token) {
@@ -89,7 +87,9 @@ void Scheduler::complete(const kv::StepPlan& plan) {
     Sequence& s = at(segment.sequence);
     BATON_CHECK(s.computed == segment.begin, "sequence {} is at {}, the segment at {}", s.id, s.computed,
                 segment.begin);
-    s.computed += static_cast<int64_t>(segment.tokens.size());
+    const auto count = static_cast<int64_t>(segment.tokens.size());
+    if (s.state == SequenceState::kComputing) computed_work_ += options_.cost.chunk(s.computed, count);
+    s.computed += count;
     if (s.left() > 0) continue;
     if (s.state == SequenceState::kComputing) share(s);
     s.state = SequenceState::kDone;
@@ -106,7 +106,7 @@ void Scheduler::append(SequenceId id, int32_t token) {
 
 std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
   Sequence& s = at(id);
-  if (s.state == SequenceState::kWaiting) std::erase(waiting_, id);
+  if (s.state == SequenceState::kWaiting) std::erase(waiting_, &s);
   withdraw_promise(s);
   if (s.group >= 0) group_of(s).active.erase(id);
   // A reserved sequence's pages hold nothing yet, or something half written.

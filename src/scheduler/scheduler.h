@@ -11,12 +11,18 @@
 // youngest sequence of the group is retracted. Its KV stays in the prefix tree as long as no one needs the pages, and
 // it goes to the front of the queue with what it generated as part of its prompt.
 //
-// Order is first come, first served within a group: a request that does not fit holds up those behind it that want the
-// same group, so none starves; a request for another group passes.
+// Order. Higher priority goes first, among equals the earlier one; `policy` says how far later ones may go before
+// earlier ones. kFirstCome: not at all; a request that does not fit holds up those behind it that want the same group,
+// while one for another group passes. kFair, two bounds, both counted in work by the cost model, never in time:
+//  - Prompts. The first in a group has about half of each step, the other half goes to the shortest rest. Once later
+//    ones have been given kPassFactor times its own prompt's work while it was admitted, a prompt holds its place:
+//    nothing later is computed before it.
+//  - Admission. A request that waits is passed by requests that fit until those together are kPassFactor times its own
+//    work, generated tokens included. Then it holds its place and the group drains until it fits, so none starves.
+// The other policies order the queue, compute one prompt after another, and heed the bound on admission.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
 #include <span>
@@ -25,9 +31,14 @@
 #include "kv/step_plan.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/group_memory.h"
+#include "scheduler/prompt_share.h"
+#include "scheduler/queue_policy.h"
 #include "scheduler/sequence.h"
 
 namespace baton::scheduler {
+
+// How many times its own work may be given to those that pass a sequence.
+inline constexpr double kPassFactor = 4;
 
 struct SchedulerOptions {
   int dp = 1;
@@ -42,6 +53,10 @@ struct SchedulerOptions {
   // Without mixed_chunk prompts go first, but after so many steps of prompts in a row the running sequences get one.
   int prompt_steps_in_row_max = 8;
   CostModel cost;
+  QueuePolicy policy = QueuePolicy::kFair;
+  bool priorities = false;  // heed NewSequence::priority
+  // With priorities: a request that finds no room retracts running sequences whose priority is lower by so much.
+  std::optional<int> preemption_threshold;
 };
 
 // What one call of next_turn() decided. The plan may be empty: then nothing can be computed until something is added,
@@ -101,7 +116,10 @@ class Scheduler {
     std::map<SequenceId, Sequence*> active;  // those with pages, oldest first
     double promised_work = 0;                // of sequences bound to this group that have no pages yet
   };
+  // kNotYet: the step is full without it, or it would pass another too far. kNoRoom: no pages or no sequence is free.
+  enum class Trial : uint8_t { kAdmitted, kNotYet, kNoRoom };
   struct Round;
+  struct RoundGroup;
 
   Sequence& at(SequenceId id);
   [[nodiscard]] DpGroup& group_of(const Sequence& s) { return groups_[static_cast<size_t>(s.group)]; }
@@ -118,24 +136,43 @@ class Scheduler {
   [[nodiscard]] std::vector<int> groups_by_load(const Sequence& s) const;
   void withdraw_promise(Sequence& s);
   bool take_pages(Sequence& s, int group_index);
-  [[nodiscard]] bool step_is_full(const Round& round, const std::optional<int>& group) const;
-  bool try_admit(Sequence& s, Round* round);
+  [[nodiscard]] Round begin_round() const;
+  [[nodiscard]] std::vector<bool> open_groups(const Sequence& s, const Round& round) const;
+  Trial try_admit(Sequence& s, Round* round);
+  void skip(const Sequence& s, Trial why, Round* round) const;
+  void note_admission(const Sequence& s, Round* round);
+  bool preempt_for(const Sequence& s, Round* round, Turn* turn);
   void admit(Turn* turn);
+
+  // queue_order.cc
+  void enqueue(Sequence& s);
+  [[nodiscard]] bool passes() const { return options_.policy != QueuePolicy::kFirstCome; }
+  [[nodiscard]] double prompt_work(const Sequence& s) const;
+  [[nodiscard]] double whole_work(const Sequence& s) const;
+  [[nodiscard]] double pass_allowance(const Sequence& s) const;
+  [[nodiscard]] double urgency(const Sequence& s) const;
+  [[nodiscard]] std::vector<Sequence*> queue_order() const;
 
   // planning.cc
   [[nodiscard]] bool any_in(SequenceState state) const;
   void plan_running(Turn* turn);
   bool grow(Sequence& s, Turn* turn);
   void retract(Sequence& s, Turn* turn);
+  [[nodiscard]] std::vector<std::vector<Sequence*>> computing_prompts() const;
+  [[nodiscard]] std::vector<std::vector<int64_t>> cut_prompts(const std::vector<std::vector<Sequence*>>& prompts,
+                                                              int64_t budget) const;
   void plan_prompts(int64_t budget, Turn* turn);
+  void note_passed_chunks(const std::vector<Sequence*>& prompts, const std::vector<int64_t>& counts);
   void add_segment(const Sequence& s, int64_t count, kv::StepPlan* plan) const;
 
   const SchedulerOptions options_;
   std::vector<DpGroup> groups_;
   std::map<SequenceId, Sequence> sequences_;
-  std::deque<SequenceId> waiting_;
+  std::vector<Sequence*> waiting_;  // by ticket
+  uint64_t last_ticket_ = 0;
+  uint64_t turns_ = 0;
+  double computed_work_ = 0;  // of prompts, since the start
   SequenceId last_id_{};
-  bool prebuilt_seen_ = false;
   int prompt_steps_in_row_ = 0;
   uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, retractions_ = 0;
   size_t admissions_ = 0;  // where ties between groups begin

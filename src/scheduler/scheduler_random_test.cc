@@ -19,6 +19,9 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
   options.max_running_requests = static_cast<int>(1 + random.below(12));
   options.chunked_prefill_size = static_cast<int64_t>(1 + random.below(40));
   options.reserved_decode_tokens = static_cast<int>(random.below(12));
+  options.policy = static_cast<QueuePolicy>(random.below(7));
+  options.priorities = random.below(3) == 0;
+  if (random.below(2) == 0) options.preemption_threshold = 1;
   Machine m(options);
   std::set<SequenceId> held, reserved;
   const auto step = [&] {
@@ -45,7 +48,8 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
     std::optional<int> group;
     if (random.below(3) == 0) group = static_cast<int>(random.below(static_cast<uint64_t>(options.dp)));
     const EntryMode entry = static_cast<EntryMode>(random.below(3));
-    const SequenceId id = m.add(prompt_of(length, static_cast<int32_t>(random.below(3))), new_tokens, group, entry);
+    const SequenceId id = m.add(prompt_of(length, static_cast<int32_t>(random.below(3))), new_tokens, group, entry,
+                                static_cast<int>(random.below(3)));
     if (entry == EntryMode::kHeld) held.insert(id);
   };
   const auto resolve = [&](bool all) {

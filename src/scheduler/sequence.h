@@ -30,6 +30,7 @@ struct NewSequence {
   std::string cache_salt;
   int64_t logits_from = -1;  // the first prompt position whose logits row is wanted; -1: of the last one only
   EntryMode entry = EntryMode::kCompute;
+  int priority = 0;  // larger ones first; heeded with SchedulerOptions::priorities
 };
 
 enum class SequenceState : uint8_t {
@@ -58,6 +59,11 @@ struct Sequence {
   std::vector<kv::PageLease> pages;  // in token order
   bool ever_admitted = false;
   double promised_work = 0;  // its share of its group's promised work
+  int priority = 0;
+  uint64_t ticket = 0;       // rises with entry into the queue; kept through retraction
+  double queued_at = 0;      // work computed by the scheduler until then
+  double passed_queue = 0;   // work of later ones that were admitted while it waited
+  double passed_chunks = 0;  // work of later prompts computed while its own was admitted and not complete
 
   [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   [[nodiscard]] int64_t left() const { return size() - computed; }

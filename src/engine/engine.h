@@ -55,6 +55,7 @@ struct Request {
   std::optional<Disaggregation> disaggregation;  // required by the roles prefill and decode
   std::optional<int> dp_rank;                    // routed_dp_rank
   std::string cache_salt;                        // prefix reuse only within one salt
+  std::optional<int> priority;                   // larger goes first, with --enable-priority-scheduling
   TimePoint arrival{};                           // from which waits are counted; unset: submit() sets it
 };
 
@@ -146,6 +147,15 @@ class EngineObserver {
   virtual void on_ttft(const TtftParts&) {}
 };
 
+// What becomes of the requests under way when generation is paused.
+enum class PauseMode : uint8_t {
+  kAbort,    // they end
+  kInPlace,  // they stay as they are
+  // They give up their pages, so that flush_cache() succeeds, and compute them anew afterwards. One that is being
+  // handed over stays as it is.
+  kRetract,
+};
+
 // Thread safe. Callers never wait for a step.
 class Engine {
  public:
@@ -162,8 +172,13 @@ class Engine {
   virtual void abort_all() = 0;
   // Ends every live request (kAbort, kUnavailable) and takes no more.
   virtual void shut_down() = 0;
-  // Drops every cached prefix; kUnavailable while requests run.
+  // Drops every cached prefix; kUnavailable while requests run or wait, unless they gave up
+  // their pages for a pause.
   virtual Status flush_cache() = 0;
+  // No step is computed until resume(); requests are taken and wait. `done` is told when the last step is over, on any
+  // thread. Pausing again is possible, with another mode too.
+  virtual void pause(PauseMode /*mode*/, std::function<void(Status)> done) { done({}); }
+  virtual void resume(std::function<void(Status)> done) { done({}); }
   [[nodiscard]] virtual const InstanceInfo& info() const = 0;
   [[nodiscard]] virtual EngineStats stats() const = 0;
   // Decode: meets a prefill instance ahead of requests. `told`: whoever asks may say whom this instance trusts. The

@@ -1,6 +1,7 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -29,6 +30,24 @@ void EngineCore::open(SequenceId id, Request request, OutputSink sink) {
   }
 }
 
+void EngineCore::bound_queue() {
+  const auto most = options_.queue.waiting_max;
+  if (!most || options_.info.role != Role::kUnified || scheduler_.waiting() <= static_cast<size_t>(*most)) return;
+  const SequenceId last = scheduler_.last_waiting();
+  const bool newest = last == scheduler_.newest();
+  fail(*find(last),
+       error(ErrorCode::kUnavailable, "{}",
+             newest ? "The request queue is full." : "The request is aborted by a higher priority request."));
+}
+
+// What the scheduler takes for it: larger first.
+int EngineCore::priority_of(const Request& request) const {
+  const QueueOptions& queue = options_.queue;
+  const std::optional<int> stated = request.priority ? request.priority : queue.default_priority;
+  if (!stated) return std::numeric_limits<int>::min();
+  return queue.low_values_first ? ~*stated : *stated;
+}
+
 LiveRequest* EngineCore::find(SequenceId sequence) {
   const auto found = live_.find(sequence);
   return found == live_.end() ? nullptr : found->second.get();
@@ -50,6 +69,7 @@ void EngineCore::add_sequence(const LiveRequest& live, scheduler::EntryMode entr
   fresh.dp_rank = live.request.dp_rank;
   fresh.cache_salt = live.request.cache_salt;
   fresh.entry = entry;
+  fresh.priority = priority_of(live.request);
   // The logits of position i - 1 say how probable prompt token i was. Position 0 has none.
   const int start = live.request.prompt_logprob_start;
   if (start >= 0 && entry != scheduler::EntryMode::kPrebuilt) fresh.logits_from = std::max(0, start - 1);

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/live_request.h"
+#include "engine/queue_options.h"
 #include "engine/sampler.h"
 #include "scheduler/scheduler.h"
 
@@ -20,6 +21,7 @@ class RolePart;
 struct CoreOptions {
   InstanceInfo info;
   scheduler::SchedulerOptions scheduler;
+  QueueOptions queue;
   std::vector<int32_t> eos_ids;
   std::shared_ptr<const Clock> clock;  // shared: the caller of make_engine may keep it too
   EngineObserver* observer = nullptr;  // outlives the engine; may be null
@@ -42,6 +44,8 @@ class EngineCore {
   // ---- requests ----
   // Takes a request and hands it to the role. If the role refuses it, the client gets its last Output with the error.
   void open(SequenceId id, Request request, OutputSink sink);
+  // Ends the request that is to be served last if more wait than may.
+  void bound_queue();
   // A live request; null when it has ended.
   [[nodiscard]] LiveRequest* find(SequenceId sequence);
   [[nodiscard]] std::vector<SequenceId> live() const;
@@ -64,6 +68,7 @@ class EngineCore {
   void fill(EngineStats* stats) const;
 
  private:
+  [[nodiscard]] int priority_of(const Request& request) const;
   [[nodiscard]] Output output_of(LiveRequest& live);
 
   CoreOptions options_;

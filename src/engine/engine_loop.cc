@@ -23,7 +23,11 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executo
       info_(options_.info),
       executor_(std::move(executor)),
       inbound_(4 * options_.requests_max + 64) {  // requests, and an abort or two of each
-  CoreOptions core{options_.info, options_.scheduler, options_.eos_ids, options_.clock, options_.observer, {}};
+  CoreOptions core{
+      options_.info, options_.scheduler, options_.queue, options_.eos_ids, options_.clock, options_.observer, {}};
+  core.scheduler.policy = options_.queue.policy;
+  core.scheduler.priorities = options_.queue.priorities;
+  core.scheduler.preemption_threshold = options_.queue.preemption_threshold;
   core.on_closed = [this] {
     note_progress();
     std::lock_guard lock(mutex_);
@@ -79,6 +83,10 @@ Status EngineLoop::check(Request* request) const {
     }
   }
   BATON_TRY(validate(request->sampling, info.vocab));
+  if (request->priority && options_.queue.refuse_priorities && !options_.queue.priorities) {
+    return error(ErrorCode::kUnavailable,
+                 "Using priority is disabled for this server. Please send a new request without a priority.");
+  }
   if (request->dp_rank && (*request->dp_rank < 0 || *request->dp_rank >= info.layout.dp)) {
     return error(ErrorCode::kInvalidArgument, "routed_dp_rank: {} is not in [0, {}], the DP ranks of this instance",
                  *request->dp_rank, info.layout.dp - 1);
@@ -140,11 +148,18 @@ void EngineLoop::shut_down() {
 Status EngineLoop::flush_cache() {
   {
     std::lock_guard lock(mutex_);
-    if (open_ > 0)
+    if (open_ > 0 && !pages_given_up_)
       return error(ErrorCode::kUnavailable, "{} requests are waiting or running; flush when there are none", open_);
   }
   if (!inbound_.push_always(Flush{})) return shutting_down();
   return {};
+}
+
+void EngineLoop::pause(PauseMode mode, std::function<void(Status)> done) {
+  if (!inbound_.push_always(Pause{mode, done})) done(shutting_down());
+}
+void EngineLoop::resume(std::function<void(Status)> done) {
+  if (!inbound_.push_always(Resume{done})) done(shutting_down());
 }
 
 void EngineLoop::pair(const std::string& host, int port, bool told, std::function<void(Status)> done) {
@@ -177,8 +192,8 @@ void EngineLoop::run() {
     auto commands = worked ? inbound_.drain() : inbound_.wait_drain(kIdleWait);
     for (Command& command : commands) handle(std::move(command));
     role_->poll(core_->now());
-    worked = !failed_ && step();
-    if (worked) note_progress();  // more requests are no progress: none of them may ever end
+    worked = !failed_ && !paused_ && step();
+    if (worked || paused_) note_progress();  // more requests are no progress: none of them may ever end
     publish();
   }
   for (Command& command : inbound_.drain()) handle(std::move(command));
@@ -192,6 +207,7 @@ void EngineLoop::handle(Command command) {
     // It was queued while the step ran that failed, or beside the end of all: no other will end it.
     if (LiveRequest* live = failed_ || shut_down_ ? core_->find(id) : nullptr)
       core_->fail(*live, failed_ ? rank_failed() : shutting_down());
+    core_->bound_queue();
   } else if (auto* abort = std::get_if<Abort>(&command)) {
     if (LiveRequest* live = core_->find(abort->id)) this->abort(*live);
   } else if (auto* named = std::get_if<AbortNamed>(&command)) {
@@ -211,9 +227,24 @@ void EngineLoop::handle(Command command) {
     fail_all(shutting_down());
   } else if (std::holds_alternative<Flush>(command)) {
     core_->scheduler().flush_cache();
+  } else if (auto* pause = std::get_if<Pause>(&command)) {
+    this->pause(pause->mode);
+    pause->done({});
+  } else if (auto* resume = std::get_if<Resume>(&command)) {
+    paused_ = pages_given_up_ = false;
+    resume->done({});
   } else if (auto* pair = std::get_if<Pair>(&command)) {
     role_->pair(pair->host, pair->port, pair->told, std::move(pair->done));
   }
+}
+
+void EngineLoop::pause(PauseMode mode) {
+  paused_ = true;
+  if (mode == PauseMode::kAbort)
+    fail_all(error(ErrorCode::kCancelled, "generation is paused, all requests were aborted"));
+  if (mode == PauseMode::kInPlace) return;
+  core_->scheduler().retract_all();
+  pages_given_up_ = true;
 }
 
 void EngineLoop::abort(LiveRequest& live) {
@@ -244,9 +275,27 @@ bool EngineLoop::step() {
     return false;
   }
   ++steps_;
+  log_decode(turn.plan);
   core_->scheduler().complete(turn.plan);
   take_result(turn.plan, *result);
   return true;
+}
+
+void EngineLoop::log_decode(const kv::StepPlan& plan) {
+  if (options_.decode_log_interval == 0 || plan.segments.empty()) return;
+  if (core_->find(plan.segments.front().sequence)->completion_tokens == 0)
+    return;  // a prompt; mixed steps end with them
+  if (++decode_steps_ % static_cast<uint64_t>(options_.decode_log_interval) != 0) return;
+  const EngineStats now = stats();
+  int64_t used = 0;
+  for (const EngineStats::Pages& pages : now.pages) used += pages.owned + pages.granted + pages.quarantined;
+  used *= options_.info.page_tokens;
+  log_info(
+      "Decode batch. #running-req: {}, #token: {}, token usage: {:.2f}, gen throughput (token/s): {:.2f}, "
+      "#queue-req: {}",
+      now.running, used,
+      static_cast<double>(used) / static_cast<double>(std::max<int64_t>(1, options_.info.max_total_tokens)),
+      now.generation_tokens_per_s, now.waiting);
 }
 
 void EngineLoop::begin_steps(const scheduler::Turn& turn) {

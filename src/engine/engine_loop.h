@@ -21,7 +21,9 @@ namespace baton::engine {
 
 struct EngineLoopOptions {
   InstanceInfo info;
-  scheduler::SchedulerOptions scheduler;
+  scheduler::SchedulerOptions scheduler;  // its order of the queue is taken from `queue`
+  QueueOptions queue;
+  int decode_log_interval = 0;  // a line after so many steps that generate; 0: none
   std::vector<int32_t> eos_ids;
   size_t requests_max = 8192;  // live at once; more are refused
   // healthy() is false after so long without progress while requests wait.
@@ -49,6 +51,8 @@ class EngineLoop final : public Engine {
   void abort_all() override;
   void shut_down() override;
   Status flush_cache() override;
+  void pause(PauseMode mode, std::function<void(Status)> done) override;
+  void resume(std::function<void(Status)> done) override;
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override;
   void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
@@ -74,13 +78,20 @@ class EngineLoop final : public Engine {
     SequenceId id;
   };
   struct Flush {};
+  struct Pause {
+    PauseMode mode;
+    std::function<void(Status)> done;
+  };
+  struct Resume {
+    std::function<void(Status)> done;
+  };
   struct Pair {
     std::string host;
     int port;
     bool told;
     std::function<void(Status)> done;
   };
-  using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pair>;
+  using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pause, Resume, Pair>;
 
   EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executor> executor);
   [[nodiscard]] Status check(Request* request) const;
@@ -88,6 +99,8 @@ class EngineLoop final : public Engine {
   void handle(Command command);
   // One turn; false: nothing could be computed.
   bool step();
+  void pause(PauseMode mode);
+  void log_decode(const kv::StepPlan& plan);
   void begin_steps(const scheduler::Turn& turn);
   void take_result(const kv::StepPlan& plan, const kv::StepResult& result);
   bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result, size_t index);
@@ -106,14 +119,17 @@ class EngineLoop final : public Engine {
   std::unique_ptr<RolePart> role_;  // after the core, whose pages it may hold
   TokenRate rate_;
   uint64_t steps_ = 0;
+  uint64_t decode_steps_ = 0;
+  bool paused_ = false;
 
   std::atomic<bool> stopping_{false};   // the thread ends
   std::atomic<bool> shut_down_{false};  // nothing more is taken
   std::atomic<bool> failed_{false};
-  std::atomic<int64_t> progress_ns_{0};  // of the clock, when work moved last
-  std::atomic<bool> busy_{false};        // something waits or runs
-  mutable std::mutex mutex_;             // of the four below
-  size_t open_ = 0;                      // requests submitted and not ended
+  std::atomic<bool> pages_given_up_{false};  // paused, and only what is being handed over has pages
+  std::atomic<int64_t> progress_ns_{0};      // of the clock, when work moved last
+  std::atomic<bool> busy_{false};            // something waits or runs
+  mutable std::mutex mutex_;                 // of the four below
+  size_t open_ = 0;                          // requests submitted and not ended
   uint64_t submitted_ = 0;
   EngineStats stats_;
   std::string pairs_;

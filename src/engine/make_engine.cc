@@ -123,13 +123,15 @@ EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& f
   loop.scheduler.page_tokens = options.executor.page_tokens;
   loop.scheduler.max_running_requests = options.max_running_requests;
   loop.scheduler.chunked_prefill_size = options.chunked_prefill_size == -1
-                                            ? std::max<int64_t>(16384, loop.info.max_model_len)
-                                            : options.chunked_prefill_size;
+                                            ? std::max(options.max_prefill_tokens, loop.info.max_model_len)
+                                            : std::min(options.chunked_prefill_size, options.max_prefill_tokens);
   loop.scheduler.mixed_chunk = options.mixed_chunk;
   loop.scheduler.prefix_cache = options.prefix_cache && (options.role != Role::kDecode || options.decode_prefix_cache);
   loop.scheduler.reserved_decode_tokens = options.reserved_decode_tokens;
   loop.scheduler.logits_rows_max = std::max<int64_t>(1, kLogitsMax / facts.vocab);
   loop.scheduler.cost = facts.cost;
+  loop.queue = options.queue;
+  loop.decode_log_interval = options.decode_log_interval;
   loop.eos_ids = facts.eos_ids;
   loop.requests_max = options.requests_max;
   loop.watchdog_timeout = options.watchdog_timeout;

@@ -39,7 +39,10 @@ struct EngineOptions {
   std::vector<int32_t> eos_ids;           // of the tokenizer, besides the model's
   int max_running_requests = 256;
   int64_t chunked_prefill_size = 8192;  // -1: whole prompts
+  int64_t max_prefill_tokens = 16384;   // a step's, whatever the chunk; at least the context with whole prompts
   bool mixed_chunk = false;
+  QueueOptions queue;
+  int decode_log_interval = 0;
   bool prefix_cache = true;          // not --disable-radix-cache
   bool decode_prefix_cache = true;   // --disaggregation-decode-enable-radix-cache
   int reserved_decode_tokens = 512;  // --num-reserved-decode-tokens

@@ -159,4 +159,42 @@ inline bool is_idle(const EngineStats& stats) {
   return stats.running + stats.waiting + stats.waiting_grant + stats.transferring == 0;
 }
 
+// A unified engine over a fake executor and pools of its own.
+struct Rig {
+  explicit Rig(RigOptions rig = {}, const std::function<void(EngineLoopOptions&, FakeExecutorOptions&)>& adjust = {})
+      : options(rig) {
+    std::vector<std::span<std::byte>> spans;
+    for (int r = 0; r < rig.layout.world(); ++r) {
+      pools.push_back(std::make_unique<std::vector<std::byte>>(pool_bytes(rig, r)));
+      spans.push_back(*pools.back());
+    }
+    EngineLoopOptions loop = loop_options(rig);
+    FakeExecutorOptions fake = fake_options(rig);
+    if (adjust) adjust(loop, fake);
+    auto started = EngineLoop::start(std::move(loop), std::make_unique<FakeExecutor>(fake, spans),
+                                     [](EngineCore& core, std::function<void()>) -> Result<std::unique_ptr<RolePart>> {
+                                       return std::unique_ptr<RolePart>(std::make_unique<UnifiedRole>(core));
+                                     });
+    engine = std::move(started).value();
+  }
+  Result<SequenceId> submit(Request request, Client& client) {
+    return engine->submit(std::move(request), client.sink());
+  }
+
+  RigOptions options;
+  std::vector<std::unique_ptr<std::vector<std::byte>>> pools;
+  std::unique_ptr<EngineLoop> engine;
+};
+
+inline void expect_all_pages_back(Rig& rig) {
+  ASSERT_TRUE(eventually(*rig.engine, is_idle));
+  ASSERT_TRUE(rig.engine->flush_cache().ok());
+  EXPECT_TRUE(eventually(*rig.engine, [&](const EngineStats& stats) {
+    for (const auto& pages : stats.pages) {
+      if (pages.free != rig.options.pages_per_group) return false;
+    }
+    return true;
+  }));
+}
+
 }  // namespace baton::engine

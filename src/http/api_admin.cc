@@ -33,6 +33,31 @@ void ApiServer::abort_request(Call& x) {
   });
 }
 
+// {"mode": "abort", "retract" or "in_place"}, as SGLang has it: abort without it, and without a body.
+void ApiServer::pause_generation(Call& x) {
+  auto body =
+      x.request.body.empty() ? Result<boost::json::object>(boost::json::object()) : parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto mode = string_field(*body, "mode");
+  if (!mode) return x.refuse(mode.error());
+  const std::string name = mode->value_or("abort");
+  if (name != "abort" && name != "retract" && name != "in_place")
+    return x.refuse(400, "mode: \"" + name.substr(0, 100) + "\" is none of abort, retract, in_place");
+  const auto chosen = name == "abort"     ? engine::PauseMode::kAbort
+                      : name == "retract" ? engine::PauseMode::kRetract
+                                          : engine::PauseMode::kInPlace;
+  x.ready.engine->pause(chosen, [x = Exchange(x)](const Status& paused) {
+    paused ? x.reply("{\"message\":\"Generation paused successfully.\",\"status\":\"ok\"}") : x.refuse(paused.error());
+  });
+}
+
+void ApiServer::continue_generation(Call& x) {
+  x.ready.engine->resume([x = Exchange(x)](const Status& resumed) {
+    resumed ? x.reply("{\"message\":\"Generation continued successfully.\",\"status\":\"ok\"}")
+            : x.refuse(resumed.error());
+  });
+}
+
 // Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
 // together, 403 that this instance was not told of that one.
 void ApiServer::pair(Call& x) {
@@ -84,19 +109,37 @@ void ApiServer::stop_profile(Call& x) {
   x.reply(body + "}");
 }
 
-// {"log_requests": bool}, as SGLang has it: a line for each generation call. {"log_level"}: ours.
+void ApiServer::log_request(const Call& x, const ApiRequest& request) const {
+  const engine::Request& first = request.choices.front().engine;
+  const engine::SamplingParams& p = first.sampling;
+  std::string line =
+      fmt::format("{} {}: {} sequences, the first with {} prompt tokens and at most {} new ones", x.request.path,
+                  request.id, request.choices.size(), first.prompt.size(), p.max_new_tokens);
+  if (log_requests_level_ >= 1) {
+    line += fmt::format(", temperature {}, top_p {}, top_k {}, min_p {}, penalties {} {} {}, seed {}, ignore_eos {}",
+                        p.temperature, p.top_p, p.top_k, p.min_p, p.frequency_penalty, p.presence_penalty,
+                        p.repetition_penalty, p.seed ? std::to_string(*p.seed) : "drawn", p.ignore_eos);
+  }
+  log_info("{}", line);
+}
+
+// {"log_requests": bool, "log_requests_level": 0 to 3}, as SGLang has it: a line for each generation call.
+// {"log_level"}: ours.
 void ApiServer::configure_logging(Call& x) {
   auto body = parse_object(x.request.body);
   if (!body) return x.refuse(body.error());
   auto requests = bool_field(*body, "log_requests");
   auto level = string_field(*body, "log_level");
+  auto detail = int_field(*body, "log_requests_level", 0, 3);
   if (!requests || !level) return x.refuse(!requests ? requests.error() : level.error());
+  if (!detail) return x.refuse(detail.error());
   if (*level) {
     const auto parsed = parse_log_level(**level);
     if (!parsed) return x.refuse(400, "log_level: " + parsed.error().message);
     log_set_level(*parsed);
   }
   if (*requests) log_requests_ = **requests;
+  if (*detail) log_requests_level_ = static_cast<int>(**detail);
   x.reply("{\"success\":true}");
 }
 

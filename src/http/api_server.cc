@@ -47,6 +47,8 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"POST", "/flush_cache", &S::flush_cache},
       {"GET", "/flush_cache", &S::flush_cache, kKeyed, kChanges},
       {"POST", "/abort_request", &S::abort_request},
+      {"POST", "/pause_generation", &S::pause_generation},
+      {"POST", "/continue_generation", &S::continue_generation},
       {"POST", "/pair", &S::pair},
       {"GET", "/plan", &S::plan},
       {"POST", "/start_profile", &S::start_profile},
@@ -59,7 +61,11 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
 std::vector<std::string> ApiServer::routes() { return route_names(table()); }
 
 ApiServer::ApiServer(Options options)
-    : options_(std::move(options)), access_{options_.api_key, options_.loopback}, pool_(options_.text_threads) {}
+    : options_(std::move(options)),
+      access_{options_.api_key, options_.loopback},
+      log_requests_(options_.log_requests),
+      log_requests_level_(options_.log_requests_level),
+      pool_(options_.text_threads) {}
 ApiServer::~ApiServer() = default;
 
 void ApiServer::set_progress(LoadProgress progress) {
@@ -237,11 +243,7 @@ void ApiServer::run(Call& x, ApiKind kind) {
                                   stopping_text_.get_token());
   if (!parsed) return x.refuse(parsed.error());
   x.request.drop_body();
-  if (log_requests_) {
-    log_info("{} {}: {} sequences, the first with {} prompt tokens and at most {} new ones", x.request.path, parsed->id,
-             parsed->choices.size(), parsed->choices.front().engine.prompt.size(),
-             parsed->choices.front().engine.sampling.max_new_tokens);
-  }
+  if (log_requests_) log_request(x, *parsed);
   // From here on the call lives on its connection's strand.
   const auto request = std::make_shared<ApiRequest>(std::move(*parsed));
   x.writer->post([request, ready = x.ready, writer = x.writer, headers = x.headers] {

@@ -34,6 +34,8 @@ class ApiServer {
     bool loopback = false;                // the server listens on loopback alone
     // Threads that read bodies: JSON, templates, tokenizing. 0: handle() does so itself.
     int text_threads = 0;
+    bool log_requests = false;  // --log-requests, --log-requests-level
+    int log_requests_level = 2;
   };
   explicit ApiServer(Options options);
   ~ApiServer();
@@ -88,6 +90,8 @@ class ApiServer {
   void tokenizer_info(Call& x);
   void flush_cache(Call& x);
   void abort_request(Call& x);
+  void pause_generation(Call& x);
+  void continue_generation(Call& x);
   void pair(Call& x);
   void plan(Call& x);
   void start_profile(Call& x);
@@ -104,7 +108,9 @@ class ApiServer {
     engine::EngineStats stats;
   };
   std::optional<Profile> profile_;  // between /start_profile and /stop_profile
-  std::atomic<bool> log_requests_{false};
+  void log_request(const Call& x, const ApiRequest& request) const;
+  std::atomic<bool> log_requests_;
+  std::atomic<int> log_requests_level_;
   std::atomic<bool> draining_{false};
   std::atomic<Ready*> ready_{nullptr};
   std::unique_ptr<Ready> ready_storage_;

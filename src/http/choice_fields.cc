@@ -85,6 +85,10 @@ Status read_routing(const json::object& body, engine::Role role, ApiRequest* req
     if (!rank) continue;
     for (ChoiceRequest& choice : request->choices) choice.engine.dp_rank = static_cast<int>(*rank);
   }
+  BATON_ASSIGN(auto priority, int_field(body, "priority", INT32_MIN, INT32_MAX));
+  for (ChoiceRequest& choice : request->choices) {
+    if (priority) choice.engine.priority = static_cast<int>(*priority);
+  }
   BATON_ASSIGN(auto salt, string_field(body, "cache_salt"));
   if (salt && salt->size() > kNameBytesMax) {
     return error(ErrorCode::kInvalidArgument, "cache_salt: {} bytes; at most {} are allowed", salt->size(),

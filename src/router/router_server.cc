@@ -142,6 +142,8 @@ class Router::Impl {
         {"GET", "/flush_cache", &I::every_worker, kKeyed, kChanges},
         {"POST", "/flush_cache", &I::every_worker},
         {"POST", "/abort_request", &I::abort_request},
+        {"POST", "/pause_generation", &I::every_worker},
+        {"POST", "/continue_generation", &I::every_worker},
         {"GET", "/get_server_info", &I::server_info},
         {"GET", "/server_info", &I::server_info},
         {"GET", "/get_model_info", &I::one_worker},

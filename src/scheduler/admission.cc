@@ -213,7 +213,8 @@ bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
     }
   }
   if (victim == nullptr) return false;
-  retract(*victim, turn);
+  retract(*victim);
+  turn->retracted.push_back(victim->id);
   ++round->room;
   return true;
 }

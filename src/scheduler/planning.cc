@@ -75,20 +75,32 @@ bool Scheduler::grow(Sequence& s, Turn* turn) {
     }
     // Alone, it waits for pages that transfers hold or that are quarantined; giving up its own would help no one.
     if (candidates == 1) return false;
-    retract(*victim, turn);
+    retract(*victim);
+    turn->retracted.push_back(victim->id);
     if (victim == &s) return false;
   }
 }
 
-void Scheduler::retract(Sequence& s, Turn* turn) {
+void Scheduler::retract(Sequence& s) {
   remember(s);
   group_of(s).active.erase(s.id);
   s.pages.clear();
   s.computed = s.cached = 0;
   s.entry = EntryMode::kCompute;
   enqueue(s);
-  turn->retracted.push_back(s.id);
   ++retractions_;
+}
+
+void Scheduler::retract_all() {
+  BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
+  std::vector<Sequence*> victims;
+  for (DpGroup& group : groups_) {
+    for (const auto& [id, s] : group.active) {
+      const bool computing = s->state == SequenceState::kComputing && s->entry != EntryMode::kHeld;
+      if (computing || s->state == SequenceState::kRunning) victims.push_back(s);
+    }
+  }
+  for (Sequence* s : victims) retract(*s);
 }
 
 // Of each group, by priority and then by arrival.

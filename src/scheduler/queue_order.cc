@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/random.h"
 #include "scheduler/scheduler.h"
 
@@ -23,6 +24,14 @@ void Scheduler::enqueue(Sequence& s) {
   const auto place = std::upper_bound(waiting_.begin(), waiting_.end(), &s,
                                       [](const Sequence* a, const Sequence* b) { return a->ticket < b->ticket; });
   waiting_.insert(place, &s);
+}
+
+SequenceId Scheduler::last_waiting() const {
+  const auto last = std::min_element(waiting_.begin(), waiting_.end(), [](const Sequence* a, const Sequence* b) {
+    return a->priority != b->priority ? a->priority < b->priority : a->ticket > b->ticket;
+  });
+  BATON_CHECK(last != waiting_.end());
+  return (*last)->id;
 }
 
 double Scheduler::prompt_work(const Sequence& s) const { return options_.cost.chunk(0, s.size()); }

@@ -105,6 +105,13 @@ class Scheduler {
     return groups_[static_cast<size_t>(group)].memory.ledger();
   }
   [[nodiscard]] bool empty() const { return sequences_.empty(); }
+  [[nodiscard]] size_t waiting() const { return waiting_.size(); }
+  // Of those that wait, which there must be: of the lowest priority the one that came last.
+  [[nodiscard]] SequenceId last_waiting() const;
+  [[nodiscard]] SequenceId newest() const { return last_id_; }
+  // Every sequence gives up its pages and waits, except those whose pages a peer reads or writes: held ones that have
+  // begun, and prebuilt ones that have not joined.
+  void retract_all();
   [[nodiscard]] SchedulerCounts counts() const;
   [[nodiscard]] const SchedulerOptions& options() const { return options_; }
   // Drops every cached prefix that no sequence holds.
@@ -157,7 +164,7 @@ class Scheduler {
   [[nodiscard]] bool any_in(SequenceState state) const;
   void plan_running(Turn* turn);
   bool grow(Sequence& s, Turn* turn);
-  void retract(Sequence& s, Turn* turn);
+  void retract(Sequence& s);
   [[nodiscard]] std::vector<std::vector<Sequence*>> computing_prompts() const;
   [[nodiscard]] std::vector<std::vector<int64_t>> cut_prompts(const std::vector<std::vector<Sequence*>>& prompts,
                                                               int64_t budget) const;

@@ -1,4 +1,5 @@
 // One binary: parses the command line and hands over to the chosen subcommand.
+#include <algorithm>
 #include <cstdio>
 
 #include "base/log.h"
@@ -26,8 +27,16 @@ int run(int argc, char** argv) {
                                             add_chat(app),  add_plan(app),   add_verify(app), add_bench(app)};
   for (const Subcommand& command : commands) command.app->allow_extras();
   app.allow_extras();
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (const Subcommand& command : commands) {
+    if (arguments.empty() || arguments.front() != command.app->get_name()) continue;
+    auto expanded = expand_flags(*command.app, std::move(arguments));
+    if (!expanded) return fail(*command.app, expanded.error());
+    arguments = std::move(*expanded);
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as parse() takes them
   try {
-    app.parse(argc, argv);
+    app.parse(arguments);
   } catch (const CLI::ParseError& failed) {
     return failed.get_exit_code() == 0 ? app.exit(failed) : (app.exit(failed), kExitUsage);
   }

@@ -84,10 +84,10 @@ Subcommand add_bench(CLI::App& parent) {
   app->add_flag("--disable-ignore-eos", flags->disable_ignore_eos, "Stop at the end-of-sequence token");
   app->add_option("--output-file", b.output_file, "Append one JSON line");
   app->add_option("--api-key", b.api_key, "Bearer token")->envname("OPENAI_API_KEY");
-  flags->foreign.accept(*app, "--disable-tqdm", false, "there is no progress bar");
-  flags->foreign.accept(*app, "--tokenize-prompt", false, "prompts are always sent as token ids");
-  flags->foreign.accept(*app, "--trust-remote-code", false, "no code is loaded");
-  flags->foreign.accept(*app, "--pd-separated", false, "the router is asked like any server");
+  flags->foreign.accept(*app, "--disable-tqdm", ForeignFlags::Values::kNone, "there is no progress bar");
+  flags->foreign.accept(*app, "--tokenize-prompt", ForeignFlags::Values::kNone, "prompts are always sent as token ids");
+  flags->foreign.accept(*app, "--trust-remote-code", ForeignFlags::Values::kNone, "no code is loaded");
+  flags->foreign.accept(*app, "--pd-separated", ForeignFlags::Values::kNone, "the router is asked like any server");
   return {app, [app, flags] { return run_bench_command(*app, *flags); }};
 }
 

@@ -28,17 +28,33 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   };
   for (const char* name : {"--api-key", "--log-level"})
     pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
-  for (const char* name :
-       {"--page-size", "--dtype", "--kv-cache-dtype", "--quantization", "--load-format", "--max-total-tokens",
-        "--mem-fraction-static", "--max-running-requests", "--chunked-prefill-size", "--context-length",
-        "--served-model-name", "--disaggregation-transfer-backend", "--num-reserved-decode-tokens", "--fanout",
-        "--writer-policy", "--handoff-key-file"}) {
+  for (const char* name : {"--page-size",
+                           "--dtype",
+                           "--kv-cache-dtype",
+                           "--quantization",
+                           "--load-format",
+                           "--max-total-tokens",
+                           "--mem-fraction-static",
+                           "--max-running-requests",
+                           "--chunked-prefill-size",
+                           "--context-length",
+                           "--max-prefill-tokens",
+                           "--schedule-policy",
+                           "--max-queued-requests",
+                           "--decode-log-interval",
+                           "--served-model-name",
+                           "--disaggregation-transfer-backend",
+                           "--num-reserved-decode-tokens",
+                           "--fanout",
+                           "--writer-policy",
+                           "--handoff-key-file"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
   for (const char* name : {"--request-timeout", "--health-check-timeout"})
     pass_on(name, "As of `baton router`", flags.router);
   add_drain_timeout(app, flags.drain_timeout_s);
-  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context"}) {
+  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context",
+                           "--enable-priority-scheduling", "--log-requests"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }

@@ -35,20 +35,31 @@ requires std::integral<T> || std::floating_point<T>
       fmt::format("{} to {}", low, high));
 }
 
+// Writes out a number like 25.6k, 2M or 4Ki, as SGLang takes some; to be given to transform() after number_from().
+[[nodiscard]] CLI::Validator human_number();
+
 // Flags of other servers that mean nothing here. They are parsed and remembered, so that a command line needs only its
 // program's name changed.
 class ForeignFlags {
  public:
-  // `names`: long ones. `value`: the flag may have one.
-  void accept(CLI::App& app, const std::string& names, bool value, const std::string& why);
+  enum class Values : uint8_t { kNone, kOne, kMany };
+  // `name`: a long one. One that the program has by now is left to it.
+  void accept(CLI::App& app, const std::string& name, Values values, const std::string& why);
+  // A list as "name name= name=+ name!": a switch, one value, one or more, a switch that has --no-name too.
+  void accept_all(CLI::App& app, const std::string& list, const std::string& why);
+  // The same of flags that must not be ignored: given, they end the program.
+  void refuse_all(CLI::App& app, const std::string& list, const std::string& why);
   // One line for each that was given: "--trust-remote-code has no meaning here: ...".
   [[nodiscard]] std::vector<std::string> warnings() const;
+  // kIncompatible if one was given that is refused.
+  [[nodiscard]] Status check() const;
 
  private:
   struct Flag {
     CLI::Option* option;
     std::string name;
     std::string why;
+    bool refused = false;
   };
   std::vector<Flag> flags_;
 };
@@ -56,6 +67,10 @@ class ForeignFlags {
 inline constexpr double kSecondsMax = 1e6;  // of a flag that takes seconds
 
 void add_drain_timeout(CLI::App& app, double& seconds);
+
+// Writes out flags of `app` that were shortened, as argparse has it: "--context-len" is "--context-length" if no other
+// flag begins so. kInvalidArgument: two begin so.
+Result<std::vector<std::string>> expand_flags(const CLI::App& app, std::vector<std::string> arguments);
 
 // The error for arguments that no option took, with the nearest flag by edit distance.
 Status check_leftovers(const CLI::App& app, const std::vector<std::string>& leftovers);

@@ -138,8 +138,8 @@ Subcommand add_router(CLI::App& parent) {
       ->transform(number_from(0.0, 1e9))
       ->group("");
   app->add_option("--report-fd", flags->report_fd, "For `baton up`")->group("");
-  flags->foreign.accept(*app, "--pd-disaggregation", false, "this router does nothing else");
-  flags->foreign.accept(*app, "--mini-lb", false, "there is one router");
+  flags->foreign.accept(*app, "--pd-disaggregation", ForeignFlags::Values::kNone, "this router does nothing else");
+  flags->foreign.accept(*app, "--mini-lb", ForeignFlags::Values::kNone, "there is one router");
   return {app, [app, flags] { return run_router(*app, *flags); }};
 }
 

@@ -29,6 +29,30 @@ struct StageFailure {
   std::string message;
 };
 
+// SGLang's policies that need what is not known here, and what stands for them.
+constexpr struct {
+  const char* name;
+  const char* instead;
+  const char* why;
+} kPoliciesReplaced[] = {{"dfs-weight", "lpm", "the tree's weights are not counted"},
+                         {"routing-key", "fair", "requests have no routing key"}};
+
+engine::QueueOptions queue_options(const ServeFlags& flags) {
+  std::string policy = flags.schedule_policy;
+  for (const auto& replaced : kPoliciesReplaced) {
+    if (policy == replaced.name) policy = replaced.instead;
+  }
+  engine::QueueOptions queue;
+  queue.policy = scheduler::queue_policy_of(policy).value_or(queue.policy);
+  queue.priorities = flags.enable_priority_scheduling;
+  queue.low_values_first = flags.low_priority_values_first;
+  queue.refuse_priorities = flags.abort_on_priority_when_disabled;
+  queue.default_priority = flags.default_priority;
+  if (!flags.disable_priority_preemption) queue.preemption_threshold = flags.preemption_threshold;
+  queue.waiting_max = flags.max_queued_requests;
+  return queue;
+}
+
 Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   engine::EngineOptions options;
   options.role = flags.disaggregation_mode == "prefill"  ? engine::Role::kPrefill
@@ -52,6 +76,9 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   if (flags.mem_fraction_static > 0) options.pool.mem_fraction_static = flags.mem_fraction_static;
   options.max_running_requests = flags.max_running_requests;
   options.chunked_prefill_size = flags.chunked_prefill_size;
+  options.max_prefill_tokens = flags.max_prefill_tokens;
+  options.queue = queue_options(flags);
+  options.decode_log_interval = flags.decode_log_interval;
   options.mixed_chunk = flags.enable_mixed_chunk;
   options.prefix_cache = !flags.disable_radix_cache;
   options.decode_prefix_cache = flags.decode_radix_cache && !flags.disable_radix_cache;
@@ -79,19 +106,27 @@ std::string args_json(const ServeFlags& f) {
   return fmt::format(
       "{{\"host\":{},\"port\":{},\"disaggregation_host\":{},\"advertise_host\":{},\"dtype\":{},\"quantization\":{},"
       "\"load_format\":{},\"chunked_prefill_size\":{},"
-      "\"enable_mixed_chunk\":{},"
+      "\"enable_mixed_chunk\":{},\"max_prefill_tokens\":{},\"schedule_policy\":{},"
+      "\"enable_priority_scheduling\":{},\"max_queued_requests\":{},"
       "\"disable_radix_cache\":{},\"enable_dp_attention\":{},\"num_reserved_decode_tokens\":{},\"mem_fraction_static\":"
       "{}}}",
       http::json_string(f.host), f.port,
       f.disaggregation_host.empty() ? "null" : http::json_string(f.disaggregation_host),
       f.advertise_host.empty() ? "null" : http::json_string(f.advertise_host), http::json_string(f.dtype),
       f.quantization.empty() ? "null" : http::json_string(f.quantization), http::json_string(f.load_format),
-      f.chunked_prefill_size, f.enable_mixed_chunk, f.disable_radix_cache, f.layout.dp > 1,
-      f.num_reserved_decode_tokens, f.mem_fraction_static);
+      f.chunked_prefill_size, f.enable_mixed_chunk, f.max_prefill_tokens, http::json_string(f.schedule_policy),
+      f.enable_priority_scheduling, f.max_queued_requests ? std::to_string(*f.max_queued_requests) : "null",
+      f.disable_radix_cache, f.layout.dp > 1, f.num_reserved_decode_tokens, f.mem_fraction_static);
 }
 
 void warn(const ServeFlags& flags) {
   for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
+  for (const auto& replaced : kPoliciesReplaced) {
+    if (flags.schedule_policy == replaced.name)
+      log_warning("--schedule-policy {}: {}, {} is used", replaced.name, replaced.why, replaced.instead);
+  }
+  if (flags.max_queued_requests && flags.disaggregation_mode != "null")
+    log_warning("--max-queued-requests is for undivided instances, it is not used here");
   if (flags.layout.dp > 1 && !flags.enable_dp_attention) {
     log_warning("--dp-size {} without --enable-dp-attention: the ranks form DP attention groups all the same",
                 flags.layout.dp);
@@ -117,7 +152,8 @@ class Serve {
       : flags_(flags),
         signals_(signals),
         report_(flags.report_fd),
-        api_({flags.api_key, BATON_VERSION, args_json(flags), http::is_loopback(flags.host), flags.text_threads}) {}
+        api_({flags.api_key, BATON_VERSION, args_json(flags), http::is_loopback(flags.host), flags.text_threads,
+              flags.log_requests, flags.log_requests_level}) {}
 
   // Everything up to the first request; false in `failure_` says why not.
   std::optional<StageFailure> start() {
@@ -225,6 +261,7 @@ class Serve {
 int run_serve(const CLI::App& app, const ServeFlags& flags) {
   auto level = parse_log_level(flags.log_level);
   if (!level) return fail(app, level.error());
+  if (const Status foreign = flags.foreign.check(); !foreign) return fail(app, foreign.error());
   log_init(*level, flags.log_name);
   SignalWait signals;
   warn(flags);

@@ -7,40 +7,49 @@ namespace {
 
 constexpr int64_t kTokensMax = int64_t{1} << 40;  // far beyond any machine, far below an overflow
 
-void add_foreign(CLI::App& app, ForeignFlags& foreign) {
-  const struct {
-    const char* names;
-    bool value;
-    const char* why;
-  } kForeign[] = {
-      {"--trust-remote-code", false, "no code of a model directory is ever run"},
-      {"--attention-backend", true, "there is one attention implementation for each device"},
-      {"--decode-attention-backend", true, "there is one attention implementation for each device"},
-      {"--prefill-attention-backend", true, "there is one attention implementation for each device"},
-      {"--sampling-backend", true, "there is one sampler"},
-      {"--flashinfer-mla-disable-ragged", false, "there is one attention implementation for each device"},
-      {"--disaggregation-with-mla", true, "it is seen from the model"},
-      {"--disaggregation-ib-device", true, "the transports here use no InfiniBand device"},
-      {"--base-gpu-id", true, "this build computes on the CPU"},
-      {"--device", true, "this build computes on the CPU"},
-      {"--nnodes", true, "an instance is one process"},
-      {"--node-rank", true, "an instance is one process"},
-      {"--dist-init-addr,--nccl-init-addr", true, "an instance is one process"},
-      {"--cuda-graph-max-bs", true, "this build computes on the CPU"},
-      {"--disable-cuda-graph", false, "this build computes on the CPU"},
-      {"--moe-a2a-backend", true, "ranks share memory"},
-      {"--moe-dense-tp-size", true, "dense layers use the whole TP group"},
-      {"--schedule-conservativeness", true, "admission is by worst-case growth, see --num-reserved-decode-tokens"},
-      {"--schedule-policy", true, "requests are served first come, first served"},
-      {"--stream-interval", true, "every token is sent as it comes"},
-      {"--disable-overlap-schedule", false, "there is no overlap to disable"},
-      {"--enable-metrics", false, "metrics are always there"},
-      {"--load-balance-method", true, "requests go to the DP group with the least work"},
-      {"--disaggregation-decode-polling-interval", true, "nothing is polled"},
-      {"--tool-call-parser", true, "tool calls are not parsed"},
-      {"--reasoning-parser", true, "reasoning is not split off"},
-  };
-  for (const auto& flag : kForeign) foreign.accept(app, flag.names, flag.value, flag.why);
+void add_queue_flags(CLI::App& app, ServeFlags& f) {
+  app.add_option("--schedule-policy", f.schedule_policy,
+                 "fair: short prompts share steps with long ones, what fits passes what does not, both bounded; fcfs: "
+                 "one after another; lpm, lof, shortest-prefill-first, hrrn, random: as SGLang's, nobody starves")
+      ->check(CLI::IsMember(
+          {"fair", "fcfs", "lpm", "lof", "shortest-prefill-first", "hrrn", "random", "dfs-weight", "routing-key"}));
+  app.add_flag("--enable-priority-scheduling", f.enable_priority_scheduling,
+               "Requests with a higher \"priority\" go first");
+  app.add_flag("--schedule-low-priority-values-first", f.low_priority_values_first,
+               "With priorities: the lower value goes first");
+  app.add_option("--default-priority-value", f.default_priority, "Of requests that state none; without it they go last")
+      ->transform(number_from(std::numeric_limits<int>::min(), std::numeric_limits<int>::max()));
+  app.add_flag("--abort-on-priority-when-disabled", f.abort_on_priority_when_disabled,
+               "Without priorities: refuse requests that state one (503)");
+  app.add_flag("--disable-priority-preemption", f.disable_priority_preemption,
+               "With priorities: what runs is not retracted for what finds no room");
+  app.add_option("--priority-scheduling-preemption-threshold", f.preemption_threshold,
+                 "How much lower the priority of what is retracted must be")
+      ->transform(number_from(0, std::numeric_limits<int>::max()));
+  app.add_option("--max-queued-requests", f.max_queued_requests,
+                 "Requests that may wait in an undivided instance; more get 503")
+      ->transform(number_from(0, 1 << 30));
+  // vLLM's.
+  app.add_option_function<std::string>(
+         "--scheduling-policy",
+         [&f](const std::string& policy) {
+           if (policy == "fcfs") f.schedule_policy = policy;
+           f.enable_priority_scheduling = f.low_priority_values_first = policy == "priority";
+         },
+         "fcfs, or priority: --enable-priority-scheduling --schedule-low-priority-values-first")
+      ->check(CLI::IsMember({"fcfs", "priority"}));
+}
+
+void add_log_flags(CLI::App& app, ServeFlags& f) {
+  app.add_option("--log-level", f.log_level, "debug, info, warning or error");
+  app.add_option("--log-name", f.log_name, "A name in every log line");
+  app.add_flag("--log-requests", f.log_requests, "A line for each generation call");
+  app.add_option("--log-requests-level", f.log_requests_level,
+                 "0: its name and sizes; 1 and more: also its sampling parameters; texts are never logged")
+      ->transform(number_from(0, 3));
+  app.add_option("--decode-log-interval", f.decode_log_interval,
+                 "A line after so many steps that generate; without it none")
+      ->transform(number_from(1, 1 << 30));
 }
 
 }  // namespace
@@ -48,7 +57,7 @@ void add_foreign(CLI::App& app, ForeignFlags& foreign) {
 void add_serve_flags(CLI::App& app, ServeFlags& f) {
   const auto ranks = number_from(1, layout::kWorldMax);
   app.add_option("--model-path,--model", f.model_path, "Hugging Face directory with safetensors")->required();
-  app.add_option("--tokenizer-path", f.tokenizer_path, "Directory of tokenizer.json, if not the model's");
+  app.add_option("--tokenizer-path,--tokenizer", f.tokenizer_path, "Directory of tokenizer.json, if not the model's");
   app.add_option("--served-model-name", f.served_model_name, "Name that clients use");
   app.add_option("--chat-template", f.chat_template, "File with a Jinja template, in place of the model's own");
   app.add_flag("--skip-tokenizer-init", f.skip_tokenizer_init, "Serve token ids only");
@@ -60,14 +69,14 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--max-body-bytes", f.max_body_bytes, "Of a request's body; more gets 413")
       ->transform(number_from(1 << 10, 1 << 30));
   app.add_option("--api-key", f.api_key, "Key that clients must send as a Bearer token");
-  app.add_option("--log-level", f.log_level, "debug, info, warning or error");
-  app.add_option("--log-name", f.log_name, "A name in every log line");
+  add_log_flags(app, f);
   app.add_option("--metrics-compat", f.metrics_compat, "sglang or sglang,vllm")
       ->check(CLI::IsMember({"sglang", "sglang,vllm"}).description(""));
   app.add_option("--report-fd", f.report_fd, "For `baton up`")->group("");
 
   app.add_option("--tp-size,--tp,--tensor-parallel-size", f.layout.tp, "Ranks of a pipeline stage")->transform(ranks);
-  app.add_option("--dp-size,--dp,--data-parallel-size", f.layout.dp, "Attention groups (DP attention)")
+  app.add_option("--dp-size,--dp,--data-parallel-size,--attn-dp-size,--attention-data-parallel-size", f.layout.dp,
+                 "Attention groups (DP attention)")
       ->transform(ranks);
   app.add_option("--pp-size,--pp,--pipeline-parallel-size", f.layout.pp, "Pipeline stages")->transform(ranks);
   app.add_option("--ep-size,--ep,--expert-parallel-size", f.layout.ep, "Parts that experts are cut into")
@@ -82,25 +91,34 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->check(CLI::IsMember({"fp8"}));
   app.add_option("--load-format", f.load_format, "auto, safetensors, or dummy: random weights from a config.json alone")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}));
-  app.add_option("--context-length", f.context_length, "Prompt and new tokens together; at most the model's")
+  app.add_option("--context-length,--max-model-len", f.context_length,
+                 "Prompt and new tokens together; at most the model's")
       ->transform(number_from<int64_t>(2, kTokensMax));
   // SGLang asks for its variable; whoever has set it for SGLang means the same here.
   app.add_flag("--allow-longer-context", f.allow_longer_context, "Take a --context-length beyond the model's")
       ->envname("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN");
-  app.add_option("--random-seed", f.random_seed, "Of dummy weights")
+  app.add_option("--random-seed,--seed", f.random_seed, "Of dummy weights")
       ->transform(number_from(uint64_t{0}, std::numeric_limits<uint64_t>::max()));
 
-  app.add_option("--page-size", f.page_size, "Tokens of a KV page")->transform(number_from(1, 128));
+  app.add_option("--page-size,--block-size", f.page_size, "Tokens of a KV page")->transform(number_from(1, 128));
   app.add_option("--max-total-tokens", f.max_total_tokens, "KV tokens of an instance, all DP groups together")
-      ->transform(number_from<int64_t>(1, kTokensMax));
-  app.add_option("--mem-fraction-static", f.mem_fraction_static, "Share of the free memory for weights and KV")
+      ->transform(number_from<int64_t>(1, kTokensMax))
+      ->transform(human_number());
+  app.add_option("--mem-fraction-static,--gpu-memory-utilization", f.mem_fraction_static,
+                 "Share of the free memory for weights and KV")
       ->transform(number_from(0.01, 0.99));
-  app.add_option("--max-running-requests", f.max_running_requests, "Sequences with pages at a time")
+  app.add_option("--max-running-requests,--max-num-seqs", f.max_running_requests, "Sequences with pages at a time")
       ->transform(number_from(1, 1 << 20));
-  app.add_option("--chunked-prefill-size", f.chunked_prefill_size, "Prompt tokens of a step; -1: no limit")
+  app.add_option("--chunked-prefill-size,--max-num-batched-tokens", f.chunked_prefill_size,
+                 "Prompt tokens of a step; -1: no limit")
       ->transform(number_from<int64_t>(-1, kTokensMax));
+  app.add_option("--max-prefill-tokens", f.max_prefill_tokens,
+                 "Prompt tokens of a step, whatever --chunked-prefill-size; with -1 there at least the context")
+      ->transform(number_from<int64_t>(1, kTokensMax))
+      ->transform(human_number());
+  add_queue_flags(app, f);
   app.add_flag("--enable-mixed-chunk", f.enable_mixed_chunk, "Prompt chunks and running sequences share steps");
-  app.add_flag("--disable-radix-cache", f.disable_radix_cache, "No prefix reuse");
+  app.add_flag("--disable-radix-cache,--no-enable-prefix-caching", f.disable_radix_cache, "No prefix reuse");
   app.add_option("--num-reserved-decode-tokens", f.num_reserved_decode_tokens,
                  "Growth reserved for each sequence at admission")
       ->transform(number_from(0, 1 << 30));
@@ -133,7 +151,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option(
       "--fanout", f.fanout,
       "Replicas on decode: direct (each is sent to) or local (each byte once, then copied); alike on both sides");
-  add_foreign(app, f.foreign);
+  add_foreign_flags(app, f.foreign);
 }
 
 }  // namespace baton::apps

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct ServeFlags {
   size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   std::string api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
   int report_fd = -1;
+  bool log_requests = false;
+  int log_requests_level = 2, decode_log_interval = 0;
 
   layout::Layout layout;
   bool enable_dp_attention = false;
@@ -33,7 +36,12 @@ struct ServeFlags {
   int64_t max_total_tokens = 0;  // 0: by memory
   double mem_fraction_static = 0;
   int max_running_requests = 256;
-  int64_t chunked_prefill_size = 8192;
+  int64_t chunked_prefill_size = 8192, max_prefill_tokens = 16384;
+  std::string schedule_policy = "fair";
+  bool enable_priority_scheduling = false, low_priority_values_first = false, abort_on_priority_when_disabled = false,
+       disable_priority_preemption = false;
+  std::optional<int> default_priority, max_queued_requests;
+  int preemption_threshold = 10;
   bool enable_mixed_chunk = false, disable_radix_cache = false;
   int num_reserved_decode_tokens = 512;
   double watchdog_timeout_s = 300, drain_timeout_s = 30;
@@ -48,5 +56,7 @@ struct ServeFlags {
 };
 
 void add_serve_flags(CLI::App& app, ServeFlags& flags);
+// Those of other servers.
+void add_foreign_flags(CLI::App& app, ForeignFlags& foreign);
 
 }  // namespace baton::apps

@@ -1,5 +1,8 @@
 // baton bench: SGLang's serving benchmark, its flags and its report.
+#include <unistd.h>
+
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -19,7 +22,7 @@ constexpr double kRequestRateMin = 1e-6, kRequestRateMax = 1e9;
 struct Flags {
   bench::BenchOptions bench;
   std::string request_rate = "inf";
-  bool disable_stream = false, disable_ignore_eos = false;
+  bool disable_stream = false, disable_ignore_eos = false, disable_progress = false;
   ForeignFlags foreign;
 };
 
@@ -36,6 +39,7 @@ int run_bench_command(const CLI::App& app, Flags& flags) {
       return fail(app, kExitUsage, "--request-rate: " + wrong + ", nor inf");
     flags.bench.request_rate = std::stod(text);
   }
+  flags.bench.progress = !flags.disable_progress && isatty(STDERR_FILENO) == 1;
   flags.bench.stream = !flags.disable_stream;
   flags.bench.ignore_eos = !flags.disable_ignore_eos;
   // Opened before the run, so that a path that cannot be written costs nobody a measurement.
@@ -46,8 +50,13 @@ int run_bench_command(const CLI::App& app, Flags& flags) {
   }
   auto result = bench::run_bench(flags.bench);
   if (!result) return fail(app, result.error());
-  std::cout << bench::report_text(flags.bench, result->figures) << std::flush;
+  const bench::BenchFigures& figures = result->figures;
+  if (figures.failed > 0)
+    fmt::print(stderr, "{} of {} requests failed:\n", figures.failed, figures.failed + figures.completed);
   for (const std::string& failure : result->failures) fmt::print(stderr, "failed: {}\n", failure);
+  std::fflush(stderr);
+  if (figures.completed > 0) std::cout << bench::report_text(flags.bench, figures) << std::flush;
+  if (!result->profile.empty()) std::cout << "Profile: " << result->profile << std::endl;
   if (file.is_open() && !(file << bench::report_json(flags.bench, result->figures) << std::endl))
     return fail(app, kExitConfiguration, cannot_write(flags.bench.output_file));
   return result->figures.failed == 0 ? kExitOk : kExitFailed;
@@ -84,10 +93,24 @@ Subcommand add_bench(CLI::App& parent) {
   app->add_flag("--disable-ignore-eos", flags->disable_ignore_eos, "Stop at the end-of-sequence token");
   app->add_option("--output-file", b.output_file, "Append one JSON line");
   app->add_option("--api-key", b.api_key, "Bearer token")->envname("OPENAI_API_KEY");
-  flags->foreign.accept(*app, "--disable-tqdm", ForeignFlags::Values::kNone, "there is no progress bar");
-  flags->foreign.accept(*app, "--tokenize-prompt", ForeignFlags::Values::kNone, "prompts are always sent as token ids");
-  flags->foreign.accept(*app, "--trust-remote-code", ForeignFlags::Values::kNone, "no code is loaded");
-  flags->foreign.accept(*app, "--pd-separated", ForeignFlags::Values::kNone, "the router is asked like any server");
+  app->add_flag("--tokenize-prompt", b.send_ids, "Prompts as token ids, not as text");
+  app->add_flag("--profile", b.profile, "POST /start_profile before and /stop_profile after, and print what it says");
+  app->add_flag("--disable-tqdm", flags->disable_progress, "No line of progress on a terminal");
+  app->add_option("--temperature", b.temperature, "Of every request")->transform(number_from(0.0, 100.0));
+  app->add_option("--top-p", b.top_p, "Of every request")->transform(number_from(0.0, 1.0));
+  app->add_option("--served-model-name", b.served_name, "Name of the model in requests, if not --model");
+  app->add_option("--extra-request-body", b.extra_request_body, "A JSON object whose members go into every request");
+  flags->foreign.accept_all(*app, "trust-remote-code", "no code is loaded");
+  flags->foreign.accept_all(*app, "pd-separated profile-prefill-url=+ profile-decode-url=+",
+                            "a router is asked like any server, and asks its instances");
+  flags->foreign.accept_all(*app,
+                            "profile-activities=+ profile-start-step= profile-steps= profile-num-steps= "
+                            "profile-by-stage profile-stages=+ profile-output-dir= profile-prefix=",
+                            "a profile here is what the engine counted");
+  flags->foreign.accept_all(*app, "tag= output-details print-requests plot-throughput goodput=+ cache-report",
+                            "the report has its fixed lines");
+  flags->foreign.accept_all(*app, "ready-check-timeout-sec= flush-cache-timeout= rust-client rust-worker-threads=",
+                            "this client needs no such setting");
   return {app, [app, flags] { return run_bench_command(*app, *flags); }};
 }
 

@@ -27,7 +27,7 @@ def measure(model, prefill, decode, args):
             port = next(found.group(1) for found in (re.search(r"API: http://[^:]+:(\d+)", line) for line in up.stdout) if found)
             with tempfile.NamedTemporaryFile("r") as figures:
                 made = subprocess.run([BATON, "bench", "--host", "127.0.0.1", "--port", port, "--model", model, "--num-prompts", str(args.num_prompts), "--random-input-len",
-                                       str(args.input_len), "--random-output-len", str(args.output_len), "--random-range-ratio", "1", "--dataset-name", "random",
+                                       str(args.input_len), "--random-output-len", str(args.output_len), "--random-range-ratio", "1", "--dataset-name", "random", "--tokenize-prompt",
                                        "--request-rate", str(args.rate), "--max-concurrency", "100", "--output-file", figures.name], capture_output=True, text=True)
                 if made.returncode != 0:
                     log.seek(0)

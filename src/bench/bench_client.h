@@ -11,6 +11,7 @@ namespace baton::bench {
 struct BenchResult {
   BenchFigures figures;
   std::vector<std::string> failures;  // the first few, in words
+  std::string profile;                // what /stop_profile said
 };
 
 // Asks the server for its vocabulary unless options.tokenizer names one, warms up, sends, waits. Errors: no server,

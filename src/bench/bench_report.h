@@ -14,22 +14,30 @@ struct BenchSample {
   bool ok = false;
   std::string failure;
   int prompt_tokens = 0, output_tokens = 0;
+  int retokenized_tokens = -1;  // of the answer's text by the tokenizer; -1: there is none
+  double start_s = 0;           // after the start of the run
   double ttft_s = 0, latency_s = 0;
   std::vector<double> itl_s;                 // one entry a token after the first chunk
   std::map<std::string, double> ttft_parts;  // ms, as the server measured them
+};
+
+// Milliseconds.
+struct BenchSpread {
+  double mean = 0, median = 0, std = 0, p90 = 0, p95 = 0, p99 = 0, max = 0;
 };
 
 struct BenchFigures {
   int completed = 0, failed = 0;
   double duration_s = 0;
   int64_t input_tokens = 0, output_tokens = 0;
+  int64_t retokenized_tokens = -1;  // -1: not known of every answer
   double request_throughput = 0, input_throughput = 0, output_throughput = 0, total_throughput = 0, concurrency = 0;
-  // All in milliseconds.
-  double e2e_mean = 0, e2e_median = 0;
-  double ttft_mean = 0, ttft_median = 0, ttft_p99 = 0;
-  double tpot_mean = 0, tpot_median = 0, tpot_p99 = 0;
-  double itl_mean = 0, itl_median = 0, itl_p95 = 0, itl_p99 = 0, itl_max = 0;
-  std::map<std::string, double> ttft_parts_mean;  // with "router": what is left of TTFT
+  // Of whole seconds after the first request was sent.
+  double output_throughput_peak = 0;
+  int concurrency_peak = 0;
+  BenchSpread e2e, ttft, tpot, itl;
+  // Milliseconds; behind a router with "router": what is left of TTFT.
+  std::map<std::string, double> ttft_parts_mean;
 };
 
 BenchFigures summarize(const std::vector<BenchSample>& samples, double duration_s);

@@ -28,12 +28,19 @@ struct BenchOptions {
   bool flush_cache = false;
   bool stream = true;
   bool ignore_eos = true;
-  std::string output_file;  // JSON lines, appended; empty: none
+  bool send_ids = false;  // prompts as token ids; otherwise as text, where a tokenizer is at hand
+  bool profile = false;   // POST /start_profile before, /stop_profile after
+  bool progress = false;  // a line on standard error
+  double temperature = 0, top_p = 1;
+  std::string served_name;         // in requests, in place of `model`
+  std::string extra_request_body;  // a JSON object whose members go into every request
+  std::string output_file;         // JSON lines, appended; empty: none
   std::string api_key;
 };
 
 struct BenchPrompt {
   std::vector<int32_t> ids;
+  std::string text;  // in place of the ids, unless empty
   int output_len = 0;
   double arrival_s = 0;  // after the start
 };

@@ -34,6 +34,12 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   std::map<int32_t, double> logit_bias;  // added before penalties, [-100, 100]
+  // vLLM's names.
+  std::vector<int32_t> allowed_token_ids;  // no other may be generated; empty: all
+  // Sequences of tokens, none empty, that what is generated must not contain: each one's last token is barred where it
+  // would complete it. The prompt is no part of them.
+  std::vector<std::vector<int32_t>> bad_words;
+  bool repetition_of_prompt = false;  // repetition_penalty counts the prompt's tokens, as in transformers
 };
 Status validate(const SamplingParams& params, int vocab);
 
@@ -52,6 +58,7 @@ struct Request {
   SamplingParams sampling;
   int logprobs = -1;                             // -1 none, 0 of the sampled token, n also of the n best
   int prompt_logprob_start = -1;                 // first prompt position whose logprob is wanted; -1 none
+  int prompt_logprobs = -1;                      // how many of the best at each of those; -1: as `logprobs`
   std::optional<Disaggregation> disaggregation;  // required by the roles prefill and decode
   std::optional<int> dp_rank;                    // routed_dp_rank
   std::string cache_salt;                        // prefix reuse only within one salt

@@ -345,8 +345,9 @@ bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segm
   for (int r = 0; r < segment.logits_rows; ++r) {
     const int64_t position = end - segment.logits_rows + r + 1;
     if (position < start || position >= prompt) continue;
-    auto scored = core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
-                                         live.request.logprobs);
+    auto scored = core_->sampler().score(
+        result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
+        live.request.prompt_logprobs >= 0 ? live.request.prompt_logprobs : live.request.logprobs);
     if (!scored) {
       core_->fail(live, scored.error());
       return false;
@@ -361,7 +362,8 @@ void EngineLoop::sample(LiveRequest& live, const float* logits) {
     finish(live, FinishReason::kLength);
     return;
   }
-  const Sampler::Draw draw{live.sampling(), live.seed, live.completion_tokens, live.generated, live.request.logprobs};
+  const Sampler::Draw draw{live.sampling(),       live.seed,          live.completion_tokens, live.generated,
+                           live.request.logprobs, live.request.prompt};
   auto token = core_->sampler().sample(logits, draw);
   if (!token) {
     core_->fail(live, token.error());

@@ -57,7 +57,8 @@ Sampler::Sampler(int vocab, std::vector<int32_t> eos_ids)
     : vocab_(vocab),
       eos_ids_(std::move(eos_ids)),
       adjusted_(static_cast<size_t>(vocab)),
-      weights_(static_cast<size_t>(vocab)) {
+      weights_(static_cast<size_t>(vocab)),
+      marked_(static_cast<size_t>(vocab)) {
   BATON_CHECK(vocab > 0);
   for (const int32_t id : eos_ids_) BATON_CHECK(id >= 0 && id < vocab, "eos token {} of {}", id, vocab);
 }
@@ -68,20 +69,53 @@ void Sampler::bar_endings(const SamplingParams& params) {
   for (const int32_t id : eos_ids_) adjusted_[static_cast<size_t>(id)] = kBarred;
 }
 
+void Sampler::bar_words(const Draw& draw) {
+  const SamplingParams& params = draw.params;
+  if (!params.allowed_token_ids.empty()) {
+    for (const int32_t id : params.allowed_token_ids) marked_[static_cast<size_t>(id)] = true;
+    for (size_t i = 0; i < adjusted_.size(); ++i) {
+      if (!marked_[i]) adjusted_[i] = kBarred;
+    }
+    for (const int32_t id : params.allowed_token_ids) marked_[static_cast<size_t>(id)] = false;
+  }
+  const std::vector<int32_t>& ids = draw.generated.ids();
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    const size_t before = word.size() - 1;
+    if (before > ids.size()) continue;
+    if (std::equal(word.begin(), word.end() - 1, ids.end() - static_cast<ptrdiff_t>(before)))
+      adjusted_[static_cast<size_t>(word.back())] = kBarred;
+  }
+}
+
+void Sampler::penalise(const Draw& draw) {
+  const SamplingParams& params = draw.params;
+  const auto repetition = static_cast<float>(params.repetition_penalty);
+  // A logit stays a number, however near to 0 the penalty: infinity less infinity is none.
+  const auto scale = [this, repetition](int32_t token) {
+    float& x = adjusted_[static_cast<size_t>(token)];
+    if (x != kBarred) x = std::clamp(x > 0 ? x / repetition : x * repetition, -kLargest, kLargest);
+  };
+  if (params.repetition_of_prompt && params.repetition_penalty != 1) {
+    for (const int32_t token : draw.prompt) {
+      if (marked_[static_cast<size_t>(token)] || draw.generated.counts().contains(token)) continue;
+      marked_[static_cast<size_t>(token)] = true;
+      scale(token);
+    }
+    for (const int32_t token : draw.prompt) marked_[static_cast<size_t>(token)] = false;
+  }
+  for (const auto& [token, count] : draw.generated.counts()) {
+    scale(token);
+    adjusted_[static_cast<size_t>(token)] -=
+        static_cast<float>(params.frequency_penalty * count + params.presence_penalty);
+  }
+}
+
 void Sampler::adjust(const float* logits, const Draw& draw) {
   const SamplingParams& params = draw.params;
   std::copy(logits, logits + vocab_, adjusted_.begin());
   for (const auto& [token, bias] : params.logit_bias) adjusted_[static_cast<size_t>(token)] += static_cast<float>(bias);
-  if (params.repetition_penalty != 1 || params.frequency_penalty != 0 || params.presence_penalty != 0) {
-    const auto repetition = static_cast<float>(params.repetition_penalty);
-    for (const auto& [token, count] : draw.generated.counts()) {
-      float& x = adjusted_[static_cast<size_t>(token)];
-      if (x == kBarred) continue;
-      // A logit stays a number, however near to 0 the penalty: infinity less infinity is none.
-      x = std::clamp(x > 0 ? x / repetition : x * repetition, -kLargest, kLargest);
-      x -= static_cast<float>(params.frequency_penalty * count + params.presence_penalty);
-    }
-  }
+  bar_words(draw);
+  if (params.repetition_penalty != 1 || params.frequency_penalty != 0 || params.presence_penalty != 0) penalise(draw);
   if (draw.index < params.min_new_tokens) bar_endings(params);
 }
 
@@ -145,7 +179,8 @@ Result<GeneratedToken> Sampler::sample(const float* logits, const Draw& draw) {
   const float best_logit = adjusted_[static_cast<size_t>(best)];
   if (best_logit == kBarred) {
     return error(ErrorCode::kInvalidArgument,
-                 "no token may be generated: every one is barred by logit_bias, stop_token_ids or min_new_tokens");
+                 "no token may be generated: every one is barred by logit_bias, allowed_token_ids, bad_words, "
+                 "stop_token_ids or min_new_tokens");
   }
   GeneratedToken token;
   const bool greedy = draw.params.temperature < kGreedyBelow || draw.params.top_k == 1;

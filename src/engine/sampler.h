@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -11,22 +12,29 @@
 
 namespace baton::engine {
 
-// How often each token was generated so far; what the penalties read. The prompt does not count, as in SGLang.
+// What was generated so far: how often each token was, for the penalties, and in which order, for bad_words.
 class TokenCounts {
  public:
-  void add(int32_t token) { ++counts_[token]; }
+  void add(int32_t token) {
+    ++counts_[token];
+    ids_.push_back(token);
+  }
   [[nodiscard]] const std::unordered_map<int32_t, int>& counts() const { return counts_; }
+  [[nodiscard]] const std::vector<int32_t>& ids() const { return ids_; }
 
  private:
   std::unordered_map<int32_t, int> counts_;
+  std::vector<int32_t> ids_;
 };
 
 // One thread; holds scratch of the vocabulary's size.
 //
 // What is done to the raw logits x, in this order:
 //
-// 1. logit_bias is added.
-// 2. Of generated tokens, repetition_penalty r divides a positive x and multiplies any other (Keskar et al. 2019).
+// 1. logit_bias is added. Tokens that are not among allowed_token_ids, and those that would complete one of bad_words,
+//    are barred.
+// 2. Of generated tokens, repetition_penalty r divides a positive x and multiplies any other (Keskar et al. 2019). The
+//    prompt does not count, as in SGLang; with repetition_of_prompt it does, as in vLLM.
 // 3. frequency_penalty * count + presence_penalty is subtracted (the OpenAI formula).
 // 4. While fewer than min_new_tokens are generated, the tokens that would end the sequence are barred.
 // 5. softmax(x / temperature) gives probabilities. A token is kept if it is among the top_k most probable, and among
@@ -45,7 +53,8 @@ class Sampler {
     uint64_t seed = 0;  // the draw depends on (seed, index) alone
     int index = 0;      // number of tokens generated before this one
     const TokenCounts& generated;
-    int logprobs = -1;  // as Request::logprobs
+    int logprobs = -1;                     // as Request::logprobs
+    std::span<const int32_t> prompt = {};  // read with repetition_of_prompt
   };
   // `logits`: vocab floats. kCorrupt: a logit is NaN or +inf (never text from a broken machine); kInvalidArgument:
   // every token is barred.
@@ -62,7 +71,9 @@ class Sampler {
 
  private:
   void adjust(const float* logits, const Draw& draw);
+  void bar_words(const Draw& draw);
   void bar_endings(const SamplingParams& params);
+  void penalise(const Draw& draw);
   int32_t draw_from_adjusted(const SamplingParams& params, float best, double uniform);
   std::vector<TokenLogprob> top_logprobs(const float* logits, int count, float log_total);
 
@@ -70,6 +81,7 @@ class Sampler {
   const std::vector<int32_t> eos_ids_;
   std::vector<float> adjusted_;  // (vocab)
   std::vector<float> weights_;   // (vocab), exp((x - best) / temperature)
+  std::vector<bool> marked_;     // (vocab), all false between calls
   std::vector<int32_t> candidates_;
 };
 

@@ -197,6 +197,64 @@ TEST(Sampler, PenaltiesMoveTheGreedyChoice) {
   EXPECT_EQ(choice(), 2);
 }
 
+// vLLM's repetition_penalty, as transformers', counts the prompt: each of its tokens once, and those of the answer no
+// second time.
+TEST(Sampler, ThePromptCountsWhereItIsAskedFor) {
+  Sampler sampler(3, {});
+  const float logits[] = {2.0f, 1.5f, 1.2f};
+  const std::vector<int32_t> prompt = {0, 0, 0, 1};
+  TokenCounts history;
+  SamplingParams params;
+  params.temperature = 0;
+  params.repetition_penalty = 1.5;
+  const auto choice = [&] { return sampler.sample(logits, {params, 1, 1, history, -1, prompt})->id; };
+  EXPECT_EQ(choice(), 0);
+  params.repetition_of_prompt = true;
+  EXPECT_EQ(choice(), 0);  // 2 / 1.5 once, not three times
+  params.repetition_penalty = 1.9;
+  EXPECT_EQ(choice(), 2);
+  history.add(0);
+  history.add(1);
+  params.repetition_penalty = 1.5;
+  EXPECT_EQ(choice(), 0);
+}
+
+TEST(Sampler, OnlyAllowedTokensAreDrawn) {
+  Sampler sampler(kVocab, {});
+  SamplingParams params;
+  params.allowed_token_ids = {17, 3, 17, 190};
+  params.temperature = 5;
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    const int32_t id = sampler.sample(random_logits(seed).data(), {params, seed, 0, TokenCounts(), -1})->id;
+    EXPECT_TRUE(id == 3 || id == 17 || id == 190) << id;
+  }
+  params.logit_bias = {{5, 100.0}};  // no bias allows what is not
+  EXPECT_NE(sampler.sample(random_logits(1).data(), {params, 1, 0, TokenCounts(), -1})->id, 5);
+  // The next request is as free as ever.
+  const std::vector<float> logits = random_logits(9);
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  EXPECT_EQ(sampler.sample(logits.data(), {greedy, 1, 0, TokenCounts(), -1})->id,
+            std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+TEST(Sampler, ABadWordIsBarredWhereItsLastTokenWouldCompleteIt) {
+  Sampler sampler(5, {});
+  const float logits[] = {0, 1, 2, 3, 4};
+  SamplingParams params;
+  params.temperature = 0;
+  params.bad_words = {{4}, {1, 2, 3}};
+  TokenCounts history;
+  const auto choice = [&] { return sampler.sample(logits, {params, 1, 0, history, -1})->id; };
+  EXPECT_EQ(choice(), 3);
+  for (const int32_t token : {1, 2}) history.add(token);
+  EXPECT_EQ(choice(), 2);
+  history.add(2);  // 1 2 2: another sequence
+  EXPECT_EQ(choice(), 3);
+  params.bad_words = {{0}, {1}, {2}, {3}, {4}};
+  EXPECT_EQ(sampler.sample(logits, {params, 1, 0, history, -1}).error().code, ErrorCode::kInvalidArgument);
+}
+
 RC_GTEST_PROP(Sampler, ADrawDependsOnSeedAndIndexAlone, (uint64_t seed)) {
   const int index = *rc::gen::inRange(0, 100000);
   const std::vector<float> logits = random_logits(3);
@@ -326,6 +384,12 @@ TEST(SamplingParams, RangesAreNamed) {
        [](SamplingParams& p) {
          p.logit_bias = {{-1, 1.0}};
        }},
+      {"allowed_token_ids", [](SamplingParams& p) { p.allowed_token_ids = {10}; }},
+      {"bad_words",
+       [](SamplingParams& p) {
+         p.bad_words = {{3, -1}};
+       }},
+      {"bad_words", [](SamplingParams& p) { p.bad_words.resize(1); }},
   };
   EXPECT_TRUE(validate({}, 10).ok());
   for (const Bad& bad : table) {

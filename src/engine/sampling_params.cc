@@ -68,6 +68,11 @@ Status validate(const SamplingParams& params, int vocab) {
     BATON_TRY(check_tokens("logit_bias", token, vocab));
     BATON_TRY(check({"logit_bias", bias, -100, 100, false, "[-100, 100]"}));
   }
+  for (const int32_t token : params.allowed_token_ids) BATON_TRY(check_tokens("allowed_token_ids", token, vocab));
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    if (word.empty()) return error(ErrorCode::kInvalidArgument, "bad_words has a word without tokens");
+    for (const int32_t token : word) BATON_TRY(check_tokens("bad_words", token, vocab));
+  }
   return {};
 }
 

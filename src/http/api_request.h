@@ -39,6 +39,7 @@ enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };
 struct ChoiceRequest {
   engine::Request engine;
   std::vector<std::string> stops;
+  int stops_after = 0;  // of so many tokens the text may hold stop strings (min_tokens)
   int prompt_index = 0;
   bool return_logprob = false;
   int top_logprobs = 0;

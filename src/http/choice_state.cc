@@ -8,7 +8,8 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
       prompt_tokens(static_cast<int>(request.engine.prompt.size())),
       stop_strings_(request.stops),
       stops_(request.stops, {.no_stop_trim = call.no_stop_trim}),
-      no_stop_trim_(call.no_stop_trim) {
+      no_stop_trim_(call.no_stop_trim),
+      stops_after_(static_cast<size_t>(request.stops_after)) {
   if (!model.tokenizer) return;
   detokenizer_.emplace(*model.tokenizer, text::StreamingDetokenizer::Options{.skip_special = call.skip_special_tokens});
   for (const std::string& stop : stop_strings_) {
@@ -17,15 +18,15 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
   }
 }
 
-void ChoiceState::push_text(const std::string& piece) {
+void ChoiceState::push_text(const std::string& piece, size_t count) {
   if (matched_stop_) return;
-  const text::StopMatcher::Output step = stops_.feed(piece);
+  const text::StopMatcher::Output step = stops_.feed(piece, may_stop(count));
   text += step.text;
   if (step.stop) matched_stop_ = stop_strings_[*step.stop];
 }
 
-void ChoiceState::end_at_special(const std::string& stop) {
-  push_text(detokenizer_->finish());
+void ChoiceState::end_at_special(const std::string& stop, size_t count) {
+  push_text(detokenizer_->finish(), count);
   if (matched_stop_) return;
   text += stops_.finish();
   if (no_stop_trim_) text += stop;
@@ -43,9 +44,10 @@ bool ChoiceState::take(engine::Output output) {
   for (size_t i = 0; i < output.tokens.size(); ++i) {
     engine::GeneratedToken& token = output.tokens[i];
     const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
-    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id));
-    if (const auto special = stop_specials_.find(token.id); special != stop_specials_.end() && !is_stop) {
-      end_at_special(special->second);
+    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id), tokens.size() + 1);
+    if (const auto special = stop_specials_.find(token.id);
+        special != stop_specials_.end() && !is_stop && may_stop(tokens.size() + 1)) {
+      end_at_special(special->second, tokens.size() + 1);
     }
     tokens.push_back(std::move(token));
     if (matched_stop_) {
@@ -56,7 +58,7 @@ bool ChoiceState::take(engine::Output output) {
   if (!output.finish) return false;
   const bool aborted = output.finish->reason == engine::FinishReason::kAbort;
   if (detokenizer_ && !aborted) {
-    push_text(detokenizer_->finish());
+    push_text(detokenizer_->finish(), tokens.size());
     if (!matched_stop_) text += stops_.finish();
   }
   ChoiceFinish end;

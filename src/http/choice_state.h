@@ -43,14 +43,17 @@ class ChoiceState {
   bool begun = false;
 
  private:
-  void push_text(const std::string& piece);
-  void end_at_special(const std::string& stop);
+  // Of the first `count` tokens of the answer: whether the last of them may end it at a stop string.
+  [[nodiscard]] bool may_stop(size_t count) const { return count > stops_after_; }
+  void push_text(const std::string& piece, size_t count);
+  void end_at_special(const std::string& stop, size_t count);
 
   std::optional<text::StreamingDetokenizer> detokenizer_;
   std::vector<std::string> stop_strings_;
   std::map<int32_t, std::string> stop_specials_;  // stop strings that are special tokens, which the text leaves out
   text::StopMatcher stops_;
   bool no_stop_trim_;
+  size_t stops_after_;
   std::optional<std::string> matched_stop_;
 };
 

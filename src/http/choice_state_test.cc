@@ -19,10 +19,12 @@ const ModelText& model() {
 }
 
 struct Stream {
-  explicit Stream(std::vector<std::string> stops = {}, ApiRequest wanted = {}) : call(std::move(wanted)) {
+  explicit Stream(std::vector<std::string> stops = {}, ApiRequest wanted = {}, int stops_after = 0)
+      : call(std::move(wanted)) {
     ChoiceRequest choice;
     choice.engine.prompt = {1, 2, 3};
     choice.stops = std::move(stops);
+    choice.stops_after = stops_after;
     call.choices.push_back(choice);
     state.emplace(call.choices[0], call, model(), 0);
   }
@@ -69,6 +71,30 @@ TEST(ChoiceState, HoldsWhatMayBeginAStopString) {
   EXPECT_EQ(stream.state->tokens.size(), std::string("some ENT\nxyEND").size());  // up to the stop
   EXPECT_FALSE(stream.take("late"));
   EXPECT_EQ(stream.state->text, "some ENT\nxy");
+}
+
+// min_tokens: no stop string ends among the first ones, but one may begin there.
+TEST(ChoiceState, StopStringsAreMetBehindTheLeastTokens) {
+  Stream stream({"=", "abc"}, {}, 3);
+  stream.take("=x");
+  EXPECT_EQ(stream.state->text, "=x");
+  stream.take("a");
+  EXPECT_EQ(stream.state->text, "=x");
+  EXPECT_FALSE(stream.state->finish.has_value());
+  EXPECT_TRUE(stream.take("bc="));
+  EXPECT_EQ(stream.state->text, "=x");
+  EXPECT_EQ(std::get<std::string>(stream.state->finish->matched), "abc");
+  // A special token that is a stop string is no other.
+  Stream special({"</s>"}, {}, 2);
+  special.take("a");
+  engine::Output output;
+  output.tokens.push_back({kTestEos, 0, {}});
+  EXPECT_FALSE(special.state->take(std::move(output)));
+  EXPECT_FALSE(special.state->finish.has_value());
+  output = {};
+  output.tokens.push_back({kTestEos, 0, {}});
+  EXPECT_TRUE(special.state->take(std::move(output)));
+  EXPECT_EQ(special.state->text, "a");
 }
 
 TEST(ChoiceState, ShowsWhatWasHeldWhenTheEndComes) {

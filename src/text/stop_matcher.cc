@@ -4,11 +4,11 @@
 
 namespace baton::text {
 
-StopMatcher::Output StopMatcher::feed(std::string_view text) {
+StopMatcher::Output StopMatcher::feed(std::string_view text, bool may_stop) {
   if (stop_) return {{}, stop_};
   for (size_t at = 0; at < text.size(); ++at) {
     state_ = automaton_.step(state_, static_cast<unsigned char>(text[at]));
-    stop_ = automaton_.pattern(state_);
+    if (may_stop) stop_ = automaton_.pattern(state_);
     if (!stop_) continue;
     held_ += text.substr(0, at + 1);
     if (!options_.no_stop_trim) held_.resize(held_.size() - automaton_.pattern_length(*stop_));

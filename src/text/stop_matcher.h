@@ -27,7 +27,8 @@ class StopMatcher {
 
   // More text. After a stop was met all text is dropped. Of valid UTF-8 it never sends out a part of a character,
   // provided that every call gets whole characters and the stop strings are valid UTF-8.
-  [[nodiscard]] Output feed(std::string_view text);
+  // Without `may_stop` no stop string is met in it, but one may begin there.
+  [[nodiscard]] Output feed(std::string_view text, bool may_stop = true);
 
   // The end of the stream: the text held back, since no stop string can follow.
   [[nodiscard]] std::string finish();

@@ -52,6 +52,15 @@ RC_GTEST_PROP(StopMatcher, EqualsTheDefinitionHoweverTheTextIsCut, (bool no_stop
   RC_ASSERT((Outcome{sent, matcher.stopped()} == naive(stops, all, no_stop_trim)));
 }
 
+TEST(StopMatcher, NoneIsMetWhereNoneMayBe) {
+  StopMatcher matcher({"ab", "bcd"}, {});
+  std::string sent = matcher.feed("xab", false).text;
+  EXPECT_FALSE(matcher.stopped());
+  const auto last = matcher.feed("cd!");
+  EXPECT_EQ(sent + last.text, "xa");  // "bcd" began before
+  EXPECT_EQ(last.stop, 1u);
+}
+
 TEST(StopMatcher, HoldsBackAndTrims) {
   StopMatcher matcher({"</s>", "STOP"}, {});
   EXPECT_EQ(matcher.feed("one <").text, "one ");

@@ -119,6 +119,16 @@ std::string args_json(const ServeFlags& f) {
       f.disable_radix_cache, f.layout.dp > 1, f.num_reserved_decode_tokens, f.mem_fraction_static);
 }
 
+// What the same seed gives the same text with: this build, the model and how it is computed. FNV-1a, so that it is the
+// same number on every machine.
+std::string fingerprint(const ServeFlags& f) {
+  const std::string all = fmt::format("{} {} {} {} {} {}", BATON_VERSION, f.model_path, f.dtype, f.quantization,
+                                      f.kv_cache_dtype, f.layout.to_string());
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : all) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return fmt::format("fp_{:016x}", hash);
+}
+
 void warn(const ServeFlags& flags) {
   for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
   for (const auto& replaced : kPoliciesReplaced) {
@@ -199,6 +209,10 @@ class Serve {
     model_->model_type = config->model_type;
     model_->architecture = config->architecture_name;
     model_->context_length = engine_->info().max_model_len;
+    model_->fingerprint = fingerprint(flags_);
+    model_->strict_model_names = flags_.strict_model_names;
+    model_->allow_auto_truncate = flags_.allow_auto_truncate;
+    model_->trust_request_chat_template = flags_.trust_request_chat_template;
     api_.set_ready(*engine_, *model_, *metrics_);
     return std::nullopt;
   }

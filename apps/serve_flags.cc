@@ -60,6 +60,12 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--tokenizer-path,--tokenizer", f.tokenizer_path, "Directory of tokenizer.json, if not the model's");
   app.add_option("--served-model-name", f.served_model_name, "Name that clients use");
   app.add_option("--chat-template", f.chat_template, "File with a Jinja template, in place of the model's own");
+  app.add_flag("--strict-model-names", f.strict_model_names,
+               "404 for a request whose model has another name (any is served)");
+  app.add_flag("--allow-auto-truncate", f.allow_auto_truncate,
+               "Cut prompts and new tokens that are over the context (they are 400)");
+  app.add_flag("--trust-request-chat-template", f.trust_request_chat_template,
+               "A request may bring its own chat template");
   app.add_flag("--skip-tokenizer-init", f.skip_tokenizer_init, "Serve token ids only");
   app.add_option("--host", f.host, "Address to listen on (loopback unless told otherwise)");
   app.add_option("--port", f.port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));

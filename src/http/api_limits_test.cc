@@ -59,15 +59,15 @@ TEST(ApiLimits, JsonIsBoundedInValuesAndDepth) {
 TEST(ApiLimits, WhatCannotFitTheContextIsRefusedAndWhatFitsIsNot) {
   const auto text = [](const std::string& s) { return "{\"text\":\"" + s + "\"}"; };
   EXPECT_EQ(refusal(ApiKind::kGenerate, text(std::string(63, 'a'))), "taken");
-  EXPECT_THAT(refusal(ApiKind::kGenerate, text(std::string(64, 'a'))), HasSubstr("context length is 64"));
-  EXPECT_THAT(refusal(ApiKind::kGenerate, text(std::string(4'000'000, 'a'))), HasSubstr("context length is 64"));
+  EXPECT_THAT(refusal(ApiKind::kGenerate, text(std::string(64, 'a'))), HasSubstr("context length (64 tokens"));
+  EXPECT_THAT(refusal(ApiKind::kGenerate, text(std::string(4'000'000, 'a'))), HasSubstr("context length (64 tokens"));
   // An added token stands for many bytes.
   std::string special;
   for (int i = 0; i < 63; ++i) special += "</s>";
   EXPECT_EQ(refusal(ApiKind::kGenerate, text(special)), "taken");
-  EXPECT_THAT(refusal(ApiKind::kGenerate, text(special + "a")), HasSubstr("context length is 64"));
+  EXPECT_THAT(refusal(ApiKind::kGenerate, text(special + "a")), HasSubstr("context length (64 tokens"));
   EXPECT_THAT(refusal(ApiKind::kGenerate, "{\"input_ids\":[" + list_of("1", 1'000'000) + "]}"),
-              HasSubstr("context length is 64"));
+              HasSubstr("context length (64 tokens"));
   EXPECT_THAT(refusal(ApiKind::kCompletion, "{\"prompt\":\"" + std::string(64, 'a') + "\"}"), HasSubstr("prompt: "));
   EXPECT_THAT(
       refusal(ApiKind::kChat, "{\"messages\":[{\"role\":\"user\",\"content\":\"" + std::string(99, 'a') + "\"}]}"),

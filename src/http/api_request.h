@@ -31,6 +31,11 @@ struct ModelText {
   engine::SamplingParams defaults;              // generation_config.json, for the OpenAI endpoints
   int64_t context_length = 0;                   // prompt + new tokens
   int vocab = 0;
+  std::string fingerprint;  // system_fingerprint of the answers: the same text for the same model on the same build
+  // What the operator decided about requests.
+  bool strict_model_names = false;           // 404 for a model that has another name
+  bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
+  bool trust_request_chat_template = false;  // a request may bring its own
 };
 
 enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };
@@ -45,10 +50,12 @@ struct ChoiceRequest {
   int top_logprobs = 0;
 };
 
+inline constexpr int kCompletionTokens = 16;  // max_tokens of a completion that does not name it
 inline constexpr size_t kChoicesMax = 4096;
 inline constexpr size_t kStopsMax = 64;
 inline constexpr size_t kStopBytesMax = 64 << 10;  // of all stop strings of a prompt
 inline constexpr size_t kNameBytesMax = 256;       // rid, cache_salt, bootstrap_host
+inline constexpr size_t kModelBytesMax = 1024;     // of the model's name, which may be a path
 // What the sequences of a call may hold together before the first new token: every one has its own copy of its prompt,
 // stops and biases.
 inline constexpr size_t kCallBytesMax = 128 << 20;
@@ -62,8 +69,12 @@ struct ApiRequest {
   bool batch = false;                  // /generate: the prompt was a list, so is the answer
   bool stream = false;
   bool include_usage = false, continuous_usage = false;
-  bool echo = false;
+  bool echo = false;      // of a completion: the prompt's text stands before the answer's
+  std::string chat_echo;  // of a chat: what stands before the answer, the last message
   bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
+  bool return_token_ids = false, return_prompt_token_ids = false;
+  bool tokens_as_ids = false;  // logprobs name a token "token_id:5"
+  int prompt_logprobs = -1;    // vLLM's form of them: of each prompt token and so many of the best; -1: none
 };
 
 // Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room. Takes as long as

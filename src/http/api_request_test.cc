@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "http/test_support.h"
+#include "http/parse_support.h"
 
 namespace baton::http {
 
@@ -15,31 +15,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-const ModelText& model() {
-  static const auto made = byte_model();
-  return *made;
-}
-
-Result<ApiRequest> parse(ApiKind kind, const std::string& body, Role role = Role::kUnified) {
-  return parse_api_request(kind, body, model(), role);
-}
-ApiRequest parsed(ApiKind kind, const std::string& body, Role role = Role::kUnified) {
-  auto request = parse(kind, body, role);
-  EXPECT_TRUE(request.ok()) << body << ": " << (request.ok() ? "" : request.error().message);
-  return request.ok() ? std::move(*request) : ApiRequest{};
-}
-// A good body of the kind with `field` in it; sampling parameters go where the kind has them.
-std::string body_with(ApiKind kind, const std::string& field) {
-  switch (kind) {
-    case ApiKind::kGenerate:
-      return "{\"text\":\"ab\",\"sampling_params\":{" + field + "}}";
-    case ApiKind::kCompletion:
-      return "{\"prompt\":\"ab\"," + field + "}";
-    case ApiKind::kChat:
-      return "{\"messages\":[{\"role\":\"user\",\"content\":\"ab\"}]," + field + "}";
-  }
-  return {};
-}
 constexpr ApiKind kAll[] = {ApiKind::kGenerate, ApiKind::kCompletion, ApiKind::kChat};
 constexpr ApiKind kOpenAi[] = {ApiKind::kCompletion, ApiKind::kChat};
 
@@ -54,7 +29,7 @@ const std::vector<Ranged>& sampling_fields() {
       {"temperature", {"0", "1e-7", "2.5", "1000000000"}, {"-0.1", "\"hot\"", "1e999"}, "[0, inf)"},
       {"top_p", {"1", "0.001"}, {"0", "-1", "1.001", "true"}, "(0, 1]"},
       {"min_p", {"0", "1"}, {"-0.01", "1.01", "[]"}, "[0, 1]"},
-      {"top_k", {"-1", "1", "100", "50.0"}, {"0", "-2", "1.5", "\"1\""}, "-1"},
+      {"top_k", {"-1", "0", "1", "100", "50.0"}, {"-2", "1.5", "\"1\""}, "-1"},
       {"frequency_penalty", {"-2", "2"}, {"-2.01", "2.01", "{}"}, "[-2, 2]"},
       {"presence_penalty", {"-2", "2"}, {"-2.01", "2.01", "\"\""}, "[-2, 2]"},
       {"repetition_penalty", {"0.01", "2"}, {"0", "2.01", "false"}, "(0, 2]"},
@@ -63,11 +38,18 @@ const std::vector<Ranged>& sampling_fields() {
       {"skip_special_tokens", {"true", "false"}, {"0", "\"\""}, "true or false"},
       {"min_tokens", {"0", "3"}, {"-1", "\"3\""}, "[0, 2147483647]"},
       {"min_new_tokens", {"0", "3"}, {"-1", "0.5"}, "[0, 2147483647]"},
-      {"max_tokens", {"0", "3", "2147483647"}, {"-1", "2147483648", "\"3\""}, "[0, 2147483647]"},
+      {"max_tokens", {"0", "3"}, {"-1", "2147483648", "\"3\""}, "[0, 2147483647]"},
       {"max_new_tokens", {"0", "3"}, {"-1", "[]"}, "[0, 2147483647]"},
       {"max_completion_tokens", {"0", "3"}, {"-1", "{}"}, "[0, 2147483647]"},
       {"stop", {"\"x\"", "[]", "[\"x\",\"y\"]"}, {"1", "[1]", "{}"}, "a string or a list of strings"},
-      {"stop_token_ids", {"[]", "[0,257]"}, {"[258]", "[-1]", "7", "[\"a\"]"}, ""},
+      {"stop_token_ids",
+       {"[]", "[0,257]", "[258]", "[-1,null]", "[18446744073709551615]"},
+       {"7", "[\"a\"]", "[1.5]"},
+       ""},
+      {"allowed_token_ids", {"[0,257]"}, {"[]", "[258]", "[-1]", "7", "[\"a\"]"}, ""},
+      {"bad_words", {"[]", "\"x\"", "[\"x\",\"yz\"]"}, {"1", "[1]", "{}", "[\"\"]", "[\" \"]"}, ""},
+      {"include_stop_str_in_output", {"true", "false"}, {"1"}, "true or false"},
+      {"no_stop_trim", {"true", "false"}, {"1"}, "true or false"},
       {"logit_bias",
        {"{}", "{\"5\":-100,\"257\":100}"},
        {"{\"258\":1}", "{\"5\":101}", "{\"x\":1}", "{\"5\":\"1\"}", "[]"},
@@ -106,7 +88,13 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
       {{ApiKind::kGenerate}, {"lora_path", {"[null]"}, {"\"adapter\"", "[\"adapter\"]"}, "not supported"}},
       {{ApiKind::kGenerate}, {"return_text_in_logprobs", {"true"}, {"0"}, "true or false"}},
       {{kOpenAi[0], kOpenAi[1]}, {"stream", {"true", "false"}, {"1"}, "true or false"}},
-      {{kOpenAi[0], kOpenAi[1]}, {"stream_options", {"{}", "{\"include_usage\":null}"}, {"true"}, "an object"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"stream_options", {"{}"}, {"true"}, "an object"}},
+      {{kOpenAi[0], kOpenAi[1]},
+       {"stream_options", {}, {"{\"include_usage\":null}", "{\"continuous_usage_stats\":true}"}, "when stream"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"prompt_logprobs", {"0", "20"}, {"-1", "21", "true"}, "[0, 20]"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"return_token_ids", {"true"}, {"1"}, "true or false"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"truncate_prompt_tokens", {"-1", "64"}, {"-2", "65", "0.5"}, "[-1, 64]"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"truncation_side", {"\"left\"", "\"right\""}, {"\"middle\"", "1"}, ""}},
       {{kOpenAi[0], kOpenAi[1]}, {"best_of", {"1"}, {"2", "0"}, ""}},
       {{kOpenAi[0], kOpenAi[1]},
        {"response_format", {"{\"type\":\"text\"}"}, {"{\"type\":\"json_object\"}", "\"text\""}, "text"}},
@@ -180,7 +168,7 @@ TEST(ApiRequest, NoMoreTokensAreRequiredThanAreAskedFor) {
             "min_new_tokens: 6 is not in [0, 5], the most new tokens that are asked for");
   EXPECT_THAT(parse(ApiKind::kCompletion, body_with(ApiKind::kCompletion, R"("min_tokens":17)")).error().message,
               StartsWith("min_tokens: 17 is not in [0, 16]"));
-  // But the context may cut both.
+  // But the context may cut both where nobody asked for a number.
   EXPECT_EQ(parsed(ApiKind::kChat, body_with(ApiKind::kChat, R"("min_tokens":100)"))
                 .choices[0]
                 .engine.sampling.min_new_tokens,
@@ -215,13 +203,14 @@ TEST(ApiRequest, PromptsComeInFourForms) {
       EXPECT_EQ(request.batch, batch) << prompt;
     }
   }
-  const std::vector<std::pair<const char*, const char*>> bad = {{R"({})", "prompt"},
-                                                                {R"({"prompt":""})", "prompt: "},
-                                                                {R"({"prompt":[]})", "prompt: "},
-                                                                {R"({"prompt":7})", "prompt: "},
-                                                                {R"({"prompt":[258]})", "prompt: "},
-                                                                {R"({"prompt":[[1],"a",7]})", "prompt: "},
-                                                                {R"({"prompt":[-1]})", "prompt: "}};
+  const std::vector<std::pair<const char*, const char*>> bad = {
+      {R"({})", "prompt"},
+      {R"({"prompt":""})", "prompt: "},
+      {R"({"prompt":[]})", "prompt: "},
+      {R"({"prompt":7})", "prompt: "},
+      {R"({"prompt":[258]})", "prompt: token id 258 is out of vocabulary"},
+      {R"({"prompt":[[1],"a",7]})", "prompt: "},
+      {R"({"prompt":[-1]})", "prompt: "}};
   for (const auto& [body, words] : bad) {
     const auto refused = parse(ApiKind::kCompletion, body);
     ASSERT_FALSE(refused.ok()) << body;
@@ -236,7 +225,8 @@ TEST(ApiRequest, ContextAndCountsAreBounded) {
   const auto refused = parse(ApiKind::kCompletion, "{\"prompt\":\"" + prompt + "\"}");
   ASSERT_FALSE(refused.ok());
   EXPECT_THAT(refused.error().message,
-              StartsWith("prompt: the text has more than 63 tokens; the context length is 64"));
+              StartsWith("prompt: the text has more than 63 tokens: the input is longer than the model's context "
+                         "length (64 tokens)"));
   std::string many = "[";
   for (size_t i = 0; i < 40; ++i) many += i > 0 ? ",[1]" : "[1]";
   many += "]";
@@ -300,9 +290,26 @@ TEST(ApiRequest, LogprobsOfEachEndpoint) {
 }
 
 TEST(ApiRequest, ModelNames) {
-  for (const char* name : {"\"tiny\"", "\"/models/tiny\"", "\"default\"", "\"\"", "null"})
-    EXPECT_TRUE(parse(ApiKind::kCompletion, fmt::format("{{\"prompt\":\"a\",\"model\":{}}}", name)).ok()) << name;
-  EXPECT_EQ(parse(ApiKind::kCompletion, R"({"prompt":"a","model":"huge"})").error().code, ErrorCode::kNotFound);
+  const auto strict = byte_model();
+  strict->strict_model_names = true;
+  const auto with = [](const char* name) { return fmt::format("{{\"prompt\":\"a\",\"model\":{}}}", name); };
+  const auto strictly = [&](const char* name) {
+    return parse_api_request(ApiKind::kCompletion, with(name), *strict, Role::kUnified);
+  };
+  for (const char* name : {"\"tiny\"", "\"/models/tiny\"", "\"default\"", "\"\"", "null"}) {
+    EXPECT_TRUE(parse(ApiKind::kCompletion, with(name)).ok()) << name;
+    EXPECT_TRUE(strictly(name).ok()) << name;
+  }
+  // Any is served, and stands in the answer.
+  EXPECT_EQ(parsed(ApiKind::kCompletion, with("\"huge\"")).model, "huge");
+  EXPECT_EQ(parsed(ApiKind::kChat, body_with(ApiKind::kChat, R"("model":"huge")")).model, "huge");
+  EXPECT_EQ(parsed(ApiKind::kCompletion, with("\"\"")).model, "tiny");
+  EXPECT_EQ(strictly("\"huge\"").error().code, ErrorCode::kNotFound);
+  // An adapter's is not: another model's text would be the answer.
+  EXPECT_THAT(parse(ApiKind::kCompletion, with("\"tiny:adapter\"")).error().message,
+              StartsWith("model: LoRA adapter 'adapter' was requested, but LoRA is not enabled"));
+  const std::string endless = "\"" + std::string(1025, 'x') + "\"";
+  EXPECT_THAT(parse(ApiKind::kCompletion, with(endless.c_str())).error().message, StartsWith("model: 1025 bytes"));
 }
 
 TEST(ApiRequest, ADisaggregatedInstanceWantsARoom) {
@@ -333,7 +340,7 @@ TEST(ApiRequest, ADisaggregatedInstanceWantsARoom) {
       {R"("bootstrap_room":9223372036854775808)", "\"a\"", "bootstrap_room: "},
       {R"("bootstrap_room":"7")", "\"a\"", "bootstrap_room: "},
       {R"("bootstrap_room":[7,7])", R"(["a","b"])", "bootstrap_room: 7 stands for two"},
-      {R"("bootstrap_room":7)", R"(["a","b"])", "bootstrap_room: "},
+      {R"("bootstrap_room":9223372036854775807)", R"(["a","b"])", "bootstrap_room: "},
       {R"("bootstrap_room":[1,2,3])", R"(["a","b"])", "bootstrap_room: "},
       {R"("bootstrap_room":7,"bootstrap_port":0)", "\"a\"", "bootstrap_port: "},
       {R"("bootstrap_room":7,"bootstrap_port":65536)", "\"a\"", "bootstrap_port: "},
@@ -355,6 +362,9 @@ TEST(ApiRequest, DataParallelRanks) {
   };
   EXPECT_EQ(rank(R"("routed_dp_rank":1)", Role::kUnified), 1);
   EXPECT_EQ(rank(R"("data_parallel_rank":2)", Role::kDecode), 2);
+  EXPECT_EQ(rank(R"("data_parallel_rank":2,"routed_dp_rank":1)", Role::kDecode), 1);
+  // Prefill may have fewer, and has a field of its own.
+  EXPECT_EQ(rank(R"("data_parallel_rank":2,"routed_dp_rank":1)", Role::kPrefill), std::nullopt);
   EXPECT_EQ(rank(R"("routed_dp_rank":1,"disagg_prefill_dp_rank":3)", Role::kPrefill), 3);
   EXPECT_EQ(rank(R"("routed_dp_rank":1,"disagg_prefill_dp_rank":3)", Role::kDecode), 1);
 }

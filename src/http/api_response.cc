@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "http/json.h"
+#include "http/token_id_answer.h"
 
 namespace baton::http {
 namespace {
@@ -110,6 +111,8 @@ std::string generate_body(const AnswerContext& context, const ChoiceState& choic
       choice.cached_tokens, choice.dp_rank, context.elapsed_s, ttft_json(choice.ttft));
   if (request.return_logprob) append_generate_logprobs(out, context, choice);
   out += '}';
+  if (context.call.return_prompt_token_ids)
+    out += fmt::format(",\"prompt_token_ids\":[{}]", fmt::join(request.engine.prompt, ","));
   if (context.call.batch && context.call.stream) out += fmt::format(",\"index\":{}", choice.index);
   return out + "}";
 }
@@ -242,14 +245,14 @@ std::string openai_head(const AnswerContext& context, bool chunk) {
 
 std::string openai_choice(const AnswerContext& context, const ChoiceState& choice) {
   size_t offset = 0;
-  const std::string tail =
-      fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}",
-                  logprobs_json(context, choice, 0, true, &offset), openai_reason(choice), matched_stop(choice));
+  const std::string tail = fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}",
+                                       logprobs_json(context, choice, 0, true, &offset), openai_reason(choice),
+                                       matched_stop(choice), choice_members(context, choice, 0, true));
   if (context.call.kind == ApiKind::kChat) {
     return fmt::format(
         "{{\"index\":{},\"message\":{{\"role\":\"assistant\",\"content\":{},\"reasoning_content\":null,\"tool_calls\":"
         "null}},{}",
-        choice.index, json_string(choice.text), tail);
+        choice.index, json_string(context.call.chat_echo + choice.text), tail);
   }
   return fmt::format("{{\"index\":{},\"text\":{},{}", choice.index, json_string(echoed(context, choice) + choice.text),
                      tail);
@@ -259,16 +262,19 @@ std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   const bool first = !choice.begun;
   std::string piece = choice.text.substr(choice.text_sent);
   if (first) piece.insert(0, context.call.kind == ApiKind::kCompletion ? echoed(context, choice) : "");
-  std::string body = openai_head(context, true) + fmt::format(",\"choices\":[{{\"index\":{},", choice.index);
+  if (first) piece.insert(0, context.call.chat_echo);
+  std::string body = openai_head(context, true) + answer_members(context, choice, first);
+  body += fmt::format(",\"choices\":[{{\"index\":{},", choice.index);
   if (context.call.kind == ApiKind::kChat) {
     body += fmt::format("\"delta\":{{{}\"content\":{}}}", first ? "\"role\":\"assistant\"," : "", json_string(piece));
   } else {
     body += "\"text\":" + json_string(piece);
   }
   body +=
-      fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}}}],\"usage\":{}}}",
+      fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}],\"usage\":{}}}",
                   logprobs_json(context, choice, choice.tokens_sent, first, &choice.offset_sent), openai_reason(choice),
-                  matched_stop(choice), context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
+                  matched_stop(choice), choice_members(context, choice, choice.tokens_sent, first),
+                  context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
   return body;
 }
 
@@ -281,8 +287,8 @@ std::string whole_answer(const AnswerContext& context, const std::vector<ChoiceS
     list += context.call.kind == ApiKind::kGenerate ? generate_body(context, choice) : openai_choice(context, choice);
   }
   if (context.call.kind == ApiKind::kGenerate) return context.call.batch ? "[" + list + "]" : list;
-  return fmt::format("{},\"choices\":[{}],\"usage\":{}}}", openai_head(context, false), list,
-                     usage_json(context, pointers(choices)));
+  return fmt::format("{}{},\"choices\":[{}],\"usage\":{}}}", openai_head(context, false),
+                     answer_members(context, choices.front(), true), list, usage_json(context, pointers(choices)));
 }
 
 std::string stream_event(const AnswerContext& context, ChoiceState& choice) {

@@ -157,8 +157,8 @@ TEST(Generation, UsageIsSentOnlyWhereItIsAskedFor) {
   Played without(ApiKind::kCompletion, R"({"prompt":"a","stream":true})");
   without.engine.deliver(0, "x", finished(FinishReason::kLength));
   EXPECT_THAT(without.answer.body, Not(HasSubstr("\"choices\":[]")));
-  Played always(ApiKind::kCompletion,
-                R"({"prompt":"a","stream":true,"stream_options":{"continuous_usage_stats":true}})");
+  Played always(ApiKind::kCompletion, R"({"prompt":"a","stream":true,"stream_options":)"
+                                      R"({"include_usage":true,"continuous_usage_stats":true}})");
   always.engine.deliver(0, "x");
   EXPECT_EQ(at(always.event(0), "/usage/completion_tokens"), 1);
 }

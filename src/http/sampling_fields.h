@@ -10,9 +10,19 @@
 
 namespace baton::http {
 
-// Reads them into `params`, `stops` and `request`, which hold the defaults. `openai`: the seed is "seed" alone.
-Status read_sampling(const boost::json::object& from, const ModelText& model, bool openai,
-                     engine::SamplingParams* params, std::vector<std::string>* stops, ApiRequest* request);
+// What they say of one prompt.
+struct SamplingFields {
+  engine::SamplingParams params;
+  std::vector<std::string> stops;
+  int stops_after = 0;         // as ChoiceRequest's
+  std::string_view max_field;  // the one that gave max_new_tokens; empty: the rest of the context will do
+};
+
+inline constexpr size_t kBadWordsMax = 512;  // words; kStopBytesMax bounds their bytes
+
+// Reads them into `read` and `request`, which hold the defaults. `openai`: the seed is "seed" alone.
+Status read_sampling(const boost::json::object& from, const ModelText& model, bool openai, SamplingFields* read,
+                     ApiRequest* request);
 
 // Every id is one of the model's.
 Status check_vocabulary(const std::vector<int32_t>& ids, std::string_view name, const ModelText& model);

@@ -1,0 +1,176 @@
+#include "http/chat_fields.h"
+
+#include <algorithm>
+
+#include "http/json.h"
+
+namespace baton::http {
+namespace json = boost::json;
+namespace {
+
+constexpr size_t kTemplateBytesMax = 256 << 10;  // of a request's own template
+
+// Tools are not called here: a request that must have a call cannot be served, one that need not can.
+Status check_tools(const json::object& body) {
+  const json::value* tools = find_field(body, "tools");
+  const json::value* choice = find_field(body, "tool_choice");
+  const bool named = choice != nullptr && choice->is_object();
+  std::string_view word;
+  if (choice != nullptr && choice->is_string()) word = choice->as_string();
+  if (choice != nullptr && !named && word != "none" && word != "auto" && word != "required") {
+    return error(ErrorCode::kInvalidArgument,
+                 "tool_choice: must be \"none\", \"auto\", \"required\" or an object that names a function");
+  }
+  if (tools != nullptr && !tools->is_array()) return error(ErrorCode::kInvalidArgument, "tools: must be a list");
+  if (tools == nullptr || tools->as_array().empty()) {
+    if (!named && word != "required") return {};
+    return error(ErrorCode::kInvalidArgument, "tool_choice: tools must be set where a call is required");
+  }
+  if (word == "none") return {};
+  return error(ErrorCode::kInvalidArgument,
+               "tools: tool calls are not supported by this server; leave tools out or send tool_choice \"none\"");
+}
+
+// The effort that is asked for as templates of several families read it, as SGLang passes it on.
+Status read_effort(const json::object& body, json::object* kwargs) {
+  const json::value* effort = find_field(body, "reasoning_effort");
+  const char* name = "reasoning_effort";
+  bool enabled = false;
+  if (const json::value* reasoning = find_field(body, "reasoning")) {
+    if (!reasoning->is_object()) return error(ErrorCode::kInvalidArgument, "reasoning: must be an object");
+    if (const json::value* mine = find_field(reasoning->as_object(), "effort")) {
+      effort = mine;
+      name = "reasoning";
+    }
+    BATON_ASSIGN(auto on, bool_field(reasoning->as_object(), "enabled"));
+    enabled = on.value_or(false);
+  }
+  if (effort != nullptr) {
+    constexpr std::string_view kEfforts[] = {"none", "minimal", "low", "medium", "high", "xhigh", "max"};
+    const bool word = effort->is_string() && std::find(std::begin(kEfforts), std::end(kEfforts),
+                                                       std::string_view(effort->as_string())) != std::end(kEfforts);
+    const double share = effort->is_number() ? effort->to_number<double>() : -1;
+    if (!word && !(share >= 0 && share <= 0.99)) {
+      return error(ErrorCode::kInvalidArgument,
+                   "{}: the effort must be none, minimal, low, medium, high, xhigh, max or a number in [0, 0.99]",
+                   name);
+    }
+    kwargs->insert({{"reasoning_effort", *effort}});
+  }
+  if (effort == nullptr && !enabled) return {};
+  const bool thinking = enabled || !effort->is_string() || effort->as_string() != "none";
+  kwargs->insert({{"thinking", thinking}, {"enable_thinking", thinking}});  // what is there already stays
+  return {};
+}
+
+// The template: the model's, or where the operator allows that the request's own.
+Result<text::ChatTemplate> choose_template(const json::object& body, const json::object& kwargs,
+                                           const ModelText& model) {
+  const json::value* own = find_field(body, "chat_template");
+  if (own == nullptr) own = find_field(kwargs, "chat_template");
+  if (own == nullptr) {
+    if (model.chat_template) return *model.chat_template;
+    return error(ErrorCode::kInvalidArgument,
+                 "the model has no chat template; use /v1/completions or serve with --chat-template FILE");
+  }
+  if (!own->is_string()) return error(ErrorCode::kInvalidArgument, "chat_template: must be a string");
+  if (!model.trust_request_chat_template) {
+    return error(ErrorCode::kInvalidArgument,
+                 "chat_template: a request's own is taken only by a server with --trust-request-chat-template");
+  }
+  if (own->as_string().size() > kTemplateBytesMax) {
+    return error(ErrorCode::kInvalidArgument, "chat_template: {} bytes; at most {} are allowed",
+                 own->as_string().size(), kTemplateBytesMax);
+  }
+  auto parsed = text::ChatTemplate::parse(std::string(own->as_string()));
+  if (!parsed) return error(ErrorCode::kInvalidArgument, "chat_template: {}", parsed.error().message);
+  return parsed;
+}
+
+Result<json::value> read_documents(const json::object& body) {
+  const json::value* documents = find_field(body, "documents");
+  if (documents == nullptr) return json::value();
+  const bool sound = documents->is_array() && std::all_of(documents->as_array().begin(), documents->as_array().end(),
+                                                          [](const json::value& entry) { return entry.is_object(); });
+  if (!sound) return error(ErrorCode::kInvalidArgument, "documents: must be a list of objects");
+  return *documents;
+}
+
+// A message's text; none of one that holds calls or parts that its template reads as they are.
+std::optional<std::string> plain_text(const json::object& message) {
+  const json::value* content = message.if_contains("content");
+  if (content == nullptr || message.contains("tool_calls")) return std::nullopt;
+  if (content->is_string()) return std::string(content->as_string());
+  if (!content->is_array()) return std::nullopt;
+  std::string text;
+  for (const json::value& part : content->as_array()) {
+    if (const json::value* piece = part.as_object().if_contains("text"); piece != nullptr && piece->is_string())
+      text += std::string_view(piece->as_string());
+  }
+  return text;
+}
+
+// How the last message is rendered. SGLang's rules: an assistant's is the beginning of the answer where
+// continue_final_message says so, and goes behind what the template makes of the others; else it is read as the user's,
+// so that there is something to answer. A client that wants no generation prompt (vLLM's) has it rendered as it stands.
+struct LastMessage {
+  bool generation_prompt = true;
+  std::string prefix;  // of the answer
+};
+Result<LastMessage> take_last(const json::object& body, json::array* messages, ApiRequest* request) {
+  BATON_ASSIGN(auto generation, bool_field(body, "add_generation_prompt"));
+  BATON_ASSIGN(auto proceed, bool_field(body, "continue_final_message"));
+  BATON_ASSIGN(auto echo, bool_field(body, "echo"));
+  if (generation.value_or(false) && proceed.value_or(false)) {
+    return error(ErrorCode::kInvalidArgument,
+                 "continue_final_message: cannot be true together with add_generation_prompt");
+  }
+  LastMessage last;
+  json::object& message = messages->back().as_object();
+  const bool assistant = message.at("role") == "assistant";
+  const std::optional<std::string> text = plain_text(message);
+  if (echo.value_or(false) && text && (assistant || !generation.value_or(true))) request->chat_echo = *text;
+  last.generation_prompt = proceed.value_or(false) || generation.value_or(true);
+  if (!assistant || !text) return last;
+  if (proceed.value_or(false)) {
+    last.prefix = *text;
+    messages->pop_back();
+  } else if (last.generation_prompt && message.at("content").is_string()) {
+    message = {{"role", "user"}, {"content", *text}};
+  }
+  return last;
+}
+
+}  // namespace
+
+Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, ApiRequest* request) {
+  const ModelText& model = read.model;
+  const json::value* messages = find_field(*body, "messages");
+  if (messages == nullptr || !messages->is_array() || messages->as_array().empty()) {
+    return error(ErrorCode::kInvalidArgument, "messages: must be a list with at least one message");
+  }
+  BATON_TRY(check_tools(*body));
+  BATON_ASSIGN(auto add_special, bool_field(*body, "add_special_tokens"));
+  text::ChatInput input;
+  if (const json::value* extra = find_field(*body, "chat_template_kwargs")) {
+    if (!extra->is_object()) return error(ErrorCode::kInvalidArgument, "chat_template_kwargs: must be an object");
+    input.template_kwargs = extra->as_object();
+  }
+  BATON_TRY(read_effort(*body, &input.template_kwargs));
+  BATON_ASSIGN(input.documents, read_documents(*body));
+  // Ids stand for what a template would make.
+  if (const json::value* ids = find_field(*body, "input_ids")) return read_ids(read, *ids, "input_ids");
+  BATON_ASSIGN(const text::ChatTemplate chat, choose_template(*body, input.template_kwargs, model));
+  BATON_ASSIGN(input.messages, text::normalise_messages(messages->as_array(), chat.message_form()));
+  body->erase("messages");
+  BATON_ASSIGN(const LastMessage last, take_last(*body, &input.messages, request));
+  input.add_generation_prompt = last.generation_prompt;
+  input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
+  jinja::RenderLimits limits;
+  limits.stop = read.stop;
+  BATON_ASSIGN(std::string text, chat.render(text::chat_context(std::move(input)), limits));
+  text += last.prefix;
+  return read_text(read, text, "messages", add_special.value_or(false));  // the template writes BOS itself
+}
+
+}  // namespace baton::http

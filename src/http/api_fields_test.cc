@@ -176,5 +176,24 @@ TEST(ApiRequest, NamesOfCallsAndKeysOfCaches) {
   EXPECT_EQ(parsed(ApiKind::kCompletion, R"({"prompt":"a","cache_salt":"x"})").choices[0].engine.cache_salt, "x");
 }
 
+TEST(ApiRequest, EveryWrongBiasIsTold) {
+  const std::string said =
+      parse(ApiKind::kChat, body_with(ApiKind::kChat, R"("logit_bias":{"bad1":50,"5":1,"bad2":20,"258":1})"))
+          .error()
+          .message;
+  for (const char* part : {"logit_bias: ", "'bad1'", "'bad2'", "'258'", "below 258"})
+    EXPECT_THAT(said, HasSubstr(part));
+  EXPECT_THAT(said, ::testing::Not(HasSubstr("'5'")));
+}
+
+TEST(ApiRequest, ASeedBeyondItsBoundsIsToldInPydanticsWords) {
+  for (const char* seed : {"9223372036854775808", "-9223372036854775809"}) {
+    const std::string said =
+        parse(ApiKind::kChat, body_with(ApiKind::kChat, fmt::format("\"seed\":{}", seed))).error().message;
+    EXPECT_THAT(said, StartsWith("seed: "));
+    EXPECT_THAT(said, HasSubstr("less_than_equal"));
+  }
+}
+
 }  // namespace
 }  // namespace baton::http

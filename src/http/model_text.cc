@@ -11,15 +11,17 @@
 namespace baton::http {
 namespace {
 
-// temperature, top_p, top_k and repetition_penalty of generation_config.json, which OpenAI's endpoints default to, as
-// in SGLang and vLLM.
+// temperature, top_p, top_k, min_p and repetition_penalty of generation_config.json, which OpenAI's endpoints default
+// to, as in SGLang and vLLM.
 Status take_defaults(const boost::json::object& object, engine::SamplingParams* params) {
   BATON_ASSIGN(const auto temperature, number_field(object, "temperature", 0, 1e6));
   BATON_ASSIGN(const auto top_p, number_field(object, "top_p", 0, 1));
   BATON_ASSIGN(const auto top_k, int_field(object, "top_k", -1, 1 << 30));
+  BATON_ASSIGN(const auto min_p, number_field(object, "min_p", 0, 1));
   BATON_ASSIGN(const auto repetition, number_field(object, "repetition_penalty", 0, 2));
   if (temperature) params->temperature = *temperature;
   if (top_p && *top_p > 0) params->top_p = *top_p;
+  if (min_p) params->min_p = *min_p;
   if (top_k && *top_k > 0) params->top_k = static_cast<int>(*top_k);  // 0 means all there
   if (repetition && *repetition > 0) params->repetition_penalty = *repetition;
   return {};

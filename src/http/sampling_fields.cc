@@ -34,23 +34,29 @@ Result<std::vector<std::string>> read_stops(const json::object& from) {
   return stops;
 }
 
+// Of the entries that name no token, the first few are told of together.
 Status read_logit_bias(const json::object& from, const ModelText& model, engine::SamplingParams* params) {
-  if (const json::value* bias = find_field(from, "logit_bias")) {
-    if (!bias->is_object())
-      return error(ErrorCode::kInvalidArgument, "logit_bias: must map token ids to numbers in [-100, 100]");
-    for (const auto& [key, value] : bias->as_object()) {
-      char* end = nullptr;
-      const std::string digits(key);
-      const long id = std::strtol(digits.c_str(), &end, 10);
-      if (digits.empty() || *end != '\0' || id < 0 || id >= model.vocab || !value.is_number() ||
-          !(std::abs(value.to_number<double>()) <= 100)) {
-        return error(ErrorCode::kInvalidArgument,
-                     "logit_bias: '{}' must be a token id below {} with a number in [-100, 100]", digits, model.vocab);
-      }
-      params->logit_bias[static_cast<int32_t>(id)] = value.to_number<double>();
+  const json::value* bias = find_field(from, "logit_bias");
+  if (bias == nullptr) return {};
+  if (!bias->is_object())
+    return error(ErrorCode::kInvalidArgument, "logit_bias: must map token ids to numbers in [-100, 100]");
+  constexpr size_t kToldMax = 8, kKeyBytesMax = 64;
+  std::vector<std::string> wrong;
+  for (const auto& [key, value] : bias->as_object()) {
+    char* end = nullptr;
+    const std::string digits(key);
+    const long id = std::strtol(digits.c_str(), &end, 10);
+    if (digits.empty() || *end != '\0' || id < 0 || id >= model.vocab || !value.is_number() ||
+        !(std::abs(value.to_number<double>()) <= 100)) {
+      wrong.push_back("'" + digits.substr(0, kKeyBytesMax) + "'");
+      if (wrong.size() == kToldMax) break;
+      continue;
     }
+    params->logit_bias[static_cast<int32_t>(id)] = value.to_number<double>();
   }
-  return {};
+  if (wrong.empty()) return {};
+  return error(ErrorCode::kInvalidArgument, "logit_bias: {} must be a token id below {} with a number in [-100, 100]",
+               fmt::join(wrong, ", "), model.vocab);
 }
 
 Status read_truncation(const json::object& from, engine::SamplingParams* params) {
@@ -77,9 +83,10 @@ Status read_penalties(const json::object& from, engine::SamplingParams* params) 
 
 Status read_seed(const json::object& from, bool openai, engine::SamplingParams* params) {
   for (const char* name : {"seed", openai ? "seed" : "sampling_seed"}) {
-    BATON_ASSIGN(auto seed,
-                 int_field(from, name, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
-    if (seed) params->seed = static_cast<uint64_t>(*seed);
+    auto seed = int_field(from, name, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+    // The bounds as pydantic names them: vLLM's clients look for its words.
+    if (!seed) return error(seed.error().code, "{} (greater_than_equal, less_than_equal)", seed.error().message);
+    if (*seed) params->seed = static_cast<uint64_t>(**seed);
   }
   return {};
 }

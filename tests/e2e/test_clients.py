@@ -66,10 +66,12 @@ def test_models_and_errors(client):
     model = client.models.list().data[0]
     assert model.max_model_len == 16384 and client.models.retrieve(model.id).id == model.id
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="gpt-nonsense", messages=[{"role": "user", "content": "x"}])
+        client.models.retrieve("gpt-nonsense")
+    answer = client.chat.completions.create(model="gpt-nonsense", messages=[{"role": "user", "content": "x"}], max_tokens=1)
+    assert answer.model == "gpt-nonsense"
     with pytest.raises(openai.BadRequestError, match="temperature: -1 is not in"):
         client.completions.create(model="default", prompt="x", temperature=-1)
-    with pytest.raises(openai.BadRequestError, match="context length is 16384"):
+    with pytest.raises(openai.BadRequestError, match="longer than the model's context length .16384 tokens"):
         client.completions.create(model="default", prompt=[5] * 20000, max_tokens=1)
 
 

@@ -171,7 +171,7 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
   std::string tokens, logprobs, tops, offsets;
   const int wanted = context.call.choices[static_cast<size_t>(choice.index)].top_logprobs;
   const auto add = [&](int32_t id, std::optional<float> logprob, const std::vector<engine::TokenLogprob>& top) {
-    const std::string text = token_text(context.model, id);
+    const std::string text = token_label(context, id);
     const char* comma = tokens.empty() ? "" : ",";
     tokens += comma + json_string(text);
     logprobs += comma + (logprob ? number(*logprob) : "null");
@@ -184,7 +184,7 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
     }
     tops += '{';
     for (size_t i = 0; i < top.size(); ++i) {
-      tops += fmt::format("{}{}:{}", i > 0 ? "," : "", json_string(token_text(context.model, top[i].token)),
+      tops += fmt::format("{}{}:{}", i > 0 ? "," : "", json_string(token_label(context, top[i].token)),
                           number(top[i].logprob));
     }
     tops += '}';
@@ -202,12 +202,12 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
                      logprobs, tops, offsets);
 }
 
-std::string chat_token(const ModelText& model, int32_t id, float logprob) {
-  const std::string_view bytes = model.tokenizer ? model.tokenizer->token_bytes(id) : std::string_view();
+std::string chat_token(const AnswerContext& context, int32_t id, float logprob) {
   std::string list;
-  for (const char b : bytes) list += fmt::format("{}{}", list.empty() ? "" : ",", static_cast<unsigned char>(b));
-  return fmt::format("\"token\":{},\"logprob\":{},\"bytes\":[{}]", json_string(token_text(model, id)), number(logprob),
-                     list);
+  for (const char b : label_bytes(context, id))
+    list += fmt::format("{}{}", list.empty() ? "" : ",", static_cast<unsigned char>(b));
+  return fmt::format("\"token\":{},\"logprob\":{},\"bytes\":[{}]", json_string(token_label(context, id)),
+                     number(logprob), list);
 }
 
 std::string chat_logprobs(const AnswerContext& context, const ChoiceState& choice, size_t from) {
@@ -216,9 +216,9 @@ std::string chat_logprobs(const AnswerContext& context, const ChoiceState& choic
     const engine::GeneratedToken& token = choice.tokens[i];
     std::string top;
     for (const engine::TokenLogprob& t : token.top)
-      top += fmt::format("{}{{{}}}", top.empty() ? "" : ",", chat_token(context.model, t.token, t.logprob));
+      top += fmt::format("{}{{{}}}", top.empty() ? "" : ",", chat_token(context, t.token, t.logprob));
     content += fmt::format("{}{{{},\"top_logprobs\":[{}]}}", content.empty() ? "" : ",",
-                           chat_token(context.model, token.id, token.logprob), top);
+                           chat_token(context, token.id, token.logprob), top);
   }
   return fmt::format("{{\"content\":[{}]}}", content);
 }

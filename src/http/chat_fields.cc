@@ -96,13 +96,13 @@ Result<json::value> read_documents(const json::object& body) {
   return *documents;
 }
 
-// A message's text; none of one that holds calls or parts that its template reads as they are.
-std::optional<std::string> plain_text(const json::object& message) {
+// A normalised message's text.
+std::string text_of(const json::object& message) {
   const json::value* content = message.if_contains("content");
-  if (content == nullptr || message.contains("tool_calls")) return std::nullopt;
+  if (content == nullptr) return {};
   if (content->is_string()) return std::string(content->as_string());
-  if (!content->is_array()) return std::nullopt;
   std::string text;
+  if (!content->is_array()) return text;
   for (const json::value& part : content->as_array()) {
     if (const json::value* piece = part.as_object().if_contains("text"); piece != nullptr && piece->is_string())
       text += std::string_view(piece->as_string());
@@ -110,35 +110,29 @@ std::optional<std::string> plain_text(const json::object& message) {
   return text;
 }
 
-// How the last message is rendered. SGLang's rules: an assistant's is the beginning of the answer where
-// continue_final_message says so, and goes behind what the template makes of the others; else it is read as the user's,
-// so that there is something to answer. A client that wants no generation prompt (vLLM's) has it rendered as it stands.
-struct LastMessage {
-  bool generation_prompt = true;
-  std::string prefix;  // of the answer
-};
-Result<LastMessage> take_last(const json::object& body, json::array* messages, ApiRequest* request) {
+// How the last message is rendered. An assistant's text is SGLang's matter: the beginning of the answer where
+// continue_final_message says so, behind what the template makes of the others; else the user's, so that there is
+// something to answer. Any other is continued as transformers does, and a client that wants no generation prompt
+// (vLLM's) has it as it stands. Returns the beginning of the answer.
+Result<std::string> take_last(const json::object& body, text::ChatInput* input, ApiRequest* request) {
   BATON_ASSIGN(auto generation, bool_field(body, "add_generation_prompt"));
   BATON_ASSIGN(auto proceed, bool_field(body, "continue_final_message"));
   BATON_ASSIGN(auto echo, bool_field(body, "echo"));
-  if (generation.value_or(false) && proceed.value_or(false)) {
+  const bool continues = proceed.value_or(false);
+  if (generation.value_or(false) && continues) {
     return error(ErrorCode::kInvalidArgument,
                  "continue_final_message: cannot be true together with add_generation_prompt");
   }
-  LastMessage last;
-  json::object& message = messages->back().as_object();
-  const bool assistant = message.at("role") == "assistant";
-  const std::optional<std::string> text = plain_text(message);
-  if (echo.value_or(false) && text && (assistant || !generation.value_or(true))) request->chat_echo = *text;
-  last.generation_prompt = proceed.value_or(false) || generation.value_or(true);
-  if (!assistant || !text) return last;
-  if (proceed.value_or(false)) {
-    last.prefix = *text;
-    messages->pop_back();
-  } else if (last.generation_prompt && message.at("content").is_string()) {
-    message = {{"role", "user"}, {"content", *text}};
-  }
-  return last;
+  const json::object& message = input->messages.back().as_object();
+  if (echo.value_or(false) && (message.at("role") == "assistant" || !generation.value_or(true)))
+    request->chat_echo = text_of(message);
+  input->add_generation_prompt = continues || generation.value_or(true);
+  if (!input->add_generation_prompt) return std::string();
+  const std::optional<std::string> begun = text::take_final_assistant(input->messages, continues);
+  if (!continues || begun) return begun.value_or("");
+  input->continue_final_message = true;
+  input->add_generation_prompt = false;
+  return std::string();
 }
 
 }  // namespace
@@ -163,13 +157,12 @@ Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, Api
   BATON_ASSIGN(const text::ChatTemplate chat, choose_template(*body, input.template_kwargs, model));
   BATON_ASSIGN(input.messages, text::normalise_messages(messages->as_array(), chat.message_form()));
   body->erase("messages");
-  BATON_ASSIGN(const LastMessage last, take_last(*body, &input.messages, request));
-  input.add_generation_prompt = last.generation_prompt;
+  BATON_ASSIGN(const std::string begun, take_last(*body, &input, request));
   input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
   jinja::RenderLimits limits;
   limits.stop = read.stop;
-  BATON_ASSIGN(std::string text, chat.render(text::chat_context(std::move(input)), limits));
-  text += last.prefix;
+  BATON_ASSIGN(std::string text, chat.render_chat(std::move(input), limits));
+  text += begun;
   return read_text(read, text, "messages", add_special.value_or(false));  // the template writes BOS itself
 }
 

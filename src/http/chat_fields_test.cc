@@ -44,12 +44,12 @@ TEST(ChatFields, TheLastMessageOfAnAssistant) {
   EXPECT_EQ(prompt_of(*model, kTwo + R"(,"add_generation_prompt":false)"), "[user]hi[/][assistant]well[/]");
   EXPECT_THAT(prompt_of(*model, kTwo + R"(,"continue_final_message":true,"add_generation_prompt":true)"),
               StartsWith("400 continue_final_message: "));
-  // Parts are one text, and of another's message there is nothing to go on with.
+  // Parts are one text, and another's message goes on where it ends.
   EXPECT_EQ(prompt_of(*model, R"("continue_final_message":true,"messages":[{"role":"assistant","content":)"
                               R"([{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"),
             "[assistant]a b");
   EXPECT_EQ(prompt_of(*model, R"("continue_final_message":true,"messages":[{"role":"user","content":"a"}])"),
-            "[user]a[/][assistant]");
+            "[user]a");
 }
 
 TEST(ChatFields, EchoIsTheLastMessageOfWhoAnswers) {

@@ -58,6 +58,16 @@ std::string stop_reason(const AnswerContext& context, const ChoiceState& choice)
 
 }  // namespace
 
+std::string token_label(const AnswerContext& context, int32_t id) {
+  if (context.call.tokens_as_ids) return fmt::format("token_id:{}", id);
+  return context.model.tokenizer ? context.model.tokenizer->decode(std::span(&id, 1), false) : "";
+}
+
+std::string label_bytes(const AnswerContext& context, int32_t id) {
+  if (context.call.tokens_as_ids) return token_label(context, id);
+  return context.model.tokenizer ? std::string(context.model.tokenizer->token_bytes(id)) : "";
+}
+
 std::string choice_members(const AnswerContext& context, const ChoiceState& choice, size_t from, bool first) {
   const ApiRequest& call = context.call;
   std::string out = ",\"stop_reason\":" + stop_reason(context, choice);

@@ -109,6 +109,16 @@ TEST(TokenIdAnswer, PromptLogprobs) {
   EXPECT_TRUE(at(chat, "/choices/0/logprobs")->is_null());
 }
 
+TEST(TokenIdAnswer, LogprobsMayNameTokensByTheirIds) {
+  const std::string fields = R"("return_tokens_as_token_ids":true,"logprobs":)";
+  EXPECT_EQ(*at(whole(ApiKind::kCompletion, fields + "0"), "/choices/0/logprobs/tokens"),
+            (json::array{"token_id:120", "token_id:121"}));
+  const json::value chat = whole(ApiKind::kChat, fields + "true");
+  EXPECT_EQ(*at(chat, "/choices/0/logprobs/content/0/token"), "token_id:120");
+  EXPECT_EQ(at(chat, "/choices/0/logprobs/content/0/bytes")->as_array().size(), 12U);
+  EXPECT_EQ(*at(whole(ApiKind::kCompletion, R"("logprobs":0)"), "/choices/0/logprobs/tokens"), (json::array{"x", "y"}));
+}
+
 TEST(TokenIdAnswer, TheFingerprintStandsInEveryAnswer) {
   const auto model = byte_model(4096);
   model->fingerprint = "fp_1";

@@ -1,0 +1,90 @@
+"""Fields of requests over a handoff: prefill draws the first token, decode the others, and both read the body."""
+import threading
+
+import openai
+import pytest
+
+from conftest import MODELS, Cluster, call, get_json, wait_idle
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    made = Cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=2,dp=2", "--trust-request-chat-template",
+                   log=tmp_path_factory.mktemp("fields") / "log")
+    yield made
+    wait_idle(made)
+    assert made.stop() == 0
+
+
+@pytest.fixture
+def client(up):
+    return openai.OpenAI(base_url=up.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_only_allowed_tokens_come(client):
+    answer = client.completions.create(model="any", prompt="Once upon", max_tokens=12, temperature=1,
+                                       extra_body={"allowed_token_ids": [40, 41, 50], "return_token_ids": True, "ignore_eos": True})
+    assert len(answer.choices[0].token_ids) == 12 and set(answer.choices[0].token_ids) <= {40, 41, 50}
+
+
+def test_bad_words_do_not_come(up, client):
+    ask = dict(model="any", prompt="Once", max_tokens=16, temperature=0)
+    plain = client.completions.create(**ask, extra_body={"return_token_ids": True}).choices[0]
+    words = plain.text.replace(",", "").split()
+
+    def barred(text):
+        """Whether both ways to write it have as many tokens, as vLLM wants it."""
+        count = [get_json(up.url + "/tokenize", {"prompt": written, "add_special_tokens": False})["count"] for written in (text, " " + text)]
+        return count[0] == count[1]
+
+    pairs = [f"{a} {b}" for a, b in zip(words, words[1:])]
+    for word in (next(w for w in words if len(w) > 3 and barred(w)), next(pair for pair in pairs if barred(pair))):
+        assert word in plain.text
+        assert word not in client.completions.create(**ask, extra_body={"bad_words": [word]}).choices[0].text
+
+
+def test_stop_strings_wait_for_min_tokens(client):
+    ask = dict(model="any", prompt="Once upon a time", max_tokens=30, temperature=0)
+    plain = client.completions.create(**ask, extra_body={"return_token_ids": True}).choices[0]
+    stop = plain.text[3]
+    short = client.completions.create(**ask, stop=[stop]).choices[0]
+    assert stop not in short.text and short.finish_reason == "stop"
+    kept = client.completions.create(**ask, stop=[stop], extra_body={"include_stop_str_in_output": True}).choices[0]
+    assert kept.text == short.text + stop and kept.stop_reason == stop
+    answer = client.completions.create(**ask, stop=[stop], extra_body={"min_tokens": 20, "return_token_ids": True}).choices[0]
+    assert len(answer.token_ids) >= 20 and plain.text.startswith(answer.text)
+
+
+def test_one_room_stands_for_every_sample(up):
+    prefill, decode = up.instances("prefill")[0], up.instances("decode")[0]
+    port = get_json(prefill + "/get_server_info")["disaggregation_bootstrap_port"]
+    body = {"prompt": ["Once upon", "A fox"], "n": 2, "max_tokens": 6, "temperature": 0, "bootstrap_host": "127.0.0.1", "bootstrap_port": port,
+            "bootstrap_room": 12345, "data_parallel_rank": 1}
+    legs = {}
+    asked = threading.Thread(target=lambda: legs.update(prefill=call(prefill + "/v1/completions", body)))
+    asked.start()
+    answer = get_json(decode + "/v1/completions", body)
+    asked.join()
+    assert legs["prefill"][0] == 200, legs["prefill"]
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert len(texts) == 4 and texts[0] == texts[1] and texts[2] == texts[3] and all(texts)
+
+
+def test_a_message_is_continued_and_echoed(client):
+    messages = [{"role": "user", "content": "Tell me a story."}, {"role": "assistant", "content": "Once upon a"}]
+    ask = dict(model="any", messages=messages, max_tokens=8, temperature=0)
+    answer = client.chat.completions.create(**ask, extra_body={"continue_final_message": True, "add_generation_prompt": False, "echo": True, "return_token_ids": True})
+    assert answer.choices[0].message.content.startswith("Once upon a")
+    without = client.chat.completions.create(**ask, extra_body={"return_token_ids": True})
+    assert answer.prompt_token_ids != without.prompt_token_ids
+    own = client.chat.completions.create(**ask, extra_body={"chat_template": "{{ messages[0].content }}", "return_token_ids": True})
+    assert len(own.prompt_token_ids) < len(without.prompt_token_ids)
+
+
+def test_what_is_not_done_is_refused_by_name(client):
+    for field, value in {"guided_regex": "a+", "structured_outputs": {"choice": ["a"]}, "use_beam_search": True, "return_hidden_states": True,
+                         "logits_processors": ["x"], "session_params": {"id": "s"}, "prompt_logprobs": -1}.items():
+        with pytest.raises(openai.BadRequestError, match=f"{field}: "):
+            client.completions.create(model="any", prompt="x", max_tokens=1, extra_body={field: value})
+    with pytest.raises(openai.BadRequestError, match="max_completion_tokens is too large"):
+        client.completions.create(model="any", prompt="x", max_tokens=1_000_000)

@@ -1,0 +1,19 @@
+// The fields of a request that ask for logprobs, and for the prompt's text in front of the answer's.
+#pragma once
+
+#include <boost/json.hpp>
+
+#include "http/api_request.h"
+
+namespace baton::http {
+
+// Each reads into request->choices, which are there already.
+Status read_generate_logprobs(const boost::json::object& body, ApiRequest* request);
+Status read_completion_logprobs(const boost::json::object& body, ApiRequest* request);
+Status read_chat_logprobs(const boost::json::object& body, ApiRequest* request);
+
+// The prompt's logprobs, and its text when it is echoed, are made whole before the first byte of the answer: they fit
+// kCallBytesMax.
+Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request);
+
+}  // namespace baton::http

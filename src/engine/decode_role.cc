@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "engine/handoff_stats.h"
+#include "base/random.h"
+#include "engine/handoff_logprobs.h"
 #include "handoff/control_connection.h"
 
 namespace baton::engine {
@@ -92,7 +94,9 @@ void DecodeRole::admitted(LiveRequest& live) {
                                  live.prompt_tokens(),
                                  sequence.cached,
                                  {},
-                                 attempt->granted + attempt_timeout_};
+                                 attempt->granted + attempt_timeout_,
+                                 rows_wanted(live.request),
+                                 beside_wanted(live.request)};
   for (size_t i = 0; i < sequence.pages.size(); ++i) {
     const PageId page = sequence.pages[i].page();
     if (i >= attempt->cached_pages) ledger.grant(sequence.pages[i]);
@@ -204,37 +208,37 @@ void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   Attempt* attempt = find(event.attempt);
   if (attempt == nullptr || !attempt->in_scheduler) return;  // the client left
   LiveRequest& live = *core_.find(attempt->sequence);
-  const auto known = [&](int32_t token) { return token >= 0 && token < core_.info().vocab; };
-  int32_t unknown = event.first.token;
-  for (const wire::TopLogprob& top : event.first.top_logprobs) {
-    if (known(unknown)) unknown = top.token;
-  }
-  if (!known(unknown)) {
-    core_.fail(
-        live, error(ErrorCode::kCorrupt, "prefill's first token, or one beside it, is {}; the vocabulary has {} tokens",
-                    unknown, core_.info().vocab));
+  const handoff::PrefillResult& result = event.result;
+  Result<GeneratedToken> token = token_from(result.first, live.request, core_.info().vocab);
+  Result<std::vector<PromptLogprob>> prompt = logprobs_from(result.prompt, live.request, core_.info().vocab);
+  if (!token || !prompt) {
+    core_.fail(live, !token ? token.error() : prompt.error());
     return;
   }
-  attempt->first_token = event.first.token;
+  live.prompt_logprobs = std::move(prompt).value();
+  // The part of the prompt that nobody computed for this request is what clients count as cached.
+  live.cached_tokens = static_cast<int>(std::min<int64_t>(result.cached_tokens, live.prompt_tokens()));
+  attempt->first_token = token->id;
   if (live.sampling().max_new_tokens == 0) {
     attempt->finish = Output::Finish{FinishReason::kLength, std::nullopt, std::nullopt};
     return;
   }
-  GeneratedToken token{event.first.token, event.first.logprob, {}};
-  const auto wanted = static_cast<size_t>(std::max(live.request.logprobs, 0));
-  for (const wire::TopLogprob& top : event.first.top_logprobs) {
-    if (token.top.size() < wanted) token.top.push_back({top.token, top.logprob});
-  }
   live.ttft.grant_ms = to_ms(attempt->granted - live.submitted);
-  live.ttft.prefill_queue_ms = to_ms(event.durations.prefill_queue);
-  live.ttft.prefill_ms = to_ms(event.durations.prefill);
+  live.ttft.prefill_queue_ms = to_ms(result.durations.prefill_queue);
+  live.ttft.prefill_ms = to_ms(result.durations.prefill);
   // The rest of the wait for Commit, so that the parts add up; every term is a duration on one process's clock. Then
   // the step that was running here when Commit came.
   live.ttft.transfer_ms =
       std::max(0.0, to_ms(event.at - attempt->granted) - live.ttft.prefill_queue_ms - live.ttft.prefill_ms);
   live.ttft.first_step_ms = to_ms(core_.now() - event.at);
-  // Even a token that ends the request is not the last word before its KV is known to be good (S7).
-  attempt->finish = core_.show(live, std::move(token), false);
+  // Even a token that ends the request is not the last word before its KV is known to be good (S7). Whoever shows a
+  // stop token's text must know it for one, so it waits for the end.
+  const auto ends = core_.sampler().finish_after(token->id, 1, live.sampling());
+  if (ends && ends->matched_token) {
+    attempt->last = std::move(token).value();
+  } else {
+    attempt->finish = core_.show(live, std::move(token).value(), false);
+  }
 }
 
 void DecodeRole::on(const handoff::DecodeCommitted& event) {
@@ -248,6 +252,7 @@ void DecodeRole::on(const handoff::DecodeCommitted& event) {
     settle(attempt, attempt.pages);
     return;
   }
+    if (live.request.logprobs >= 0) live.next = std::move(token).value();
   BATON_CHECK(attempt.first_token.has_value(), "attempt {} was committed without a first token", event.attempt);
   settle(attempt, core_.scheduler().sequence(attempt.sequence).pages);
   core_.scheduler().join(attempt.sequence, *attempt.first_token);
@@ -282,6 +287,7 @@ void DecodeRole::on(const handoff::DecodeEnded& event) {
 ErrorCode DecodeRole::code_of(const handoff::DecodeEnded& event, const Attempt& attempt) const {
   if (event.corrupt) return ErrorCode::kCorrupt;
   if (event.forbidden) return ErrorCode::kForbidden;
+  if (attempt.last) core_.emit(*core_.find(attempt.sequence), *attempt.last);
   if (event.outcome == handoff::AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
   return core_.now() - attempt.granted >= attempt_timeout_ ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
 }

@@ -48,7 +48,7 @@ struct Disaggregation {
   std::string bootstrap_host;
   int bootstrap_port = 0;
   AttemptId room;
-  bool fake = false;  // host 2.2.2.2: no peer; a warm-up
+  bool fake = false;  // host 2.2.2.2: no peer; a warm-up, whose tokens on decode are none of the model's
 };
 
 struct Request {
@@ -59,6 +59,7 @@ struct Request {
   int logprobs = -1;                             // -1 none, 0 of the sampled token, n also of the n best
   int prompt_logprob_start = -1;                 // first prompt position whose logprob is wanted; -1 none
   int prompt_logprobs = -1;                      // how many of the best at each of those; -1: as `logprobs`
+  std::vector<int32_t> token_ids_logprob;        // wherever a logprob is wanted, those of these tokens too
   std::optional<Disaggregation> disaggregation;  // required by the roles prefill and decode
   std::optional<int> dp_rank;                    // routed_dp_rank
   std::string cache_salt;                        // prefix reuse only within one salt
@@ -74,12 +75,14 @@ struct GeneratedToken {
   int32_t id = 0;
   float logprob = 0;              // valid if asked for
   std::vector<TokenLogprob> top;  // best first
+  std::vector<float> listed{};    // of Request::token_ids_logprob
 };
 // Of prompt token i given those before it; position 0 has none.
 struct PromptLogprob {
   int32_t token = 0;
   std::optional<float> logprob;
   std::vector<TokenLogprob> top;
+  std::vector<float> listed{};
 };
 
 // What TTFT was spent on, in milliseconds, each measured by one process on its own clock; below 0: does not apply.
@@ -93,6 +96,8 @@ enum class FinishReason : uint8_t { kStop, kLength, kAbort };
 struct Output {
   std::vector<GeneratedToken> tokens;          // new ones, in order
   std::vector<PromptLogprob> prompt_logprobs;  // in the first delivery, if asked for
+  // Where no new token is asked for, but logprobs are: what would come next.
+  std::optional<GeneratedToken> next;
   struct Finish {
     FinishReason reason = FinishReason::kStop;
     std::optional<int32_t> matched_token;  // the stop or eos token (it is in `tokens`)

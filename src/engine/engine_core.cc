@@ -79,6 +79,7 @@ void EngineCore::add_sequence(const LiveRequest& live, scheduler::EntryMode entr
 Output EngineCore::output_of(LiveRequest& live) {
   Output output;
   output.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
+  output.next = std::exchange(live.next, {});
   output.prompt_tokens = live.prompt_tokens();
   output.completion_tokens = live.completion_tokens;
   output.cached_tokens = live.cached_tokens;

@@ -95,9 +95,16 @@ Status EngineLoop::check(Request* request) const {
     return error(ErrorCode::kInvalidArgument, "logprobs: {} is not in [0, {}], the tokens of the vocabulary",
                  request->logprobs, info.vocab);
   }
+  for (const int32_t token : request->token_ids_logprob) {
+    if (token < 0 || token >= info.vocab) {
+      return error(ErrorCode::kInvalidArgument, "token_ids_logprob: {} is not in [0, {}], the tokens of the vocabulary",
+                   token, info.vocab - 1);
+    }
+  }
   if (request->prompt_logprob_start >= prompt) {
-    return error(ErrorCode::kInvalidArgument, "logprob_start_len: {} is not in [-1, {}], the prompt's tokens",
-                 request->prompt_logprob_start, prompt - 1);
+    return error(ErrorCode::kInvalidArgument,
+                 "logprob_start_len: {} is higher than the number of input tokens, {}: give one in [-1, {}]",
+                 request->prompt_logprob_start, prompt, prompt - 1);
   }
   const auto& peer = request->disaggregation;
   if (info.role != Role::kUnified && (!peer || (!peer->fake && peer->room.value() == 0))) {
@@ -304,7 +311,7 @@ void EngineLoop::begin_steps(const scheduler::Turn& turn) {
     LiveRequest& live = *core_->find(id);
     const scheduler::Sequence& sequence = core_->scheduler().sequence(id);
     live.dp_rank = sequence.group;
-    live.cached_tokens = static_cast<int>(sequence.first_cached);
+    if (!live.admitted) live.cached_tokens = static_cast<int>(sequence.first_cached);
     if (!live.admitted && options_.observer != nullptr)
       options_.observer->on_queue_time(to_seconds(now - live.computable));
     live.admitted = true;
@@ -345,9 +352,10 @@ bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segm
   for (int r = 0; r < segment.logits_rows; ++r) {
     const int64_t position = end - segment.logits_rows + r + 1;
     if (position < start || position >= prompt) continue;
-    auto scored = core_->sampler().score(
-        result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
-        live.request.prompt_logprobs >= 0 ? live.request.prompt_logprobs : live.request.logprobs);
+    auto scored =
+        core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
+                               live.request.prompt_logprobs >= 0 ? live.request.prompt_logprobs : live.request.logprobs,
+                               live.request.token_ids_logprob);
     if (!scored) {
       core_->fail(live, scored.error());
       return false;
@@ -358,15 +366,26 @@ bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segm
 }
 
 void EngineLoop::sample(LiveRequest& live, const float* logits) {
-  if (live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified) {
+  const bool none_wanted = live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified;
+  if (none_wanted && live.request.logprobs < 0) {
     finish(live, FinishReason::kLength);
     return;
   }
-  const Sampler::Draw draw{live.sampling(),       live.seed,          live.completion_tokens, live.generated,
-                           live.request.logprobs, live.request.prompt};
+  const Sampler::Draw draw{.params = live.sampling(),
+                           .seed = live.seed,
+                           .index = live.completion_tokens,
+                           .generated = live.generated,
+                           .logprobs = live.request.logprobs,
+                           .prompt = live.request.prompt,
+                           .listed = live.request.token_ids_logprob};
   auto token = core_->sampler().sample(logits, draw);
   if (!token) {
     core_->fail(live, token.error());
+    return;
+  }
+  if (none_wanted) {
+    live.next = std::move(token).value();
+    finish(live, FinishReason::kLength);
     return;
   }
   if (live.completion_tokens == 0) live.ttft.prefill_ms = to_ms(core_->now() - live.first_step);

@@ -234,7 +234,7 @@ TEST(EngineLoop, RefusalsNameTheNumbersAndTheRemedy) {
       {narrow, [](Request& r) { r.prompt.clear(); }, {"no tokens"}},
       {narrow, [](Request& r) { r.prompt = {100}; }, {"100"}},
       {narrow, [](Request& r) { r.dp_rank = 1; }, {"routed_dp_rank: 1 is not in [0, 0]"}},
-      {narrow, [](Request& r) { r.prompt_logprob_start = 3; }, {"logprob_start_len: 3 is not in [-1, 2]"}},
+      {narrow, [](Request& r) { r.prompt_logprob_start = 3; }, {"logprob_start_len: 3 is higher than", "[-1, 2]"}},
       {narrow, [](Request& r) { r.sampling.top_p = 2; }, {"top_p"}},
   };
   for (const Case& c : cases) {

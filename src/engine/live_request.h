@@ -1,6 +1,7 @@
 // A request between submit() and its last Output. The engine's thread owns it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct LiveRequest {
   int completion_tokens = 0;
   int cached_tokens = 0;
   std::vector<PromptLogprob> prompt_logprobs;  // wanted ones; filled chunk by chunk, delivered with the first Output
+  std::optional<GeneratedToken> next;          // as Output::next
   TtftParts ttft;
 
   TimePoint submitted{};   // it arrived

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "engine/handoff_logprobs.h"
 #include "engine/handoff_stats.h"
 
 namespace baton::engine {
@@ -85,14 +86,16 @@ void PrefillRole::sampled(LiveRequest& live, GeneratedToken token) {
     core_.close(live, {FinishReason::kLength, std::nullopt, std::nullopt}, true);
     return;
   }
-  wire::FirstToken first{token.id, token.logprob, {}, ends};
-  for (const TokenLogprob& top : token.top) first.top_logprobs.push_back({top.token, top.logprob});
-  wire::HandoffDurations durations;
-  durations.prefill_queue = live.first_step - live.computable;
-  durations.prefill = core_.now() - live.first_step;
+  handoff::PrefillResult result;
+  result.first = first_token_of(std::move(token), ends);
+  // They go to decode, whose answer is the client's; this leg's has none, so that nobody counts them twice.
+  result.prompt = rows_of(std::exchange(live.prompt_logprobs, {}));
+  result.cached_tokens = live.cached_tokens;
+  result.durations.prefill_queue = live.first_step - live.computable;
+  result.durations.prefill = core_.now() - live.first_step;
   const AttemptId room = live.request.disaggregation->room;
   take_pages(&attempts_.at(room));
-  handoff_->finish(room, std::move(first), durations);
+  handoff_->finish(room, std::move(result));
 }
 
 // Out of the scheduler, and pinned until Ended.

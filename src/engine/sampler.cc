@@ -47,6 +47,13 @@ float log_sum_exp(const float* x, int n) {
   return best + static_cast<float>(std::log(sum));
 }
 
+std::vector<float> listed_logprobs(const float* logits, std::span<const int32_t> listed, float log_total) {
+  std::vector<float> logprobs;
+  logprobs.reserve(listed.size());
+  for (const int32_t id : listed) logprobs.push_back(logits[id] - log_total);
+  return logprobs;
+}
+
 Error not_finite() {
   return error(ErrorCode::kCorrupt, "the model's logits are not finite; the request cannot be continued");
 }
@@ -189,14 +196,16 @@ Result<GeneratedToken> Sampler::sample(const float* logits, const Draw& draw) {
     const float log_total = log_sum_exp(logits, vocab_);
     token.logprob = logits[token.id] - log_total;
     token.top = top_logprobs(logits, draw.logprobs, log_total);
+    token.listed = listed_logprobs(logits, draw.listed, log_total);
   }
   return token;
 }
 
-Result<PromptLogprob> Sampler::score(const float* logits, int32_t token, int top) {
+Result<PromptLogprob> Sampler::score(const float* logits, int32_t token, int top, std::span<const int32_t> listed) {
   if (!is_sound(logits, vocab_)) return not_finite();
   const float log_total = log_sum_exp(logits, vocab_);
-  return PromptLogprob{token, logits[token] - log_total, top_logprobs(logits, top, log_total)};
+  return PromptLogprob{token, logits[token] - log_total, top_logprobs(logits, top, log_total),
+                       listed_logprobs(logits, listed, log_total)};
 }
 
 std::vector<TokenLogprob> Sampler::top_logprobs(const float* logits, int count, float log_total) {

@@ -55,14 +55,15 @@ class Sampler {
     const TokenCounts& generated;
     int logprobs = -1;                     // as Request::logprobs
     std::span<const int32_t> prompt = {};  // read with repetition_of_prompt
+    std::span<const int32_t> listed = {};  // as Request::token_ids_logprob
   };
   // `logits`: vocab floats. kCorrupt: a logit is NaN or +inf (never text from a broken machine); kInvalidArgument:
   // every token is barred.
   Result<GeneratedToken> sample(const float* logits, const Draw& draw);
 
-  // The logprob of prompt token `token` given the logits of the position before it, and the `top` best (top <= 0:
-  // none).
-  Result<PromptLogprob> score(const float* logits, int32_t token, int top);
+  // The logprob of prompt token `token` given the logits of the position before it, the `top` best (top <= 0: none),
+  // and those of the `listed`.
+  Result<PromptLogprob> score(const float* logits, int32_t token, int top, std::span<const int32_t> listed = {});
 
   // Whether a sequence ends with `token`, its `completion_tokens`th (from 1). A stop token wins over the length.
   // stop_token_ids are the client's own words and hold with ignore_eos too.

@@ -76,6 +76,47 @@ TEST_F(AgainstDecode, ACommitWithoutTheBytesIsNeverCommitted) {
   EXPECT_EQ(decode_->stats().failures["checksum"], 1u);
 }
 
+// No more of them is kept than was asked for, and none is made up.
+TEST_F(AgainstDecode, LogprobsThatWereNotAskedForEndTheAttempt) {
+  decode_->prompt_rows = 3;
+  decode_->beside_max = 2;
+  const wire::PromptRow row{true, -1, {{4, -1}}, {-2}}, wide{true, -1, {{4, -1}, {5, -2}}, {-3}};
+  struct Case {
+    uint32_t begin;
+    std::vector<wire::PromptRow> rows;
+    bool right;
+  };
+  const Case cases[] = {{0, {row, row, row, row}, false},  // too many
+                        {1, {row}, false},                 // out of order
+                        {0, {row, wide}, false},           // too much beside one
+                        {0, {row, row, row}, true}};
+  uint64_t attempt = 0;
+  std::unique_ptr<RawPeer> peer;
+  for (const Case& c : cases) {
+    ASSERT_TRUE(decode_->request(AttemptId(++attempt), "127.0.0.1", port_, 0, 20));
+    if (!peer) peer = meet();
+    const Grant grant = peer->expect<Grant>();
+    wire::PromptLogprobs stale{grant.attempt, wire::grant_digest(grant) + 1, 0, {row}};
+    peer->send(stale);  // of another grant
+    peer->send(wire::PromptLogprobs{grant.attempt, wire::grant_digest(grant), c.begin, c.rows});
+    if (c.right) peer->send(wire::PromptLogprobs{grant.attempt, wire::grant_digest(grant), 3, {row}});
+    ASSERT_TRUE(over(attempt));
+    EXPECT_NE(decode_->outcome(AttemptId(attempt)).ended->message.find("send both legs the same request"),
+              std::string::npos);
+    EXPECT_TRUE(peer->expect<wire::Cancel>().fault);
+    peer->send(wire::Drained{grant.attempt, wire::grant_digest(grant)});
+    EXPECT_EQ(decode_->stats().stale_frames, attempt);
+  }
+  // And a Commit before all of them have come.
+  ASSERT_TRUE(decode_->request(AttemptId(++attempt), "127.0.0.1", port_, 0, 20));
+  const Grant grant = peer->expect<Grant>();
+  peer->send(wire::PromptLogprobs{grant.attempt, wire::grant_digest(grant), 0, {row}});
+  peer->send(commit_of(grant));
+  ASSERT_TRUE(over(attempt));
+  EXPECT_EQ(decode_->stats().failures["counts"], 1u);
+  EXPECT_FALSE(decode_->outcome(AttemptId(attempt)).first);
+}
+
 TEST_F(AgainstDecode, PagesStayQuarantinedUntilDrainedComes) {
   windows_->busy = true;
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20, 0, 300ms));

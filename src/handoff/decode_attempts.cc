@@ -1,6 +1,7 @@
 // The part of the decode service that concerns one attempt: commands, grants, verification and what the machine wants
 // done.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -9,6 +10,27 @@
 #include "handoff/decode_service.h"
 
 namespace baton::handoff {
+namespace {
+
+// No more is kept than was asked for.
+Status check_rows(const DecodeRequest& request, size_t before, const wire::PromptLogprobs& part) {
+  const size_t after = before + part.rows.size();
+  if (part.begin != before || after > static_cast<size_t>(request.prompt_rows))
+    return error(ErrorCode::kCorrupt,
+                 "prefill sends the logprobs of {} prompt tokens after {}, {} are expected: send both legs the same "
+                 "request",
+                 part.rows.size(), part.begin, request.prompt_rows);
+  for (const wire::PromptRow& row : part.rows) {
+    if (row.top_logprobs.size() + row.listed.size() > request.beside_max)
+      return error(ErrorCode::kCorrupt,
+                   "prefill sends {} and {} logprobs beside a prompt token's, {} are expected: send both legs the same "
+                   "request",
+                   row.top_logprobs.size(), row.listed.size(), request.beside_max);
+  }
+  return {};
+}
+
+}  // namespace
 
 // ---- the engine's calls ----
 
@@ -150,6 +172,17 @@ void DecodeHandoff::Service::send_grant(AttemptId attempt, AttemptRecord& entry)
   entry.pair->connection->send(grant);
 }
 
+void DecodeHandoff::Service::on_prompt_logprobs(const Pair& pair, wire::PromptLogprobs& part) {
+  const auto found = attempts_.find(part.attempt);
+  if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted ||
+      found->second->digest != part.grant_digest || found->second->machine.writer() != pair.peer.incarnation)
+    return count([](HandoffStats& s) { ++s.stale_frames; });
+  AttemptRecord& entry = *found->second;
+  if (const Status fits = check_rows(entry.request, entry.rows.size(), part); !fits)
+    return step(part.attempt, DecodeAttempt::CancelHere{fits.error().message, true});
+  std::move(part.rows.begin(), part.rows.end(), std::back_inserter(entry.rows));
+}
+
 void DecodeHandoff::Service::on_commit(const Pair& pair, wire::Commit& commit) {
   const auto found = attempts_.find(commit.attempt);
   if (found == attempts_.end() || found->second->machine.state() != DecodeAttempt::State::kGranted ||
@@ -157,8 +190,12 @@ void DecodeHandoff::Service::on_commit(const Pair& pair, wire::Commit& commit) {
     return count([](HandoffStats& s) { ++s.stale_frames; });
   AttemptRecord& entry = *found->second;
   const AttemptId attempt = commit.attempt;
-  const DecodeAttempt::CommitCame input{commit.decode, commit.prefill, commit.grant_digest,
-                                        entry.plan->check_counts(commit)};
+  Status counts = entry.plan->check_counts(commit);
+  if (counts && entry.rows.size() != static_cast<size_t>(entry.request.prompt_rows))
+    counts = error(ErrorCode::kCorrupt,
+                   "prefill sent the logprobs of {} prompt tokens, {} are expected: send both legs the same request",
+                   entry.rows.size(), entry.request.prompt_rows);
+  const DecodeAttempt::CommitCame input{commit.decode, commit.prefill, commit.grant_digest, std::move(counts)};
   entry.commit = std::move(commit);
   entry.committed = now_;
   step(attempt, input);
@@ -214,7 +251,10 @@ void DecodeHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, Deco
   if (actions.stale) count([](HandoffStats& s) { ++s.stale_frames; });
   if (actions.send_grant) return send_grant(attempt, entry);
   if (actions.emit_first_token)
-    sink_(DecodeFirstToken{attempt, entry.commit.first, entry.commit.durations, entry.committed});
+    sink_(DecodeFirstToken{
+        attempt,
+        {entry.commit.first, std::move(entry.rows), entry.commit.cached_tokens, entry.commit.durations},
+        entry.committed});
   if (actions.stop_verify) entry.verify.reset();
   const bool quiet = actions.close_window && transport_.close_window({attempt, entry.window_secret});
   if (actions.start_verify) {

@@ -184,6 +184,7 @@ void DecodeHandoff::Service::frame(Pair& pair, wire::Frame& frame) {
 }
 
 void DecodeHandoff::Service::paired_frame(Pair& pair, wire::Frame& frame) {
+  if (auto* part = std::get_if<wire::PromptLogprobs>(&frame)) return on_prompt_logprobs(pair, *part);
   if (auto* commit = std::get_if<wire::Commit>(&frame)) return on_commit(pair, *commit);
   if (const auto* ping = std::get_if<wire::Ping>(&frame)) return pair.connection->send(wire::Pong{ping->serial});
   if (const auto* pong = std::get_if<wire::Pong>(&frame)) return pair.connection->on_pong(pong->serial);

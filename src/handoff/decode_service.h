@@ -74,6 +74,7 @@ class DecodeHandoff::Service {
     uint64_t window_secret = 0;
     uint64_t digest = 0;
     std::unique_ptr<ReceivePlan> plan;
+    std::vector<wire::PromptRow> rows;  // as far as they have come
     wire::Commit commit;
     std::unique_ptr<VerifyJob> verify;
     TimePoint received, granted, committed;
@@ -106,6 +107,7 @@ class DecodeHandoff::Service {
   void forget_pairs();
   void try_soon(Pair& pair);
   [[nodiscard]] std::vector<AttemptId> attempts_of(const Pair& pair) const;
+  void on_prompt_logprobs(const Pair& pair, wire::PromptLogprobs& part);
   void on_commit(const Pair& pair, wire::Commit& commit);
   void tick();
   void verify_slices();

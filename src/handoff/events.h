@@ -42,6 +42,14 @@ struct PrefillGranted {
   Duration waited{};  // from begin() to the grant; 0 when it was there
 };
 
+// What prefill says of a prompt beside its KV.
+struct PrefillResult {
+  wire::FirstToken first;
+  std::vector<wire::PromptRow> prompt;  // of the prompt's tokens whose logprobs are asked for: its last ones
+  int64_t cached_tokens = 0;            // of the prompt, that were not computed again
+  wire::HandoffDurations durations;     // the service fills transfer_tail
+};
+
 // The last event of an attempt. `quiet`: no transfer reads the sources any more, the pages may be unpinned. It is false
 // only when the transport could not say so; then the pages must stay pinned while the process lives.
 struct PrefillEnded {
@@ -69,6 +77,9 @@ struct DecodeRequest {
   int64_t cached_tokens = 0;  // found in decode's prefix tree: a multiple of page_tokens, below prompt_tokens
   std::vector<wire::GrantedPage> pages;  // of the whole prompt in token order, the cached ones included
   TimePoint deadline;
+  // Logprobs that must come with it: of how many of the prompt's tokens, and at most how many beside each.
+  int64_t prompt_rows = 0;
+  size_t beside_max = 0;
 };
 
 // A pairing ended, well or not. When it failed, service goes on trying with backoff until it forgets the peer
@@ -90,9 +101,8 @@ struct DecodePairLost {
 // Commit arrived: the token may be shown. The KV is not yet known to be good.
 struct DecodeFirstToken {
   AttemptId attempt;
-  wire::FirstToken first;
-  wire::HandoffDurations durations;  // prefill's side
-  TimePoint at;                      // of the Commit
+  PrefillResult result;
+  TimePoint at;  // of the Commit
 };
 
 // The KV of the whole prompt is in the pages and verified; nobody writes them any more. The last event of a committed

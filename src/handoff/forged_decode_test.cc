@@ -193,9 +193,9 @@ TEST_F(AgainstPrefill, PairedPeersAreServedWhileStrangersArePlannedFor) {
 
 TEST_F(AgainstPrefill, AVersionThatBothSpeakIsSpokenAndNoneIsSaidToBoth) {
   RawPeer newer(RawPeer::connect_to(prefill_.port()));
-  newer.send(Hello{{3, 9}, InstanceRole::kDecode, false, {}});
+  newer.send(Hello{{4, 9}, InstanceRole::kDecode, false, {}});
   EXPECT_EQ(newer.expect<Refuse>().text,
-            "this instance speaks handoff protocol 2 to 2, the peer 3 to 9: run the same version on both");
+            "this instance speaks handoff protocol 3 to 3, the peer 4 to 9: run the same version on both");
   EXPECT_TRUE(newer.closed());
   RawPeer wide_range(RawPeer::connect_to(prefill_.port()));
   Hello hello{{1, 9}, InstanceRole::kDecode, false, {}};

@@ -178,6 +178,28 @@ TEST(Handoff, LocalFanoutMovesUniqueBytesOnceAndCopiesTheRestInside) {
   EXPECT_EQ(committed.local_bytes, 3 * 80 * spec.geometry.token_bytes());
 }
 
+// A frame cannot hold them.
+TEST(Handoff, LogprobsOfThePromptComeWithTheFirstTokenHoweverMany) {
+  constexpr int kRows = 1000, kTops = 1000, kListed = 40;
+  Both both(small());
+  wire::PromptRow row{true, -1.5f, {}, std::vector<float>(kListed, -2.5f)};
+  for (int32_t i = 0; i < kTops; ++i) row.top_logprobs.push_back({i, -0.25f * static_cast<float>(i)});
+  both.prefill.prompt_rows.assign(kRows, row);
+  both.prefill.prompt_rows.front() = {};
+  for (int i = 0; i < kRows; ++i) both.prefill.prompt_rows[static_cast<size_t>(i)].logprob = static_cast<float>(-i);
+  both.decode.prompt_rows = kRows;
+  both.decode.beside_max = kTops + kListed;
+  for (uint64_t attempt = 1; attempt <= 3; ++attempt) both.start(AttemptId(attempt), 0, 0, 40);
+  ASSERT_TRUE(both.settle());
+  for (uint64_t attempt = 1; attempt <= 3; ++attempt) {
+    const TestDecode::Outcome& outcome = both.decode.outcome(AttemptId(attempt));
+    ASSERT_TRUE(outcome.committed) << outcome.ended->message;
+    EXPECT_TRUE(outcome.prompt_rows == both.prefill.prompt_rows);
+  }
+  EXPECT_EQ(both.decode.stats().peers_lost, 0u);
+  both.expect_clean();
+}
+
 TEST(Handoff, ManyAtOnceOnEveryTransport) {
   for (const std::string transport : {"loopback", "shm", "tcp"}) {
     PrefillHandoffOptions options;

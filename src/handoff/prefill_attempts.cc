@@ -44,8 +44,8 @@ void PrefillHandoff::Service::computed(AttemptId attempt, int64_t end, std::vect
   wake_.wake();
 }
 
-void PrefillHandoff::Service::finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations) {
-  commands_.push_always({attempt, FinishCommand{std::move(first), durations}});
+void PrefillHandoff::Service::finish(AttemptId attempt, PrefillResult result) {
+  commands_.push_always({attempt, FinishCommand{std::move(result)}});
   wake_.wake();
 }
 
@@ -98,8 +98,7 @@ void PrefillHandoff::Service::command(AttemptId attempt, ComputedCommand& comput
 void PrefillHandoff::Service::command(AttemptId attempt, FinishCommand& finish) {
   const auto found = attempts_.find(attempt);
   if (found == attempts_.end()) return;
-  found->second->first = std::move(finish.first);
-  found->second->durations = finish.durations;
+  found->second->result = std::move(finish.result);
   found->second->finished = now_;
   step(attempt, PrefillAttempt::Finish{});
 }
@@ -262,7 +261,7 @@ void PrefillHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, Pre
     sink_(PrefillGranted{attempt, entry.grant.cached_tokens, entry.granted, now_ - entry.begun});
   }
   if (actions.send) send_range(entry, *actions.send, attempt);
-  if (actions.send_commit) send_commit(attempt, entry);
+  if (actions.send_commit && !say(attempt, entry)) speaking_.push_back(attempt);
   if (actions.send_cancel)
     tell(wire::Cancel{attempt, entry.digest, actions.send_cancel->outcome == AttemptOutcome::kFailed,
                       actions.send_cancel->message});
@@ -271,20 +270,58 @@ void PrefillHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, Pre
   if (actions.end) end(attempt, *actions.end);
 }
 
-void PrefillHandoff::Service::send_commit(AttemptId attempt, AttemptRecord& entry) {
+// ---- what is said of a prompt that is all there ----
+
+// Those that wait for room in their connections.
+void PrefillHandoff::Service::speak() {
+  std::erase_if(speaking_, [this](AttemptId attempt) {
+    const auto found = attempts_.find(attempt);
+    // It may have ended meanwhile, and its id may be used again.
+    return found == attempts_.end() || found->second->machine.state() != PrefillAttempt::State::kUnconfirmed ||
+           say(attempt, *found->second);
+  });
+}
+
+// The prompt's logprobs, and Commit behind them. A part is said when the connection has written what was said before:
+// all of them may be many times what a connection holds. Returns whether nothing is left to say.
+bool PrefillHandoff::Service::say(AttemptId attempt, AttemptRecord& entry) {
+  const auto peer = peers_.find(entry.peer);
+  if (peer == peers_.end()) return true;  // the machine hears of it
+  ControlConnection& connection = peer->second->connection;
+  while (entry.rows_sent < entry.result.prompt.size()) {
+    if (connection.wants_write()) return false;
+    connection.send(next_rows(attempt, entry));
+    if (connection.broken()) return true;
+  }
+  connection.send(commit_of(attempt, entry));
+  return true;
+}
+
+wire::PromptLogprobs PrefillHandoff::Service::next_rows(AttemptId attempt, AttemptRecord& entry) {
+  wire::PromptLogprobs part{attempt, entry.digest, static_cast<uint32_t>(entry.rows_sent), {}};
+  for (size_t bytes = 0; entry.rows_sent < entry.result.prompt.size() && bytes < wire::kPromptRowsBytesMax;) {
+    wire::PromptRow& row = entry.result.prompt[entry.rows_sent++];
+    bytes += wire::row_bytes(row);
+    part.rows.push_back(std::move(row));
+  }
+  return part;
+}
+
+wire::Commit PrefillHandoff::Service::commit_of(AttemptId attempt, const AttemptRecord& entry) const {
   wire::Commit commit;
   commit.attempt = attempt;
   commit.decode = entry.grant.decode;
   commit.prefill = self_.incarnation;
   commit.grant_digest = entry.digest;
-  commit.first = entry.first;
+  commit.first = entry.result.first;
+  commit.cached_tokens = entry.result.cached_tokens;
   commit.bytes = entry.bytes;
   commit.copies = entry.copies;
-  commit.durations = entry.durations;
+  commit.durations = entry.result.durations;
   commit.durations.transfer_tail = std::max(Duration{}, entry.last_done - entry.finished);
   commit.checksum_pages = entry.job->checksum_pages();
   commit.checksums = entry.job->checksums();
-  peers_.at(entry.peer)->connection.send(commit);
+  return commit;
 }
 
 void PrefillHandoff::Service::end(AttemptId attempt, const EndCause& cause) {

@@ -65,9 +65,8 @@ class PrefillHandoff {
   // prompt_tokens. The pages must stay pinned and unmodified until Ended, but for the page that holds token `end`,
   // whose tail the engine still fills.
   void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
-  // The last chunk is done (computed() has reached prompt_tokens) and this was sampled. transfer_tail of `durations` is
-  // filled here.
-  void finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations);
+  // The last chunk is done (computed() has reached prompt_tokens) and this came of it.
+  void finish(AttemptId attempt, PrefillResult result);
   // Someone no longer wants it (fault false) or the engine failed (fault true). Ended follows when the sources are
   // quiet.
   void cancel(AttemptId attempt, std::string reason, bool fault = false);

@@ -50,6 +50,7 @@ void PrefillHandoff::Service::run() {
     take_transfer_events();
     tick();
     pump();
+    speak();
   }
   shut_down();
 }
@@ -92,6 +93,7 @@ void PrefillHandoff::Service::shut_down() {
     serve_peers();
     take_transfer_events();
     tick();
+    speak();
   }
   for (const auto& [attempt, entry] : attempts_) {
     if (!entry->machine.begun()) continue;
@@ -129,9 +131,7 @@ Status PrefillHandoff::begin(AttemptId attempt, int dp_rank, int64_t prompt_toke
 void PrefillHandoff::computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages) {
   service_->computed(attempt, end, std::move(new_pages));
 }
-void PrefillHandoff::finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations) {
-  service_->finish(attempt, std::move(first), durations);
-}
+void PrefillHandoff::finish(AttemptId attempt, PrefillResult result) { service_->finish(attempt, std::move(result)); }
 void PrefillHandoff::cancel(AttemptId attempt, std::string reason, bool fault) {
   service_->cancel(attempt, std::move(reason), fault);
 }

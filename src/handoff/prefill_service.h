@@ -35,7 +35,7 @@ class PrefillHandoff::Service {
   [[nodiscard]] uint16_t port() const { return port_; }
   Status begin(AttemptId attempt, int dp_rank, int64_t prompt_tokens, TimePoint deadline);
   void computed(AttemptId attempt, int64_t end, std::vector<PageId> new_pages);
-  void finish(AttemptId attempt, wire::FirstToken first, wire::HandoffDurations durations);
+  void finish(AttemptId attempt, PrefillResult result);
   void cancel(AttemptId attempt, std::string reason, bool fault);
   [[nodiscard]] HandoffStats stats() const;
 
@@ -50,8 +50,7 @@ class PrefillHandoff::Service {
     std::vector<PageId> new_pages;
   };
   struct FinishCommand {
-    wire::FirstToken first;
-    wire::HandoffDurations durations;
+    PrefillResult result;
   };
   struct CancelCommand {
     std::string reason;
@@ -97,8 +96,8 @@ class PrefillHandoff::Service {
     bool making = false;
     std::optional<HandoffPost> next;  // made, and the transport had no room for it
     std::unordered_set<transport::TransferId> out;
-    wire::FirstToken first;
-    wire::HandoffDurations durations;
+    PrefillResult result;
+    size_t rows_sent = 0;  // of result.prompt
     uint64_t bytes = 0, copies = 0;
     TimePoint begun, granted, first_post, last_done, finished;
   };
@@ -146,7 +145,10 @@ class PrefillHandoff::Service {
   void step(AttemptId attempt, const PrefillAttempt::Input& input);
   void apply(AttemptId attempt, AttemptRecord& entry, PrefillAttempt::Actions actions);
   void send_range(AttemptRecord& entry, PrefillAttempt::Actions::Range range, AttemptId attempt);
-  void send_commit(AttemptId attempt, AttemptRecord& entry);
+  void speak();
+  bool say(AttemptId attempt, AttemptRecord& entry);
+  wire::PromptLogprobs next_rows(AttemptId attempt, AttemptRecord& entry);
+  wire::Commit commit_of(AttemptId attempt, const AttemptRecord& entry) const;
   void cancel_posts(AttemptId attempt);
   void end(AttemptId attempt, const EndCause& cause);
   void emit_ended(PrefillEnded ended, const char* reason);
@@ -190,6 +192,7 @@ class PrefillHandoff::Service {
   bool pump_again_ = false;           // the turn's share of work was used up
   Tombstones tombstones_{8192, std::chrono::seconds(120)};
   std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet
+  std::vector<AttemptId> speaking_;   // complete, and Commit is not yet on its way
   std::vector<transport::TransferEvent> events_;
   std::thread thread_;
 };

@@ -218,7 +218,7 @@ void TestPrefill::compute(AttemptId attempt, Sequence& sequence) {
   first.token = static_cast<int32_t>(attempt.value() & 0xffff);
   first.logprob = -0.5f;
   first.top_logprobs = {{first.token, -0.5f}, {1, -2.0f}};
-  handoff_->finish(attempt, first, {Duration(1000), Duration(2000), {}});
+  handoff_->finish(attempt, {first, prompt_rows, sequence.cached, {Duration(1000), Duration(2000), {}}});
 }
 
 bool TestPrefill::all_free() const {
@@ -255,7 +255,9 @@ bool TestDecode::request(AttemptId attempt, const std::string& host, uint16_t po
                         .prompt_tokens = tokens,
                         .cached_tokens = cached,
                         .pages = *pages,
-                        .deadline = SteadyClock().now() + timeout};
+                        .deadline = SteadyClock().now() + timeout,
+                        .prompt_rows = prompt_rows,
+                        .beside_max = beside_max};
   const Status accepted = handoff_->receive(std::move(request));
   EXPECT_TRUE(accepted.ok()) << accepted.error().message;
   return true;
@@ -264,7 +266,8 @@ bool TestDecode::request(AttemptId attempt, const std::string& host, uint16_t po
 void TestDecode::pump() {
   for (DecodeEvent& event : events_.drain()) {
     if (auto* first = std::get_if<DecodeFirstToken>(&event)) {
-      outcomes_.at(first->attempt).first = first->first;
+      outcomes_.at(first->attempt).first = first->result.first;
+      outcomes_.at(first->attempt).prompt_rows = first->result.prompt;
     } else if (auto* committed = std::get_if<DecodeCommitted>(&event)) {
       Outcome& outcome = outcomes_.at(committed->attempt);
       ASSERT_FALSE(outcome.committed || outcome.ended) << "two outcomes";

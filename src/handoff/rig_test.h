@@ -94,6 +94,7 @@ class TestPrefill {
   bool paused = false;  // computes nothing more
   // Called on the service's thread with each event.
   std::function<void()> on_event = [] {};
+  std::vector<wire::PromptRow> prompt_rows;  // of every prompt
 
   [[nodiscard]] uint16_t port() const { return handoff_->port(); }
   [[nodiscard]] const std::map<AttemptId, PrefillEnded>& ended() const { return ended_; }
@@ -128,6 +129,7 @@ class TestDecode {
  public:
   struct Outcome {
     std::optional<wire::FirstToken> first;
+    std::vector<wire::PromptRow> prompt_rows;
     std::optional<DecodeCommitted> committed;
     std::optional<DecodeEnded> ended;
     std::string difference;  // of the memory when committed; must be empty
@@ -141,6 +143,8 @@ class TestDecode {
   void pump();
   // Called on the service's thread with each event.
   std::function<void()> on_event = [] {};
+  int64_t prompt_rows = 0;  // as in DecodeRequest
+  size_t beside_max = 0;
 
   [[nodiscard]] const std::map<AttemptId, Outcome>& outcomes() const { return outcomes_; }
   [[nodiscard]] const Outcome& outcome(AttemptId attempt) const { return outcomes_.at(attempt); }

@@ -25,6 +25,7 @@ enum class FrameType : uint16_t {
   kPong = 10,
   kHello = 11,
   kProof = 12,
+  kPromptLogprobs = 13,
 };
 
 std::string_view cut(std::string_view text, size_t max = kTextBytesMax) {
@@ -177,6 +178,61 @@ Frame read_grant(ByteReader& in) {
   return grant;
 }
 
+constexpr size_t kTopLogprobBytes = 8;
+
+void write(ByteWriter& out, const std::vector<TopLogprob>& tops, const std::vector<float>& listed) {
+  BATON_CHECK(tops.size() <= kTopLogprobsMax && listed.size() <= kListedLogprobsMax, "{} and {} logprobs of a token",
+              tops.size(), listed.size());
+  out.number(static_cast<uint32_t>(tops.size()));
+  for (const TopLogprob& top : tops) {
+    out.number(top.token);
+    out.number(top.logprob);
+  }
+  out.number(static_cast<uint32_t>(listed.size()));
+  for (const float logprob : listed) out.number(logprob);
+}
+
+void read_logprobs(ByteReader& in, std::vector<TopLogprob>* tops, std::vector<float>* listed) {
+  tops->resize(in.count(kTopLogprobsMax, kTopLogprobBytes));
+  for (TopLogprob& top : *tops) {
+    top.token = in.number<int32_t>();
+    top.logprob = in.number<float>();
+  }
+  listed->resize(in.count(kListedLogprobsMax, sizeof(float)));
+  for (float& logprob : *listed) logprob = in.number<float>();
+}
+
+constexpr size_t kRowBytesMin = 1 + sizeof(float) + 2 * sizeof(uint32_t);
+constexpr uint32_t kRowsMax = kPromptRowsBytesMax / kRowBytesMin + 1;
+
+FrameType write_body(ByteWriter& out, const PromptLogprobs& prompt) {
+  BATON_CHECK(prompt.rows.size() <= kRowsMax, "{} rows in a frame", prompt.rows.size());
+  write(out, prompt.attempt);
+  out.number(prompt.grant_digest);
+  out.number(prompt.begin);
+  out.number(static_cast<uint32_t>(prompt.rows.size()));
+  for (const PromptRow& row : prompt.rows) {
+    out.number(static_cast<uint8_t>(row.scored));
+    out.number(row.logprob);
+    write(out, row.top_logprobs, row.listed);
+  }
+  return FrameType::kPromptLogprobs;
+}
+
+Frame read_prompt_logprobs(ByteReader& in) {
+  PromptLogprobs prompt;
+  prompt.attempt = read_attempt(in);
+  prompt.grant_digest = in.number<uint64_t>();
+  prompt.begin = in.number<uint32_t>();
+  prompt.rows.resize(in.count(kRowsMax, kRowBytesMin));
+  for (PromptRow& row : prompt.rows) {
+    row.scored = read_flag(in);
+    row.logprob = in.number<float>();
+    read_logprobs(in, &row.top_logprobs, &row.listed);
+  }
+  return prompt;
+}
+
 FrameType write_body(ByteWriter& out, const Commit& commit) {
   BATON_CHECK(commit.checksums.size() <= kChecksumsMax, "commit of {} checksums", commit.checksums.size());
   write(out, commit.attempt);
@@ -186,12 +242,8 @@ FrameType write_body(ByteWriter& out, const Commit& commit) {
   out.number(commit.first.token);
   out.number(commit.first.logprob);
   out.number(static_cast<uint8_t>(commit.first.finished));
-  const size_t tops = std::min<size_t>(commit.first.top_logprobs.size(), kTopLogprobsMax);
-  out.number(static_cast<uint32_t>(tops));
-  for (size_t i = 0; i < tops; ++i) {
-    out.number(commit.first.top_logprobs[i].token);
-    out.number(commit.first.top_logprobs[i].logprob);
-  }
+  write(out, commit.first.top_logprobs, commit.first.listed);
+  out.number(commit.cached_tokens);
   out.number(commit.bytes);
   out.number(commit.copies);
   for (const Duration d : {commit.durations.prefill_queue, commit.durations.prefill, commit.durations.transfer_tail})
@@ -211,11 +263,8 @@ Frame read_commit(ByteReader& in) {
   commit.first.token = in.number<int32_t>();
   commit.first.logprob = in.number<float>();
   commit.first.finished = read_flag(in);
-  commit.first.top_logprobs.resize(in.count(kTopLogprobsMax, 8));
-  for (TopLogprob& top : commit.first.top_logprobs) {
-    top.token = in.number<int32_t>();
-    top.logprob = in.number<float>();
-  }
+  read_logprobs(in, &commit.first.top_logprobs, &commit.first.listed);
+  commit.cached_tokens = in.bounded<int64_t>(0, kPromptTokensMax);
   commit.bytes = in.number<uint64_t>();
   commit.copies = in.number<uint64_t>();
   for (Duration* d : {&commit.durations.prefill_queue, &commit.durations.prefill, &commit.durations.transfer_tail})
@@ -303,6 +352,8 @@ Result<Frame> read_body(FrameType type, ByteReader& in) {
       return read_hello(in);
     case FrameType::kProof:
       return Frame(Proof{read_bytes32(in)});
+    case FrameType::kPromptLogprobs:
+      return read_prompt_logprobs(in);
   }
   return error(ErrorCode::kCorrupt, "control frame of unknown type {}", static_cast<int>(type));
 }
@@ -318,10 +369,14 @@ Result<uint16_t> common_version(VersionRange here, VersionRange there) {
 }
 
 const char* frame_name(const Frame& frame) {
-  static constexpr const char* kNames[] = {"Manifest", "Accept",  "Refuse", "Grant", "Commit", "Release",
-                                           "Cancel",   "Drained", "Ping",   "Pong",  "Hello",  "Proof"};
+  static constexpr const char* kNames[] = {"Manifest", "Accept", "Refuse", "Grant", "Commit", "Release",       "Cancel",
+                                           "Drained",  "Ping",   "Pong",   "Hello", "Proof",  "PromptLogprobs"};
   static_assert(std::size(kNames) == std::variant_size_v<Frame>);
   return kNames[frame.index()];
+}
+
+size_t row_bytes(const PromptRow& row) {
+  return kRowBytesMin + row.top_logprobs.size() * kTopLogprobBytes + row.listed.size() * sizeof(float);
 }
 
 void encode_frame(const Frame& frame, std::string* out, uint16_t version) {

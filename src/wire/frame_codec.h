@@ -24,6 +24,9 @@ inline constexpr uint32_t kTextBytesMax = 4096;
 inline constexpr uint32_t kGrantPagesMax = 1u << 20;
 inline constexpr uint32_t kChecksumsMax = 1u << 22;
 inline constexpr uint32_t kTopLogprobsMax = 1024;
+inline constexpr uint32_t kListedLogprobsMax = 4096;
+// Of a frame of PromptLogprobs: its sender begins another one beyond so many bytes, and a row more may be in it.
+inline constexpr size_t kPromptRowsBytesMax = 1u << 20;
 inline constexpr int64_t kPromptTokensMax = int64_t{1} << 40;
 
 [[nodiscard]] const char* frame_name(const Frame& frame);
@@ -31,13 +34,16 @@ inline constexpr int64_t kPromptTokensMax = int64_t{1} << 40;
 // The highest version in both ranges; kIncompatible names both.
 Result<uint16_t> common_version(VersionRange here, VersionRange there);
 
-// Appends the frame. Texts that are too long are cut; more pages, checksums or regions than the bounds are a bug of the
-// caller. `version` is the one that both sides have agreed on; Hello and Refuse have the same bytes in all.
+// Appends the frame. Texts that are too long are cut; more pages, checksums, regions or logprobs than the bounds are a
+// bug of the caller. `version` is the one that both sides have agreed on; Hello and Refuse have the same bytes in all.
 void encode_frame(const Frame& frame, std::string* out, uint16_t version = kProtocolVersions.max);
 
 // The length of the frame that begins `buffer`, 0 while its length field is not complete. kCorrupt when it is below a
 // header or above `limit`, or the magic is already seen to be wrong.
 Result<size_t> frame_length(std::string_view buffer, size_t limit);
+
+// The row's bytes in a frame.
+[[nodiscard]] size_t row_bytes(const PromptRow& row);
 
 // Exactly one frame. kIncompatible: not of `version`, and neither Hello nor Refuse; kCorrupt: anything else that is
 // wrong.

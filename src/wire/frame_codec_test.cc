@@ -54,7 +54,12 @@ Commit sample_commit() {
   commit.decode = {1, 2};
   commit.prefill = {3, 4};
   commit.grant_digest = 9;
-  commit.first = {.token = -1, .logprob = -0.25f, .top_logprobs = {{5, -0.25f}, {6, -1.5f}}, .finished = true};
+  commit.first = {.token = -1,
+                  .logprob = -0.25f,
+                  .top_logprobs = {{5, -0.25f}, {6, -1.5f}},
+                  .listed = {-3, -0.25f},
+                  .finished = true};
+  commit.cached_tokens = 128;
   commit.bytes = 1 << 30;
   commit.copies = 12;
   commit.durations = {Duration(1), Duration(2), Duration(3)};
@@ -75,7 +80,8 @@ std::vector<Frame> samples() {
           Ping{4},
           Pong{5},
           Hello{{2, 9}, InstanceRole::kDecode, true, bytes32(1)},
-          Proof{bytes32(3)}};
+          Proof{bytes32(3)},
+          PromptLogprobs{AttemptId(4), 14, 7, {{}, {true, -0.5f, {{5, -0.25f}, {6, -1.5f}}, {-3}}}}};
 }
 
 std::string encoded(const Frame& frame) {
@@ -98,7 +104,7 @@ TEST(FrameCodec, RoundTripOfEveryType) {
 }
 
 TEST(FrameCodec, BytesOfACancelAreFixed) {
-  const std::string expected("\x1f\0\0\0BTNH\2\0\7\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\1\2\0\0\0hi", 35);
+  const std::string expected("\x1f\0\0\0BTNH\3\0\7\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\1\2\0\0\0hi", 35);
   EXPECT_EQ(encoded(Cancel{AttemptId(2), 3, true, "hi"}), expected);
 }
 
@@ -138,7 +144,7 @@ TEST(FrameCodec, UnknownVersionTypeMagicAndLength) {
 // Instances of any two versions must understand how they greet and refuse each other.
 TEST(FrameCodec, BytesOfAHelloAreFixedAndOfAnyVersion) {
   const Hello hello{{2, 3}, InstanceRole::kDecode, true, bytes32(0x61)};
-  std::string expected("\x2e\0\0\0BTNH\2\0\x0b\0\2\0\3\0\2\1", 18);
+  std::string expected("\x2e\0\0\0BTNH\3\0\x0b\0\2\0\3\0\2\1", 18);
   for (int c = 0x61; c < 0x61 + 32; ++c) expected += static_cast<char>(c);
   EXPECT_EQ(encoded(hello), expected);
   for (const Frame& frame : {Frame(hello), Frame(Refuse{"no"})}) {
@@ -161,8 +167,8 @@ TEST(FrameCodec, TheHighestCommonVersionIsSpoken) {
   EXPECT_EQ(common_version({2, 2}, {3, 9}).error().message,
             "this instance speaks handoff protocol 2 to 2, the peer 3 to 9: run the same version on both");
   std::string bytes;
-  encode_frame(Ping{1}, &bytes, 3);
-  EXPECT_TRUE(decode_frame(bytes, 3).ok());
+  encode_frame(Ping{1}, &bytes, 4);
+  EXPECT_TRUE(decode_frame(bytes, 4).ok());
   EXPECT_EQ(decode_frame(bytes, 2).error().code, ErrorCode::kIncompatible);
 }
 
@@ -172,6 +178,13 @@ TEST(FrameCodec, CountsAreBoundedByTheBytesThatAreThere) {
   const uint32_t claimed = kGrantPagesMax;
   std::memcpy(bytes.data() + bytes.size() - 4 * 8 - 4, &claimed, 4);
   EXPECT_FALSE(decode_frame(bytes).ok());
+  // And logprobs of as many tokens, in a row and in rows.
+  for (const size_t back : {4 + 4, 4 + 4 + 8 + 4 + 5 + 4}) {
+    bytes = encoded(PromptLogprobs{AttemptId(4), 14, 7, {{true, -0.5f, {{5, -0.25f}}, {-3}}}});
+    const uint32_t many = 1000;
+    std::memcpy(bytes.data() + bytes.size() - back, &many, 4);
+    EXPECT_FALSE(decode_frame(bytes).ok());
+  }
   const std::string zero = encoded(Release{AttemptId(0), 1});
   EXPECT_FALSE(decode_frame(zero).ok()) << "attempt 0";
 }
@@ -194,7 +207,7 @@ TEST(FrameCodec, RandomBytesNeverCrashAndFlippedBitsNeverReadPastTheEnd) {
   }
   for (int i = 0; i < 20000; ++i) {
     std::string noise = encoded(Ping{0}).substr(0, kFrameHeaderBytes);
-    noise[10] = static_cast<char>(1 + random.below(12));
+    noise[10] = static_cast<char>(1 + random.below(13));
     for (uint64_t n = random.below(200); n > 0; --n) noise += static_cast<char>(random.next());
     const auto length = static_cast<uint32_t>(noise.size() - 4);
     std::memcpy(noise.data(), &length, 4);

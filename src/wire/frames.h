@@ -3,7 +3,7 @@
 //
 // One control connection a pair of instances: decode connects to prefill. Hello both ways, Proof both ways where the
 // two have a key, Manifest both ways, Accept both ways (or Refuse), then Grant, Cancel, Release and Ping from decode,
-// Commit, Cancel, Drained and Pong from prefill (Ping, Pong and Drained go either way).
+// PromptLogprobs, Commit, Cancel, Drained and Pong from prefill (Ping, Pong and Drained go either way).
 #pragma once
 
 #include <array>
@@ -26,7 +26,7 @@ struct VersionRange {
   uint16_t max = 0;
   bool operator==(const VersionRange&) const = default;
 };
-inline constexpr VersionRange kProtocolVersions{2, 2};
+inline constexpr VersionRange kProtocolVersions{3, 3};
 
 enum class InstanceRole : uint8_t { kPrefill = 1, kDecode = 2 };
 
@@ -118,8 +118,27 @@ struct FirstToken {
   int32_t token = 0;
   float logprob = 0;                     // natural log; meaningful only when the request asked for it
   std::vector<TopLogprob> top_logprobs;  // best first
+  std::vector<float> listed;             // logprobs of the tokens that the request lists, in its order
   bool finished = false;                 // the token ends the sequence (end of text, or one token asked for)
   bool operator==(const FirstToken&) const = default;
+};
+
+// What the prompt's tokens before it say of one of them: a row of those that the request asks for.
+struct PromptRow {
+  bool scored = false;  // the first token of a prompt has nothing before it
+  float logprob = 0;
+  std::vector<TopLogprob> top_logprobs;  // best first
+  std::vector<float> listed;             // as FirstToken::listed
+  bool operator==(const PromptRow&) const = default;
+};
+
+// Rows [begin, begin + rows.size()) of the prompt; all of them come, in order, before the Commit.
+struct PromptLogprobs {
+  AttemptId attempt;
+  uint64_t grant_digest = 0;
+  uint32_t begin = 0;
+  std::vector<PromptRow> rows;
+  bool operator==(const PromptLogprobs&) const = default;
 };
 
 // Where the time of a request went on the prefill side; durations, because clocks of two processes are never
@@ -138,8 +157,9 @@ struct Commit {
   Incarnation prefill;
   uint64_t grant_digest = 0;  // grant_digest(the Grant this answers)
   FirstToken first;
-  uint64_t bytes = 0;   // over the fabric
-  uint64_t copies = 0;  // contiguous blocks over the fabric
+  int64_t cached_tokens = 0;  // of the prompt, that prefill had and did not compute again
+  uint64_t bytes = 0;         // over the fabric
+  uint64_t copies = 0;        // contiguous blocks over the fabric
   HandoffDurations durations;
   // XXH3-64 of page p (of those after the cached ones) of destination rank r of the group: checksums[r * checksum_pages
   // + p].
@@ -183,6 +203,7 @@ struct Pong {
   bool operator==(const Pong&) const = default;
 };
 
-using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong, Hello, Proof>;
+using Frame = std::variant<Manifest, Accept, Refuse, Grant, Commit, Release, Cancel, Drained, Ping, Pong, Hello, Proof,
+                           PromptLogprobs>;
 
 }  // namespace baton::wire

@@ -1,12 +1,13 @@
 #include "engine/decode_role.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
-#include "engine/handoff_stats.h"
 #include "base/random.h"
 #include "engine/handoff_logprobs.h"
+#include "engine/handoff_stats.h"
 #include "handoff/control_connection.h"
 
 namespace baton::engine {
@@ -23,6 +24,12 @@ Status check_address(const std::string& host, int port) {
   return error(ErrorCode::kInvalidArgument,
                "bootstrap_host \"{}\" or bootstrap_port {} does not name a prefill instance", host.substr(0, 255),
                port);
+}
+
+// What a warm-up says instead of what the model would.
+GeneratedToken fake_token(const Request& request) {
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  return {request.prompt.back(), kNone, {}, std::vector<float>(request.token_ids_logprob.size(), kNone)};
 }
 
 }  // namespace
@@ -60,9 +67,8 @@ DecodeRole::Attempt* DecodeRole::find(AttemptId room) {
 
 Status DecodeRole::accept(LiveRequest& live) {
   const Disaggregation& peer = *live.request.disaggregation;
-  // A warm-up has no peer: the prompt is computed here, so that no token is made up.
   if (peer.fake) {
-    core_.add_sequence(live, scheduler::EntryMode::kCompute, live.sampling().max_new_tokens);
+    accept_fake(live);
     return {};
   }
   BATON_TRY(check_address(peer.bootstrap_host, peer.bootstrap_port));
@@ -78,10 +84,30 @@ Status DecodeRole::accept(LiveRequest& live) {
   return {};
 }
 
+// Its pages are cached under a name that nobody else can give.
+void DecodeRole::accept_fake(LiveRequest& live) {
+  live.request.cache_salt = fmt::format("fake transfer {:016x}{:016x}", entropy(), entropy());
+  core_.add_sequence(live, scheduler::EntryMode::kPrebuilt, live.sampling().max_new_tokens);
+}
+
+void DecodeRole::begin_fake(LiveRequest& live) {
+  GeneratedToken token = fake_token(live.request);
+  core_.scheduler().join(live.sequence, token.id);
+  std::optional<Output::Finish> finish = Output::Finish{FinishReason::kLength, std::nullopt, std::nullopt};
+  if (live.sampling().max_new_tokens > 0) finish = core_.show(live, std::move(token), false);
+  if (!finish) return;
+  core_.scheduler().finish(live.sequence);
+  core_.close(live, *finish);
+}
+
 void DecodeRole::admitted(LiveRequest& live) {
   const Disaggregation& peer = *live.request.disaggregation;
+  if (peer.fake) {
+    if (live.completion_tokens == 0) fakes_.push_back(live.sequence);  // else back after a retraction
+    return;
+  }
   Attempt* attempt = find(peer.room);
-  if (attempt == nullptr || attempt->sequence != live.sequence) return;  // a warm-up, or back after a retraction
+  if (attempt == nullptr || attempt->sequence != live.sequence) return;  // back after a retraction
   const scheduler::Sequence& sequence = core_.scheduler().sequence(live.sequence);
   kv::PageLedger& ledger = core_.scheduler().ledger(sequence.group);
   attempt->group = sequence.group;
@@ -115,7 +141,9 @@ void DecodeRole::settle(const Attempt& attempt, const std::vector<kv::PageLease>
   for (size_t i = attempt.cached_pages; i < pages.size(); ++i) ledger.settle(pages[i]);
 }
 
-void DecodeRole::sampled(LiveRequest& live, GeneratedToken token) { core_.emit(live, std::move(token)); }
+void DecodeRole::sampled(LiveRequest& live, GeneratedToken token) {
+  core_.emit(live, live.request.disaggregation->fake ? fake_token(live.request) : std::move(token));
+}
 
 void DecodeRole::release(LiveRequest& live, const std::string& why) {
   const AttemptId room = live.request.disaggregation->room;
@@ -137,6 +165,9 @@ void DecodeRole::release(LiveRequest& live, const std::string& why) {
 void DecodeRole::poll(TimePoint now) {
   for (const handoff::DecodeEvent& event : inbox_->take()) {
     std::visit([this](const auto& e) { on(e); }, event);
+  }
+  for (const SequenceId sequence : std::exchange(fakes_, {})) {
+    if (LiveRequest* live = core_.find(sequence)) begin_fake(*live);
   }
   if (now >= next_expiry_) {
     next_expiry_ = now + kExpiryInterval;
@@ -220,6 +251,7 @@ void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   live.cached_tokens = static_cast<int>(std::min<int64_t>(result.cached_tokens, live.prompt_tokens()));
   attempt->first_token = token->id;
   if (live.sampling().max_new_tokens == 0) {
+    if (live.request.logprobs >= 0) live.next = std::move(token).value();
     attempt->finish = Output::Finish{FinishReason::kLength, std::nullopt, std::nullopt};
     return;
   }
@@ -252,10 +284,10 @@ void DecodeRole::on(const handoff::DecodeCommitted& event) {
     settle(attempt, attempt.pages);
     return;
   }
-    if (live.request.logprobs >= 0) live.next = std::move(token).value();
   BATON_CHECK(attempt.first_token.has_value(), "attempt {} was committed without a first token", event.attempt);
   settle(attempt, core_.scheduler().sequence(attempt.sequence).pages);
   core_.scheduler().join(attempt.sequence, *attempt.first_token);
+  if (attempt.last) core_.emit(*core_.find(attempt.sequence), *attempt.last);
   if (!attempt.finish) return;
   core_.scheduler().finish(attempt.sequence);
   core_.close(*core_.find(attempt.sequence), *attempt.finish);
@@ -287,7 +319,6 @@ void DecodeRole::on(const handoff::DecodeEnded& event) {
 ErrorCode DecodeRole::code_of(const handoff::DecodeEnded& event, const Attempt& attempt) const {
   if (event.corrupt) return ErrorCode::kCorrupt;
   if (event.forbidden) return ErrorCode::kForbidden;
-  if (attempt.last) core_.emit(*core_.find(attempt.sequence), *attempt.last);
   if (event.outcome == handoff::AttemptOutcome::kCancelled) return ErrorCode::kCancelled;
   return core_.now() - attempt.granted >= attempt_timeout_ ? ErrorCode::kDeadlineExceeded : ErrorCode::kUnavailable;
 }

@@ -4,6 +4,10 @@
 // not come from the prefix tree are granted and the grant is sent; the first token is shown when it arrives; after
 // Committed the pages are owned again and the sequence joins the running batch. Pages of an attempt that ended
 // otherwise are reused only with evidence that its writers are quiet; until then the ledger quarantines them.
+//
+// A fake transfer (bootstrap_host 2.2.2.2: warm-ups, and measurements of decode alone) is over at once, and leaves in
+// the pages what was there. Steps are run over them as over any, but nothing of what comes of it is seen: each token is
+// the prompt's last one again, and no other request finds the pages in the prefix tree.
 #pragma once
 
 #include <map>
@@ -73,6 +77,8 @@ class DecodeRole final : public RolePart {
   void on(const handoff::DecodeEnded& event);
   void on(const handoff::DecodeQuiet& event);
   [[nodiscard]] Attempt* find(AttemptId room);
+  void accept_fake(LiveRequest& live);
+  void begin_fake(LiveRequest& live);
   void settle(const Attempt& attempt, const std::vector<kv::PageLease>& pages);
   void expire(TimePoint now);
   void forbid(const std::string& address, const Error& why);
@@ -86,6 +92,7 @@ class DecodeRole final : public RolePart {
   // matters.
   std::shared_ptr<EventInbox<handoff::DecodeEvent>> inbox_;
   std::unordered_map<AttemptId, Attempt> attempts_;
+  std::vector<SequenceId> fakes_;             // warm-ups that have got their pages
   std::set<std::pair<int, int>> links_;       // world ranks (prefill, decode) that some plan names
   std::map<std::string, std::string> pairs_;  // address -> the plan in words
   std::map<std::string, std::vector<std::function<void(Status)>>> awaited_;

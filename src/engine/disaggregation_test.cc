@@ -487,10 +487,41 @@ TEST_F(DisaggregationTest, AWarmUpNeedsNoPeerAndLeavesNoPages) {
   for (Engine* engine : {pair.prefill.get(), pair.decode.get()}) {
     Client client;
     Request request = request_of("warm", random_prompt(1, 30, kVocab), 4);
+    request.logprobs = 1;
+    request.prompt_logprob_start = 0;
+    request.token_ids_logprob = {3};
     request.disaggregation = Disaggregation{"2.2.2.2", 0, AttemptId(1), true};
     ASSERT_TRUE(engine->submit(request, client.sink()).ok());
     ASSERT_TRUE(client.wait());
     EXPECT_EQ(client.finish().reason, FinishReason::kLength);
+    // Nobody computed the KV that decode's steps ran over: nothing of it is said.
+    if (engine == pair.prefill.get()) continue;
+    EXPECT_EQ(client.text(), std::vector<int32_t>(4, request.prompt.back()));
+    for (const GeneratedToken& token : client.tokens()) {
+      EXPECT_EQ(token.logprob, -std::numeric_limits<float>::infinity());
+      EXPECT_TRUE(token.top.empty());
+      EXPECT_EQ(token.listed, std::vector<float>{-std::numeric_limits<float>::infinity()});
+    }
+    EXPECT_TRUE(client.prompt_logprobs().empty());
+  }
+  pair.expect_idle();
+  // And nobody else finds it.
+  Client prefill, decode;
+  pair.submit(request_of("a", random_prompt(1, 30, kVocab), 5), prefill, decode);
+  ASSERT_TRUE(decode.wait());
+  EXPECT_EQ(decode.text(), FakeExecutor::greedy_text(random_prompt(1, 30, kVocab), 5, kVocab));
+  EXPECT_EQ(pair.decode->stats().cached_tokens_total, 0u);
+}
+
+TEST_F(DisaggregationTest, AWarmUpEndsAsItIsAskedTo) {
+  Pair pair(simple());
+  for (const int new_tokens : {0, 1}) {
+    Client client;
+    Request request = request_of("warm", random_prompt(1, 30, kVocab), new_tokens);
+    request.disaggregation = Disaggregation{"2.2.2.2", 0, AttemptId(0), true};
+    ASSERT_TRUE(pair.decode->submit(request, client.sink()).ok());
+    ASSERT_TRUE(client.wait());
+    EXPECT_EQ(client.text().size(), static_cast<size_t>(new_tokens));
   }
   pair.expect_idle();
 }

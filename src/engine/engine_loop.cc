@@ -371,6 +371,8 @@ void EngineLoop::sample(LiveRequest& live, const float* logits) {
     finish(live, FinishReason::kLength);
     return;
   }
+  // What stands for KV there is nobody's; see DecodeRole.
+  if (options_.info.role == Role::kDecode && live.request.disaggregation->fake) return role_->sampled(live, {});
   const Sampler::Draw draw{.params = live.sampling(),
                            .seed = live.seed,
                            .index = live.completion_tokens,

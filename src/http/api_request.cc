@@ -138,7 +138,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ReadContext& r
   request.stream = stream.value_or(false);
   BATON_ASSIGN(auto text_in, bool_field(body, "return_text_in_logprobs"));
   request.text_in_logprobs = text_in.value_or(false);
-  BATON_TRY(read_generate_logprobs(body, &request));
+  BATON_TRY(read_generate_logprobs(body, model, &request));
   BATON_TRY(read_token_fields(body, &request));
   BATON_TRY(read_routing(body, read.role, &request));
   return request;
@@ -219,6 +219,7 @@ Result<ApiRequest> parse_api_request(ApiKind kind, json::object body, const Mode
   if (!parsed) return parsed.error();
   cut_to_context(model, &*parsed);
   BATON_TRY(check_prompt_logprobs(model, *parsed));
+  if (parsed->echo && kind == ApiKind::kCompletion) make_echoes(body, model, &*parsed);
   return parsed;
 }
 

@@ -84,7 +84,12 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
       {{ApiKind::kGenerate},
        {"return_logprob", {"true", "[false]"}, {"1", "\"yes\"", "[true,true]", "[1]"}, "true or false"}},
       {{ApiKind::kGenerate}, {"top_logprobs_num", {"0", "5"}, {"-1", "1001", "\"1\""}, "[0, 1000]"}},
-      {{ApiKind::kGenerate}, {"logprob_start_len", {"-1", "0"}, {"-2", "0.5"}, "[-1, "}},
+      {{ApiKind::kGenerate}, {"logprob_start_len", {"-1", "0", "[0]"}, {"-2", "0.5", "[-2]"}, "[-1, "}},
+      {{ApiKind::kGenerate}, {"top_logprobs_num", {"[5]"}, {"[1,2]", "[]"}, "one entry for each"}},
+      {{ApiKind::kGenerate},
+       {"token_ids_logprob", {"[]", "[0,257,0]"}, {"[258]", "[-1]", "[18446744073709551615]"}, "out-of-vocabulary"}},
+      {{ApiKind::kGenerate},
+       {"token_ids_logprob", {}, {"[[0]]", "[[0],[1,2]]", "7", "[true]", "[\"a\"]", "{}"}, "flat list of integers"}},
       {{ApiKind::kGenerate}, {"lora_path", {"[null]"}, {"\"adapter\"", "[\"adapter\"]"}, "not supported"}},
       {{ApiKind::kGenerate}, {"return_text_in_logprobs", {"true"}, {"0"}, "true or false"}},
       {{kOpenAi[0], kOpenAi[1]}, {"stream", {"true", "false"}, {"1"}, "true or false"}},
@@ -287,6 +292,35 @@ TEST(ApiRequest, LogprobsOfEachEndpoint) {
       ApiKind::kChat,
       R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}],"logprobs":true,"top_logprobs":3})");
   EXPECT_EQ(chat.choices[0].engine.logprobs, 3);
+}
+
+TEST(ApiRequest, LogprobsOfEachPromptOfABatch) {
+  const ApiRequest lists = parsed(
+      ApiKind::kGenerate,
+      R"({"text":["aa","bb","cc"],"return_logprob":[true,null,true],"top_logprobs_num":[1,2,null],"logprob_start_len":[-1,0,1],"token_ids_logprob":[[7],null,[8,9]]})");
+  EXPECT_EQ(lists.choices[0].engine.logprobs, 1);
+  EXPECT_EQ(lists.choices[1].engine.logprobs, -1);
+  EXPECT_EQ(lists.choices[2].engine.logprobs, 0);
+  EXPECT_EQ(lists.choices[0].engine.prompt_logprob_start, -1);
+  EXPECT_EQ(lists.choices[2].engine.prompt_logprob_start, 1);
+  EXPECT_EQ(lists.choices[0].engine.token_ids_logprob, std::vector<int32_t>{7});
+  EXPECT_EQ(lists.choices[2].engine.token_ids_logprob, (std::vector<int32_t>{8, 9}));
+  const auto listed = [](const std::string& value) {
+    return parsed(ApiKind::kGenerate, R"({"text":["a","b"],"return_logprob":true,"token_ids_logprob":)" + value + "}")
+        .choices[1]
+        .engine.token_ids_logprob;
+  };
+  EXPECT_EQ(listed("[5,6]"), (std::vector<int32_t>{5, 6})) << "for every prompt";
+  EXPECT_EQ(listed("5"), std::vector<int32_t>{5});
+  EXPECT_EQ(listed("[[5],[6]]"), std::vector<int32_t>{6});
+  const std::vector<std::pair<const char*, const char*>> bad = {
+      {"[[0],[258]]", "out-of-vocabulary"}, {"[[0]]", "one entry for each"}, {"[[0],[[1]]]", "flat list"}};
+  for (const auto& [value, words] : bad) {
+    const auto refused =
+        parse(ApiKind::kGenerate, std::string(R"({"text":["a","b"],"token_ids_logprob":)") + value + "}");
+    ASSERT_FALSE(refused.ok()) << value;
+    EXPECT_THAT(refused.error().message, HasSubstr(words));
+  }
 }
 
 TEST(ApiRequest, ModelNames) {

@@ -1,5 +1,7 @@
 #include "http/choice_state.h"
 
+#include "text/token_offsets.h"
+
 namespace baton::http {
 
 ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, const ModelText& model,
@@ -16,6 +18,12 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
     const auto token = call.skip_special_tokens ? model.tokenizer->token_id(stop) : std::nullopt;
     if (token && model.tokenizer->is_special(*token)) stop_specials_[*token] = stop;
   }
+}
+
+std::string ChoiceState::push_token(int32_t id) {
+  std::string piece = detokenizer_->push(id);
+  characters_ += text::count_characters(piece);
+  return piece;
 }
 
 void ChoiceState::push_text(const std::string& piece, size_t count) {
@@ -39,12 +47,14 @@ bool ChoiceState::take(engine::Output output) {
   cached_tokens = output.cached_tokens;
   handed_over = handed_over || output.handed_over;
   if (!output.prompt_logprobs.empty()) prompt_logprobs = std::move(output.prompt_logprobs);
+  if (output.next) next = std::move(output.next);
   if (output.ttft.first_step_ms >= 0 || output.ttft.prefill_ms >= 0) ttft = output.ttft;
   const bool stopped_by_token = output.finish && output.finish->matched_token;
   for (size_t i = 0; i < output.tokens.size(); ++i) {
     engine::GeneratedToken& token = output.tokens[i];
     const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
-    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(detokenizer_->push(token.id), tokens.size() + 1);
+    offsets.push_back(characters_);
+    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(push_token(token.id), tokens.size() + 1);
     if (const auto special = stop_specials_.find(token.id);
         special != stop_specials_.end() && !is_stop && may_stop(tokens.size() + 1)) {
       end_at_special(special->second, tokens.size() + 1);

@@ -32,19 +32,22 @@ class ChoiceState {
   int index;
   std::string text;                            // safe to show, cumulative
   std::vector<engine::GeneratedToken> tokens;  // cumulative, up to the stop
+  std::vector<size_t> offsets;                 // of each token: the characters of the text before it
   std::vector<engine::PromptLogprob> prompt_logprobs;
+  std::optional<engine::GeneratedToken> next;
   std::optional<ChoiceFinish> finish;
   int prompt_tokens = 0, cached_tokens = 0;
   int dp_rank = 0;
   bool handed_over = false;
   engine::TtftParts ttft;
   // What streaming has sent so far.
-  size_t text_sent = 0, tokens_sent = 0, offset_sent = 0;
+  size_t text_sent = 0, tokens_sent = 0;
   bool begun = false;
 
  private:
   // Of the first `count` tokens of the answer: whether the last of them may end it at a stop string.
   [[nodiscard]] bool may_stop(size_t count) const { return count > stops_after_; }
+  [[nodiscard]] std::string push_token(int32_t id);
   void push_text(const std::string& piece, size_t count);
   void end_at_special(const std::string& stop, size_t count);
 
@@ -54,6 +57,7 @@ class ChoiceState {
   text::StopMatcher stops_;
   bool no_stop_trim_;
   size_t stops_after_;
+  size_t characters_ = 0;  // that came of the tokens so far, held back or not
   std::optional<std::string> matched_stop_;
 };
 

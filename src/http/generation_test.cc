@@ -221,6 +221,139 @@ TEST(Generation, GenerateLogprobs) {
   EXPECT_EQ(at(meta, "/output_top_logprobs/0").as_array().size(), 2U);
 }
 
+// Of a call that says little itself: the i-th token of the prompt and of the text has the logprob -i.
+engine::Output scored(size_t prompt, const std::string& text, size_t listed = 0) {
+  engine::Output output;
+  for (size_t i = 0; i < prompt; ++i)
+    output.prompt_logprobs.push_back({'p', -static_cast<float>(i), {}, std::vector<float>(listed, -7)});
+  if (prompt > 0) output.prompt_logprobs.front().logprob.reset();
+  for (size_t i = 0; i < text.size(); ++i)
+    output.tokens.push_back(
+        {static_cast<unsigned char>(text[i]), -static_cast<float>(i), {}, std::vector<float>(listed, -8)});
+  output.finish = finished(FinishReason::kLength);
+  return output;
+}
+
+std::string lists_of(const json::value& meta) {
+  std::string out;
+  for (const char* name : {"input_token_logprobs", "input_top_logprobs", "input_token_ids_logprobs",
+                           "output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs"}) {
+    if (meta.as_object().contains(name)) out += json::serialize(meta.at(name)) + " ";
+  }
+  return out;
+}
+
+TEST(Generation, GenerateLogprobsOfListedTokens) {
+  Played p(ApiKind::kGenerate,
+           R"({"text":"ppp","return_logprob":true,"logprob_start_len":0,"token_ids_logprob":[5,9]})");
+  EXPECT_EQ(p.engine.requests[0].token_ids_logprob, (std::vector<int32_t>{5, 9}));
+  p.engine.sinks.begin()->second(scored(2, "x", 2));
+  EXPECT_EQ(lists_of(at(p.whole(), "/meta_info")),
+            "[[null,112,null],[-1E0,112,null]] [null,[[-7E0,5,null],[-7E0,9,null]]] [[-0E0,120,null]] "
+            "[[[-8E0,5,null],[-8E0,9,null]]] ");
+}
+
+// As SGLang: the first row has no logprob wherever it begins, and without a start there is one of the last token.
+TEST(Generation, GenerateLogprobsOfAPartOfThePrompt) {
+  const auto lists = [](const std::string& fields, engine::Output output) {
+    Played p(ApiKind::kGenerate, R"({"text":"abp","return_logprob":true,)" + fields + "}");
+    p.engine.sinks.begin()->second(std::move(output));
+    return lists_of(at(p.whole(), "/meta_info"));
+  };
+  engine::Output from_one = scored(2, "x");
+  from_one.prompt_logprobs.front().logprob = -3;
+  EXPECT_EQ(lists(R"("logprob_start_len":1)", std::move(from_one)),
+            "[[null,112,null],[-1E0,112,null]] [[-0E0,120,null]] ");
+  EXPECT_EQ(lists(R"("top_logprobs_num":1)", scored(0, "x")), "[[null,112,null]] [null] [[-0E0,120,null]] [[]] ");
+  // Nothing new is wanted: what would come next has its row, and the prompt has none that was not asked for.
+  engine::Output none = scored(0, "", 1);
+  none.next = engine::GeneratedToken{'y', -2, {}, {-8}};
+  EXPECT_EQ(
+      lists(R"("token_ids_logprob":[5],"logprob_start_len":9,"sampling_params":{"max_new_tokens":0})", std::move(none)),
+      "[] [] [[-2E0,121,null]] [[[-8E0,5,null]]] ");
+}
+
+// It hands all of them over, and routers put its rows in front of decode's.
+TEST(Generation, APrefillLegHasNoRowsToBeCountedTwice) {
+  Played p(ApiKind::kGenerate, R"({"text":"ab","return_logprob":true,"top_logprobs_num":2})");
+  engine::Output output;
+  output.finish = finished(FinishReason::kLength);
+  output.handed_over = true;
+  p.engine.sinks.begin()->second(std::move(output));
+  EXPECT_EQ(lists_of(at(p.whole(), "/meta_info")), "[] [] [] [] ");
+}
+
+TEST(Generation, AnEchoIsThePromptAsItCame) {
+  const auto text = [](const std::string& prompt) {
+    Played p(ApiKind::kCompletion, R"({"echo":true,"prompt":)" + prompt + "}");
+    for (size_t i = 0; i < p.engine.requests.size(); ++i) p.engine.deliver(i, "x", finished(FinishReason::kLength));
+    std::string all;
+    const json::value answer = p.whole();
+    for (const json::value& choice : at(answer, "/choices").as_array())
+      all += std::string(choice.at("text").as_string()) + "|";
+    return all;
+  };
+  EXPECT_EQ(text(R"("<s>a</s>b")"), "<s>a</s>bx|");
+  EXPECT_EQ(text(R"(["<s>a","e\u0301"],"n":2)"), "<s>ax|<s>ax|e\xCC\x81x|e\xCC\x81x|");
+  // What ids stand for is without special tokens there, whatever the answer's text is like.
+  EXPECT_EQ(text(R"([256,97,257,98],"skip_special_tokens":false)"), "abx|");
+  EXPECT_EQ(text("[[256,97],[98]]"), "ax|bx|");
+}
+
+TEST(Generation, TextOffsetsCountCharactersOfTheReturnedText) {
+  for (const bool stream : {false, true}) {
+    Played p(ApiKind::kCompletion,
+             fmt::format(R"({{"prompt":"<s>\u00e9z","echo":true,"logprobs":0,"stop":"END","stream":{}}})", stream));
+    engine::Output output = scored(4, "\xE6\x97\xA5z");  // 日
+    output.finish.reset();
+    output.tokens.push_back({kTestBos, -1, {}});  // left out of the text
+    p.engine.sinks.begin()->second(std::move(output));
+    p.engine.deliver(0, "aEND");
+    const json::value answer = stream ? p.event(0) : p.whole();
+    const json::value& logprobs = at(answer, "/choices/0/logprobs");
+    json::array offsets = at(logprobs, "/text_offset").as_array();
+    if (stream) {
+      const json::value last = p.event(1);
+      for (const json::value& offset : at(last, "/choices/0/logprobs/text_offset").as_array())
+        offsets.push_back(offset);
+      EXPECT_EQ(at(answer, "/choices/0/text"), "<s>\xC3\xA9z\xE6\x97\xA5z");
+    } else {
+      EXPECT_EQ(at(answer, "/choices/0/text"), "<s>\xC3\xA9z\xE6\x97\xA5za");
+    }
+    // <s>, both halves of é, z; the three parts of 日, z, <s>, a; the stop string begins where the text ends.
+    EXPECT_EQ(offsets, json::array({0, 3, 3, 4, 5, 5, 5, 6, 7, 7, 8, 8, 8})) << stream;
+  }
+}
+
+TEST(Generation, CompletionLogprobsAlwaysHaveTheTokenItself) {
+  Played none(ApiKind::kCompletion, R"({"prompt":"pp","echo":true,"logprobs":0})");
+  none.engine.sinks.begin()->second(scored(2, "x"));
+  EXPECT_EQ(json::serialize(at(none.whole(), "/choices/0/logprobs/top_logprobs")), R"([null,{"p":-1E0},{"x":-0E0}])");
+  // Another token than the best, and two whose texts are the same: the better of them counts.
+  Played two(ApiKind::kCompletion, R"({"prompt":"p","logprobs":3})");
+  engine::Output output;
+  output.tokens = {{'z', -9, {{'a', -1}, {0xE6, -2}, {0xE7, -3}}}};
+  output.finish = finished(FinishReason::kLength);
+  two.engine.sinks.begin()->second(std::move(output));
+  EXPECT_EQ(at(two.whole(), "/choices/0/logprobs/top_logprobs/0"),
+            (json::object{{"a", -1.0}, {"\xEF\xBF\xBD", -2.0}, {"z", -9.0}}));
+}
+
+TEST(Generation, AFakeTransferSaysSo) {
+  auto model = byte_model();
+  auto parsed = parse_api_request(ApiKind::kGenerate,
+                                  R"({"text":"a","return_logprob":true,"bootstrap_host":"2.2.2.2","bootstrap_room":0})",
+                                  *model, engine::Role::kDecode);
+  PlayedEngine played;
+  Metrics metrics{{"tiny", engine::Role::kDecode, true}};
+  KeptAnswer answer;
+  start_generation(std::move(*parsed), *model, played, metrics, std::make_shared<KeepingWriter>(answer), {});
+  played.deliver(0, "a", finished(FinishReason::kLength));
+  const json::value body = json::parse(answer.body);
+  EXPECT_EQ(at(body, "/meta_info/fake_transfer"), true);
+  EXPECT_EQ(at(body, "/meta_info/input_token_logprobs"), json::array());
+}
+
 TEST(Generation, ChatLogprobsHaveBytes) {
   Played p(ApiKind::kChat, "{" + kChat + R"(,"logprobs":true,"top_logprobs":2})");
   p.engine.sinks.begin()->second(logprobs_output("x", finished(FinishReason::kLength)));

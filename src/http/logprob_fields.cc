@@ -9,24 +9,92 @@
 namespace baton::http {
 namespace json = boost::json;
 
-Status read_generate_logprobs(const json::object& body, ApiRequest* request) {
-  BATON_ASSIGN(auto top, int_field(body, "top_logprobs_num", 0, 1000));
-  BATON_ASSIGN(auto start, int_field(body, "logprob_start_len", -1, std::numeric_limits<int32_t>::max()));
+namespace {
+
+constexpr int64_t kTopLogprobsMax = 1000;
+constexpr size_t kListedLogprobsMax = 4096;
+
+Error not_one_each(std::string_view name, size_t choices) {
+  return error(ErrorCode::kInvalidArgument, "{}: a list must have one entry for each of the {} prompts", name, choices);
+}
+
+// Of a number for all sequences, or a list of one for each.
+Result<std::optional<int64_t>> int_entry(const json::object& body, std::string_view name, int64_t min, int64_t max,
+                                         size_t choice, const ApiRequest& request) {
+  const json::value* value = find_field(body, name);
+  if (value == nullptr || !value->is_array()) return int_field(body, name, min, max);
+  const json::value* mine = entry_for(*value, choice, request.choices.size(), request.samples);
+  if (mine == nullptr) return not_one_each(name, request.choices.size());
+  return int_field(json::object{{name, *mine}}, name, min, max);
+}
+
+Result<std::vector<int32_t>> listed_from(const json::value& value, const ModelText& model) {
+  constexpr const char* kName = "token_ids_logprob";
+  const Error not_flat =
+      error(ErrorCode::kInvalidArgument, "{}: must be a flat list of integers for each prompt", kName);
+  if (value.is_null()) return std::vector<int32_t>();
+  if (!value.is_array()) return not_flat;
+  if (value.as_array().size() > kListedLogprobsMax)
+    return error(ErrorCode::kInvalidArgument, "{}: {} ids; at most {} are allowed", kName, value.as_array().size(),
+                 kListedLogprobsMax);
+  std::vector<int32_t> ids;
+  for (const json::value& entry : value.as_array()) {
+    if (!entry.is_int64() && !entry.is_uint64()) return not_flat;
+    if (!entry.is_int64() || entry.as_int64() < 0 || entry.as_int64() >= model.vocab)
+      return error(ErrorCode::kInvalidArgument, "{}: {} is an out-of-vocabulary token id, not in [0, {}]", kName,
+                   json::serialize(entry), model.vocab - 1);
+    ids.push_back(static_cast<int32_t>(entry.as_int64()));
+  }
+  return ids;
+}
+
+// A list of ids for all sequences, or in a batch a list of such lists; there a bare id is a list of one.
+Result<std::vector<int32_t>> listed_entry(const json::object& body, size_t choice, const ModelText& model,
+                                          const ApiRequest& request) {
+  const json::value* value = find_field(body, "token_ids_logprob");
+  if (value == nullptr) return std::vector<int32_t>();
+  if (!request.batch) return listed_from(*value, model);
+  if (!value->is_array()) return listed_from(json::array{*value}, model);
+  const bool nested = std::any_of(value->as_array().begin(), value->as_array().end(),
+                                  [](const json::value& entry) { return entry.is_array(); });
+  if (!nested) return listed_from(*value, model);
+  const json::value* mine = entry_for(*value, choice, request.choices.size(), request.samples);
+  if (mine == nullptr) return not_one_each("token_ids_logprob", request.choices.size());
+  return listed_from(*mine, model);
+}
+
+Result<bool> return_entry(const json::object& body, size_t choice, const ApiRequest& request) {
   const json::value* want = find_field(body, "return_logprob");
-  if (want == nullptr) return {};
-  const size_t choices = request->choices.size();
-  for (size_t i = 0; i < choices; ++i) {
+  if (want == nullptr) return false;
+  const json::value* mine = entry_for(*want, choice, request.choices.size(), request.samples);
+  if (mine != nullptr && mine->is_null()) return false;
+  if (mine == nullptr || !mine->is_bool()) {
+    return error(ErrorCode::kInvalidArgument,
+                 "return_logprob: must be true or false, or a list of one for each of the {} prompts",
+                 request.choices.size());
+  }
+  return mine->as_bool();
+}
+
+}  // namespace
+
+// Fields are checked whether or not they will be used.
+Status read_generate_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
+  for (size_t i = 0; i < request->choices.size(); ++i) {
     ChoiceRequest& choice = request->choices[i];
-    const json::value* mine = entry_for(*want, i, choices, request->samples);
-    if (mine == nullptr || !mine->is_bool()) {
-      return error(ErrorCode::kInvalidArgument,
-                   "return_logprob: must be true or false, or a list of one for each of the {} prompts", choices);
-    }
-    choice.return_logprob = mine->as_bool();
+    BATON_ASSIGN(const auto top, int_entry(body, "top_logprobs_num", 0, kTopLogprobsMax, i, *request));
+    BATON_ASSIGN(const auto start,
+                 int_entry(body, "logprob_start_len", -1, std::numeric_limits<int32_t>::max(), i, *request));
+    BATON_ASSIGN(auto listed, listed_entry(body, i, model, *request));
+    BATON_ASSIGN(choice.return_logprob, return_entry(body, i, *request));
     if (!choice.return_logprob) continue;
     choice.top_logprobs = static_cast<int>(top.value_or(0));
     choice.engine.logprobs = choice.top_logprobs;
-    if (start.value_or(-1) >= 0) choice.engine.prompt_logprob_start = static_cast<int>(*start);
+    choice.engine.token_ids_logprob = std::move(listed);
+    // Where no new token is wanted, a start behind the prompt means that none of it is scored.
+    const bool beyond = start.value_or(-1) >= static_cast<int64_t>(choice.engine.prompt.size());
+    if (start && *start >= 0 && !(beyond && choice.engine.sampling.max_new_tokens == 0))
+      choice.engine.prompt_logprob_start = static_cast<int>(*start);
   }
   return {};
 }
@@ -34,7 +102,7 @@ Status read_generate_logprobs(const json::object& body, ApiRequest* request) {
 Status read_completion_logprobs(const json::object& body, ApiRequest* request) {
   BATON_ASSIGN(auto echo, bool_field(body, "echo"));
   request->echo = echo.value_or(false);
-  BATON_ASSIGN(auto logprobs, int_field(body, "logprobs", 0, 1000));
+  BATON_ASSIGN(auto logprobs, int_field(body, "logprobs", 0, kTopLogprobsMax));
   for (ChoiceRequest& choice : request->choices) {
     if (!logprobs) break;
     choice.return_logprob = true;
@@ -64,7 +132,8 @@ Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) 
     const std::vector<int32_t>& prompt = choice.engine.prompt;
     if (const int start = choice.engine.prompt_logprob_start; start >= 0) {
       const size_t scored = prompt.size() - std::min(prompt.size(), static_cast<size_t>(start));
-      bytes += scored * static_cast<size_t>(1 + choice.top_logprobs) * kLogprobBytes;
+      bytes += scored * (static_cast<size_t>(1 + choice.top_logprobs) * kLogprobBytes +
+                         choice.engine.token_ids_logprob.size() * sizeof(float));
     }
     if (!request.echo || !model.tokenizer) continue;
     for (const int32_t id : prompt) bytes += model.tokenizer->token_bytes(id).size();
@@ -73,6 +142,26 @@ Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) 
   return error(ErrorCode::kInvalidArgument,
                "n: the logprobs and echoes of {} prompts are {} bytes; at most {} a call, send fewer at a time",
                request.choices.size(), bytes, kCallBytesMax);
+}
+
+// SGLang leaves special tokens out of what ids stand for.
+void make_echoes(const json::object& body, const ModelText& model, ApiRequest* request) {
+  const json::value* prompt = find_field(body, "prompt");
+  if (prompt == nullptr) return;
+  const auto prompts = static_cast<size_t>(request->choices.back().prompt_index) + 1;
+  request->echoes.resize(prompts);
+  for (const ChoiceRequest& choice : request->choices) {
+    const auto p = static_cast<size_t>(choice.prompt_index);
+    if (!request->echoes[p].empty()) continue;
+    const bool listed = prompt->is_array() && !prompt->as_array().empty() && !prompt->as_array().front().is_number();
+    const json::value& mine = listed ? prompt->as_array()[p] : *prompt;
+    request->echo_decoded = !mine.is_string();
+    if (mine.is_string()) {
+      request->echoes[p] = std::string(mine.as_string());
+    } else if (model.tokenizer) {
+      request->echoes[p] = model.tokenizer->decode(choice.engine.prompt, true);
+    }
+  }
 }
 
 }  // namespace baton::http

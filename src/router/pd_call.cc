@@ -74,7 +74,6 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     if (!pair) return pair.error();
     ++attempt_;
     open_ = false;
-    merger_.reset();
     pair_ = *pair;
     std::vector<AttemptId> rooms;
     for (size_t i = 0; i < traits_.sequences; ++i) rooms.push_back(draw_attempt());
@@ -158,7 +157,6 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       if (is_prefill && open_) return;
       return fail(is_prefill, status);
     }
-    if (is_prefill && traits_.merge_logprobs) merger_.emplace(request_.path, prefill_.body);
     progress();
   }
 
@@ -181,11 +179,10 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     return headers;
   }
 
-  // Passes on what there is of decode's answer. Where the prompt's logprobs stand in front of it, prefill's comes
-  // first.
+  // Passes on what there is of decode's answer, which is complete by itself.
   void progress() {
     if (!open_) {
-      if (decode_.status != 200 || (traits_.merge_logprobs && !merger_)) return;
+      if (decode_.status != 200) return;
       open_ = true;
       if (traits_.stream) {
         drop_body();  // no other try
@@ -200,7 +197,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       writer_->finish();
     } else {
       context_.metrics.on_answer(sent_ - arrival_);
-      writer_->send(200, answer_headers(), merger_ ? merger_->merge(decode_.body) : std::move(decode_.body));
+      writer_->send(200, answer_headers(), std::move(decode_.body));
     }
     // A prefill leg that is still sending its small answer is let be for a while: cancelling it would look like a
     // client that left. The client keeps it until it ends.
@@ -215,7 +212,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   // Whole events only: an answer that breaks off within one must still end in one that says so.
   void pass_events() {
-    constexpr std::string_view kData = "data: ", kEnd = "\n\n";
+    constexpr std::string_view kEnd = "\n\n";
     const size_t from = decode_.unended == 0 ? 0 : decode_.unended - 1;  // an end may have come in two parts
     const size_t last = std::string_view(decode_.body).substr(from).rfind(kEnd);
     decode_.unended = decode_.body.size();
@@ -223,17 +220,6 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     std::string events = decode_.body.substr(0, from + last + kEnd.size());
     decode_.body.erase(0, events.size());
     decode_.unended = decode_.body.size();
-    if (merger_) {
-      std::string merged;
-      for (std::string_view rest = events; !rest.empty();) {
-        const std::string_view event = rest.substr(0, rest.find(kEnd));
-        merged += event.starts_with("data: {") ? std::string(kData) + merger_->merge(event.substr(kData.size()))
-                                               : std::string(event);
-        merged += kEnd;
-        rest.remove_prefix(event.size() + kEnd.size());
-      }
-      events = std::move(merged);
-    }
     writer_->write(std::move(events));
   }
 
@@ -333,8 +319,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   std::set<uint64_t> failed_;  // workers that failed a try of this call, or may have
   int attempt_ = 0;            // tries so far
   Leg prefill_, decode_;
-  std::optional<LogprobMerger> merger_;  // when the prefill leg of such a request has ended
-  bool open_ = false;                    // decode's answer is being passed on
+  bool open_ = false;  // decode's answer is being passed on
   bool over_ = false;
 };
 

@@ -485,33 +485,14 @@ TEST(PdCall, APrefillLegThatIsStillAnsweringIsLetBe) {
   EXPECT_TRUE(pair.prefill.wait_left(1));
 }
 
-TEST(PdCall, PromptLogprobsStandInFrontOfAWholeAnswer) {
-  Pair pair(answers(R"({"meta_info":{"input_token_logprobs":[[null,1,null]]}})"),
-            answers(R"({"text":"x","meta_info":{}})"));
-  const HttpReply reply = pair.ask(R"({"text":"a","return_logprob":true})");
-  EXPECT_EQ(json::parse(reply.body),
-            json::parse(R"({"text":"x","meta_info":{"input_token_logprobs":[[null,1,null]]}})"));
-  pair.expect_idle();
-}
-
-TEST(PdCall, PromptLogprobsAreMergedWhileTheStreamRuns) {
-  const std::string head = "data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"a\"]}}]}\n\ndata: [DONE]\n\n";
-  // Decode's stream never ends in this test: what the client sees must not wait for that.
-  Pair pair(streams({head}),
-            streams({"data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"x\"]}}]}\n\n"}, false));
-  std::promise<std::string> first;
-  std::atomic<bool> unseen{true};
-  http::HttpCallHandlers handlers;
-  handlers.on_data = [&](std::string_view bytes) {
-    if (unseen.exchange(false)) first.set_value(std::string(bytes));
-  };
-  auto call = pair.client.start(
-      pair.request(R"({"prompt":"a","echo":true,"logprobs":1,"stream":true})", "/v1/completions"), std::move(handlers));
-  auto seen = first.get_future();
-  ASSERT_EQ(seen.wait_for(10s), std::future_status::ready);
-  EXPECT_EQ(seen.get(), "data: {\"choices\":[{\"index\":0,\"logprobs\":{\"tokens\":[\"a\",\"x\"]}}]}\n\n");
-  call->cancel();
-  pair.expect_idle();
+// Decode knows all of it, and does not wait for the other leg's answer.
+TEST(PdCall, DecodesLogprobsAreTheAnswers) {
+  const std::string decode = R"({"text":"x","meta_info":{"input_token_logprobs":[[null,1,null]]}})";
+  for (const auto& prefill : {answers(R"({"meta_info":{"input_token_logprobs":[[null,1,null]]}})"), kSilent}) {
+    Pair pair(prefill, answers(decode));
+    EXPECT_EQ(pair.ask(R"({"text":"a","return_logprob":true})").body, decode + "\n");
+    pair.expect_idle();
+  }
 }
 
 TEST(PdCall, WhatCannotBeServedIsRefusedAtOnce) {

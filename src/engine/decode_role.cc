@@ -263,13 +263,12 @@ void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   live.ttft.transfer_ms =
       std::max(0.0, to_ms(event.at - attempt->granted) - live.ttft.prefill_queue_ms - live.ttft.prefill_ms);
   live.ttft.first_step_ms = to_ms(core_.now() - event.at);
-  // Even a token that ends the request is not the last word before its KV is known to be good (S7). Whoever shows a
-  // stop token's text must know it for one, so it waits for the end.
-  const auto ends = core_.sampler().finish_after(token->id, 1, live.sampling());
-  if (ends && ends->matched_token) {
+  // A token that ends the request comes with the end, as everywhere: whoever makes text of it must know whether it is a
+  // stop token. And that is not said before its KV is known to be good (S7).
+  if (core_.sampler().finish_after(token->id, 1, live.sampling())) {
     attempt->last = std::move(token).value();
   } else {
-    attempt->finish = core_.show(live, std::move(token).value(), false);
+    core_.show(live, std::move(token).value(), false);
   }
 }
 

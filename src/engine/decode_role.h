@@ -64,8 +64,8 @@ class DecodeRole final : public RolePart {
     std::vector<kv::PageLease> pages;  // its pages once it has left the scheduler
     std::vector<PageId> quarantined;
     std::optional<int32_t> first_token;
-    std::optional<GeneratedToken> last;    // the first token is one that ends the request: it is shown with the end
-    std::optional<Output::Finish> finish;  // the first token ends the request and has been shown, or none was wanted
+    std::optional<GeneratedToken> last;    // the first token ends the request: it is shown with the end
+    std::optional<Output::Finish> finish;  // no token is wanted
     TimePoint accepted{}, granted{};
   };
 

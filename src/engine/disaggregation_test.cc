@@ -293,22 +293,24 @@ TEST_F(DisaggregationTest, LogprobsThatOnlyDecodeWasAskedForAreAnError) {
 }
 
 // Whoever shows the text must know that its last token is not part of it.
-TEST_F(DisaggregationTest, AStopTokenThatComesFirstComesWithTheEnd) {
+TEST_F(DisaggregationTest, AFirstTokenThatIsTheLastComesWithTheEnd) {
   Pair pair(simple());
-  Request request = request_of("a", random_prompt(7, 20, kVocab), 9);
-  const int32_t stop = FakeExecutor::greedy_text(request.prompt, 1, kVocab)[0];
-  request.sampling.stop_token_ids = {stop};
-  request.disaggregation = pair.address();
-  Client prefill;
-  std::promise<Output> delivered;
-  ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
-  ASSERT_TRUE(pair.decode->submit(request, [&](Output output) { delivered.set_value(std::move(output)); }).ok());
-  const Output output = delivered.get_future().get();
-  ASSERT_EQ(output.tokens.size(), 1u);
-  EXPECT_EQ(output.tokens[0].id, stop);
-  ASSERT_TRUE(output.finish.has_value());
-  EXPECT_EQ(output.finish->matched_token, stop);
-  ASSERT_TRUE(prefill.wait());
+  for (const bool stops : {true, false}) {
+    Request request = request_of("a", random_prompt(7, 20, kVocab), stops ? 9 : 1);
+    const int32_t first = FakeExecutor::greedy_text(request.prompt, 1, kVocab)[0];
+    if (stops) request.sampling.stop_token_ids = {first};
+    request.disaggregation = pair.address();
+    Client prefill;
+    std::promise<Output> delivered;
+    ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
+    ASSERT_TRUE(pair.decode->submit(request, [&](Output output) { delivered.set_value(std::move(output)); }).ok());
+    const Output output = delivered.get_future().get();
+    ASSERT_EQ(output.tokens.size(), 1u);
+    EXPECT_EQ(output.tokens[0].id, first);
+    ASSERT_TRUE(output.finish.has_value());
+    EXPECT_EQ(output.finish->matched_token, stops ? std::optional(first) : std::nullopt);
+    ASSERT_TRUE(prefill.wait());
+  }
   pair.expect_idle();
 }
 

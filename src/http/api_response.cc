@@ -138,6 +138,7 @@ std::string openai_choice(const AnswerContext& context, const ChoiceState& choic
 
 std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   const bool first = !choice.begun;
+  const bool fresh = choice.tokens.size() > choice.tokens_sent || (first && !choice.prompt_logprobs.empty());
   std::string piece = choice.text.substr(choice.text_sent);
   if (first) piece.insert(0, context.call.echo_of(choice.index));
   std::string body = openai_head(context, true) + answer_members(context, choice, first);
@@ -148,7 +149,7 @@ std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
     body += "\"text\":" + json_string(piece);
   }
   body += fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}],\"usage\":{}}}",
-                      logprobs_json(context, choice, choice.tokens_sent, first), openai_reason(choice),
+                      fresh ? logprobs_json(context, choice, choice.tokens_sent, first) : "null", openai_reason(choice),
                       matched_stop(choice), choice_members(context, choice, choice.tokens_sent, first),
                       context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
   return body;

@@ -325,6 +325,17 @@ TEST(Generation, TextOffsetsCountCharactersOfTheReturnedText) {
   }
 }
 
+TEST(Generation, AnEventWithoutTokensHasNoLogprobs) {
+  for (const auto& [kind, body] : {std::pair{ApiKind::kCompletion, std::string(R"({"prompt":"a","logprobs":1)")},
+                                   std::pair{ApiKind::kChat, "{" + kChat + R"(,"logprobs":true)"}}) {
+    Played p(kind, body + R"(,"stream":true})");
+    p.engine.deliver(0, "x");
+    p.engine.deliver(0, "", finished(FinishReason::kLength));
+    EXPECT_FALSE(at(p.event(0), "/choices/0/logprobs").is_null());
+    EXPECT_TRUE(at(p.event(1), "/choices/0/logprobs").is_null());
+  }
+}
+
 TEST(Generation, CompletionLogprobsAlwaysHaveTheTokenItself) {
   Played none(ApiKind::kCompletion, R"({"prompt":"pp","echo":true,"logprobs":0})");
   none.engine.sinks.begin()->second(scored(2, "x"));

@@ -26,7 +26,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
         },
         help);
   };
-  for (const char* name : {"--api-key", "--log-level"})
+  for (const char* name : {"--api-key", "--allowed-origins", "--log-level"})
     pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
   for (const char* name : {"--page-size",
                            "--dtype",
@@ -47,7 +47,8 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
                            "--num-reserved-decode-tokens",
                            "--fanout",
                            "--writer-policy",
-                           "--handoff-key-file"}) {
+                           "--handoff-key-file",
+                           "--weight-version"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
   for (const char* name : {"--request-timeout", "--health-check-timeout"})

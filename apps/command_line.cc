@@ -141,6 +141,11 @@ std::string nearest(const std::string& word, const std::vector<std::string>& can
   return best;
 }
 
+void add_allowed_origins(CLI::App& app, std::string& origins) {
+  app.add_option("--allowed-origins,--cors-allowed-origins", origins,
+                 "Web pages that may use this server from a browser, as https://HOST[:PORT],... or *; none by default");
+}
+
 void add_drain_timeout(CLI::App& app, double& seconds) {
   app.add_option("--drain-timeout", seconds,
                  "Seconds after SIGTERM or Ctrl-C in which running requests may be finished; what is left is cut off")

@@ -66,6 +66,9 @@ class ForeignFlags {
 
 inline constexpr double kSecondsMax = 1e6;  // of a flag that takes seconds
 
+// Read by http::parse_origins().
+void add_allowed_origins(CLI::App& app, std::string& origins);
+
 void add_drain_timeout(CLI::App& app, double& seconds);
 
 // Writes out flags of `app` that were shortened, as argparse has it: "--context-len" is "--context-length" if no other

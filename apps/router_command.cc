@@ -17,7 +17,7 @@ struct Flags {
   std::vector<std::string> prefill, decode;
   std::vector<int> prefill_ports;
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
-              log_name;
+              log_name, allowed_origins;
   int port = 8000, report_fd = -1, threads = 2;
   size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   double wait_ready_s = 60, request_timeout_s = 1800, health_interval_s = 1, health_timeout_s = 10,
@@ -73,6 +73,9 @@ int run_router(const CLI::App& app, const Flags& flags) {
   options.http.host = flags.host;
   options.http.port = flags.port;
   options.http.threads = flags.threads;
+  auto origins = http::parse_origins(flags.allowed_origins);
+  if (!origins) return fail(app, origins.error());
+  options.http.allowed_origins = std::move(*origins);
   options.http.body_bytes_max = flags.max_body_bytes;
   options.request_timeout = from_seconds(flags.request_timeout_s);
   options.health_interval = from_seconds(flags.health_interval_s);
@@ -129,6 +132,7 @@ Subcommand add_router(CLI::App& parent) {
       ->transform(number_from(0.1, kSecondsMax));
   add_drain_timeout(*app, flags->drain_timeout_s);
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
+  add_allowed_origins(*app, flags->allowed_origins);
   app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));
   app->add_option("--max-body-bytes,--max-payload-size", flags->max_body_bytes, "Of a request's body; more gets 413")
       ->transform(number_from(1 << 10, 1 << 30));

@@ -158,12 +158,13 @@ std::string describe(const engine::InstanceInfo& info, const std::string& model)
 
 class Serve {
  public:
-  Serve(const ServeFlags& flags, SignalWait& signals)
+  Serve(const ServeFlags& flags, http::Origins origins, SignalWait& signals)
       : flags_(flags),
+        origins_(std::move(origins)),
         signals_(signals),
         report_(flags.report_fd),
         api_({flags.api_key, BATON_VERSION, args_json(flags), http::is_loopback(flags.host), flags.text_threads,
-              flags.log_requests, flags.log_requests_level}) {}
+              flags.log_requests, flags.log_requests_level, origins_}) {}
 
   // Everything up to the first request; false in `failure_` says why not.
   std::optional<StageFailure> start() {
@@ -171,6 +172,7 @@ class Serve {
     http.host = flags_.host;
     http.port = flags_.port;
     http.threads = flags_.http_threads;
+    http.allowed_origins = origins_;
     // A router in front takes as much, and adds what the two instances need.
     constexpr size_t kRouterFieldsBytes = 1 << 20;
     http.body_bytes_max = flags_.max_body_bytes + (flags_.disaggregation_mode == "null" ? 0 : kRouterFieldsBytes);
@@ -205,6 +207,7 @@ class Serve {
     if (!engine) return StageFailure{engine_exit_code(engine.error().code), engine.error().message};
     engine_ = std::move(*engine);
     model_->vocab = config->vocab;
+    model_->weight_version->set(flags_.weight_version);
     model_->eos_ids = config->eos_ids;
     model_->model_type = config->model_type;
     model_->architecture = config->architecture_name;
@@ -263,6 +266,7 @@ class Serve {
   }
 
   const ServeFlags& flags_;
+  const http::Origins origins_;
   SignalWait& signals_;
   ReportPipe report_;
   http::ApiServer api_;
@@ -279,7 +283,9 @@ int run_serve(const CLI::App& app, const ServeFlags& flags) {
   log_init(*level, flags.log_name);
   SignalWait signals;
   warn(flags);
-  Serve serve(flags, signals);
+  auto origins = http::parse_origins(flags.allowed_origins);
+  if (!origins) return fail(app, origins.error());
+  Serve serve(flags, std::move(*origins), signals);
   // Beside, so that a signal is obeyed while weights load: nobody is served yet.
   auto starting = std::async(std::launch::async, [&serve] { return serve.start(); });
   while (starting.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {

@@ -134,6 +134,7 @@ struct EngineStats {
   double generation_tokens_per_s = 0, cache_hit_rate = 0;
   struct Pages {
     int free = 0, owned = 0, granted = 0, quarantined = 0, cached = 0;
+    int sequences = 0;  // that have some of them
   };
   std::vector<Pages> pages;  // one entry per DP group
   uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0,

@@ -144,7 +144,8 @@ void EngineCore::fill(EngineStats* stats) const {
                               : static_cast<double>(counts.cached_tokens) / static_cast<double>(counts.prompt_tokens);
   for (int g = 0; g < scheduler_.options().dp; ++g) {
     const kv::PageCounts pages = scheduler_.ledger(g).counts();
-    stats->pages.push_back({pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached});
+    stats->pages.push_back(
+        {pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached, scheduler_.active_in(g)});
   }
   stats->requests_total = requests_;
   stats->aborted_total = aborted_;

@@ -8,49 +8,75 @@ namespace baton::http {
 
 namespace asio = boost::asio;
 
+namespace {
+
+void add_missing(const Headers& always, Headers* headers) {
+  for (const auto& [name, value] : always) {
+    if (find_header(*headers, name).empty()) headers->emplace_back(name, value);
+  }
+}
+
+}  // namespace
+
 std::string answer_head(int status, const Headers& headers, bool keep_alive) {
-  std::string head = fmt::format("HTTP/1.1 {} {}\r\n", status, status_text(status));
+  std::string head = fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\n", status, status_text(status), http_date());
   for (const auto& [name, value] : headers) head += fmt::format("{}: {}\r\n", name, value);
   if (!keep_alive) head += "Connection: close\r\n";
   return head;
 }
 
-std::string closing_error(const HttpRefusal& refusal) {
+std::string closing_error(const HttpRefusal& refusal, const Headers& always) {
   const std::string body = error_json(refusal.status, refusal.message) + "\n";
   Headers headers = error_headers(refusal.status);
   headers.insert(headers.end(), refusal.headers.begin(), refusal.headers.end());
   headers.emplace_back("Content-Type", "application/json");
   headers.emplace_back("Content-Length", std::to_string(body.size()));
+  add_missing(always, &headers);
   return answer_head(refusal.status, headers, false) + "\r\n" + body;
 }
 
-HttpAnswer::HttpAnswer(asio::any_io_executor executor, bool keep_alive, const std::atomic<bool>& draining,
-                       bool head_only, size_t unread_bytes_max)
+HttpAnswer::HttpAnswer(asio::any_io_executor executor, AnswerForm form, const std::atomic<bool>& draining,
+                       size_t unread_bytes_max, Headers always)
     : executor_(std::move(executor)),
       event_(executor_, asio::steady_timer::time_point::max()),
-      keep_alive_(keep_alive),
+      form_(form),
+      always_(std::move(always)),
       draining_(draining),
-      head_only_(head_only),
       unread_bytes_max_(unread_bytes_max) {}
 
+std::string HttpAnswer::head(int status, Headers headers, bool keep_alive) const {
+  add_missing(always_, &headers);
+  // RFC 9112, section 9.3: a client of 1.0 waits for the end of the connection unless this says that there is none.
+  if (keep_alive && form_.one_zero) headers.emplace_back("Connection", "keep-alive");
+  return answer_head(status, headers, keep_alive) + "\r\n";
+}
+
 void HttpAnswer::send(int status, Headers headers, std::string body) {
-  headers.emplace_back("Content-Length", std::to_string(body.size()));
-  std::string bytes = answer_head(status, headers, keep_alive_ && !draining_) + "\r\n";
-  if (!head_only_) bytes += body;
+  // A 204 has no body, and RFC 9110 forbids to give it a length.
+  if (status != 204) headers.emplace_back("Content-Length", std::to_string(body.size()));
+  std::string bytes = head(status, std::move(headers), form_.keep_alive && !draining_);
+  if (!form_.head_only) bytes += body;
   push(std::move(bytes), true);
 }
 
 void HttpAnswer::start(int status, Headers headers) {
-  headers.emplace_back("Transfer-Encoding", "chunked");
-  push(answer_head(status, headers, keep_alive_ && !draining_) + "\r\n", false);
+  const bool until_close = form_.one_zero;
+  if (until_close) {
+    std::lock_guard lock(mutex_);
+    until_close_ = true;
+  } else {
+    headers.emplace_back("Transfer-Encoding", "chunked");
+  }
+  push(head(status, std::move(headers), form_.keep_alive && !until_close && !draining_), false);
 }
 
 void HttpAnswer::write(std::string bytes) {
-  if (bytes.empty()) return;  // an empty chunk would end the answer
+  if (bytes.empty() || form_.head_only) return;  // an empty chunk would end the answer
+  if (form_.one_zero) return push(std::move(bytes), false);
   push(fmt::format("{:x}\r\n", bytes.size()) + std::move(bytes) + "\r\n", false);
 }
 
-void HttpAnswer::finish() { push("0\r\n\r\n", true); }
+void HttpAnswer::finish() { push(form_.one_zero || form_.head_only ? "" : "0\r\n\r\n", true); }
 
 void HttpAnswer::on_disconnect(std::function<void()> callback) {
   {
@@ -79,6 +105,11 @@ std::pair<std::string, bool> HttpAnswer::take() {
 bool HttpAnswer::answered() {
   std::lock_guard lock(mutex_);
   return touched_;
+}
+
+bool HttpAnswer::keeps_connection() {
+  std::lock_guard lock(mutex_);
+  return form_.keep_alive && !until_close_;
 }
 
 void HttpAnswer::leave() {

@@ -1,4 +1,6 @@
 // The endpoints of an instance that look after it: cache, aborts, pairing, profiles, logging.
+#include <fmt/chrono.h>
+
 #include "base/log.h"
 #include "http/api_server.h"
 #include "http/json.h"
@@ -12,6 +14,56 @@ void ApiServer::flush_cache(Call& x) {
   // SGLang answers 400 while requests run.
   if (!flushed) return x.refuse(400, flushed.error().message);
   x.reply("{\"success\":true,\"message\":\"cache flushed\"}");
+}
+
+// Of each DP group, and of all together: what routers of SGLang balance by. Requests that wait have no group yet, and
+// stand as evenly as they will be spread.
+void ApiServer::load(Call& x) {
+  const EngineStats stats = x.ready.engine->stats();
+  const engine::InstanceInfo& info = x.ready.engine->info();
+  const int waiting = stats.waiting + stats.waiting_grant;
+  const int all = stats.running + waiting + stats.transferring;
+  if (x.request.path == "/load") return x.reply(fmt::format("{{\"server_load\":{}}}", all));
+  const int groups = static_cast<int>(stats.pages.size());
+  std::string entries;
+  for (int g = 0; g < groups; ++g) {
+    const EngineStats::Pages& p = stats.pages[static_cast<size_t>(g)];
+    const int my_waiting = waiting / groups + (g < waiting % groups ? 1 : 0);
+    const int64_t used = int64_t{p.owned + p.granted + p.quarantined} * info.page_tokens;
+    const int64_t total = int64_t{info.pages_per_group} * info.page_tokens;
+    entries += fmt::format(
+        "{}{{\"dp_rank\":{},\"num_reqs\":{},\"num_running_reqs\":{},\"num_waiting_reqs\":{},\"num_total_reqs\":{},"
+        "\"num_tokens\":{},\"num_used_tokens\":{},\"max_total_num_tokens\":{},\"token_usage\":{:.4f},"
+        "\"gen_throughput\":{:.3f},\"cache_hit_rate\":{:.4f},\"max_running_requests\":{}}}",
+        g == 0 ? "" : ",", g, p.sequences + my_waiting, p.sequences, my_waiting, p.sequences + my_waiting, used, used,
+        total, total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0.0,
+        stats.generation_tokens_per_s / groups, stats.cache_hit_rate, info.max_running_requests);
+  }
+  if (x.request.path == "/get_load") return x.reply("[" + entries + "]");
+  x.reply(fmt::format(
+      "{{\"timestamp\":\"{:%FT%TZ}\",\"version\":{},\"dp_rank_count\":{},\"loads\":[{}],\"aggregate\":{{"
+      "\"total_running_reqs\":{},\"total_waiting_reqs\":{},\"total_reqs\":{}}}}}",
+      fmt::gmtime(std::time(nullptr)), json_string(options_.version), groups, entries, all - waiting, waiting, all));
+}
+
+void ApiServer::weight_version(Call& x) {
+  x.reply(fmt::format("{{\"weight_version\":{}}}", json_string(x.ready.model->weight_version->get())));
+}
+
+// {"new_version", "abort_all_requests"}: a name that answers and infos say; the weights stay as they are.
+void ApiServer::update_weight_version(Call& x) {
+  auto body = parse_object(x.request.body);
+  if (!body) return x.refuse(body.error());
+  auto version = string_field(*body, "new_version");
+  auto abort = bool_field(*body, "abort_all_requests");
+  if (!version || !abort) return x.refuse(!version ? version.error() : abort.error());
+  if (!*version) return x.refuse(400, "new_version: missing");
+  if ((*version)->size() > kNameBytesMax)
+    return x.refuse(400, fmt::format("new_version: at most {} bytes", kNameBytesMax));
+  if (abort->value_or(false)) x.ready.engine->abort_all();
+  x.ready.model->weight_version->set(**version);
+  x.reply(fmt::format("{{\"success\":true,\"message\":{},\"new_version\":{}}}",
+                      json_string("Weight version updated to " + **version), json_string(**version)));
 }
 
 void ApiServer::abort_request(Call& x) {

@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "engine/engine.h"
+#include "http/weight_version.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -37,6 +38,7 @@ struct ModelText {
   bool strict_model_names = false;           // 404 for a model that has another name
   bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
   bool trust_request_chat_template = false;  // a request may bring its own
+  std::shared_ptr<WeightVersion> weight_version = std::make_shared<WeightVersion>();  // may change while it is served
 };
 
 enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };

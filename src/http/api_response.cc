@@ -51,9 +51,10 @@ std::string generate_body(const AnswerContext& context, const ChoiceState& choic
   out += fmt::format(
       "],\"meta_info\":{{\"id\":{},\"finish_reason\":{},\"prompt_tokens\":{},\"completion_tokens\":{},\"cached_"
       "tokens\":{},"
-      "\"weight_version\":\"default\",\"dp_rank\":{},\"e2e_latency\":{:.6f},\"ttft_parts_ms\":{}",
+      "\"weight_version\":{},\"dp_rank\":{},\"e2e_latency\":{:.6f},\"ttft_parts_ms\":{}",
       json_string(request.engine.rid), finish_json(choice), choice.prompt_tokens, choice.tokens.size(),
-      choice.cached_tokens, choice.dp_rank, context.elapsed_s, ttft_json(choice.ttft));
+      choice.cached_tokens, json_string(context.model.weight_version->get()), choice.dp_rank, context.elapsed_s,
+      ttft_json(choice.ttft));
   if (request.engine.disaggregation && request.engine.disaggregation->fake) out += ",\"fake_transfer\":true";
   if (request.return_logprob) append_generate_logprobs(out, context, choice);
   out += '}';

@@ -20,6 +20,7 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
   static const std::vector<Route<Handler>> routes = {
       {"GET", "/health", &S::health, kOpen},
       {"GET", "/ping", &S::health, kOpen},
+      {"POST", "/ping", &S::health, kOpen},
       {"GET", "/liveness", &S::health, kOpen},
       {"GET", "/readiness", &S::readiness, kOpen},
       {"GET", "/metrics", &S::metrics, kOpen},
@@ -39,6 +40,10 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"GET", "/server_info", &S::server_info},
       {"GET", "/get_load", &S::load},
       {"GET", "/v1/loads", &S::load},
+      {"GET", "/load", &S::load},
+      {"GET", "/get_weight_version", &S::weight_version},
+      {"GET", "/weight_version", &S::weight_version},
+      {"POST", "/update_weight_version", &S::update_weight_version},
       {"POST", "/tokenize", &S::tokenize},
       {"POST", "/v1/tokenize", &S::tokenize},
       {"POST", "/detokenize", &S::detokenize},
@@ -46,6 +51,7 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"GET", "/tokenizer_info", &S::tokenizer_info},
       {"POST", "/flush_cache", &S::flush_cache},
       {"GET", "/flush_cache", &S::flush_cache, kKeyed, kChanges},
+      {"POST", "/reset_prefix_cache", &S::flush_cache},
       {"POST", "/abort_request", &S::abort_request},
       {"POST", "/pause_generation", &S::pause_generation},
       {"POST", "/continue_generation", &S::continue_generation},
@@ -62,7 +68,7 @@ std::vector<std::string> ApiServer::routes() { return route_names(table()); }
 
 ApiServer::ApiServer(Options options)
     : options_(std::move(options)),
-      access_{options_.api_key, options_.loopback},
+      access_{options_.api_key, options_.loopback, options_.allowed_origins},
       log_requests_(options_.log_requests),
       log_requests_level_(options_.log_requests_level),
       pool_(options_.text_threads) {}
@@ -93,14 +99,15 @@ Admission<ApiServer::Handler> ApiServer::admission(const HttpRequest& head) cons
       handler != &ApiServer::health && handler != &ApiServer::version && handler != &ApiServer::readiness;
   if (needs_engine && ready_.load() == nullptr) {
     std::lock_guard lock(mutex_);
-    return {nullptr, refusal_of(head, 503,
-                                fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done,
-                                            progress_.total))};
+    return {nullptr, found.path,
+            refusal_of(
+                head, 503,
+                fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done, progress_.total))};
   }
   const bool is_work = handler == &ApiServer::generate || handler == &ApiServer::completions ||
                        handler == &ApiServer::chat || handler == &ApiServer::health_generate ||
                        handler == &ApiServer::pair;
-  if (draining_ && is_work) return {nullptr, refusal_of(head, 503, kDraining)};
+  if (draining_ && is_work) return {nullptr, found.path, refusal_of(head, 503, kDraining)};
   return found;
 }
 
@@ -108,8 +115,9 @@ std::optional<HttpRefusal> ApiServer::check_head(const HttpRequest& head) const 
 
 void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writer) {
   const auto x = std::make_shared<Call>(std::move(request), std::move(writer));
-  const auto [route, refusal] = admission(x->request);
+  auto [route, path, refusal] = admission(x->request);
   if (refusal) return x->refuse(*refusal);
+  x->request.path = std::move(path);
   if (const Ready* ready = ready_.load()) x->ready = *ready;
   const size_t bytes = x->request.body.size();
   if (bytes == 0) return (this->*route->handler)(*x);
@@ -163,8 +171,8 @@ void ApiServer::models(Call& x) {
   constexpr std::string_view kPrefix = "/v1/models/";
   if (!x.request.path.starts_with(kPrefix)) return x.reply(fmt::format("{{\"object\":\"list\",\"data\":[{}]}}", card));
   const std::string id = x.request.path.substr(kPrefix.size());
-  // A name that is an absolute path lost its first slash with the doubled ones.
-  const auto names = [&](const std::string& name) { return id == name || "/" + id == name; };
+  // A name that is a path lost its first slash with the doubled ones, and its last with that of the target.
+  const auto names = [&](const std::string& name) { return id == bare_path(name) || "/" + id == bare_path(name); };
   if (names(model.served_name) || names(model.model_path)) return x.reply(card);
   x.refuse(404, fmt::format("the model '{}' does not exist here; this server serves '{}'", id, model.served_name));
 }
@@ -173,11 +181,11 @@ void ApiServer::model_info(Call& x) {
   const ModelText& model = *x.ready.model;
   x.reply(fmt::format(
       "{{\"model_path\":{0},\"tokenizer_path\":{0},\"is_generation\":true,\"served_model_name\":{1},\"model_type\":{2},"
-      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":\"default\",\"max_model_len\":{4},"
+      "\"architectures\":[{3}],\"preferred_sampling_params\":null,\"weight_version\":{7},\"max_model_len\":{4},"
       "\"dp_size\":{5},\"version\":{6}}}",
       json_string(model.model_path), json_string(model.served_name), json_string(model.model_type),
       json_string(model.architecture), model.context_length, x.ready.engine->info().layout.dp,
-      json_string(options_.version)));
+      json_string(options_.version), json_string(model.weight_version->get())));
 }
 
 void ApiServer::server_info(Call& x) {
@@ -205,6 +213,7 @@ void ApiServer::server_info(Call& x) {
   out["disaggregation_transfer_backend"] = info.transfer_backend;
   out["disaggregation_bootstrap_port"] = info.bootstrap_port;
   out["version"] = options_.version;
+  out["weight_version"] = model.weight_version->get();
   out["status"] = "ready";
   json::array states;
   for (size_t dp = 0; dp < stats.pages.size(); ++dp) {
@@ -220,19 +229,6 @@ void ApiServer::server_info(Call& x) {
   }
   out["internal_states"] = std::move(states);
   x.reply(json::serialize(out));
-}
-
-void ApiServer::load(Call& x) {
-  const engine::EngineStats stats = x.ready.engine->stats();
-  const engine::InstanceInfo& info = x.ready.engine->info();
-  int used = 0;
-  for (const engine::EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
-  const bool list = x.request.path == "/v1/loads";
-  const std::string entry =
-      fmt::format("{{\"dp_rank\":0,\"num_reqs\":{},\"num_running_reqs\":{},\"num_waiting_reqs\":{},\"num_tokens\":{}}}",
-                  stats.running + stats.waiting + stats.waiting_grant + stats.transferring, stats.running,
-                  stats.waiting + stats.waiting_grant, static_cast<int64_t>(used) * info.page_tokens);
-  x.reply(list ? fmt::format("{{\"loads\":[{}]}}", entry) : "[" + entry + "]");
 }
 
 void ApiServer::run(Call& x, ApiKind kind) {

@@ -36,6 +36,7 @@ class ApiServer {
     int text_threads = 0;
     bool log_requests = false;  // --log-requests, --log-requests-level
     int log_requests_level = 2;
+    Origins allowed_origins = {};  // whose pages may do what any client may
   };
   explicit ApiServer(Options options);
   ~ApiServer();
@@ -82,6 +83,8 @@ class ApiServer {
   void model_info(Call& x);
   void server_info(Call& x);
   void load(Call& x);
+  void weight_version(Call& x);
+  void update_weight_version(Call& x);
   void generate(Call& x);
   void completions(Call& x);
   void chat(Call& x);

@@ -59,6 +59,7 @@ std::string body_for(const std::string& path) {
   if (path == "/v1/chat/completions") return R"({"messages":[{"role":"user","content":"a"}]})";
   if (path.ends_with("/tokenize")) return R"({"prompt":"a"})";
   if (path.ends_with("/detokenize")) return R"({"tokens":[97]})";
+  if (path == "/update_weight_version") return R"({"new_version":"v2"})";
   if (path == "/abort_request") return R"({"rid":"r"})";
   return "{}";
 }

@@ -120,6 +120,7 @@ class Call final : public HttpCall, public std::enable_shared_from_this<Call> {
       parser.body_limit(boost::none);
     }
     parser.header_limit(64 << 10);
+    parser.skip(request_.method == "HEAD");
     co_await beast::http::async_read_header(stream_, buffer, parser, asio::redirect_error(use_awaitable, failed));
     if (failed || cancelled_) co_return failure("reading from", failed);
     Headers headers;

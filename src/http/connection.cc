@@ -94,6 +94,7 @@ class Connection {
   // runs from the first byte, `wait` until then.
   asio::awaitable<size_t> read_head(std::chrono::milliseconds wait) {
     stream_.expires_after(wait);
+    always_ = {{kRequestIdHeader, make_request_id()}};
     bool begun = false;
     for (size_t looked = 0;;) {
       if (received().starts_with("\r\n")) {  // a stray line end behind the request before (RFC 9112, section 2.2)
@@ -151,9 +152,12 @@ class Connection {
       co_return false;
     }
     HttpRequest request = head_of(parser.get(), *target);
-    const bool keep_alive = parser.keep_alive();  // said by the head, not by trailers
-    const bool expects = parser.get().version() == 11 && !find_header(request.headers, "expect").empty();
-    std::optional<HttpRefusal> refusal = options_.check_head ? options_.check_head(request) : std::nullopt;
+    // Said by the head, not by trailers.
+    const AnswerForm form{parser.keep_alive(), request.method == "HEAD", parser.get().version() == 10};
+    const bool expects = !form.one_zero && !find_header(request.headers, "expect").empty();
+    const bool asks_first = is_preflight(request, options_.allowed_origins);
+    std::optional<HttpRefusal> refusal;
+    if (options_.check_head && !asks_first) refusal = options_.check_head(request);
     const auto length = parser.content_length();
     if (!refusal && length && *length > options_.body_bytes_max) refusal = too_large();
     const size_t skipped_max = std::min(kSkippedBytes, options_.body_bytes_max);
@@ -173,7 +177,7 @@ class Connection {
     stream_.expires_never();
     request.body = std::move(parser.get().body());
     if (!request.body.empty()) request.body_lease = std::move(lease);
-    co_return co_await answer(request, keep_alive, refusal);
+    co_return co_await answer(request, form, refusal);
   }
 
   // GCC 12 destroys temporaries of a co_await expression twice, so refusals are made before they are awaited.
@@ -187,13 +191,20 @@ class Connection {
     return {413, fmt::format("the body is over {} bytes (--max-body-bytes)", options_.body_bytes_max), {}};
   }
 
-  [[nodiscard]] HttpRequest head_of(const Parser::value_type& message, const RequestTarget& target) const {
+  [[nodiscard]] HttpRequest head_of(const Parser::value_type& message, const RequestTarget& target) {
     HttpRequest request;
     request.method = std::string(message.method_string());
     request.path = target.path;
     request.query = target.query;
     for (const auto& field : message)
       request.headers.emplace_back(std::string(field.name_string()), std::string(field.value()));
+    if (const auto id = find_header(request.headers, kRequestIdHeader); id.empty()) {
+      request.headers.insert(request.headers.end(), always_.begin(), always_.end());
+    } else {
+      always_ = {{kRequestIdHeader, std::string(id)}};
+    }
+    const Headers cors = cors_headers(request, options_.allowed_origins);
+    always_.insert(always_.end(), cors.begin(), cors.end());
     request.peer = peer_;
     return request;
   }
@@ -224,7 +235,7 @@ class Connection {
 
   // Says no and ends the connection.
   asio::awaitable<void> refuse(const HttpRefusal& refusal) {
-    const std::string answer = closing_error(refusal);
+    const std::string answer = closing_error(refusal, always_);
     error_code failed;
     stream_.expires_after(std::chrono::seconds(10));
     co_await asio::async_write(stream_, asio::buffer(answer), asio::redirect_error(use_awaitable, failed));
@@ -241,16 +252,18 @@ class Connection {
 
   // Hands one request to the handler, which takes it, unless it is refused, and sends what it answers. False: the
   // connection is over.
-  asio::awaitable<bool> answer(HttpRequest& request, bool keep_alive, const std::optional<HttpRefusal>& refusal) {
+  asio::awaitable<bool> answer(HttpRequest& request, AnswerForm form, const std::optional<HttpRefusal>& refusal) {
     const auto executor = stream_.get_executor();
-    auto answer = std::make_shared<HttpAnswer>(executor, keep_alive, context_.table.draining(),
-                                               request.method == "HEAD", options_.unread_bytes_max);
+    auto answer =
+        std::make_shared<HttpAnswer>(executor, form, context_.table.draining(), options_.unread_bytes_max, always_);
     context_.table.insert(answer);
     auto watching = std::make_shared<Watch>(executor, buffer_.size() > 0);
     asio::co_spawn(executor, watch(stream_.socket(), answer, watching), asio::detached);
     if (refusal) {
       request.drop_body();
       send_error(*answer, refusal->status, refusal->message, refusal->headers);
+    } else if (is_preflight(request, options_.allowed_origins)) {
+      answer->send(204, preflight_headers(request), "");
     } else {
       context_.handler(std::move(request), writer_of(answer));
     }
@@ -267,7 +280,7 @@ class Connection {
       co_await asio::post(executor, use_awaitable);
     }
     context_.table.erase(answer);
-    co_return alive&& keep_alive;
+    co_return alive && answer->keeps_connection();
   }
 
   // Sends what is written to the answer until it is complete. False: the client left before.
@@ -294,6 +307,7 @@ class Connection {
   beast::tcp_stream stream_;
   ConnectionTable::Place place_;
   std::string peer_;
+  Headers always_;  // of every answer to the request at hand
   // What has come and was not looked at. The bound is of a head, or of the line before a chunk.
   beast::flat_buffer buffer_{context_.options.header_bytes_max + (64 << 10)};
 };

@@ -2,6 +2,7 @@
 // include it.
 #pragma once
 
+#include <ctime>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -31,5 +32,12 @@ struct HttpRequest {
 };
 
 [[nodiscard]] const char* status_text(int status);
+
+// The time, as the header Date has it (RFC 9110, section 5.6.7).
+[[nodiscard]] std::string http_date(std::time_t now = std::time(nullptr));
+
+// A request without this header is given one by the server, and every answer says it.
+inline constexpr const char* kRequestIdHeader = "x-request-id";
+[[nodiscard]] std::string make_request_id();
 
 }  // namespace baton::http

@@ -184,6 +184,58 @@ TEST(RawRequest, WhatHasOneMeaningIsServed) {
   EXPECT_TRUE(old.closed());
 }
 
+// HTTP/1.0 knows no chunks, and its clients wait for the end of the connection unless they are told not to.
+TEST(RawRequest, AClientOfOneZeroIsAnsweredInItsWay) {
+  auto server = HttpServer::start({}, [](const HttpRequest& request, const std::shared_ptr<ResponseWriter>& writer) {
+                  if (request.path == "/whole") return send_json(*writer, 200, "{}");
+                  writer->start(200, {{"Content-Type", "text/event-stream"}});
+                  writer->write("data: 1\n\n");
+                  writer->write("data: [DONE]\n\n");
+                  writer->finish();
+                }).value();
+  const auto ask = [&](const std::string& bytes, bool closes) {
+    RawClient client(server->port());
+    client.say(bytes);
+    std::string said = client.hear({}, 1s);
+    EXPECT_EQ(client.closed(), closes) << bytes;
+    return said;
+  };
+  const auto has = [](const std::string& said, const char* text) { return said.find(text) != std::string::npos; };
+  for (const char* keep : {"", "Connection: keep-alive\r\n", "Connection: Keep-Alive\r\n"}) {
+    const std::string said = ask(fmt::format("GET /stream HTTP/1.0\r\n{}\r\n", keep), true);
+    EXPECT_TRUE(said.ends_with("\r\n\r\ndata: 1\n\ndata: [DONE]\n\n")) << said;
+    EXPECT_FALSE(has(said, "Transfer-Encoding") || has(said, "keep-alive")) << said;
+  }
+  const std::string closed = ask("GET /whole HTTP/1.0\r\n\r\n", true);
+  EXPECT_TRUE(has(closed, "Connection: close") && has(closed, "Content-Length: 3")) << closed;
+  const std::string one = "GET /whole HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+  const std::string kept = ask(one + one, false);
+  EXPECT_EQ(answers_in(kept), 2U) << kept;
+  EXPECT_TRUE(has(kept, "Connection: keep-alive") && has(kept, "Content-Length: 3")) << kept;
+  const std::string head = ask("HEAD /stream HTTP/1.0\r\n\r\n", true);
+  EXPECT_TRUE(head.ends_with("\r\n\r\n")) << head;
+  EXPECT_TRUE(has(ask("GET /stream HTTP/1.1\r\nHost: h\r\n\r\n", false), "Transfer-Encoding: chunked"));
+}
+
+// Also where the request is no request.
+TEST(RawRequest, EveryAnswerHasADateAndAnId) {
+  Counted counted;
+  std::set<std::string> ids;
+  for (const char* bytes : {"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "GET /\r\n\r\n",
+                            "GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nConnection: close\r\n\r\n"}) {
+    RawClient client(counted.server->port());
+    client.say(bytes);
+    const std::string said = client.hear();
+    const size_t date = said.find("\r\nDate: "), id = said.find("\r\nx-request-id: ");
+    ASSERT_TRUE(date != std::string::npos && id != std::string::npos) << said;
+    EXPECT_EQ(said.substr(date + 33, 6), " GMT\r\n") << said;
+    ids.insert(said.substr(id + 16, said.find("\r\n", id + 2) - id - 16));
+  }
+  EXPECT_EQ(ids.size(), 3U);
+  EXPECT_TRUE(ids.contains("mine"));
+  EXPECT_EQ(http_date(784111777), "Sun, 06 Nov 1994 08:49:37 GMT");
+}
+
 // The fields of a trailer are no headers of the request.
 TEST(RawRequest, ATrailerAddsNoHeader) {
   std::string key = "?";

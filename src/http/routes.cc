@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <boost/asio/ip/address.hpp>
-#include <iterator>
 
 #include "http/api_error.h"
 
@@ -48,6 +47,20 @@ bool is_public_name(std::string_view host) {
   return std::ranges::none_of(kPrivate, [&](std::string_view suffix) { return ends_in(host, suffix); });
 }
 
+bool same_path(std::string_view route, std::string_view path) {
+  return route.ends_with('*') ? path.starts_with(route.substr(0, route.size() - 1)) : path == route;
+}
+
+// What the servers whose APIs these are serve and this one does not.
+bool known_elsewhere(std::string_view path) {
+  static constexpr std::pair<char, std::string_view> kEndpoints[] = {
+#define ENDPOINT(tier, method, path, where) {tier, path},
+#include "http/compatibility.inc"
+  };
+  return std::ranges::any_of(
+      kEndpoints, [&](const auto& endpoint) { return endpoint.first == 'C' && same_path(endpoint.second, path); });
+}
+
 }  // namespace
 
 Exchange::Exchange(HttpRequest incoming, std::shared_ptr<ResponseWriter> answer)
@@ -77,45 +90,54 @@ bool is_loopback(std::string_view host) {
   return host == "localhost" || (!failed && address.is_loopback());
 }
 
-RouteMatch match_route(std::string_view method, std::string_view path, const HttpRequest& request) {
-  const bool prefix = path.ends_with('*');
-  const bool same = prefix ? request.path.starts_with(path.substr(0, path.size() - 1)) : request.path == path;
-  if (!same) return RouteMatch::kNone;
-  return request.method == method || (request.method == "HEAD" && method == "GET") ? RouteMatch::kFull
-                                                                                   : RouteMatch::kPathOnly;
+std::string bare_path(std::string_view path) {
+  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  return std::string(path);
+}
+
+RouteMatch match_route(std::string_view method, std::string_view route, std::string_view asked, std::string_view path) {
+  if (!same_path(route, path)) return RouteMatch::kNone;
+  return asked == method || (asked == "HEAD" && method == "GET") ? RouteMatch::kFull : RouteMatch::kPathOnly;
 }
 
 bool authorized(const HttpRequest& request, const std::string& api_key) {
   if (api_key.empty()) return true;
-  const std::string_view given = find_header(request.headers, "authorization");
-  const std::string wanted = "Bearer " + api_key;
   // Constant time in the key's bytes, so that its prefix cannot be guessed by timing.
-  return given.size() == wanted.size() && CRYPTO_memcmp(given.data(), wanted.data(), wanted.size()) == 0;
+  const auto is_key = [&](std::string_view given) {
+    return given.size() == api_key.size() && CRYPTO_memcmp(given.data(), api_key.data(), api_key.size()) == 0;
+  };
+  constexpr std::string_view kBearer = "Bearer ";  // schemes compare without case
+  std::string_view given = find_header(request.headers, "authorization");
+  if (equal_ignoring_case(given.substr(0, kBearer.size()), kBearer)) {
+    given.remove_prefix(kBearer.size());
+    while (given.starts_with(' ')) given.remove_prefix(1);
+    if (is_key(given)) return true;
+  }
+  return is_key(find_header(request.headers, "x-api-key"));
 }
 
-HttpRefusal unrouted(const HttpRequest& request, bool path_known) {
-  static constexpr std::string_view kUnsupported[] = {"/v1/embeddings",
-                                                      "/v1/responses",
-                                                      "/v1/score",
-                                                      "/v1/rerank",
-                                                      "/v1/messages",
-                                                      "/load_lora_adapter",
-                                                      "/unload_lora_adapter",
-                                                      "/update_weights_from_disk",
-                                                      "/update_weights_from_tensor",
-                                                      "/update_weights_from_distributed"};
+HttpRefusal unrouted(const HttpRequest& request, const std::string& allow) {
   const std::string what = fmt::format("{} {}", request.method, request.path);
-  if (path_known) return refusal_of(request, 405, what + ": this path does not take that method");
-  if (std::ranges::find(kUnsupported, request.path) != std::end(kUnsupported))
+  if (!allow.empty()) {
+    HttpRefusal refusal = refusal_of(request, 405, what + ": this path does not take that method");
+    refusal.headers.emplace_back("Allow", allow);
+    return refusal;
+  }
+  const std::string bare = bare_path(request.path);
+  if (known_elsewhere(bare) || known_elsewhere("/v1" + bare))
     return refusal_of(request, 501, what + ": this server does not have that");
   return refusal_of(request, 404, what + ": no such endpoint");
 }
 
 std::optional<HttpRefusal> access_refusal(const HttpRequest& request, const Access& access, bool open, bool changes) {
-  if (!open && !authorized(request, access.api_key))
-    return refusal_of(request, 401, "missing or wrong API key; send the header Authorization: Bearer KEY");
+  if (!open && !authorized(request, access.api_key)) {
+    HttpRefusal refusal =
+        refusal_of(request, 401, "missing or wrong API key; send the header Authorization: Bearer KEY");
+    refusal.headers.emplace_back("WWW-Authenticate", "Bearer");
+    return refusal;
+  }
   const bool reads = request.method == "GET" || request.method == "HEAD";
-  if (reads && !changes) return std::nullopt;
+  if ((reads && !changes) || from_allowed_origin(request, access.origins)) return std::nullopt;
   if (from_a_page_elsewhere(request) && !declared_json(request)) {
     return refusal_of(request, 403,
                       "a browser sent this for a page of another site; such requests must have Content-Type: "

@@ -27,13 +27,14 @@ struct Exchange {
 
   HttpRequest request;
   std::shared_ptr<ResponseWriter> writer;
-  Headers headers;  // go with every answer: x-request-id, if the client sent one
+  Headers headers;  // go with every answer: x-request-id, if the request has one
 };
 
 // Who may use a server.
 struct Access {
   std::string api_key;    // empty: everybody who can connect
   bool loopback = false;  // the server listens on loopback alone
+  Origins origins = {};   // whose pages may do what any client may
 };
 // Of the address that a server listens on.
 [[nodiscard]] bool is_loopback(std::string_view host);
@@ -47,14 +48,19 @@ struct Route {
   bool changes = false;  // a GET that does something
 };
 
+// A path as routes have it: without a last slash, as servers of the same APIs take both.
+[[nodiscard]] std::string bare_path(std::string_view path);
 enum class RouteMatch { kNone, kPathOnly, kFull };
-[[nodiscard]] RouteMatch match_route(std::string_view method, std::string_view path, const HttpRequest& request);
-// True without a key, and when the request has it as "Authorization: Bearer KEY".
+// Of a route's method and path with a request's.
+[[nodiscard]] RouteMatch match_route(std::string_view method, std::string_view route, std::string_view asked,
+                                     std::string_view path);
+// True without a key, and when the request has it as "Authorization: Bearer KEY" or "X-Api-Key: KEY".
 [[nodiscard]] bool authorized(const HttpRequest& request, const std::string& api_key);
 // With the x-request-id, as every answer has it.
 [[nodiscard]] HttpRefusal refusal_of(const HttpRequest& request, int status, std::string message);
-// 404; 405 when the path is there for another method; 501 for those that clients of other servers know.
-[[nodiscard]] HttpRefusal unrouted(const HttpRequest& request, bool path_known);
+// 404; 405 when the path is there for other methods, which are `allow`; 501 for those that clients of other servers
+// know.
+[[nodiscard]] HttpRefusal unrouted(const HttpRequest& request, const std::string& allow);
 // 401 without the key that is needed. 403 for what a browser sends on behalf of a page that has no business here:
 // from another site, unless it is declared as JSON, which browsers do only after asking the server; or to a keyless
 // server on loopback by a name that others can give to this machine (DNS rebinding).
@@ -65,20 +71,25 @@ enum class RouteMatch { kNone, kPathOnly, kFull };
 template <typename Handler>
 struct Admission {
   const Route<Handler>* route = nullptr;
-  std::optional<HttpRefusal> refusal;  // exactly when there is no route
+  std::string path = {};                    // as the route has it
+  std::optional<HttpRefusal> refusal = {};  // exactly when there is no route
 };
 
 template <typename Handler>
 Admission<Handler> admit(const std::vector<Route<Handler>>& table, const HttpRequest& request, const Access& access) {
-  bool path_known = false;
-  for (const Route<Handler>& route : table) {
-    const RouteMatch match = match_route(route.method, route.path, request);
-    path_known = path_known || match != RouteMatch::kNone;
-    if (match != RouteMatch::kFull) continue;
-    auto refusal = access_refusal(request, access, route.open, route.changes);
-    return {refusal ? nullptr : &route, std::move(refusal)};
+  std::string allow;
+  const std::string bare = bare_path(request.path);
+  for (const std::string& path : {bare, "/v1" + bare}) {  // clients of llama.cpp leave /v1 out
+    for (const Route<Handler>& route : table) {
+      const RouteMatch match = match_route(route.method, route.path, request.method, path);
+      if (match == RouteMatch::kPathOnly) allow += (allow.empty() ? "" : ", ") + std::string(route.method);
+      if (match != RouteMatch::kFull) continue;
+      auto refusal = access_refusal(request, access, route.open, route.changes);
+      return {refusal ? nullptr : &route, path, std::move(refusal)};
+    }
+    if (!allow.empty()) break;
   }
-  return {nullptr, unrouted(request, path_known)};
+  return {nullptr, bare, unrouted(request, allow)};
 }
 
 // "METHOD PATH" of every route.

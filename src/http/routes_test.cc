@@ -3,20 +3,33 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 namespace baton::http {
 namespace {
 
 constexpr bool kOpen = true, kKeyed = false, kChanges = true;
 const std::vector<Route<int>> kRoutes = {
-    {"POST", "/generate", 1},  {"GET", "/v1/models", 2},     {"GET", "/flush_cache", 3, kKeyed, kChanges},
-    {"DELETE", "/workers", 4}, {"GET", "/health", 5, kOpen},
+    {"POST", "/generate", 1},
+    {"PUT", "/generate", 1},
+    {"GET", "/v1/models", 2},
+    {"GET", "/v1/models/*", 2},
+    {"GET", "/flush_cache", 3, kKeyed, kChanges},
+    {"DELETE", "/workers", 4},
+    {"GET", "/health", 5, kOpen},
+    {"POST", "/v1/chat/completions", 6},
 };
 
-int status(const char* method, const char* path, Headers headers, const Access& access) {
+HttpRequest head_of(std::string method, std::string path, Headers headers) {
   HttpRequest head;
-  head.method = method;
-  head.path = path;
+  head.method = std::move(method);
+  head.path = std::move(path);
   head.headers = std::move(headers);
+  return head;
+}
+
+int status(const char* method, const char* path, Headers headers, const Access& access) {
+  const HttpRequest head = head_of(method, path, std::move(headers));
   const auto admission = admit(kRoutes, head, access);
   EXPECT_NE(admission.route == nullptr, !admission.refusal);
   return admission.refusal ? admission.refusal->status : 200;
@@ -30,6 +43,56 @@ TEST(Routes, ThePathTheMethodAndTheKey) {
   EXPECT_EQ(status("GET", "/generate", {}, keyed), 405);
   EXPECT_EQ(status("POST", "/nowhere", {}, keyed), 404);
   EXPECT_EQ(status("POST", "/v1/embeddings", {}, keyed), 501);
+}
+
+// RFC 9110 has schemes without case; SDKs of other vendors send X-Api-Key.
+TEST(Routes, WhereTheKeyStands) {
+  const Access keyed{"k y", false};
+  for (const Headers& good : std::vector<Headers>{{{"authorization", "bearer k y"}},
+                                                  {{"Authorization", "BEARER  k y"}},
+                                                  {{"X-Api-Key", "k y"}},
+                                                  {{"Authorization", "Basic eA=="}, {"x-api-key", "k y"}}})
+    EXPECT_EQ(status("POST", "/generate", good, keyed), 200) << good[0].second;
+  for (const Headers& bad : std::vector<Headers>{{{"Authorization", "k y"}},
+                                                 {{"Authorization", "Bearer k yy"}},
+                                                 {{"Authorization", "Bearer k Y"}},
+                                                 {{"Authorization", "Bearerk y"}},
+                                                 {{"Authorization", ""}},
+                                                 {{"X-Api-Key", "Bearer k y"}},
+                                                 {{"X-Api-Key", ""}}})
+    EXPECT_EQ(status("POST", "/generate", bad, keyed), 401) << bad[0].second;
+  const auto refusal = admit(kRoutes, head_of("POST", "/generate", {}), keyed).refusal;
+  EXPECT_EQ(find_header(refusal->headers, "WWW-Authenticate"), "Bearer");
+}
+
+TEST(Routes, APathMayEndInASlashAndLackV1) {
+  for (const auto& [asked, path] : std::map<std::string, std::string>{{"/generate/", "/generate"},
+                                                                      {"/v1/models/", "/v1/models"},
+                                                                      {"/models", "/v1/models"},
+                                                                      {"/models/", "/v1/models"},
+                                                                      {"/chat/completions", "/v1/chat/completions"},
+                                                                      {"/models/a/b", "/v1/models/a/b"}}) {
+    const auto admission =
+        admit(kRoutes, head_of(asked.starts_with("/v1/m") || asked.starts_with("/m") ? "GET" : "POST", asked, {}), {});
+    EXPECT_TRUE(admission.route != nullptr) << asked;
+    EXPECT_EQ(admission.path, path);
+  }
+  EXPECT_EQ(status("POST", "/embeddings/", {}, {}), 501);
+  EXPECT_EQ(status("GET", "/hicache/storage-backend", {}, {}), 501);
+  EXPECT_EQ(status("GET", "/v1/generate", {}, {}), 404);
+  EXPECT_EQ(status("GET", "/v1/v1/models", {}, {}), 404);
+  EXPECT_EQ(status("GET", "/", {}, {}), 404);
+}
+
+TEST(Routes, WhatAPathTakesIsTold) {
+  const auto allow = [](const char* method, const char* path) {
+    const auto refusal = admit(kRoutes, head_of(method, path, {}), {}).refusal;
+    EXPECT_EQ(refusal->status, 405);
+    return std::string(find_header(refusal->headers, "Allow"));
+  };
+  EXPECT_EQ(allow("GET", "/generate"), "POST, PUT");
+  EXPECT_EQ(allow("DELETE", "/v1/models"), "GET");
+  EXPECT_EQ(allow("OPTIONS", "/chat/completions/"), "POST");
 }
 
 // What a page of another site can have a browser send without asking the server first.

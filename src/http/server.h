@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "http/cors.h"
 #include "http/message.h"
 
 namespace baton::http {
@@ -56,6 +57,8 @@ struct HttpServerOptions {
   int threads = 1;
   // None: whatever is well formed is welcome.
   HttpHeadCheck check_head;
+  // Pages of other origins whose requests are welcome and who are shown the answers.
+  Origins allowed_origins;
   // Of one request; a larger one gets 413.
   size_t body_bytes_max = 16u << 20;
   // Of all requests whose body is being read or used; who would go beyond gets 503. At least twice

@@ -25,12 +25,14 @@ struct FanOut {
 http::HttpCallRequest call_of(const http::HttpRequest& request, const http::Url& url) {
   http::HttpCallRequest call;
   call.url = url;
-  call.method = request.method;
+  call.method = request.method == "HEAD" ? "GET" : request.method;  // the length of what GET would get is told
   call.target = url.path + http::encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
   call.body = request.body;
   call.idle_timeout = std::chrono::seconds(60);
-  if (const auto auth = http::find_header(request.headers, "authorization"); !auth.empty())
-    call.headers.emplace_back("Authorization", std::string(auth));
+  for (const char* name : kPassedOn) {
+    if (const auto value = http::find_header(request.headers, name); !value.empty())
+      call.headers.emplace_back(name, std::string(value));
+  }
   return call;
 }
 

@@ -12,13 +12,16 @@
 
 namespace baton::router {
 
+// What workers need of a client's headers goes on; the rest stays at the edge.
+inline constexpr const char* kPassedOn[] = {"authorization", "x-api-key", http::kRequestIdHeader, "traceparent"};
+
 struct WorkerReply {
   WorkerAddress worker;
   int status = 502;  // stays so without an answer; the body is an error object then
   std::string body;
 };
 
-// Asks every worker what the client asked, with the client's Authorization, and calls `done` with the replies in the
+// Asks every worker what the client asked, with the headers of its that go on, and calls `done` with the replies in the
 // order of `workers`, on the thread where the last one ended. Bodies are cut at 64 MiB. A worker that `calls` loses
 // meanwhile counts as one that answered 504.
 void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, http::Exchange x,

@@ -9,6 +9,7 @@
 #include "http/api_error.h"
 #include "http/api_request.h"
 #include "http/json.h"
+#include "router/fan_out.h"
 #include "router/split_request.h"
 
 namespace baton::router {
@@ -109,8 +110,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     if (traits_.stream) call.answer_bytes_max = std::nullopt;
     call.headers = {{"Content-Type", "application/json"}};
     call.idle_timeout = kNeverIdle;
-    // Only what workers need of the client's headers goes on; the rest stays at the edge.
-    for (const char* name : {"authorization", "x-request-id", "traceparent"}) {
+    for (const char* name : kPassedOn) {
       if (const auto value = http::find_header(request_.headers, name); !value.empty())
         call.headers.emplace_back(name, std::string(value));
     }
@@ -171,7 +171,10 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   [[nodiscard]] Headers answer_headers() const {
     Headers headers = echo_;
-    headers.emplace_back("Content-Type", std::string(http::find_header(decode_.headers, "content-type")));
+    for (const char* name : {"Content-Type", "Cache-Control"}) {
+      if (const auto value = http::find_header(decode_.headers, name); !value.empty())
+        headers.emplace_back(name, std::string(value));
+    }
     headers.emplace_back("x-baton-verdict", fmt::format("disaggregated; prefill={}; decode={}; attempt={}; tries={}",
                                                         pair_->prefill.url.authority(), pair_->decode.url.authority(),
                                                         room_.value(), attempt_));

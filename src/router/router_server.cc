@@ -84,7 +84,7 @@ class Router::Impl {
  public:
   explicit Impl(RouterOptions options)
       : options_(std::move(options)),
-        access_{options_.api_key, http::is_loopback(options_.http.host)},
+        access_{options_.api_key, http::is_loopback(options_.http.host), options_.http.allowed_origins},
         registry_({.silence_max = options_.health_timeout},
                   PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
         client_(1),
@@ -135,12 +135,14 @@ class Router::Impl {
         {"POST", "/v1/chat/completions", &I::pd},
         {"GET", "/health", &I::health, kOpen},
         {"GET", "/ping", &I::health, kOpen},
+        {"POST", "/ping", &I::health, kOpen},
         {"GET", "/liveness", &I::health, kOpen},
         {"GET", "/readiness", &I::health, kOpen},
         {"GET", "/health_generate", &I::every_worker, kKeyed, kChanges},
         {"POST", "/health_generate", &I::every_worker},
         {"GET", "/flush_cache", &I::every_worker, kKeyed, kChanges},
         {"POST", "/flush_cache", &I::every_worker},
+        {"POST", "/reset_prefix_cache", &I::every_worker},
         {"POST", "/abort_request", &I::abort_request},
         {"POST", "/pause_generation", &I::every_worker},
         {"POST", "/continue_generation", &I::every_worker},
@@ -158,6 +160,10 @@ class Router::Impl {
         {"GET", "/plan", &I::one_worker},
         {"GET", "/get_load", &I::every_load},
         {"GET", "/v1/loads", &I::every_load},
+        {"GET", "/load", &I::load},
+        {"GET", "/get_weight_version", &I::one_worker},
+        {"GET", "/weight_version", &I::one_worker},
+        {"POST", "/update_weight_version", &I::every_worker},
         {"POST", "/start_profile", &I::every_worker},
         {"POST", "/stop_profile", &I::every_worker},
         {"POST", "/configure_logging", &I::every_worker},
@@ -174,8 +180,9 @@ class Router::Impl {
 
  private:
   void handle(const std::shared_ptr<Exchange>& x) {
-    const auto [route, refusal] = http::admit(table(), x->request, access_);
+    auto [route, path, refusal] = http::admit(table(), x->request, access_);
     if (refusal) return x->refuse(*refusal);
+    x->request.path = std::move(path);
     const size_t bytes = x->request.body.size();
     if (bytes == 0) return (this->*route->handler)(std::move(*x));
     // What a client put into a body may take long to read, and I/O threads have streams to pass on meanwhile.
@@ -261,6 +268,15 @@ class Router::Impl {
               const std::string list = json::serialize(loads);
               asked.reply(asked.request.path == "/v1/loads" ? "{\"loads\":" + list + "}" : list);
             });
+  }
+
+  // vLLM's: how many requests are under way.
+  void load(Exchange x) {
+    uint64_t sum = 0;
+    for (const WorkerView& view : registry_.view()) {
+      if (view.address.role == engine::Role::kDecode) sum += view.outstanding;
+    }
+    x.reply(fmt::format("{{\"server_load\":{}}}", sum));
   }
 
   void server_info(Exchange x) {

@@ -113,6 +113,10 @@ class Scheduler {
   // begun, and prebuilt ones that have not joined.
   void retract_all();
   [[nodiscard]] SchedulerCounts counts() const;
+  // Sequences that have pages of the group.
+  [[nodiscard]] int active_in(int group) const {
+    return static_cast<int>(groups_[static_cast<size_t>(group)].active.size());
+  }
   [[nodiscard]] const SchedulerOptions& options() const { return options_; }
   // Drops every cached prefix that no sequence holds.
   void flush_cache();

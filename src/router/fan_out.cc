@@ -1,5 +1,6 @@
 #include "router/fan_out.h"
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -22,13 +23,15 @@ struct FanOut {
   std::vector<std::optional<Error>> lost;  // why the router gave the worker up
 };
 
-http::HttpCallRequest call_of(const http::HttpRequest& request, const http::Url& url) {
+http::HttpCallRequest call_of(const http::HttpRequest& request, const http::Url& url,
+                              std::chrono::milliseconds patience) {
   http::HttpCallRequest call;
   call.url = url;
   call.method = request.method == "HEAD" ? "GET" : request.method;  // the length of what GET would get is told
   call.target = url.path + http::encode_path(request.path) + (request.query.empty() ? "" : "?" + request.query);
   call.body = request.body;
-  call.idle_timeout = std::chrono::seconds(60);
+  call.idle_timeout = patience;
+  call.connect_timeout = std::min(call.connect_timeout, patience);
   for (const char* name : kPassedOn) {
     if (const auto value = http::find_header(request.headers, name); !value.empty())
       call.headers.emplace_back(name, std::string(value));
@@ -62,7 +65,8 @@ http::HttpCallHandlers collect(const std::shared_ptr<FanOut>& all, size_t i, uin
 }  // namespace
 
 void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, http::Exchange x,
-             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done) {
+             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done,
+             std::chrono::milliseconds patience) {
   if (workers.empty()) return done(x, {});
   const auto all =
       std::shared_ptr<FanOut>(new FanOut{std::move(x), std::move(done), calls, {}, {}, workers.size(), {}, {}});
@@ -79,7 +83,7 @@ void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<Worke
       if (self->calls[i]) self->calls[i]->cancel();
     };
     const uint64_t open_call = calls.add({workers[i].id}, OpenCalls::kNoDeadline, give_up);
-    auto started = client.start(call_of(all->x.request, workers[i].address.url), collect(all, i, open_call));
+    auto started = client.start(call_of(all->x.request, workers[i].address.url, patience), collect(all, i, open_call));
     std::lock_guard lock(all->mutex);
     if (all->lost[i]) started->cancel();
     all->calls[i] = std::move(started);

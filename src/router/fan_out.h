@@ -22,9 +22,11 @@ struct WorkerReply {
 };
 
 // Asks every worker what the client asked, with the headers of its that go on, and calls `done` with the replies in the
-// order of `workers`, on the thread where the last one ended. Bodies are cut at 64 MiB. A worker that `calls` loses
+// order of `workers`, on the thread where the last one ended. Bodies are cut at 64 MiB. A worker that says nothing for
+// `patience` is not waited for. A worker that `calls` loses
 // meanwhile counts as one that answered 504.
 void fan_out(http::HttpClient& client, OpenCalls& calls, const std::vector<WorkerView>& workers, http::Exchange x,
-             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done);
+             std::function<void(const http::Exchange& x, std::vector<WorkerReply> replies)> done,
+             std::chrono::milliseconds patience = std::chrono::seconds(60));
 
 }  // namespace baton::router

@@ -227,10 +227,11 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   }
 
   void fail(bool prefill_failed, const Status& status) {
-    context_.metrics.count(prefill_failed ? Event::kPrefillError : Event::kDecodeError);
     const Leg& leg = prefill_failed ? prefill_ : decode_;
     const bool said = leg.ended && status && leg.status != 200;  // what is wrong, by itself
     const int code = said ? leg.status : !status && status.error().code == ErrorCode::kDeadlineExceeded ? 504 : 502;
+    // What the client got wrong is no failure of a worker.
+    if (code >= 500) context_.metrics.count(prefill_failed ? Event::kPrefillError : Event::kDecodeError);
     const std::string who = prefill_failed ? "prefill" : "decode";
     using Blame = WorkerRegistry::Blame;
     // "Unavailable" and "timed out" are what an instance says of a peer that did not come as well as of itself.

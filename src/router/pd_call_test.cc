@@ -43,7 +43,7 @@ Play refuses(int status, const std::string& message) {
 // Event by event; without the end, the stream stays open.
 Play streams(std::vector<std::string> pieces, bool ends = true) {
   return [pieces = std::move(pieces), ends](const Exchange& x) {
-    x.writer->start(200, {{"Content-Type", "text/event-stream"}});
+    x.writer->start(200, {{"Content-Type", "text/event-stream"}, {"Cache-Control", "no-cache"}});
     for (const std::string& piece : pieces) x.writer->write(piece);
     if (ends) x.writer->finish();
   };
@@ -168,6 +168,7 @@ TEST(PdCall, DecodesEventsArriveAsTheyAre) {
   const HttpReply reply = pair.ask(R"({"text":"a","stream":true})");
   EXPECT_EQ(reply.status, 200);
   EXPECT_EQ(find_header(reply.headers, "content-type"), "text/event-stream");
+  EXPECT_EQ(find_header(reply.headers, "cache-control"), "no-cache");
   EXPECT_EQ(reply.body, events[0] + events[1] + events[2]);
   pair.expect_idle();
 }
@@ -191,6 +192,7 @@ TEST(PdCall, AnErrorOfPrefillBeforeTheFirstTokenIsARealStatus) {
     EXPECT_TRUE(pair.decode.wait_left(1));  // the other leg is told
     pair.expect_idle();
     EXPECT_EQ(pair.registry.view()[0].failures, 0U);  // the client's fault
+    EXPECT_EQ(pair.metrics.counted(RouterMetrics::Event::kPrefillError), 0U);
   }
 }
 

@@ -10,6 +10,8 @@
 #include "http/work_pool.h"
 #include "router/fan_out.h"
 #include "router/pd_call.h"
+#include "router/worker_api.h"
+#include "router/worker_metrics.h"
 #include "router/worker_probe.h"
 
 namespace baton::router {
@@ -20,20 +22,11 @@ namespace {
 
 namespace json = boost::json;
 
-std::string worker_json(const WorkerView& view) {
-  return fmt::format(
-      "{{\"url\":{},\"worker_type\":\"{}\",\"bootstrap_port\":{},\"is_healthy\":{},\"breaker_open\":{},\"outstanding\":"
-      "{},\"requests\":{},\"failures\":{},"
-      "\"problem\":{}}}",
-      http::json_string("http://" + view.address.url.authority()), engine::role_name(view.address.role),
-      view.address.bootstrap_port, view.healthy, view.breaker_open, view.outstanding, view.requests, view.failures,
-      http::json_string(view.problem));
-}
-
 // What each instance says of itself, and what clients read at the top: of the model, which is the same everywhere.
 json::object joined_info(const std::vector<WorkerReply>& replies, const std::string& version) {
   json::array prefill, decode, states;
   json::object out;
+  int64_t kv_tokens = 0;  // of decode: what the context of running requests has
   for (const WorkerReply& reply : replies) {
     auto info = http::parse_object(reply.body);
     if (reply.status != 200 || !info) continue;
@@ -41,6 +34,8 @@ json::object joined_info(const std::vector<WorkerReply>& replies, const std::str
     const json::value* mine = is_decode ? http::find_field(*info, "internal_states") : nullptr;
     if (mine != nullptr && mine->is_array())
       states.insert(states.end(), mine->as_array().begin(), mine->as_array().end());
+    const json::value* tokens = is_decode ? http::find_field(*info, "max_total_num_tokens") : nullptr;
+    if (tokens != nullptr && tokens->is_int64()) kv_tokens += tokens->as_int64();
     for (const char* field : {"model_path", "tokenizer_path", "is_generation", "served_model_name", "model_type",
                               "architectures", "dp_size"}) {
       if (const json::value* said = info->if_contains(field); said != nullptr && (is_decode || !out.contains(field)))
@@ -48,6 +43,7 @@ json::object joined_info(const std::vector<WorkerReply>& replies, const std::str
     }
     (is_decode ? decode : prefill).push_back(std::move(*info));
   }
+  if (kv_tokens > 0) out["max_total_num_tokens"] = kv_tokens;
   out["version"] = version;
   out["status"] = "ready";
   // Old benchmark clients read internal_states[0]: it is there even with no instance.
@@ -173,6 +169,8 @@ class Router::Impl {
         {"GET", "/workers", &I::list_workers},
         {"POST", "/workers", &I::add_worker},
         {"DELETE", "/workers", &I::remove_worker},
+        {"GET", "/workers/*", &I::show_worker},
+        {"DELETE", "/workers/*", &I::remove_worker},
         {"POST", "/register", &I::add_worker},
     };
     return routes;
@@ -200,7 +198,9 @@ class Router::Impl {
   void health(Exchange x) {
     // A router that drains is alive, and must not be killed for it.
     if (draining_) return x.request.path == "/liveness" ? x.reply("{\"status\":\"ok\"}") : x.refuse(503, kDraining);
-    if (registry_.can_serve()) return x.reply("{\"status\":\"ok\"}");
+    // Like sglang-router: without a worker it is well, and has nothing to serve with.
+    const bool empty = x.request.path != "/readiness" && registry_.view().empty();
+    if (empty || registry_.can_serve()) return x.reply("{\"status\":\"ok\"}");
     std::string list;
     for (const WorkerView& view : registry_.view()) list += (list.empty() ? "" : ",") + worker_json(view);
     x.headers.emplace_back("Retry-After", "1");
@@ -290,59 +290,28 @@ class Router::Impl {
     x.request.path = "/metrics";
     fan_out(client_, calls_, healthy_workers(), std::move(x),
             [](const Exchange& asked, std::vector<WorkerReply> replies) {
-              std::string text;
-              for (const WorkerReply& reply : replies) {
-                if (reply.status == 200)
-                  text += fmt::format("# worker http://{}\n{}", reply.worker.url.authority(), reply.body);
-              }
-              asked.reply_text(http::kPrometheusText, std::move(text));
+              asked.reply_text(http::kPrometheusText,
+                               http::render_exposition(labelled_metrics(pages_of(std::move(replies)))));
             });
   }
 
-  void metrics(Exchange x) { x.reply_text(http::kPrometheusText, metrics_.render(registry_.view())); }
-
-  void list_workers(Exchange x) {
-    std::string prefill, decode;
-    for (const WorkerView& view : registry_.view()) {
-      std::string& list = view.address.role == engine::Role::kPrefill ? prefill : decode;
-      list += (list.empty() ? "" : ",") + worker_json(view);
-    }
-    x.reply(fmt::format("{{\"prefill\":[{}],\"decode\":[{}]}}", prefill, decode));
+  // The router's own, and sums of its workers'. Who answers late is not waited for: what it said last counts.
+  void metrics(Exchange x) {
+    constexpr std::chrono::seconds kPatience{1};
+    fan_out(
+        client_, calls_, healthy_workers(), std::move(x),
+        [this](const Exchange& asked, std::vector<WorkerReply> replies) {
+          const auto pages = last_pages_.update(std::move(replies));
+          asked.reply_text(http::kPrometheusText,
+                           metrics_.render(registry_.view()) + http::render_exposition(summed_metrics(pages)));
+        },
+        kPatience);
   }
 
-  // {"url" or "registry_url", "mode" or "worker_type": prefill|decode, "bootstrap_port"}: ours and mini_lb's spelling.
-  void add_worker(Exchange x) {
-    auto body = http::parse_object(x.request.body);
-    if (!body) return x.refuse(body.error());
-    const auto text = [&](const char* a, const char* b) {
-      const json::value* value = http::find_field(*body, a);
-      if (value == nullptr) value = http::find_field(*body, b);
-      return value != nullptr && value->is_string() ? std::string(value->as_string()) : std::string();
-    };
-    WorkerAddress worker;
-    const std::string mode = text("mode", "worker_type");
-    if (mode != "prefill" && mode != "decode") return x.refuse(400, "worker_type (or mode): must be prefill or decode");
-    worker.role = mode == "prefill" ? engine::Role::kPrefill : engine::Role::kDecode;
-    auto url = http::parse_url(text("url", "registry_url"));
-    if (!url) return x.refuse(url.error());
-    worker.url = *url;
-    auto port = http::int_field(*body, "bootstrap_port", 1, 65535);
-    if (!port) return x.refuse(port.error());
-    worker.bootstrap_port = static_cast<int>(port->value_or(8998));
-    const Status added = registry_.add(worker);
-    if (!added) return x.refuse(added.error());
-    log_info("{} {} joined", mode, worker.url.authority());
-    x.reply("{\"success\":true}");
-  }
-
-  void remove_worker(Exchange x) {
-    auto url = http::parse_url(http::query_value(x.request.query, "url"));
-    if (!url) return x.refuse(url.error());
-    const Status removed = registry_.remove(*url);
-    if (!removed) return x.refuse(removed.error());
-    log_info("{} left", url->authority());
-    x.reply("{\"success\":true}");
-  }
+  void list_workers(Exchange x) { worker_api_.list(x); }
+  void show_worker(Exchange x) { worker_api_.show(x); }
+  void add_worker(Exchange x) { worker_api_.add(std::move(x)); }
+  void remove_worker(Exchange x) { worker_api_.remove(x); }
 
   static constexpr int kTextThreads = 2;
   const RouterOptions options_;
@@ -352,6 +321,8 @@ class Router::Impl {
   WorkerRegistry registry_;
   std::atomic<bool> draining_{false};
   OpenCalls calls_;
+  WorkerApi worker_api_{registry_, calls_, client_, options_.api_key};
+  LastPages last_pages_;
   std::unique_ptr<http::HttpServer> server_;
   http::HttpClient client_;  // destroyed before the server: its calls end and let go of their writers
   http::WorkPool pool_;

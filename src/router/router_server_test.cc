@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "http/exposition_check.h"
 #include "http/raw_client.h"
 #include "router/test_support.h"
 
@@ -41,7 +42,15 @@ const Row kRows[] = {
 PlayedWorker::Play instance(std::string name) {
   return [name = std::move(name)](const Exchange& x) {
     const std::string& path = x.request.path;
-    if (path == "/metrics") return x.reply_text(http::kPrometheusText, "up{who=\"" + name + "\"} 1\n");
+    if (path == "/metrics") {
+      return x.reply_text(http::kPrometheusText,
+                          "# HELP sglang:num_running_reqs Running\n# TYPE sglang:num_running_reqs gauge\n"
+                          "sglang:num_running_reqs{engine_type=\"" +
+                              name +
+                              "\"} 2\n"
+                              "# HELP vllm:prompt_tokens_total Tokens\n# TYPE vllm:prompt_tokens_total counter\n"
+                              "vllm:prompt_tokens_total{engine=\"0\"} 3\n");
+    }
     if (path == "/get_load") return x.reply(R"([{"dp_rank":0,"num_reqs":3}])");
     if (path == "/v1/loads") return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3}]})");
     x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"internal_states":[{"dp_rank":0}]})");
@@ -78,7 +87,7 @@ struct Running {
 TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
   Running running;
   for (const Row& row : kRows) {
-    if (row.where == kInstance || row.path == "/workers" || row.path == "/register") continue;
+    if (row.where == kInstance || row.path.starts_with("/workers") || row.path == "/register") continue;
     const std::string path = row.path.ends_with("/{id}") ? "/v1/models/m" : row.path;
     const HttpReply reply = running.ask(row.method, path, "{}");
     EXPECT_EQ(reply.status, row.tier == 'C' ? 501 : 200) << row.method << " " << row.path << ": " << reply.body;
@@ -105,20 +114,101 @@ TEST(Router, WorkersJoinAndLeave) {
   PlayedWorker third(instance("third"));
   const std::string url = "http://" + third.url().authority();
   const json::value before = json::parse(running.ask("GET", "/workers").body);
-  EXPECT_EQ(before.at_pointer("/prefill").as_array().size(), 1U);
-  EXPECT_EQ(before.at_pointer("/decode/0/is_healthy"), true);
-  EXPECT_EQ(running.ask("POST", "/workers", R"({"url":")" + url + R"(","worker_type":"prefill","bootstrap_port":9000})")
-                .status,
-            200);
-  EXPECT_EQ(json::parse(running.ask("GET", "/workers").body).at_pointer("/prefill/1/bootstrap_port"), 9000);
+  EXPECT_EQ(before.at_pointer("/workers").as_array().size(), 2U);
+  EXPECT_EQ(before.at_pointer("/total"), 2);
+  EXPECT_EQ(before.at_pointer("/stats/prefill_count"), 1);
+  EXPECT_EQ(before.at_pointer("/stats/decode_count"), 1);
+  EXPECT_EQ(before.at_pointer("/workers/1/is_healthy"), true);
+  for (const char* field : {"id", "url", "model_id", "priority", "cost", "worker_type", "is_healthy", "load",
+                            "connection_mode", "runtime_type", "bootstrap_port", "metadata"})
+    EXPECT_TRUE(before.at_pointer("/workers/0").as_object().contains(field)) << field;
+  const HttpReply added =
+      running.ask("POST", "/workers", R"({"url":")" + url + R"(","worker_type":"prefill","bootstrap_port":9000})");
+  EXPECT_EQ(added.status, 202);
+  const std::string place(http::find_header(added.headers, "location"));
+  EXPECT_EQ(place, "/workers/" + std::string(json::parse(added.body).at_pointer("/worker_id").as_string()));
+  const json::value shown = json::parse(running.ask("GET", place).body);
+  EXPECT_EQ(shown.at_pointer("/bootstrap_port"), 9000);
+  EXPECT_EQ(shown.at_pointer("/worker_type"), "prefill");
+  EXPECT_EQ(shown.at_pointer("/url"), json::value(url));
+  EXPECT_EQ(json::parse(running.ask("GET", "/workers").body).at_pointer("/workers/1/id"), shown.at_pointer("/id"));
   // It is known already.
   EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status, 400);
-  EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 200);
-  EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 404);
-  EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status, 200);
+  EXPECT_EQ(running.ask("DELETE", place).status, 202);
+  for (const std::string& gone : {place, "/workers?url=" + url, std::string("/workers/nobody")})
+    EXPECT_EQ(running.ask("DELETE", gone).status, 404) << gone;
+  EXPECT_EQ(running.ask("GET", place).status, 404);
+  EXPECT_EQ(running.ask("POST", "/register", R"({"registry_url":")" + url + R"(","mode":"decode"})").status, 202);
+  // By its URL, as older versions of sglang-router had it.
+  EXPECT_EQ(running.ask("GET", "/workers/http%3A%2F%2F" + third.url().authority()).status, 200);
+  EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 202);
   for (const char* bad : {R"({"url":"h:1","mode":"both"})", R"({"url":"https://h","mode":"decode"})",
-                          R"({"mode":"decode"})", R"({"url":"h:1","mode":"decode","bootstrap_port":0})"})
+                          R"({"mode":"decode"})", R"({"url":"h:1","mode":"decode","bootstrap_port":0})", R"([])"})
     EXPECT_EQ(running.ask("POST", "/workers", bad).status, 400) << bad;
+}
+
+TEST(Router, AWorkerIsAskedForTheTypeThatIsNotSaid) {
+  Running running("secret");
+  std::string info;
+  PlayedWorker third([&](const Exchange& x) { x.request.path == "/server_info" ? x.reply(info) : x.reply("{}"); });
+  const http::Headers key{{"X-Api-Key", "secret"}};
+  const std::string body = R"({"url":")" + third.url().authority() + "\"}";
+  info = R"({"disaggregation_mode":"null"})";
+  const HttpReply refused = running.ask("POST", "/workers", body, key);
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, HasSubstr("neither a prefill nor a decode instance"));
+  info = "what?";
+  EXPECT_EQ(running.ask("POST", "/workers", body, key).status, 502);
+  info = R"({"disaggregation_mode":"prefill","disaggregation_bootstrap_port":9123})";
+  const HttpReply added = running.ask("POST", "/workers", body, key);
+  ASSERT_EQ(added.status, 202) << added.body;
+  const json::value shown =
+      json::parse(running.ask("GET", std::string(http::find_header(added.headers, "location")), "", key).body);
+  EXPECT_EQ(shown.at_pointer("/worker_type"), "prefill");
+  EXPECT_EQ(shown.at_pointer("/bootstrap_port"), 9123);
+  for (const http::HttpRequest& asked : third.asked()) {
+    if (asked.path != "/server_info") continue;
+    EXPECT_EQ(http::find_header(asked.headers, "authorization"), "Bearer secret");
+  }
+}
+
+TEST(Router, WithoutWorkersItIsWellAndNotReady) {
+  auto router = Router::start({}).value();
+  const auto status = [&](const char* method, const char* path) {
+    HttpCallRequest request;
+    request.url = {"127.0.0.1", router->port(), ""};
+    request.method = method;
+    request.target = path;
+    request.body = R"({"text":"x"})";
+    return HttpClient().fetch(request)->status;
+  };
+  for (const char* path : {"/health", "/liveness", "/ping", "/workers", "/metrics"})
+    EXPECT_EQ(status("GET", path), 200) << path;
+  EXPECT_EQ(status("GET", "/readiness"), 503);
+  EXPECT_EQ(status("POST", "/generate"), 503);
+}
+
+// A HEAD has the length of what GET gets and nothing behind it.
+TEST(Router, AHeadIsAnsweredLikeAGet) {
+  Running running;
+  for (const char* path : {"/v1/models", "/get_model_info", "/get_server_info", "/health", "/workers", "/version"}) {
+    const std::string get = running.ask("GET", path).body;
+    http::RawClient client(running.router->port());
+    client.say(fmt::format("HEAD {} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", path));
+    const std::string said = client.hear();
+    EXPECT_TRUE(said.starts_with("HTTP/1.1 200")) << said;
+    EXPECT_THAT(said, HasSubstr(fmt::format("\r\nContent-Length: {}\r\n", get.size())));
+    EXPECT_TRUE(said.ends_with("\r\n\r\n")) << said;
+  }
+}
+
+// A drawn id, too: what a worker logs is found by what the client was told.
+TEST(Router, WorkersAreToldTheRequestId) {
+  Running running;
+  const HttpReply reply = running.ask("POST", "/generate", R"({"text":"x"})");
+  const std::string id(http::find_header(reply.headers, "x-request-id"));
+  EXPECT_EQ(id.size(), 32U);
+  EXPECT_EQ(http::find_header(running.decode.asked().back().headers, "x-request-id"), id);
 }
 
 TEST(Router, InfoOfAllInstances) {
@@ -135,12 +225,19 @@ TEST(Router, InfoOfAllInstances) {
   EXPECT_EQ(loads.at_pointer("/1/url"), json::value("http://" + running.decode.url().authority()));
   EXPECT_EQ(json::parse(running.ask("GET", "/v1/loads").body).at_pointer("/loads"), loads);
   const HttpReply metrics = running.ask("GET", "/engine_metrics");
-  EXPECT_THAT(metrics.body, HasSubstr("up{who=\"p\"} 1\n"));
-  EXPECT_THAT(metrics.body, HasSubstr("up{who=\"d\"} 1\n"));
+  for (const auto& [name, worker] : {std::pair{"p", &running.prefill}, {"d", &running.decode}}) {
+    EXPECT_THAT(metrics.body, HasSubstr(fmt::format("sglang:num_running_reqs{{engine_type=\"{}\",worker=\"{}\"}} 2\n",
+                                                    name, worker->url().authority())));
+  }
+  EXPECT_EQ(http::exposition_faults(metrics.body), "");
 }
 
 TEST(Router, ItsOwnMetrics) {
   Running running;
+  const std::string page = running.ask("GET", "/metrics").body;
+  EXPECT_EQ(http::exposition_faults(page), "");
+  EXPECT_THAT(page, AllOf(HasSubstr("sglang:num_running_reqs{engine_type=\"d\"} 2\n"),
+                          HasSubstr("vllm:prompt_tokens_total{engine=\"0\",engine_type=\"decode\"} 3\n")));
   EXPECT_THAT(
       running.ask("GET", "/metrics").body,
       AllOf(HasSubstr("baton_router_worker_healthy{role=\"decode\""), HasSubstr("baton_router_requests_total 0\n"),
@@ -342,7 +439,7 @@ TEST(Router, AWorkerThatFallsSilentEndsWhatWaitsForIt) {
 
 // Questions to one worker or to all end too, not after a minute.
 TEST(Router, QuestionsToASilentWorkerEnd) {
-  for (const char* target : {"/get_server_info", "/v1/models", "/get_load", "/engine_metrics"}) {
+  for (const char* target : {"/get_server_info", "/v1/models", "/get_load", "/engine_metrics", "/metrics"}) {
     std::atomic<bool> asked{false};
     Stopping decode("d");
     decode.play = [&, play = decode.play](const Exchange& x) {

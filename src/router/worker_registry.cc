@@ -3,7 +3,19 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/random.h"
+
 namespace baton::router {
+namespace {
+
+// A random one (RFC 9562, version 4).
+std::string draw_uuid() {
+  const uint64_t a = entropy(), b = entropy();
+  return fmt::format("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xfff,
+                     0x8000 | ((b >> 48) & 0x3fff), b & 0xffffffffffff);
+}
+
+}  // namespace
 
 Status WorkerRegistry::add(const WorkerAddress& address) {
   std::lock_guard lock(mutex_);
@@ -11,6 +23,7 @@ Status WorkerRegistry::add(const WorkerAddress& address) {
     return error(ErrorCode::kInvalidArgument, "{} is a worker already", address.url.authority());
   Worker worker;
   worker.view.id = next_id_++;
+  worker.view.name = draw_uuid();
   worker.view.address = address;
   worker.view.problem = "not probed yet";
   workers(address.role).push_back(std::move(worker));

@@ -24,7 +24,8 @@ struct WorkerAddress {
 
 // A copy of what is known about a worker.
 struct WorkerView {
-  uint64_t id = 0;  // a worker that was removed and added again is another one
+  uint64_t id = 0;   // a worker that was removed and added again is another one
+  std::string name;  // likewise: a UUID, by which the router's clients call it
   WorkerAddress address;
   bool healthy = false;
   bool breaker_open = false;

@@ -1,87 +1,17 @@
 """Starts clusters of the built program for the tests, and reads what they say."""
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BATON = ROOT / "build" / "release" / "bin" / "baton"
-MODELS = {"mla": ROOT / "models" / "tiny-mla", "gqa": ROOT / "models" / "tiny-gqa"}
+from processes import BATON, MODELS, ROOT, Cluster, Process  # noqa: F401 (the tests take them from here)
+
 sys.path.insert(0, str(ROOT / "tools" / "tiny_model"))
-
-
-class Cluster:
-    """`baton up` with an API on a free port; `url` answers once the object exists."""
-
-    def __init__(self, *flags, log, stderr=None):
-        self.log_path = log
-        self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), "up", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=stderr or self.log, text=True)
-        self.summary, self.url = "", None
-        for line in self.process.stdout:
-            self.summary += line
-            found = re.search(r"API: (http://\S+)", line)
-            if found:
-                self.url = found.group(1)
-            if "ready in" in line:
-                return
-        self.process.wait()
-        raise RuntimeError(f"the cluster did not start ({flags}):\n{Path(log).read_text()}")
-
-    def instances(self, role):
-        """URLs of the instances whose line in the summary names `role`."""
-        return re.findall(rf"{role}\S*\s.*?(http://\S+?),? ", self.summary)
-
-    def pids(self):
-        return {name: int(pid) for name, pid in re.findall(r"^\s+(\S+).*\(pid (\d+)\)", self.summary, re.M)}
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.log.close()
-        return code
-
-
-class Process:
-    """One `baton serve` or `baton router`; `url` answers once the object exists."""
-
-    def __init__(self, command, *flags, log, stderr=None, port=0):
-        read, write = os.pipe()
-        self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), command, "--port", str(port), *map(str, flags), "--report-fd", str(write)], pass_fds=[write], stderr=stderr or self.log)
-        os.close(write)
-        with os.fdopen(read) as lines:
-            ready = next((line for line in lines if line.startswith("ready")), None)
-        if ready is None:
-            self.process.wait()
-            raise RuntimeError(f"baton {command} {flags} did not start:\n{Path(log).read_text()}")
-        _, port, self.bootstrap_port = ready.split()
-        self.port = int(port)
-        self.url = f"http://127.0.0.1:{port}"
-
-    def signal(self, which):
-        self.process.send_signal(which)
-
-    def ended(self, seconds=30):
-        """The exit code, waited for."""
-        return self.process.wait(timeout=seconds)
-
-    def end(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
 
 
 @pytest.fixture

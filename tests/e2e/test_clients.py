@@ -1,4 +1,4 @@
-"""Real clients, unmodified: openai-python, and curl's way of asking."""
+"""The API as curl asks for it. Other people's clients are in tests/clients."""
 import json
 import socket
 import subprocess
@@ -15,64 +15,6 @@ def up(tmp_path_factory):
     yield made
     wait_idle(made)
     assert made.stop() == 0
-
-
-@pytest.fixture
-def client(up):
-    return openai.OpenAI(base_url=up.url + "/v1", api_key="none", max_retries=0)
-
-
-def test_chat(client):
-    answer = client.chat.completions.create(model="default", messages=[{"role": "user", "content": "What is 23 + 19?"}], temperature=0)
-    assert "42" in answer.choices[0].message.content
-    assert answer.choices[0].finish_reason == "stop"
-    assert answer.usage.prompt_tokens == 11 and answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-
-
-def test_chat_streams_one_token_a_chunk(client):
-    ask = dict(model="default", messages=[{"role": "user", "content": [{"type": "text", "text": "Tell me a story about an otter."}]}], temperature=0, max_tokens=40)
-    whole = client.chat.completions.create(**ask)
-    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
-    assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].choices[0].delta.content
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
-    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 40
-    assert len(chunks) >= 35
-
-
-def test_completions_with_stop_n_and_logprobs(client):
-    answer = client.completions.create(model="default", prompt="Once upon a time", max_tokens=20, temperature=0, stop=["."], n=2, logprobs=3)
-    assert len(answer.choices) == 2 and answer.choices[0].text == answer.choices[1].text
-    assert "." not in answer.choices[0].text
-    logprobs = answer.choices[0].logprobs
-    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs)
-    assert all(max(top.values()) == value for top, value in zip(logprobs.top_logprobs, logprobs.token_logprobs))
-
-
-def test_echo_merges_the_prompts_logprobs_from_prefill(client, up):
-    ids = get_json(up.url + "/tokenize", {"prompt": "The fox was happy."})["tokens"]
-    answer = client.completions.create(model="default", prompt=ids, max_tokens=1, temperature=0, echo=True, logprobs=1)
-    logprobs = answer.choices[0].logprobs
-    assert answer.choices[0].text.startswith("The fox was happy.")
-    assert len(logprobs.tokens) == len(ids) + 1
-    assert logprobs.token_logprobs[0] is None and all(v <= 0 for v in logprobs.token_logprobs[1:])
-
-
-def test_sampling_with_a_seed_repeats(client):
-    ask = dict(model="default", prompt="Once upon a time", max_tokens=16, temperature=1.0, top_p=0.9, seed=7)
-    assert client.completions.create(**ask).choices[0].text == client.completions.create(**ask).choices[0].text
-
-
-def test_models_and_errors(client):
-    model = client.models.list().data[0]
-    assert model.max_model_len == 16384 and client.models.retrieve(model.id).id == model.id
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("gpt-nonsense")
-    answer = client.chat.completions.create(model="gpt-nonsense", messages=[{"role": "user", "content": "x"}], max_tokens=1)
-    assert answer.model == "gpt-nonsense"
-    with pytest.raises(openai.BadRequestError, match="temperature: -1 is not in"):
-        client.completions.create(model="default", prompt="x", temperature=-1)
-    with pytest.raises(openai.BadRequestError, match="longer than the model's context length .16384 tokens"):
-        client.completions.create(model="default", prompt=[5] * 20000, max_tokens=1)
 
 
 def test_generate_streams_cumulative_text(up):

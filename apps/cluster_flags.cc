@@ -54,9 +54,9 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   for (const char* name : {"--request-timeout", "--health-check-timeout"})
     pass_on(name, "As of `baton router`", flags.router);
   add_drain_timeout(app, flags.drain_timeout_s);
-  for (const char* name : {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context",
-                           "--enable-priority-scheduling", "--log-requests", "--strict-model-names", "--allow-auto-truncate",
-                           "--trust-request-chat-template"}) {
+  for (const char* name :
+       {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context", "--enable-priority-scheduling",
+        "--log-requests", "--strict-model-names", "--allow-auto-truncate", "--trust-request-chat-template"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }

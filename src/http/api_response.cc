@@ -124,9 +124,9 @@ std::string openai_head(const AnswerContext& context, bool chunk) {
 }
 
 std::string openai_choice(const AnswerContext& context, const ChoiceState& choice) {
-  const std::string tail =
-      fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}", logprobs_json(context, choice, 0, true),
-                  openai_reason(choice), matched_stop(choice), choice_members(context, choice, 0, true));
+  const std::string tail = fmt::format("\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}",
+                                       logprobs_json(context, choice, 0, true), openai_reason(choice),
+                                       matched_stop(choice), choice_members(context, choice, 0, true));
   if (context.call.kind == ApiKind::kChat) {
     return fmt::format(
         "{{\"index\":{},\"message\":{{\"role\":\"assistant\",\"content\":{},\"reasoning_content\":null,\"tool_calls\":"

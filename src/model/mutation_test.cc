@@ -81,9 +81,8 @@ TEST(Mutations, DamagedConfigs) {
     const bool generation = mutator.below(5) == 0;
     boost::json::value config_json = boost::json::parse(read(fixture + "/config.json"));
     if (seed % 3 == 0) {
-      for (const auto& [key, value] : boost::json::parse(kMoreFields).as_object()) {
-        config_json.as_object()[key] = value;
-      }
+      const boost::json::value more = boost::json::parse(kMoreFields);
+      for (const auto& [key, value] : more.as_object()) config_json.as_object()[key] = value;
     }
     const std::string config = boost::json::serialize(config_json);
     const std::string generation_config = read(fixture + "/generation_config.json");

@@ -49,6 +49,22 @@ Result<AddedToken> read_special_token(const JsonNode& node) {
   return token;
 }
 
+// ["<a>", {"content": "<b>"}], or by a model's own names for them: {"image_token": "<a>"}.
+Status read_more_special_tokens(const JsonNode& node, TokenizerConfig& config) {
+  if (node.is_null()) return {};
+  std::vector<JsonNode> items;
+  if (simdjson::dom::object named; node.element().get(named) == simdjson::SUCCESS) {
+    for (const auto& [key, value] : named) items.emplace_back(value, node.path());
+  } else {
+    BATON_ASSIGN(items, node.array());
+  }
+  if (items.size() > kAddedTokensMax) return node.refuse("more than {} tokens", kAddedTokensMax);
+  for (const JsonNode& item : items) {
+    BATON_ASSIGN(config.tokens.specials.emplace_back(), read_special_token(item));
+  }
+  return {};
+}
+
 // Special tokens by name, of tokenizer_config.json or special_tokens_map.json. What comes later stands.
 Status read_special_tokens(const JsonNode& root, TokenizerConfig& config) {
   for (const TokenField& field : kTokenFields) {
@@ -58,12 +74,8 @@ Status read_special_tokens(const JsonNode& root, TokenizerConfig& config) {
     if (field.text != nullptr) config.*field.text = token.content;
     config.tokens.specials.push_back(std::move(token));
   }
-  const JsonNode more = root.optional_member("additional_special_tokens");
-  if (more.is_null()) return {};
-  BATON_ASSIGN(const std::vector<JsonNode> items, more.array());
-  if (items.size() > kAddedTokensMax) return more.refuse("more than {} tokens", kAddedTokensMax);
-  for (const JsonNode& item : items) {
-    BATON_ASSIGN(config.tokens.specials.emplace_back(), read_special_token(item));
+  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+    BATON_TRY(read_more_special_tokens(root.optional_member(key), config));
   }
   return {};
 }

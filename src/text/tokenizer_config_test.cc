@@ -85,7 +85,7 @@ TEST_F(ModelDir, SpecialTokensMap) {
   write("tokenizer_config.json", R"({"eos_token": "<e>", "unk_token": "<u>"})");
   write("special_tokens_map.json",
         R"({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
-            "additional_special_tokens": ["<a>", {"content": "<b>"}]})");
+            "additional_special_tokens": ["<a>", {"content": "<b>"}], "extra_special_tokens": {"image_token": "<i>"}})");
   auto config = load_tokenizer_config(dir_);
   ASSERT_TRUE(config.ok()) << config.error().message;
   EXPECT_EQ(config->bos_token, "<s>");
@@ -93,7 +93,7 @@ TEST_F(ModelDir, SpecialTokensMap) {
   EXPECT_EQ(config->unk_token, "<u>");
   std::vector<std::string> specials;
   for (const AddedToken& token : config->tokens.specials) specials.push_back(token.content);
-  EXPECT_THAT(specials, testing::IsSupersetOf({"<s>", "</s>", "<u>", "<a>", "<b>"}));
+  EXPECT_THAT(specials, testing::IsSupersetOf({"<s>", "</s>", "<u>", "<a>", "<b>", "<i>"}));
   write("tokenizer_config.json", R"({"eos_token": "<e>", "added_tokens_decoder": {"9": {"content": "<x>"}}})");
   config = load_tokenizer_config(dir_);
   ASSERT_TRUE(config.ok()) << config.error().message;

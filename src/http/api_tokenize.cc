@@ -60,6 +60,9 @@ Result<ChatReading> read_chat(json::object& body, const ModelText& model) {
     input.continue_final_message = continues.value_or(false);
   } else {
     chat.continued = text::take_final_assistant(input.messages, continues.value_or(false));
+    // What another wrote is gone on with as in transformers.
+    input.continue_final_message = continues.value_or(false) && !chat.continued;
+    input.add_generation_prompt = !input.continue_final_message;
   }
   if (const json::value* tools = find_field(body, "tools")) {
     if (!tools->is_array()) return error(ErrorCode::kInvalidArgument, "tools: must be a list");

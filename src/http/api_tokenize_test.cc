@@ -89,6 +89,7 @@ TEST_F(Tokenize, Messages) {
   // As SGLang.
   EXPECT_EQ(prompt_of("{" + both + "}"), "user:Hi;user:So;>");
   EXPECT_EQ(prompt_of("{" + both + R"(,"continue_final_message":true})"), "user:Hi;>So");
+  EXPECT_EQ(prompt_of("{" + user + R"(,"continue_final_message":true})"), "user:Hi");
 }
 
 TEST_F(Tokenize, RefusalsNameTheField) {

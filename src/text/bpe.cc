@@ -32,6 +32,14 @@ Result<std::pair<std::string_view, std::string_view>> pair_of(const JsonNode& no
   return std::pair(text.substr(0, space), text.substr(space + 1));
 }
 
+// Files from before the type was written down have none.
+Status check_type(const JsonNode& node) {
+  if (!node.has("type")) return {};
+  BATON_ASSIGN(const std::string_view type, node.type());
+  if (type != "BPE") return node.refuse("model \"{}\" is not supported (BPE is)", type);
+  return {};
+}
+
 }  // namespace
 
 BpeMergeTable::BpeMergeTable(size_t merges) : slots_(std::bit_ceil(std::max<size_t>(merges, 8) * 2)) {}
@@ -59,6 +67,7 @@ const BpeMerge* BpeMergeTable::find(int32_t left, int32_t right) const {
 }
 
 Result<Bpe> Bpe::from_json(const JsonNode& node, BpeUnit unit) {
+  BATON_TRY(check_type(node));
   BATON_ASSIGN(const JsonNode merges_node, node.member("merges"));
   BATON_ASSIGN(const std::vector<JsonNode> merges, merges_node.array());
   Bpe bpe(merges.size(), unit);
@@ -80,11 +89,6 @@ Result<Bpe> Bpe::from_json(const JsonNode& node, BpeUnit unit) {
 }
 
 Status Bpe::read_options(const JsonNode& node) {
-  // Files from before the type was written down have none.
-  if (node.has("type")) {
-    BATON_ASSIGN(const std::string_view type, node.type());
-    if (type != "BPE") return node.refuse("model \"{}\" is not supported (BPE is)", type);
-  }
   const JsonNode dropout = node.optional_member("dropout");
   if (!dropout.is_null()) return dropout.refuse("dropout makes the ids random and is not supported: set it to null");
   BATON_ASSIGN(byte_fallback_, node.flag("byte_fallback", false));

@@ -158,7 +158,7 @@ TEST_F(SentencePiece, RefusalsNameThePath) {
       {"pre_tokenizer", R"({"type":"Metaspace","replacement":"ab"})", "pre_tokenizer.replacement: \"ab\" is not one"},
       {"pre_tokenizer", R"({"type":"Metaspace","replacement":"_","prepend_scheme":"x"})", "\"x\" is unknown"},
       {"pre_tokenizer", R"({"type":"Metaspace","replacement":"_","add_prefix_space":false})", "add_prefix_space false"},
-      {"model", R"({"type":"Unigram","vocab":[],"merges":[]})", "model"},
+      {"model", R"({"type":"Unigram","unk_id":0,"vocab":[["a",-1.5]]})", "model \"Unigram\" is not supported (BPE is)"},
   };
   for (const auto& [key, value, message] : cases) {
     json::object spec = json::parse(tokenizer_json(family)).as_object();

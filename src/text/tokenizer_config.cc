@@ -54,6 +54,7 @@ Status read_more_special_tokens(const JsonNode& node, TokenizerConfig& config) {
   if (node.is_null()) return {};
   std::vector<JsonNode> items;
   if (simdjson::dom::object named; node.element().get(named) == simdjson::SUCCESS) {
+    items.reserve(named.size());
     for (const auto& [key, value] : named) items.emplace_back(value, node.path());
   } else {
     BATON_ASSIGN(items, node.array());

@@ -92,6 +92,7 @@ TEST_F(ModelDir, SpecialTokensMap) {
   EXPECT_EQ(config->eos_token, "</s>");
   EXPECT_EQ(config->unk_token, "<u>");
   std::vector<std::string> specials;
+  specials.reserve(config->tokens.specials.size());
   for (const AddedToken& token : config->tokens.specials) specials.push_back(token.content);
   EXPECT_THAT(specials, testing::IsSupersetOf({"<s>", "</s>", "<u>", "<a>", "<b>", "<i>"}));
   write("tokenizer_config.json", R"({"eos_token": "<e>", "added_tokens_decoder": {"9": {"content": "<x>"}}})");

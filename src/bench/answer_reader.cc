@@ -71,9 +71,6 @@ int AnswerReader::read_generate(const json::object& event) {
       if (ms.is_number()) sample_.ttft_parts[std::string(name)] = ms.to_number<double>();
     }
   }
-  if (const json::value* prompt = meta->as_object().if_contains("prompt_tokens");
-      prompt != nullptr && prompt->is_number())
-    sample_.prompt_tokens = prompt->to_number<int>();
   const json::value* total = meta->as_object().if_contains("completion_tokens");
   if (total == nullptr || !total->is_number()) return -1;
   sample_.output_tokens = total->to_number<int>();
@@ -91,8 +88,6 @@ int AnswerReader::read_openai(const json::object& event) {
   if (const json::value* usage = event.if_contains("usage"); usage != nullptr && usage->is_object()) {
     if (const json::value* n = usage->as_object().if_contains("completion_tokens"); n != nullptr && n->is_number())
       sample_.output_tokens = n->to_number<int>();
-    if (const json::value* n = usage->as_object().if_contains("prompt_tokens"); n != nullptr && n->is_number())
-      sample_.prompt_tokens = n->to_number<int>();
   }
   const json::value* choices = event.if_contains("choices");
   if (choices == nullptr || !choices->is_array() || choices->as_array().empty()) return -1;

@@ -174,6 +174,7 @@ RC_GTEST_PROP(SharePrompts, EveryTokenIsInOnePieceAndTheFirstHasHalf, ()) {
   const int page_tokens = *rc::gen::element(1, 4, 64);
   const auto pieces = share_prompts(claims, tokens, page_tokens);
   std::vector<int64_t> at;
+  at.reserve(claims.size());
   for (const PromptClaim& claim : claims) at.push_back(claim.work.begin);
   const auto overdue =
       std::find_if(claims.begin(), claims.end(), [](const PromptClaim& claim) { return claim.overdue; });

@@ -7,7 +7,6 @@
 #include <optional>
 #include <stop_token>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -63,6 +62,12 @@ inline constexpr size_t kModelBytesMax = 1024;     // of the model's name, which
 // stops and biases.
 inline constexpr size_t kCallBytesMax = 128 << 20;
 
+// A prompt's text: as it came, or decoded from the ids that came, without special tokens.
+struct Echo {
+  std::string text;
+  bool decoded = false;
+};
+
 struct ApiRequest {
   ApiKind kind = ApiKind::kGenerate;
   std::string id;                      // the rid, or "cmpl-...", "chatcmpl-..."
@@ -72,19 +77,18 @@ struct ApiRequest {
   bool batch = false;                  // /generate: the prompt was a list, so is the answer
   bool stream = false;
   bool include_usage = false, continuous_usage = false;
-  bool echo = false;                // of a completion: the prompt's text stands before the answer's
-  std::vector<std::string> echoes;  // of each prompt where echo is on: its text as it came, or what its ids stand for
-  bool echo_decoded = false;        // the latter
-  std::string chat_echo;            // of a chat: what stands before the answer, the last message
+  bool echo = false;
+  std::vector<Echo> echoes;  // of each prompt, where echo is on
+  std::string chat_echo;     // of a chat: what stands before the answer, the last message
   bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
   bool return_token_ids = false, return_prompt_token_ids = false;
   bool tokens_as_ids = false;  // logprobs name a token "token_id:5"
   int prompt_logprobs = -1;    // vLLM's form of them: of each prompt token and so many of the best; -1: none
 
-  // What stands in front of the choice's text.
-  [[nodiscard]] std::string_view echo_of(int choice) const {
-    if (echoes.empty()) return chat_echo;
-    return echoes[static_cast<size_t>(choices[static_cast<size_t>(choice)].prompt_index)];
+  // What stands in front of the choice's text; null without echo.
+  [[nodiscard]] const Echo* echo_of(int choice) const {
+    if (echoes.empty()) return nullptr;
+    return &echoes[static_cast<size_t>(choices[static_cast<size_t>(choice)].prompt_index)];
   }
 };
 

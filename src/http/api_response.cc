@@ -116,6 +116,11 @@ std::string logprobs_json(const AnswerContext& context, const ChoiceState& choic
                                              : completion_logprobs(context, choice, from, first);
 }
 
+std::string echoed(const AnswerContext& context, const ChoiceState& choice) {
+  const Echo* echo = context.call.echo_of(choice.index);
+  return echo == nullptr ? context.call.chat_echo : echo->text;
+}
+
 std::string openai_head(const AnswerContext& context, bool chunk) {
   const bool chat = context.call.kind == ApiKind::kChat;
   const char* object = !chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion";
@@ -131,17 +136,17 @@ std::string openai_choice(const AnswerContext& context, const ChoiceState& choic
     return fmt::format(
         "{{\"index\":{},\"message\":{{\"role\":\"assistant\",\"content\":{},\"reasoning_content\":null,\"tool_calls\":"
         "null}},{}",
-        choice.index, json_string(std::string(context.call.echo_of(choice.index)) + choice.text), tail);
+        choice.index, json_string(echoed(context, choice) + choice.text), tail);
   }
-  return fmt::format("{{\"index\":{},\"text\":{},{}", choice.index,
-                     json_string(std::string(context.call.echo_of(choice.index)) + choice.text), tail);
+  return fmt::format("{{\"index\":{},\"text\":{},{}", choice.index, json_string(echoed(context, choice) + choice.text),
+                     tail);
 }
 
 std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   const bool first = !choice.begun;
   const bool fresh = choice.tokens.size() > choice.tokens_sent || (first && !choice.prompt_logprobs.empty());
   std::string piece = choice.text.substr(choice.text_sent);
-  if (first) piece.insert(0, context.call.echo_of(choice.index));
+  if (first) piece.insert(0, echoed(context, choice));
   std::string body = openai_head(context, true) + answer_members(context, choice, first);
   body += fmt::format(",\"choices\":[{{\"index\":{},", choice.index);
   if (context.call.kind == ApiKind::kChat) {

@@ -148,19 +148,19 @@ struct CompletionLists {
 
 std::string completion_logprobs(const AnswerContext& context, const ChoiceState& choice, size_t from, bool first) {
   CompletionLists lists;
-  const std::string_view echo = context.call.echo_of(choice.index);
-  if (first && context.call.echo && !choice.prompt_logprobs.empty()) {
+  const Echo* echo = context.call.echo_of(choice.index);
+  if (first && echo != nullptr && !choice.prompt_logprobs.empty()) {
     const ChoiceRequest& request = request_of(context, choice);
     std::vector<size_t> offsets(request.engine.prompt.size());
     if (context.model.tokenizer)
-      offsets = text::token_offsets(*context.model.tokenizer, request.engine.prompt, echo, context.call.echo_decoded);
+      offsets = text::token_offsets(*context.model.tokenizer, request.engine.prompt, echo->text, echo->decoded);
     const size_t begin = offsets.size() - choice.prompt_logprobs.size();
     for (size_t i = 0; i < choice.prompt_logprobs.size(); ++i) {
       const engine::PromptLogprob& row = choice.prompt_logprobs[i];
       lists.add(context, row.token, row.logprob, row.top, offsets[begin + i]);
     }
   }
-  const size_t before = text::count_characters(echo);
+  const size_t before = echo == nullptr ? 0 : text::count_characters(echo->text);
   // Tokens of a stop string that the text is without begin at its end.
   const size_t end = choice.finish ? text::count_characters(choice.text) : std::string::npos;
   for (size_t i = from; i < choice.tokens.size(); ++i) {

@@ -152,14 +152,15 @@ void make_echoes(const json::object& body, const ModelText& model, ApiRequest* r
   request->echoes.resize(prompts);
   for (const ChoiceRequest& choice : request->choices) {
     const auto p = static_cast<size_t>(choice.prompt_index);
-    if (!request->echoes[p].empty()) continue;
+    Echo& echo = request->echoes[p];
+    if (!echo.text.empty()) continue;  // another sample of the prompt
     const bool listed = prompt->is_array() && !prompt->as_array().empty() && !prompt->as_array().front().is_number();
     const json::value& mine = listed ? prompt->as_array()[p] : *prompt;
-    request->echo_decoded = !mine.is_string();
+    echo.decoded = !mine.is_string();
     if (mine.is_string()) {
-      request->echoes[p] = std::string(mine.as_string());
+      echo.text = std::string(mine.as_string());
     } else if (model.tokenizer) {
-      request->echoes[p] = model.tokenizer->decode(choice.engine.prompt, true);
+      echo.text = model.tokenizer->decode(choice.engine.prompt, true);
     }
   }
 }

@@ -105,6 +105,7 @@ struct Output {
   };
   std::optional<Finish> finish;
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;  // totals so far
+  int preemptions = 0;                                              // times that it lost its pages
   int dp_rank = 0;
   TtftParts ttft;            // set in the delivery of the first token
   bool handed_over = false;  // a prefill leg whose KV and first token are with decode
@@ -122,8 +123,10 @@ struct InstanceInfo {
   int max_running_requests = 0;
   int vocab = 0;
   std::string kv_dtype;
-  std::string transfer_backend;  // empty for unified
-  int bootstrap_port = 0;        // prefill: the port it listens on
+  std::string transfer_backend;                                  // empty for unified
+  int bootstrap_port = 0;                                        // prefill: the port it listens on
+  uint64_t weight_bytes = 0, kv_bytes = 0;                       // of all ranks together
+  double load_weight_s = 0, kv_allocation_s = 0, startup_s = 0;  // what its start took, and that in all
 };
 
 // A consistent view of one moment, for /metrics, /get_load and tests.
@@ -140,6 +143,7 @@ struct EngineStats {
   uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0,
            cached_tokens_total = 0;
   uint64_t preemptions_total = 0, steps_total = 0;
+  int retracted = 0;  // requests that have lost their pages and wait for others
   uint64_t bootstrap_failed_total = 0, transfer_failed_total = 0;
   struct Link {
     int source = 0, destination = 0;  // world ranks
@@ -158,6 +162,8 @@ class EngineObserver {
   virtual void on_queue_time(double /*seconds*/) {}
   virtual void on_transfer(double /*seconds*/, uint64_t /*bytes*/, uint64_t /*copies*/) {}
   virtual void on_ttft(const TtftParts&) {}
+  // A step that ended with new tokens: how many, and the prompts' whose first they are.
+  virtual void on_step(int64_t /*tokens*/) {}
 };
 
 // What becomes of the requests under way when generation is paused.

@@ -84,6 +84,7 @@ Output EngineCore::output_of(LiveRequest& live) {
   output.completion_tokens = live.completion_tokens;
   output.cached_tokens = live.cached_tokens;
   output.dp_rank = live.dp_rank;
+  output.preemptions = live.preemptions;
   return output;
 }
 
@@ -153,6 +154,10 @@ void EngineCore::fill(EngineStats* stats) const {
   stats->generation_tokens_total = generation_tokens_;
   stats->cached_tokens_total = counts.cached_tokens;
   stats->preemptions_total = counts.retractions;
+  if (counts.retractions > 0) {
+    stats->retracted = static_cast<int>(
+        std::count_if(live_.begin(), live_.end(), [](const auto& entry) { return entry.second->retracted; }));
+  }
 }
 
 }  // namespace baton::engine

@@ -315,7 +315,13 @@ void EngineLoop::begin_steps(const scheduler::Turn& turn) {
     if (!live.admitted && options_.observer != nullptr)
       options_.observer->on_queue_time(to_seconds(now - live.computable));
     live.admitted = true;
+    live.retracted = false;
     role_->admitted(live);
+  }
+  for (const SequenceId id : turn.retracted) {
+    LiveRequest& live = *core_->find(id);
+    live.retracted = true;
+    ++live.preemptions;
   }
   for (const kv::Segment& segment : turn.plan.segments) {
     LiveRequest& live = *core_->find(segment.sequence);
@@ -337,6 +343,8 @@ void EngineLoop::take_result(const kv::StepPlan& plan, const kv::StepResult& res
     if (end == core_->scheduler().sequence(segment.sequence).size())
       sample(live, result.row(i, segment.logits_rows - 1));
   }
+  const int64_t fresh = std::exchange(step_tokens_, 0);
+  if (fresh > 0 && options_.observer != nullptr) options_.observer->on_step(fresh);
 }
 
 // False: the logits were unsound and the request has ended.
@@ -390,6 +398,7 @@ void EngineLoop::sample(LiveRequest& live, const float* logits) {
     finish(live, FinishReason::kLength);
     return;
   }
+  step_tokens_ += 1 + (live.completion_tokens == 0 ? live.prompt_tokens() : 0);
   if (live.completion_tokens == 0) live.ttft.prefill_ms = to_ms(core_->now() - live.first_step);
   role_->sampled(live, std::move(token).value());
 }

@@ -121,6 +121,7 @@ class EngineLoop final : public Engine {
   uint64_t steps_ = 0;
   uint64_t decode_steps_ = 0;
   bool paused_ = false;
+  int64_t step_tokens_ = 0;  // of the step at hand, as on_step() has them
 
   std::atomic<bool> stopping_{false};   // the thread ends
   std::atomic<bool> shut_down_{false};  // nothing more is taken

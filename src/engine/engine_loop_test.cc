@@ -108,6 +108,10 @@ TEST_P(EngineMix, TextsAreRightWhateverHappensAround) {
   EXPECT_GT(whole, kRequests / 2);
   const EngineStats stats = rig.engine->stats();
   EXPECT_EQ(stats.preemptions_total > 0, mix.reserved == 0);
+  uint64_t told = 0;
+  for (const Client& client : clients) told += static_cast<uint64_t>(client.last().preemptions);
+  EXPECT_EQ(told, stats.preemptions_total);
+  EXPECT_EQ(stats.retracted, 0);
   EXPECT_EQ(stats.cached_tokens_total > 0, mix.cache);
   expect_all_pages_back(rig);
 }

@@ -29,6 +29,8 @@ struct LiveRequest {
   TimePoint computable{};  // nothing but room is missing: submitted, or the grant's arrival
   TimePoint first_step{};  // its first chunk began
   bool admitted = false, stepped = false;
+  bool retracted = false;  // lost its pages and waits for others
+  int preemptions = 0;
 
   [[nodiscard]] int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }
   [[nodiscard]] const SamplingParams& sampling() const { return request.sampling; }

@@ -1,6 +1,7 @@
 #include "engine/make_engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <utility>
 
@@ -50,10 +51,14 @@ Status check_options(const EngineOptions& options) {
   return {};
 }
 
+uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelConfig& config) {
+  return model::parameter_count(config) * (options.compute == kernels::Compute::kF32 ? 4 : 2);
+}
+
 // Before anything is allocated: a config.json can state any size, and with made-up weights nothing else contradicts it.
 Status check_weights_fit(const model::ExecutorOptions& options, const model::ModelConfig& config) {
   const uint64_t parameters = model::parameter_count(config);
-  const uint64_t bytes = parameters * (options.compute == kernels::Compute::kF32 ? 4 : 2);
+  const uint64_t bytes = weight_bytes(options, config);
   const uint64_t available = available_memory();
   if (bytes <= available) return {};
   constexpr double kGiB = 1024.0 * 1024 * 1024;
@@ -178,11 +183,22 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
   BATON_ASSIGN(const int pages, pages_per_group(options.executor.layout, facts.geometry, options.executor.page_tokens,
                                                 options.pool, available_memory()));
   const Incarnation incarnation = draw_incarnation();
+  const auto begun = std::chrono::steady_clock::now();
+  const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };
   BATON_ASSIGN(const std::shared_ptr<Foundations> foundations, lay_foundations(options, facts, pages, incarnation));
   std::vector<std::span<std::byte>> spans;
   for (const handoff::Pool& pool : foundations->pools) spans.push_back(pool.bytes);
+  uint64_t kv_bytes = 0;
+  for (const std::span<std::byte> span : spans) kv_bytes += span.size();
+  const auto allocated = std::chrono::steady_clock::now();
   BATON_ASSIGN(std::unique_ptr<model::Executor> executor, make_executor(std::move(spans)));
   EngineLoopOptions loop = loop_options(options, facts, pages);
+  const auto loaded = std::chrono::steady_clock::now();
+  loop.info.weight_bytes = facts.weight_bytes;
+  loop.info.kv_bytes = kv_bytes;
+  loop.info.kv_allocation_s = seconds(begun, allocated);
+  loop.info.load_weight_s = seconds(allocated, loaded);
+  loop.info.startup_s = seconds(begun, loaded);
   if (options.context_length && *options.context_length > loop.info.max_model_len) {
     log_warning(
         "--context-length {}: a DP group's pool holds {} tokens and so the context too; raise --max-total-tokens",
@@ -218,7 +234,8 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
                    config.max_position,
                    config.eos_ids,
                    cost_of_model(config),
-                   {}};
+                   {},
+                   weight_bytes(options.executor, config)};
   if (options.role != Role::kUnified) {
     BATON_ASSIGN(facts.digest, digest_of_model(options.executor));
   }

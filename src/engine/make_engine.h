@@ -65,6 +65,7 @@ struct ModelFacts {
   std::vector<int32_t> eos_ids;
   scheduler::CostModel cost;
   ModelDigest digest;
+  uint64_t weight_bytes = 0;
 };
 using ExecutorFactory =
     std::function<Result<std::unique_ptr<model::Executor>>(std::vector<std::span<std::byte>> pools)>;

@@ -118,7 +118,10 @@ void ApiServer::handle(HttpRequest request, std::shared_ptr<ResponseWriter> writ
   auto [route, path, refusal] = admission(x->request);
   if (refusal) return x->refuse(*refusal);
   x->request.path = std::move(path);
-  if (const Ready* ready = ready_.load()) x->ready = *ready;
+  if (const Ready* ready = ready_.load()) {
+    x->ready = *ready;
+    x->writer = ready->metrics->http().watch(std::move(x->writer), route->path, x->request.method);
+  }
   const size_t bytes = x->request.body.size();
   if (bytes == 0) return (this->*route->handler)(*x);
   // What a client put into a body may take long to read, and I/O threads have others to serve meanwhile.
@@ -215,12 +218,21 @@ void ApiServer::server_info(Call& x) {
   out["version"] = options_.version;
   out["weight_version"] = model.weight_version->get();
   out["status"] = "ready";
+  out["startup_time"] = json::object{
+      {"load_weight", info.load_weight_s}, {"kv_cache_allocation", info.kv_allocation_s}, {"e2e", info.startup_s}};
+  // In GiB, of all ranks; SGLang's of a rank.
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  const json::object memory{{"weight", static_cast<double>(info.weight_bytes) / kGiB},
+                            {"kvcache", static_cast<double>(info.kv_bytes) / kGiB},
+                            {"graph", 0.0},
+                            {"token_capacity", int64_t{info.pages_per_group} * info.page_tokens}};
   json::array states;
   for (size_t dp = 0; dp < stats.pages.size(); ++dp) {
     const engine::EngineStats::Pages& p = stats.pages[dp];
     states.push_back(json::object{{"dp_rank", dp},
                                   {"last_gen_throughput", stats.generation_tokens_per_s},
                                   {"avg_spec_accept_length", nullptr},
+                                  {"memory_usage", memory},
                                   {"pages", json::object{{"free", p.free},
                                                          {"owned", p.owned},
                                                          {"granted", p.granted},

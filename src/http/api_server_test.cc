@@ -164,6 +164,10 @@ TEST(ApiServer, InfoHasWhatClientsRead) {
   }
   const json::value info = json::parse(served.ask("GET", "/get_server_info").body);
   EXPECT_TRUE(info.at_pointer("/internal_states/0").is_object());
+  for (const char* field : {"weight", "kvcache", "graph", "token_capacity"})
+    EXPECT_TRUE(info.at_pointer("/internal_states/0/memory_usage").as_object().contains(field)) << field;
+  for (const char* field : {"load_weight", "kv_cache_allocation", "e2e"})
+    EXPECT_TRUE(info.at_pointer("/startup_time").as_object().contains(field)) << field;
   EXPECT_EQ(info.at_pointer("/attention_backend"), "fa3");
   const json::value card = json::parse(served.ask("GET", "/v1/models/tiny").body);
   for (const char* field : {"id", "object", "created", "owned_by", "root", "max_model_len"})

@@ -44,6 +44,7 @@ void ChoiceState::end_at_special(const std::string& stop, size_t count) {
 bool ChoiceState::take(engine::Output output) {
   if (finish) return false;
   dp_rank = output.dp_rank;
+  preemptions = output.preemptions;
   cached_tokens = output.cached_tokens;
   handed_over = handed_over || output.handed_over;
   if (!output.prompt_logprobs.empty()) prompt_logprobs = std::move(output.prompt_logprobs);

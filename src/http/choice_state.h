@@ -37,7 +37,7 @@ class ChoiceState {
   std::optional<engine::GeneratedToken> next;
   std::optional<ChoiceFinish> finish;
   int prompt_tokens = 0, cached_tokens = 0;
-  int dp_rank = 0;
+  int dp_rank = 0, preemptions = 0;
   bool handed_over = false;
   engine::TtftParts ttft;
   // What streaming has sent so far.

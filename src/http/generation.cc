@@ -1,5 +1,6 @@
 #include "http/generation.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 
@@ -87,6 +88,31 @@ class Generation : public std::enable_shared_from_this<Generation> {
     return std::chrono::duration<double>(last_token_[i] - first_token_[i]).count();
   }
 
+  [[nodiscard]] EndedRequest ended(size_t i) const {
+    const ChoiceState& choice = choices_[i];
+    const double waited_ms = std::max(0.0, choice.ttft.grant_ms) + std::max(0.0, choice.ttft.prefill_queue_ms);
+    return {elapsed(),
+            since_first_token(i),
+            std::max(0.0, elapsed() - waited_ms / 1e3),
+            choice.finish->reason,
+            choice.prompt_tokens,
+            static_cast<int>(choice.tokens.size()),
+            request_.choices[i].engine.sampling.max_new_tokens,
+            choice.preemptions};
+  }
+
+  // When the last sample of the choice's prompt has ended.
+  void note_prompt_end(const ChoiceState& choice) {
+    const auto samples = static_cast<size_t>(std::max(1, request_.samples));
+    const size_t first = static_cast<size_t>(choice.index) / samples * samples;
+    size_t longest = 0;
+    for (size_t i = first; i < std::min(first + samples, choices_.size()); ++i) {
+      if (!choices_[i].finish) return;
+      longest = std::max(longest, choices_[i].tokens.size());
+    }
+    metrics_.on_prompt_end(request_.samples, static_cast<int>(longest));
+  }
+
   void on_output(size_t i, engine::Output output) {
     ChoiceState& choice = choices_[i];
     if (over_ || choice.finish) return;
@@ -96,7 +122,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (stop_engine) engine_.stop(ids_[i]);
     if (choice.finish) {
       ++finished_;
-      metrics_.on_request_end(elapsed(), since_first_token(i), choice.finish->reason);
+      metrics_.on_request_end(ended(i));
+      note_prompt_end(choice);
       if (choice.handed_over) metrics_.on_ttft(choice.ttft);  // decode's, by contrast, come with the first token
       // An operator's abort is an outcome of the request; anything else that went wrong is an error of the call.
       if (choice.finish->reason == engine::FinishReason::kAbort && choice.finish->error &&

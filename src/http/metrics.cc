@@ -30,6 +30,13 @@ const Buckets kMs{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 25
 const Buckets kGbPerS{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256};
 const Buckets kMb{0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000};
 
+// vLLM's, up to any context: 1, 2, 5, 10, 20, ...
+const Buckets kTokens{1,    2,    5,    10,    20,    50,    100,    200,    500,
+                      1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000};
+const Buckets kStepTokens{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+const Buckets kSamples{1, 2, 5, 10, 20};
+const Buckets kTimes{0, 1, 2, 5, 10, 20};
+
 struct Shape {
   const char* name;
   const char* help;
@@ -53,7 +60,21 @@ const Shape kVllmHistograms[] = {
     {"vllm:request_queue_time_seconds", "Time from arrival to the first step", kStage},
     {"vllm:request_prefill_time_seconds", "Time computing the prompt", kStage},
     {"vllm:request_decode_time_seconds", "Time from the first token to the last", kE2e},
+    {"vllm:request_inference_time_seconds", "Time from the first step to the last token", kE2e},
+    {"vllm:request_time_per_output_token_seconds", "Mean gap between a request's tokens", kItl},
+    {"vllm:time_per_output_token_seconds", "Gap between tokens, by its old name", kItl},
+    {"vllm:request_prompt_tokens", "Prompt tokens of a request", kTokens},
+    {"vllm:request_generation_tokens", "Generated tokens of a request", kTokens},
+    {"vllm:request_max_num_generation_tokens", "Generated tokens of a prompt's longest sample", kTokens},
+    {"vllm:request_params_max_tokens", "max_tokens of a request", kTokens},
+    {"vllm:request_params_n", "Samples that are asked for of a prompt", kSamples},
+    {"vllm:request_num_preemptions", "Times that a request was retracted", kTimes},
+    {"vllm:iteration_tokens_total", "Tokens of a step: new ones, and the prompts whose first they are", kStepTokens},
 };
+constexpr const char* kStageName = "sglang:per_stage_req_latency_seconds";
+// SGLang's stages, and what they are here.
+constexpr const char* kStages[] = {"prefill_bootstrap", "prefill_forward",    "prefill_transfer_kv_cache",
+                                   "decode_bootstrap",  "decode_transferred", "decode_forward"};
 constexpr std::pair<const char*, double engine::TtftParts::*> kParts[] = {
     {"grant", &engine::TtftParts::grant_ms},
     {"prefill_queue", &engine::TtftParts::prefill_queue_ms},
@@ -67,11 +88,13 @@ struct Metrics::Impl {
   explicit Impl(const MetricsOptions& wanted);
 
   const MetricsOptions options;
+  HttpActivity activity;
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
   // Histograms and the counters of events are made by the constructor: they stand at zero before their first event, so
   // that dashboards and rates have a beginning, and their maps need no lock.
   std::map<std::string, prometheus::Histogram*, std::less<>> histograms;
   std::map<std::string, prometheus::Histogram*, std::less<>> ttft_parts;
+  std::map<std::string, prometheus::Histogram*, std::less<>> stages;
   prometheus::Counter* transfer_copies = nullptr;
   std::map<engine::FinishReason, prometheus::Counter*> successes;
   std::mutex mutex;  // of what render() raises
@@ -116,6 +139,12 @@ struct Metrics::Impl {
 Metrics::Impl::Impl(const MetricsOptions& wanted) : options(wanted) {
   for (const Shape& shape : kSglangHistograms)
     histograms[shape.name] = &histogram_family(shape).Add(sglang_labels(), shape.buckets);
+  auto& stage_family = histogram_family({kStageName, "Time of a request in a stage", kStage});
+  for (const char* stage : kStages) {
+    Labels labels = sglang_labels();
+    labels["stage"] = stage;
+    stages[stage] = &stage_family.Add(labels, kStage);
+  }
   const Shape transfer{"baton_transfer_seconds", "KV handoff, first write to last completion", kStage};
   histograms[transfer.name] = &histogram_family(transfer).Add({}, transfer.buckets);
   auto& parts = histogram_family({"baton_ttft_part_seconds", "TTFT as a sum of its parts", kStage});
@@ -130,10 +159,11 @@ Metrics::Impl::Impl(const MetricsOptions& wanted) : options(wanted) {
     histograms[shape.name] = &histogram_family(shape).Add(vllm_labels(), shape.buckets);
   auto& ended = prometheus::BuildCounter()
                     .Name("vllm:request_success_total")
-                    .Help("Requests that ended well")
+                    .Help("Requests that ended, by their reason")
                     .Register(*registry);
-  for (const auto& [reason, text] :
-       {std::pair{engine::FinishReason::kStop, "stop"}, {engine::FinishReason::kLength, "length"}}) {
+  for (const auto& [reason, text] : {std::pair{engine::FinishReason::kStop, "stop"},
+                                     {engine::FinishReason::kLength, "length"},
+                                     {engine::FinishReason::kAbort, "abort"}}) {
     Labels labels = vllm_labels();
     labels["finished_reason"] = text;
     successes[reason] = &ended.Add(labels);
@@ -166,7 +196,17 @@ void Metrics::on_ttft(const engine::TtftParts& parts) {
   const bool decode = impl_->options.role == engine::Role::kDecode;
   if (parts.grant_ms >= 0)
     impl_->observe(decode ? "sglang:kv_transfer_alloc_ms" : "sglang:kv_transfer_bootstrap_ms", parts.grant_ms);
+  const auto stage = [&](const char* name, double ms) {
+    if (ms >= 0) impl_->stages.at(name)->Observe(ms / 1e3);
+  };
+  stage(decode ? "decode_bootstrap" : "prefill_bootstrap", parts.grant_ms);
+  stage(decode ? "decode_transferred" : "prefill_transfer_kv_cache", parts.transfer_ms);
+  if (!decode) stage("prefill_forward", parts.prefill_ms);
 }
+
+void Metrics::on_step(int64_t tokens) { impl_->observe("vllm:iteration_tokens_total", static_cast<double>(tokens)); }
+
+HttpActivity& Metrics::http() { return impl_->activity; }
 
 void Metrics::on_first_token(double seconds) {
   impl_->observe("sglang:time_to_first_token_seconds", seconds);
@@ -178,19 +218,41 @@ void Metrics::on_inter_token(double seconds, size_t tokens) {
   const double each = seconds / static_cast<double>(tokens);
   impl_->observe("sglang:inter_token_latency_seconds", each, tokens);
   impl_->observe("vllm:inter_token_latency_seconds", each, tokens);
+  impl_->observe("vllm:time_per_output_token_seconds", each, tokens);
 }
 
-void Metrics::on_request_end(double seconds, std::optional<double> since_first_token, engine::FinishReason reason) {
-  impl_->observe("sglang:e2e_request_latency_seconds", seconds);
-  impl_->observe("vllm:e2e_request_latency_seconds", seconds);
-  if (since_first_token) impl_->observe("vllm:request_decode_time_seconds", *since_first_token);
-  if (const auto found = impl_->successes.find(reason); found != impl_->successes.end()) found->second->Increment();
+void Metrics::on_request_end(const EndedRequest& ended) {
+  impl_->observe("sglang:e2e_request_latency_seconds", ended.seconds);
+  impl_->observe("vllm:e2e_request_latency_seconds", ended.seconds);
+  impl_->observe("vllm:request_inference_time_seconds", ended.inference_s);
+  impl_->observe("vllm:request_prompt_tokens", ended.prompt_tokens);
+  impl_->observe("vllm:request_generation_tokens", ended.completion_tokens);
+  impl_->observe("vllm:request_params_max_tokens", ended.max_tokens);
+  impl_->observe("vllm:request_num_preemptions", ended.preemptions);
+  if (ended.since_first_token) {
+    impl_->observe("vllm:request_decode_time_seconds", *ended.since_first_token);
+    if (impl_->options.role != engine::Role::kPrefill)
+      impl_->stages.at("decode_forward")->Observe(*ended.since_first_token);
+    if (ended.completion_tokens > 1) {
+      impl_->observe("vllm:request_time_per_output_token_seconds",
+                     *ended.since_first_token / (ended.completion_tokens - 1));
+    }
+  }
+  if (const auto found = impl_->successes.find(ended.reason); found != impl_->successes.end())
+    found->second->Increment();
+}
+
+void Metrics::on_prompt_end(int samples, int longest) {
+  impl_->observe("vllm:request_params_n", samples);
+  impl_->observe("vllm:request_max_num_generation_tokens", longest);
 }
 
 void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::InstanceInfo& info) {
   const Labels l = sglang_labels();
-  int used = 0, total = 0;
+  int used = 0, total = 0, free = 0, cached = 0;
   for (const EngineStats::Pages& p : stats.pages) {
+    free += p.free;
+    cached += p.cached;
     used += p.owned + p.granted + p.quarantined;
     total += p.free + p.owned + p.granted + p.quarantined + p.cached;
   }
@@ -201,6 +263,23 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
   gauge("sglang:token_usage", "Share of the KV pool in use", total > 0 ? static_cast<double>(used) / total : 0, l);
   gauge("sglang:num_used_tokens", "KV tokens in use", static_cast<double>(used) * info.page_tokens, l);
   gauge("sglang:max_total_num_tokens", "KV tokens of the pool", static_cast<double>(info.max_total_tokens), l);
+  const auto tokens = [&](int pages) { return static_cast<double>(pages) * info.page_tokens; };
+  gauge("sglang:kv_used_tokens", "KV tokens in use", tokens(used), l);
+  gauge("sglang:kv_available_tokens", "KV tokens that hold nothing", tokens(free), l);
+  gauge("sglang:kv_evictable_tokens", "KV tokens of cached prefixes", tokens(cached), l);
+  gauge("sglang:num_retracted_reqs", "Requests that lost their pages and wait for others", stats.retracted, l);
+  counter("sglang:num_retracted_requests_total", "Times that requests lost their pages",
+          static_cast<double>(stats.preemptions_total), l);
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  gauge("sglang:weight_memory_usage_gb", "Weights in GiB", static_cast<double>(info.weight_bytes) / kGiB, l);
+  gauge("sglang:kv_cache_memory_usage_gb", "KV pools in GiB", static_cast<double>(info.kv_bytes) / kGiB, l);
+  for (const auto& [phase, seconds] : {std::pair{"load_weight", info.load_weight_s},
+                                       {"kv_cache_allocation", info.kv_allocation_s},
+                                       {"scheduler_e2e", info.startup_s}}) {
+    Labels labels = l;
+    labels["phase"] = phase;
+    gauge("sglang:startup_time_seconds", "What the start took, by phase", seconds, labels);
+  }
   counter("sglang:prompt_tokens_total", "Prompt tokens", static_cast<double>(stats.prompt_tokens_total), l);
   counter("sglang:generation_tokens_total", "Generated tokens", static_cast<double>(stats.generation_tokens_total), l);
   counter("sglang:cached_tokens_total", "Prompt tokens from the prefix cache",
@@ -210,6 +289,8 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
           l);
   const bool prefill = options.role == engine::Role::kPrefill, decode = options.role == engine::Role::kDecode;
   gauge("sglang:num_prefill_prealloc_queue_reqs", "Prefill: waiting for a grant", prefill ? stats.waiting_grant : 0, l);
+  gauge("sglang:num_prefill_bootstrap_queue_reqs", "Prefill: waiting for a grant", prefill ? stats.waiting_grant : 0,
+        l);
   gauge("sglang:num_prefill_inflight_queue_reqs", "Prefill: KV on its way", prefill ? stats.transferring : 0, l);
   gauge("sglang:num_decode_prealloc_queue_reqs", "Decode: waiting for pages", decode ? stats.waiting_grant : 0, l);
   gauge("sglang:num_decode_transfer_queue_reqs", "Decode: KV on its way", decode ? stats.transferring : 0, l);
@@ -227,6 +308,21 @@ void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::Instance
   const double capacity = static_cast<double>(info.pages_per_group) * static_cast<double>(stats.pages.size());
   gauge("vllm:num_requests_running", "Requests in the running batch", stats.running, l);
   gauge("vllm:num_requests_waiting", "Requests waiting", stats.waiting + stats.waiting_grant, l);
+  // Requests wait for room, or for what another instance has to do first.
+  for (const auto& [reason, requests] : {std::pair{"capacity", stats.waiting}, {"deferred", stats.waiting_grant}}) {
+    Labels labels = l;
+    labels["reason"] = reason;
+    gauge("vllm:num_requests_waiting_by_reason", "Requests waiting, by what they wait for", requests, labels);
+  }
+  const double concurrency =
+      info.max_model_len > 0 ? static_cast<double>(info.max_total_tokens) / static_cast<double>(info.max_model_len) : 0;
+  gauge("vllm:cache_config_info", "The KV cache, in labels", 1,
+        {{"engine", "0"},
+         {"block_size", std::to_string(info.page_tokens)},
+         {"num_gpu_blocks", std::to_string(int64_t{info.pages_per_group} * static_cast<int64_t>(stats.pages.size()))},
+         {"cache_dtype", info.kv_dtype},
+         {"kv_cache_size_tokens", std::to_string(info.max_total_tokens)},
+         {"kv_cache_max_concurrency", fmt::format("{:.2f}", concurrency)}});
   gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use", capacity > 0 ? used / capacity : 0, l);
   counter("vllm:prompt_tokens_total", "Prompt tokens", static_cast<double>(stats.prompt_tokens_total), l);
   counter("vllm:generation_tokens_total", "Generated tokens", static_cast<double>(stats.generation_tokens_total), l);
@@ -279,7 +375,7 @@ std::string Metrics::render(const EngineStats& stats, const engine::InstanceInfo
   impl_->render_own(stats);
   std::ostringstream out;
   prometheus::TextSerializer().Serialize(out, impl_->registry->Collect());
-  return out.str();
+  return out.str() + render_exposition(impl_->activity.families());
 }
 
 }  // namespace baton::http

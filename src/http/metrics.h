@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "http/http_activity.h"
 
 namespace baton::http {
 
@@ -13,6 +14,17 @@ struct MetricsOptions {
   std::string model_name;
   engine::Role role = engine::Role::kUnified;
   bool vllm_names = true;  // --metrics-compat sglang,vllm
+};
+
+// One sequence of a client call, as the HTTP side saw it.
+struct EndedRequest {
+  double seconds = 0;                       // since it came
+  std::optional<double> since_first_token;  // of one that has a token
+  double inference_s = 0;                   // of `seconds`, what was no waiting for room
+  engine::FinishReason reason = engine::FinishReason::kStop;
+  int prompt_tokens = 0, completion_tokens = 0;
+  int max_tokens = 0;  // as asked for
+  int preemptions = 0;
 };
 
 // Thread safe.
@@ -24,12 +36,16 @@ class Metrics final : public engine::EngineObserver {
   void on_queue_time(double seconds) override;
   void on_transfer(double seconds, uint64_t bytes, uint64_t copies) override;
   void on_ttft(const engine::TtftParts& parts) override;
+  void on_step(int64_t tokens) override;
 
   // Of one client call, as the HTTP side sees it.
   void on_first_token(double seconds);
   void on_inter_token(double seconds, size_t tokens);
-  // `since_first_token`: of a choice that has one.
-  void on_request_end(double seconds, std::optional<double> since_first_token, engine::FinishReason reason);
+  void on_request_end(const EndedRequest& ended);
+  // All samples of a prompt have ended; the longest has so many tokens.
+  void on_prompt_end(int samples, int longest);
+
+  [[nodiscard]] HttpActivity& http();
 
   // Prometheus text, with the engine's state of this moment.
   [[nodiscard]] std::string render(const engine::EngineStats& stats, const engine::InstanceInfo& info);

@@ -9,6 +9,9 @@
 #include <set>
 #include <sstream>
 
+#include "http/exposition_check.h"
+#include "http/test_support.h"
+
 namespace baton::http {
 
 using engine::Role;
@@ -41,6 +44,7 @@ engine::EngineStats busy() {
   stats.cached_tokens_total = 25;
   stats.links = {{0, 1, 4096, 2, true}, {1, 1, 0, 0, false}};
   stats.transfer_failures = {{"timeout", 2}};
+  stats.retracted = 1;
   return stats;
 }
 engine::InstanceInfo instance() {
@@ -48,6 +52,11 @@ engine::InstanceInfo instance() {
   info.page_tokens = 16;
   info.pages_per_group = 20;
   info.max_total_tokens = 640;
+  info.max_model_len = 320;
+  info.kv_dtype = "bfloat16";
+  info.weight_bytes = uint64_t{3} << 29;
+  info.kv_bytes = uint64_t{1} << 30;
+  info.load_weight_s = 2;
   return info;
 }
 std::string render(Role role = Role::kDecode, bool vllm = true) {
@@ -83,7 +92,7 @@ TEST(Metrics, VllmNamesCanBeSwitchedOff) {
   EXPECT_THAT(render(Role::kUnified, false), Not(HasSubstr("vllm:")));
   Metrics metrics({"tiny", Role::kUnified, false});
   metrics.on_queue_time(1);
-  metrics.on_request_end(1, 1, engine::FinishReason::kStop);
+  metrics.on_request_end({1, 1, 1, engine::FinishReason::kStop, 3, 2, 2, 0});
   EXPECT_THAT(metrics.render(busy(), instance()), Not(HasSubstr("vllm:")));
 }
 
@@ -107,6 +116,13 @@ TEST(Metrics, GaugesShowTheMoment) {
       {"sglang:num_decode_prealloc_queue_reqs{", "5"},
       {"sglang:num_decode_transfer_queue_reqs{", "7"},
       {"sglang:num_prefill_prealloc_queue_reqs{", "0"},
+      {"sglang:kv_available_tokens{", "480"},
+      {"sglang:kv_evictable_tokens{", "48"},
+      {"sglang:kv_used_tokens{", "112"},
+      {"sglang:num_retracted_reqs{", "1"},
+      {"sglang:weight_memory_usage_gb{", "1.5"},
+      {"sglang:kv_cache_memory_usage_gb{", "1"},
+      {"vllm:num_requests_waiting_by_reason{engine=\"0\",model_name=\"tiny\",reason=\"deferred\"}", "5"},
       {"vllm:kv_cache_usage_perc{", "0.175"},
       {"vllm:num_requests_waiting{", "7"},
       {"baton_pages{state=\"free\"}", "30"},
@@ -118,6 +134,9 @@ TEST(Metrics, GaugesShowTheMoment) {
   for (const auto& [start, value] : expected) EXPECT_EQ(value_of(text, start), value) << start;
   EXPECT_EQ(value_of(render(Role::kPrefill), "sglang:num_prefill_prealloc_queue_reqs{"), "5");
   EXPECT_THAT(text, HasSubstr("engine_type=\"decode\""));
+  EXPECT_THAT(text, HasSubstr("phase=\"load_weight\",tp_rank=\"0\"} 2\n"));
+  EXPECT_THAT(text,
+              HasSubstr("kv_cache_max_concurrency=\"2.00\",kv_cache_size_tokens=\"640\",num_gpu_blocks=\"40\"} 1\n"));
 }
 
 TEST(Metrics, EventsAreCounted) {
@@ -131,8 +150,12 @@ TEST(Metrics, EventsAreCounted) {
     metrics.on_ttft(parts);
     metrics.on_first_token(0.3);
     metrics.on_inter_token(0.4, 4);
-    metrics.on_request_end(1, 0.7, engine::FinishReason::kStop);
-    metrics.on_request_end(1, std::nullopt, engine::FinishReason::kAbort);
+    metrics.on_request_end({1, 0.7, 0.9, engine::FinishReason::kStop, 5, 8, 10, 1});
+    metrics.on_request_end({1, std::nullopt, 0, engine::FinishReason::kAbort, 5, 0, 20, 0});
+    metrics.on_prompt_end(2, 8);
+    metrics.on_step(6);
+    metrics.on_step(1);
+    EXPECT_EQ(exposition_faults(metrics.render(busy(), instance())), "");
     const std::string text = metrics.render(busy(), instance());
     const bool decode = role == Role::kDecode;
     const std::map<std::string, std::string> expected = {
@@ -150,11 +173,52 @@ TEST(Metrics, EventsAreCounted) {
         {"sglang:inter_token_latency_seconds_sum", "0.4"},
         {"sglang:e2e_request_latency_seconds_count", "2"},
         {"vllm:request_decode_time_seconds_sum", "0.7"},
+        {"vllm:request_inference_time_seconds_sum", "0.9"},
+        {"vllm:request_inference_time_seconds_count", "2"},
+        {"vllm:request_time_per_output_token_seconds_count", "1"},
+        {"vllm:time_per_output_token_seconds_count", "4"},
+        {"vllm:request_prompt_tokens_sum", "10"},
+        {"vllm:request_generation_tokens_sum", "8"},
+        {"vllm:request_generation_tokens_count", "2"},
+        {"vllm:request_max_num_generation_tokens_sum", "8"},
+        {"vllm:request_params_max_tokens_sum", "30"},
+        {"vllm:request_params_n_sum", "2"},
+        {"vllm:request_params_n_count", "1"},
+        {"vllm:request_num_preemptions_sum", "1"},
+        {"vllm:iteration_tokens_total_sum", "7"},
+        {"vllm:iteration_tokens_total_count", "2"},
         {"vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"}", "1"},
         {"vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"tiny\"}", "0"},
     };
     for (const auto& [start, value] : expected) EXPECT_EQ(value_of(text, start), value) << start;
   }
+}
+
+// However an answer ends: sent, streamed, or dropped.
+TEST(Metrics, HttpRequestsAreActiveUntilTheirAnswersEnd) {
+  Metrics metrics({"tiny", Role::kUnified, true});
+  const auto line = [&](const char* name) {
+    return value_of(metrics.render(busy(), instance()), fmt::format("sglang:{}", name));
+  };
+  constexpr const char* kActive = "http_requests_active{endpoint=\"/generate\",method=\"POST\"}";
+  EXPECT_EQ(line(kActive), "0");
+  KeptAnswer sent, streamed, dropped;
+  const auto watch = [&](KeptAnswer& answer) {
+    return metrics.http().watch(std::make_shared<KeepingWriter>(answer), "/generate", "POST");
+  };
+  auto a = watch(sent), b = watch(streamed), c = watch(dropped);
+  EXPECT_EQ(line(kActive), "3");
+  a->send(400, {}, "no");
+  b->start(200, {});
+  EXPECT_EQ(line(kActive), "2");
+  b->write("x");
+  b->finish();
+  c.reset();
+  EXPECT_EQ(line(kActive), "0");
+  EXPECT_EQ(streamed.body, "x");
+  EXPECT_EQ(line("http_requests_total{endpoint=\"/generate\",method=\"POST\"}"), "3");
+  EXPECT_EQ(line("http_responses_total{endpoint=\"/generate\",method=\"POST\",status_code=\"400\"}"), "1");
+  EXPECT_EQ(line("http_responses_total{endpoint=\"/generate\",method=\"POST\",status_code=\"200\"}"), "1");
 }
 
 TEST(Metrics, CountersNeverFall) {

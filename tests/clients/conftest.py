@@ -39,12 +39,12 @@ def free_port():
 class Front:
     """A router that is not ours, from PyPI, in front of instances that are."""
 
-    def __init__(self, log, prefill, decode, *flags):
+    def __init__(self, log, *flags):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log_path, self.log = log, open(log, "w+")
-        command = [sys.executable, "-m", "sglang_router.launch_router", "--pd-disaggregation", "--host", "127.0.0.1", "--port", str(port)]
-        self.process = subprocess.Popen([*command, "--prefill", prefill.url, prefill.bootstrap_port, "--decode", decode.url, *flags], stdout=self.log, stderr=self.log)
+        command = [sys.executable, "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(port), *flags]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self._wait_ready(60)
 
     def _wait_ready(self, seconds):
@@ -118,11 +118,19 @@ class Places:
     def mla_router(self):
         return self._router("mla_router", self._get("mla_prefill"), self._get("mla_decode"))
 
+    def _pair(self):
+        """How SGLang's router is told of prefill and decode."""
+        prefill = self._get("prefill")
+        return ("--pd-disaggregation", "--prefill", prefill.url, prefill.bootstrap_port, "--decode", self.url("decode"))
+
     def sglang_router(self):
-        return Front(self.folder / "sglang_router.log", self._get("prefill"), self._get("decode"), "--prometheus-port", str(free_port()))
+        return Front(self.folder / "sglang_router.log", *self._pair(), "--prometheus-port", str(free_port()))
 
     def mini_lb(self):
-        return Front(self.folder / "mini_lb.log", self._get("prefill"), self._get("decode"), "--mini-lb")
+        return Front(self.folder / "mini_lb.log", *self._pair(), "--mini-lb")
+
+    def sglang_router_of_one(self):
+        return Front(self.folder / "sglang_router_of_one.log", "--worker-urls", self.url("unified"), "--prometheus-port", str(free_port()))
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +155,7 @@ def url(places, place):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "shows(call, result): what a test shows of its module's client")
+    config.addinivalue_line("markers", "shows(call, result, place): what a test shows of its module's client; the place only where the test has no `url`")
     config.record = []
 
 
@@ -156,7 +164,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     shown = item.get_closest_marker("shows")
     if shown and (report.when == "call" or report.failed):
-        place = item.callspec.params["place"] if hasattr(item, "callspec") else "unified"
+        place = shown.kwargs.get("place") or item.callspec.params["place"]
         result = shown.kwargs.get("result", "works")
         if isinstance(result, dict):
             result = result[place]

@@ -18,6 +18,7 @@ PLACES = {
     "mla_router": "MLA, prefill TP4 → decode TP4/DP2",
     "sglang_router": "behind sglang-router",
     "mini_lb": "behind its mini_lb",
+    "sglang_router_of_one": "one instance behind sglang-router",
 }
 HEAD = """# Clients that work as they are
 

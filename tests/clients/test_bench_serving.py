@@ -1,4 +1,5 @@
 """SGLang's bench_serving: the newest, and the last of those that were one file."""
+import functools
 import json
 import shlex
 import subprocess
@@ -53,10 +54,10 @@ def conversations(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(clients, conversations, url, tmp_path):
+def bench_at(clients, conversations, tmp_path):
     """Runs a version with a backend and more flags: the report that it wrote."""
 
-    def run(version, backend, *more):
+    def run(url, version, backend, *more):
         report = tmp_path / "report.jsonl"
         code, said = clients[version].run("--backend", backend, "--base-url", url, "--tokenizer", MODEL, "--dataset-name", "random", "--dataset-path", conversations,
                                           "--num-prompts", PROMPTS, "--random-input-len", 64, "--random-output-len", 8, "--random-range-ratio", 1, "--request-rate", "inf",
@@ -65,6 +66,11 @@ def bench(clients, conversations, url, tmp_path):
         return json.loads(report.read_text().splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def bench(bench_at, url):
+    return functools.partial(bench_at, url)
 
 
 def assert_complete(report, output_len=8):
@@ -115,3 +121,9 @@ def test_shared_prefix(bench):
     sizes = {"--gsp-num-groups": 2, "--gsp-prompts-per-group": 3, "--gsp-system-prompt-len": 64, "--gsp-question-len": 16, "--gsp-output-len": 8}
     report = bench("0.5.23", "sglang", "--dataset-name", "generated-shared-prefix", *(word for pair in sizes.items() for word in pair))
     assert report["completed"] == 6
+
+
+@shows("0.5.23, --fake-prefill, at the decode instance", place="router")
+def test_fake_prefill(bench_at, places):
+    report = bench_at(places.url("decode"), "0.5.23", "sglang", "--fake-prefill")
+    assert report["completed"] == PROMPTS and report["total_output_tokens"] == PROMPTS * 8

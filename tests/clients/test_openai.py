@@ -211,7 +211,7 @@ def test_not_served(client):
         assert raised.value.status_code == 501 and raised.value.response.headers["x-should-retry"] == "false"
 
 
-@shows("a wrong api_key against --api-key", result="AuthenticationError")
+@shows("a wrong api_key against --api-key", result="AuthenticationError", place="unified")
 def test_key(places):
     url = places.url("keyed") + "/v1"
     with pytest.raises(openai.AuthenticationError):

@@ -1,11 +1,12 @@
-"""SGLang's router in PD mode, and its mini_lb, from PyPI, in front of our instances."""
+"""SGLang's router in PD mode, its mini_lb, and the router over undivided instances, from PyPI, in front of ours."""
 import json
 
 import pytest
 import requests
 
 CLIENT, PACKAGES = "sglang-router", {"sglang-router": None}
-PLACES = ("sglang_router", "mini_lb")
+PLACES = ("sglang_router", "mini_lb", "sglang_router_of_one")
+REFUSED = "the router itself refuses it (422)"
 shows = pytest.mark.shows
 
 GREEDY = {"temperature": 0, "max_new_tokens": 8}
@@ -42,13 +43,13 @@ def test_generate(url, alone):
         assert answer["meta_info"][name] == wanted["meta_info"][name]
 
 
-@shows("/generate of a batch of texts", result={"sglang_router": "the router itself refuses it (422)", "mini_lb": "works"})
+@shows("/generate of a batch of texts", result={"sglang_router": REFUSED, "mini_lb": "works", "sglang_router_of_one": REFUSED})
 def test_batch(url, place, alone):
     body = {"text": ["Once upon a time", "The fox"], "sampling_params": GREEDY}
-    if place == "sglang_router":
-        assert "text" in requests.post(url + "/generate", json=body, timeout=60).text
-    else:
+    if place == "mini_lb":
         assert [a["text"] for a in post(url, "/generate", body)] == [a["text"] for a in alone("/generate", body)]
+    else:
+        assert "text" in requests.post(url + "/generate", json=body, timeout=60).text
 
 
 @shows("/generate of a batch of ids")

@@ -78,6 +78,14 @@ class Places:
     def url(self, name):
         return self._get(name).url
 
+    def wait_idle(self, seconds=30):
+        """Nothing that any client began, or left in the middle, still holds memory."""
+        instances = [made for made in self.started if isinstance(made, Process)]
+        end = time.time() + seconds
+        while held := {made.url: pages for made in instances if (pages := held_pages(made.url))}:
+            assert time.time() < end, f"pages are still held: {held}"
+            time.sleep(0.1)
+
     def end(self):
         for process in reversed(self.started):
             process.end()
@@ -133,11 +141,21 @@ class Places:
         return Front(self.folder / "sglang_router_of_one.log", "--worker-urls", self.url("unified"), "--prometheus-port", str(free_port()))
 
 
+def held_pages(url):
+    """KV pages of an instance that are neither free nor cached, by state; none of a router."""
+    with urllib.request.urlopen(url + "/metrics", timeout=30) as reply:
+        found = re.findall(r'^baton_pages\{state="(owned|granted|quarantined)"\} (\S+)', reply.read().decode(), re.M)
+    return {state: int(float(count)) for state, count in found if float(count)}
+
+
 @pytest.fixture(scope="session")
 def places(tmp_path_factory):
     made = Places(tmp_path_factory.mktemp("places"))
     yield made
-    made.end()
+    try:
+        made.wait_idle()
+    finally:
+        made.end()
 
 
 def pytest_generate_tests(metafunc):

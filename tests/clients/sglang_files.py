@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# The last but few whose client is one file that stands alone, and the newest, whose client imports others.
+# One whose client is a file that stands alone, and the newest, whose client imports others.
 WHEELS = {
     "0.4.6.post5": "2a48053bd975e09ff10eabf1ef8bab4c913f3c3e16a3e45c13be1b4543cfeaed",
     "0.5.23": "00b3cd5b265ac76c64185fbb6b95424f324ddd9f428d0306b77bc9db9d859937",
@@ -22,15 +22,19 @@ def is_of_the_client(name):
 
 
 def fetch(version, folder):
-    with tempfile.TemporaryDirectory() as downloads:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside its place, so that it is there wholly or not at all.
+    with tempfile.TemporaryDirectory(dir=folder) as downloads:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", *PLATFORM, "--dest", downloads, f"sglang=={version}"]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode:
+            sys.exit(f"pip could not fetch the wheel of sglang {version}; what it said stands above")
         (wheel,) = Path(downloads).glob("*.whl")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != WHEELS[version]:
             sys.exit(f"{wheel.name} has the SHA-256 {digest}, not the one that is expected, {WHEELS[version]}")
         with zipfile.ZipFile(wheel) as files:
-            files.extractall(folder / version, [name for name in files.namelist() if is_of_the_client(name)])
+            files.extractall(Path(downloads) / "files", [name for name in files.namelist() if is_of_the_client(name)])
+        (Path(downloads) / "files").rename(folder / version)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SGLang's bench_serving: the newest, and the last of those that were one file."""
+"""SGLang's bench_serving: the newest, and one of those that were a file that stands alone."""
 import functools
 import json
 import shlex

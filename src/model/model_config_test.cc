@@ -144,6 +144,26 @@ TEST(ModelConfig, EverySpellingOfRopeScaling) {
   EXPECT_EQ(parse(llama(R"(, "rope_scaling": {"type": "yarn", "factor": 4})"))->rope.original_max_position, 4096);
 }
 
+// As SGLang derives it.
+TEST(ModelConfig, InterpolatedPositionsReachFurther) {
+  const std::pair<const char*, int64_t> cases[] = {
+      {R"("rope_scaling": {"type": "linear", "factor": 8})", 32768},
+      {R"("rope_scaling": {"type": "linear", "factor": 0.5})", 4096},
+      {R"("rope_scaling": {"type": "linear", "factor": 1000000})", int64_t{1} << 30},
+      {R"("rope_scaling": {"type": "yarn", "factor": 4})", 16384},
+      {R"("rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 1024})", 4096},
+      {R"("rope_scaling": {"type": "yarn", "factor": 4}, "original_max_position_embeddings": 1024)", 4096},
+      {R"("rope_scaling": {"type": "dynamic", "factor": 4})", 4096},
+      {R"("rope_scaling": {"rope_type": "llama3", "factor": 4})", 4096},
+      {R"("rope_scaling": {"type": "default"})", 4096},
+  };
+  for (const auto& [text, max_position] : cases) {
+    const auto config = parse(llama(std::string(", ") + text));
+    ASSERT_TRUE(config.ok()) << text << config.error().message;
+    EXPECT_EQ(config->max_position, max_position) << text;
+  }
+}
+
 TEST(ModelConfig, SlidingWindowIsRefusedOnlyWhereItIsUsed) {
   const auto qwen = [](const std::string& more) {
     std::string text = llama(more);

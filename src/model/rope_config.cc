@@ -1,5 +1,7 @@
 #include "model/rope_config.h"
 
+#include <algorithm>
+
 namespace baton::model {
 
 namespace json = boost::json;
@@ -68,6 +70,15 @@ void check_rope(JsonFields& rope, const ModelConfig& config) {
   }
 }
 
+// As SGLang: positions that are interpolated between reach further, unless the file says what the length was before.
+void lengthen(const JsonFields& rope, ModelConfig& config) {
+  const bool interpolates =
+      config.rope.kind == RopeScaling::Kind::kLinear || config.rope.kind == RopeScaling::Kind::kYarn;
+  if (!interpolates || config.rope.factor <= 1 || rope.find("original_max_position_embeddings") != nullptr) return;
+  const double longer = static_cast<double>(config.max_position) * config.rope.factor;
+  config.max_position = static_cast<int64_t>(std::min(longer, static_cast<double>(kPositionMax)));
+}
+
 void refuse_partial(JsonFields& fields) {
   if (fields.number("partial_rotary_factor", 0, 1, 1.0) == 1.0) return;
   fields.fail(error(ErrorCode::kIncompatible, "{}: partial_rotary_factor is not supported", fields.where()));
@@ -96,6 +107,7 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
   const int64_t original = fields.integer("original_max_position_embeddings", 1, kPositionMax, 0);
   if (config.rope.kind != RopeScaling::Kind::kNone) read_scaling(rope, config, original, config.rope);
   check_rope(rope, config);
+  if (original == 0) lengthen(rope, config);
   if (Status status = rope.status(); !status) fields.fail(status.error());
 }
 

@@ -10,8 +10,9 @@ namespace baton::model {
 
 inline constexpr int64_t kPositionMax = int64_t{1} << 30;
 
-// Sets config.rope_theta and config.rope; config.max_position is known. As transformers 5 reads them: rope_scaling, if
-// it holds anything, else rope_parameters. What neither of them has is taken from the fields beside them.
+// Sets config.rope_theta and config.rope, and lengthens config.max_position where positions are interpolated. As
+// transformers 5 reads them: rope_scaling, if it holds anything, else rope_parameters. What neither of them has is
+// taken from the fields beside them.
 void read_rope(JsonFields& fields, ModelConfig& config);
 
 }  // namespace baton::model

@@ -18,7 +18,7 @@ void add_queue_flags(CLI::App& app, ServeFlags& f) {
   app.add_flag("--schedule-low-priority-values-first", f.low_priority_values_first,
                "With priorities: the lower value goes first");
   app.add_option("--default-priority-value", f.default_priority, "Of requests that state none; without it they go last")
-      ->transform(number_from(std::numeric_limits<int>::min(), std::numeric_limits<int>::max()));
+      ->transform(number_from(-999'999'999, 999'999'999));
   app.add_flag("--abort-on-priority-when-disabled", f.abort_on_priority_when_disabled,
                "Without priorities: refuse requests that state one (503)");
   app.add_flag("--disable-priority-preemption", f.disable_priority_preemption,

@@ -1,4 +1,4 @@
-"""Fetches SGLang's benchmark clients: the wheels from PyPI, held against their digests, and of each the files that a client needs.
+"""Fetches SGLang's own clients: the wheels from PyPI, held against their digests, and of each the files that a client needs.
 
     sglang_files.py FOLDER      makes FOLDER/VERSION/sglang/... for each version
 """
@@ -17,8 +17,13 @@ WHEELS = {
 PLATFORM = ["--platform", "manylinux_2_34_x86_64", "--python-version", "3.11", "--implementation", "cp"]
 
 
-def is_of_the_client(name):
-    return name in ("sglang/bench_serving.py", "sglang/srt/utils/network.py") or name.startswith("sglang/benchmark/")
+# bench_serving, and the language in which programs call a server.
+FILES = {f"sglang/{name}.py" for name in ("bench_serving", "srt/utils/network", "__init__", "api", "global_config", "utils", "version")}
+FOLDERS = ("sglang/benchmark/", "sglang/lang/")
+
+
+def is_of_a_client(name):
+    return name in FILES or name.startswith(FOLDERS)
 
 
 def fetch(version, folder):
@@ -33,7 +38,7 @@ def fetch(version, folder):
         if digest != WHEELS[version]:
             sys.exit(f"{wheel.name} has the SHA-256 {digest}, not the one that is expected, {WHEELS[version]}")
         with zipfile.ZipFile(wheel) as files:
-            files.extractall(Path(downloads) / "files", [name for name in files.namelist() if is_of_the_client(name)])
+            files.extractall(Path(downloads) / "files", [name for name in files.namelist() if is_of_a_client(name)])
         (Path(downloads) / "files").rename(folder / version)
 
 

@@ -238,6 +238,7 @@ TEST_F(DisaggregationTest, DecodeTellsEveryLogprobThatAnUndividedInstanceTells) 
       request.logprobs = 3;
       request.prompt_logprob_start = start;
       request.token_ids_logprob = {7, 0, kVocab - 1, 7};
+      if (start == 13) request.prompt_logprobs = 5;
       Client prefill, decode, expected;
       ASSERT_TRUE(undivided->submit(request, expected.sink()).ok());
       pair.submit(request, prefill, decode);

@@ -16,15 +16,17 @@ std::vector<wire::TopLogprob> tops_of(const std::vector<TokenLogprob>& top) {
 }
 
 size_t tops_wanted(const Request& request) { return static_cast<size_t>(std::max(request.logprobs, 0)); }
+size_t prompt_tops_wanted(const Request& request) {
+  return request.prompt_logprobs >= 0 ? static_cast<size_t>(request.prompt_logprobs) : tops_wanted(request);
+}
 
-Result<std::vector<TokenLogprob>> tops_from(const std::vector<wire::TopLogprob>& tops, const Request& request,
-                                            int vocab) {
+Result<std::vector<TokenLogprob>> tops_from(const std::vector<wire::TopLogprob>& tops, size_t wanted, int vocab) {
   std::vector<TokenLogprob> out;
   for (const wire::TopLogprob& top : tops) {
     if (top.token < 0 || top.token >= vocab)
       return error(ErrorCode::kCorrupt, "prefill sends a logprob of token {}; the vocabulary has {} tokens", top.token,
                    vocab);
-    if (out.size() < tops_wanted(request)) out.push_back({top.token, top.logprob});
+    if (out.size() < wanted) out.push_back({top.token, top.logprob});
   }
   return out;
 }
@@ -56,13 +58,15 @@ int64_t rows_wanted(const Request& request) {
   return static_cast<int64_t>(request.prompt.size()) - request.prompt_logprob_start;
 }
 
-size_t beside_wanted(const Request& request) { return tops_wanted(request) + request.token_ids_logprob.size(); }
+size_t beside_wanted(const Request& request) {
+  return std::max(tops_wanted(request), prompt_tops_wanted(request)) + request.token_ids_logprob.size();
+}
 
 Result<GeneratedToken> token_from(const wire::FirstToken& first, const Request& request, int vocab) {
   if (first.token < 0 || first.token >= vocab)
     return error(ErrorCode::kCorrupt, "prefill's first token is {}; the vocabulary has {} tokens", first.token, vocab);
   GeneratedToken token{first.token, first.logprob, {}};
-  BATON_ASSIGN(token.top, tops_from(first.top_logprobs, request, vocab));
+  BATON_ASSIGN(token.top, tops_from(first.top_logprobs, tops_wanted(request), vocab));
   if (request.logprobs < 0) return token;
   BATON_TRY(check_listed(first.listed, request));
   token.listed = first.listed;
@@ -80,7 +84,7 @@ Result<std::vector<PromptLogprob>> logprobs_from(std::vector<wire::PromptRow> ro
     entry.token = *token++;
     if (!row.scored) continue;
     entry.logprob = row.logprob;
-    BATON_ASSIGN(entry.top, tops_from(row.top_logprobs, request, vocab));
+    BATON_ASSIGN(entry.top, tops_from(row.top_logprobs, prompt_tops_wanted(request), vocab));
     BATON_TRY(check_listed(row.listed, request));
     entry.listed = std::move(row.listed);
   }

@@ -115,3 +115,20 @@ def test_generation_is_paused_and_goes_on(start, mode):
     if mode != "abort":
         assert json.loads(text)["text"] == whole
     assert call(instance.url + "/pause_generation", {"mode": "now"})[0] == 400
+
+
+@pytest.mark.parametrize("mode", ["retract", "in_place"])
+def test_a_pair_is_paused_through_its_router(cluster, mode):
+    cluster = cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=1", "--max-total-tokens", "4096")
+    body = {"text": "The", "sampling_params": {"max_new_tokens": 200, "ignore_eos": True, "temperature": 0}}
+    whole = get_json(cluster.url + "/generate", body)["text"]
+    decode = cluster.instances("decode")[0]
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(call, cluster.url + "/generate", body)
+        wait_until(lambda: metric(decode, "sglang:num_running_reqs") == 1)
+        assert get_json(cluster.url + "/pause_generation", {"mode": mode})["success"]
+        waiting = pool.submit(call, cluster.url + "/generate", body)
+        assert get_json(cluster.url + "/continue_generation", {})["success"]
+        for answer in (running, waiting):
+            status, text, _ = answer.result()
+            assert status == 200 and json.loads(text)["text"] == whole

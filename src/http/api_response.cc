@@ -170,8 +170,9 @@ std::string whole_answer(const AnswerContext& context, const std::vector<ChoiceS
     list += context.call.kind == ApiKind::kGenerate ? generate_body(context, choice) : openai_choice(context, choice);
   }
   if (context.call.kind == ApiKind::kGenerate) return context.call.batch ? "[" + list + "]" : list;
-  return fmt::format("{}{},\"choices\":[{}],\"usage\":{}}}", openai_head(context, false),
-                     answer_members(context, choices.front(), true), list, usage_json(context, pointers(choices)));
+  return fmt::format("{}{},\"choices\":[{}],\"usage\":{},\"metadata\":{{\"weight_version\":{}}}}}",
+                     openai_head(context, false), answer_members(context, choices.front(), true), list,
+                     usage_json(context, pointers(choices)), json_string(context.model.weight_version->get()));
 }
 
 std::string stream_event(const AnswerContext& context, ChoiceState& choice) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <map>
 
 #include "base/log.h"
 #include "http/test_support.h"
@@ -172,6 +173,52 @@ TEST(ApiServer, InfoHasWhatClientsRead) {
   const json::value card = json::parse(served.ask("GET", "/v1/models/tiny").body);
   for (const char* field : {"id", "object", "created", "owned_by", "root", "max_model_len"})
     EXPECT_TRUE(card.as_object().contains(field)) << field;
+}
+
+// A trainer names its weights; answers and infos say the name that is valid now.
+TEST(ApiServer, WeightsHaveAName) {
+  Served served;
+  const auto says = [&](const char* method, const char* path, const char* body, const char* pointer) {
+    return json::parse(served.ask(method, path, body).body).at_pointer(pointer);
+  };
+  const auto expect = [&](const json::value& name) {
+    EXPECT_EQ(says("GET", "/weight_version", "", "/weight_version"), name);
+    EXPECT_EQ(says("GET", "/get_model_info", "", "/weight_version"), name);
+    EXPECT_EQ(says("GET", "/get_server_info", "", "/weight_version"), name);
+    EXPECT_EQ(says("POST", "/generate", R"({"text":"a"})", "/meta_info/weight_version"), name);
+    EXPECT_EQ(says("POST", "/v1/completions", R"({"prompt":"a"})", "/metadata/weight_version"), name);
+  };
+  expect("default");
+  EXPECT_EQ(
+      says("POST", "/update_weight_version", R"({"new_version":"v \"2\"","abort_all_requests":true})", "/success"),
+      true);
+  EXPECT_EQ(served.engine.aborted_names, std::vector<std::string>{"*"});
+  expect("v \"2\"");
+  for (const std::string& bad :
+       {std::string("{}"), std::string(R"({"new_version":1})"), R"({"new_version":")" + std::string(257, 'x') + "\"}"})
+    EXPECT_EQ(served.ask("POST", "/update_weight_version", bad).status, 400) << bad;
+}
+
+// One entry a DP group, which add up to what is under way.
+TEST(ApiServer, TheLoadOfEachDpRank) {
+  Served served;
+  served.engine.stats_.pages = {{5, 1, 1, 0, 1, 3}, {8, 0, 0, 0, 0, 1}};
+  served.engine.stats_.running = 4;
+  served.engine.stats_.waiting = 3;
+  const json::value loads = json::parse(served.ask("GET", "/get_load").body);
+  ASSERT_EQ(loads.as_array().size(), 2U);
+  for (const auto& [pointer, value] : std::map<std::string, int>{{"/0/num_reqs", 5},
+                                                                 {"/0/num_running_reqs", 3},
+                                                                 {"/0/num_waiting_reqs", 2},
+                                                                 {"/0/num_tokens", 32},
+                                                                 {"/1/dp_rank", 1},
+                                                                 {"/1/num_reqs", 2},
+                                                                 {"/1/num_tokens", 0}})
+    EXPECT_EQ(loads.at_pointer(pointer), value) << pointer;
+  const json::value all = json::parse(served.ask("GET", "/v1/loads").body);
+  EXPECT_EQ(all.at_pointer("/loads"), loads);
+  EXPECT_EQ(all.at_pointer("/aggregate/total_reqs"), 7);
+  EXPECT_EQ(json::parse(served.ask("GET", "/load").body).at_pointer("/server_load"), 7);
 }
 
 TEST(ApiServer, CacheAndAborts) {

@@ -159,7 +159,7 @@ class Router::Impl {
         {"GET", "/load", &I::load},
         {"GET", "/get_weight_version", &I::one_worker},
         {"GET", "/weight_version", &I::one_worker},
-        {"POST", "/update_weight_version", &I::every_worker},
+        {"POST", "/update_weight_version", &I::alike_on_every_worker},
         {"POST", "/start_profile", &I::every_worker},
         {"POST", "/stop_profile", &I::every_worker},
         {"POST", "/configure_logging", &I::every_worker},
@@ -232,6 +232,16 @@ class Router::Impl {
             [](const Exchange& asked, std::vector<WorkerReply> replies) {
               const JoinedReplies all(replies);
               asked.reply(fmt::format("{{\"success\":{},\"workers\":[{}]}}", all.worst == 200, all.list), all.worst);
+            });
+  }
+
+  // What one says stands for all, if all agree.
+  void alike_on_every_worker(Exchange x) {
+    fan_out(client_, calls_, healthy_workers(), std::move(x),
+            [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              const JoinedReplies all(replies);
+              if (all.worst == 200) return asked.reply(std::move(replies.front().body));
+              asked.reply(fmt::format("{{\"success\":false,\"workers\":[{}]}}", all.list), all.worst);
             });
   }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <boost/json.hpp>
 #include <future>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -84,6 +85,15 @@ struct Running {
   HttpClient client;
 };
 
+// Probes come in between.
+http::HttpRequest last_asked(PlayedWorker& worker, std::string_view path) {
+  http::HttpRequest last;
+  for (http::HttpRequest& request : worker.asked()) {
+    if (request.path == path) last = std::move(request);
+  }
+  return last;
+}
+
 TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
   Running running;
   for (const Row& row : kRows) {
@@ -149,17 +159,25 @@ TEST(Router, WorkersJoinAndLeave) {
 
 TEST(Router, AWorkerIsAskedForTheTypeThatIsNotSaid) {
   Running running("secret");
+  std::mutex mutex;
   std::string info;
-  PlayedWorker third([&](const Exchange& x) { x.request.path == "/server_info" ? x.reply(info) : x.reply("{}"); });
+  PlayedWorker third([&](const Exchange& x) {
+    std::lock_guard lock(mutex);
+    x.reply(x.request.path == "/server_info" ? info : "{}");
+  });
+  const auto say = [&](const char* text) {
+    std::lock_guard lock(mutex);
+    info = text;
+  };
   const http::Headers key{{"X-Api-Key", "secret"}};
   const std::string body = R"({"url":")" + third.url().authority() + "\"}";
-  info = R"({"disaggregation_mode":"null"})";
+  say(R"({"disaggregation_mode":"null"})");
   const HttpReply refused = running.ask("POST", "/workers", body, key);
   EXPECT_EQ(refused.status, 400);
   EXPECT_THAT(refused.body, HasSubstr("neither a prefill nor a decode instance"));
-  info = "what?";
+  say("what?");
   EXPECT_EQ(running.ask("POST", "/workers", body, key).status, 502);
-  info = R"({"disaggregation_mode":"prefill","disaggregation_bootstrap_port":9123})";
+  say(R"({"disaggregation_mode":"prefill","disaggregation_bootstrap_port":9123})");
   const HttpReply added = running.ask("POST", "/workers", body, key);
   ASSERT_EQ(added.status, 202) << added.body;
   const json::value shown =
@@ -202,13 +220,22 @@ TEST(Router, AHeadIsAnsweredLikeAGet) {
   }
 }
 
+TEST(Router, WorkersThatAgreeAnswerAsOne) {
+  Running running;
+  const json::value said = json::parse(running.ask("POST", "/update_weight_version", R"({"new_version":"2"})").body);
+  EXPECT_FALSE(said.as_object().contains("workers"));
+  EXPECT_TRUE(said.as_object().contains("name")) << "what one of them said";
+  for (PlayedWorker* worker : {&running.prefill, &running.decode})
+    EXPECT_EQ(last_asked(*worker, "/update_weight_version").body, R"({"new_version":"2"})");
+}
+
 // A drawn id, too: what a worker logs is found by what the client was told.
 TEST(Router, WorkersAreToldTheRequestId) {
   Running running;
   const HttpReply reply = running.ask("POST", "/generate", R"({"text":"x"})");
   const std::string id(http::find_header(reply.headers, "x-request-id"));
   EXPECT_EQ(id.size(), 32U);
-  EXPECT_EQ(http::find_header(running.decode.asked().back().headers, "x-request-id"), id);
+  EXPECT_EQ(http::find_header(last_asked(running.decode, "/generate").headers, "x-request-id"), id);
 }
 
 TEST(Router, InfoOfAllInstances) {
@@ -252,7 +279,7 @@ TEST(Router, ItsOwnMetrics) {
 TEST(Router, PathsAreEncodedForWorkers) {
   Running running;
   EXPECT_EQ(running.ask("GET", "/v1/models/a%20HTTP/1.1%0d%0aX-Evil:%201%0d%0a").status, 200);
-  const http::HttpRequest asked = running.decode.asked().back();
+  const http::HttpRequest asked = last_asked(running.decode, "/v1/models/a HTTP/1.1\r\nX-Evil: 1\r\n");
   EXPECT_EQ(asked.path, "/v1/models/a HTTP/1.1\r\nX-Evil: 1\r\n");
   EXPECT_EQ(http::find_header(asked.headers, "x-evil"), "");
 }

@@ -60,7 +60,7 @@ constexpr ForeignGroup kForeign[] = {
      "mm-per-request-timeout= mm-preprocess-cache-size-mb= mm-process-config= mm-processor-worker-num= "
      "trust-mm-content-hashes"},
     {"the answers here have no such setting",
-     "allow-auto-truncate completion-template= constrained-json-disable-any-whitespace "
+     "completion-template= constrained-json-disable-any-whitespace "
      "constrained-json-max-whitespace-cnt= "
      "constrained-json-whitespace-pattern= default-chat-template-kwargs= disable-outlines-disk-cache enable-mis "
      "enable-response-store enable-return-aux-hidden-states enable-return-hidden-states enable-return-indexer-topk "
@@ -68,7 +68,7 @@ constexpr ForeignGroup kForeign[] = {
      "hf-chat-template-name= multi-item-scoring-delimiter= preferred-sampling-params= "
      "return-aux-hidden-state-layer-ids=+ return-hidden-states-mode= return-input-ids return-output-ids "
      "sampling-defaults= sampling-mask-max-tokens= stream-response-default-include-usage "
-     "trust-request-chat-template weight-version= watermark-config="},
+     "watermark-config="},
     {"no model here has such layers",
      "c128-page-size= disable-hybrid-swa-memory ds-channel-config-path= ds-heavy-channel-num= "
      "ds-heavy-channel-type= ds-heavy-token-num= ds-sparse-decode-threshold= dsa-decode-backend= "

@@ -45,6 +45,7 @@ Status read_model_name(const json::object& body, const ModelText& model, ApiRequ
 Status read_token_fields(const json::object& body, ApiRequest* request) {
   for (auto [name, wanted] : {std::pair("return_token_ids", &request->return_token_ids),
                               std::pair("return_prompt_token_ids", &request->return_prompt_token_ids),
+                              std::pair("return_cached_tokens_details", &request->return_cached_tokens_details),
                               std::pair("return_tokens_as_token_ids", &request->tokens_as_ids)}) {
     BATON_ASSIGN(auto given, bool_field(body, name));
     *wanted = given.value_or(false);

@@ -13,7 +13,7 @@ Status read_stream_options(const boost::json::object& body, ApiRequest* request)
 // The answer has the name that the client gave.
 Status read_model_name(const boost::json::object& body, const ModelText& model, ApiRequest* request);
 
-// What the answer shows of tokens beside its text.
+// What the answer shows of tokens beside its text: their ids, and where cached ones came from.
 Status read_token_fields(const boost::json::object& body, ApiRequest* request);
 
 // vLLM's prompt_logprobs: of every prompt token and of the best at its position, in one answer. The choices are there

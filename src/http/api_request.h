@@ -82,6 +82,7 @@ struct ApiRequest {
   std::string chat_echo;     // of a chat: what stands before the answer, the last message
   bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
   bool return_token_ids = false, return_prompt_token_ids = false;
+  bool return_cached_tokens_details = false;
   bool tokens_as_ids = false;  // logprobs name a token "token_id:5"
   int prompt_logprobs = -1;    // vLLM's form of them: of each prompt token and so many of the best; -1: none
 

@@ -90,6 +90,10 @@ std::string answer_members(const AnswerContext& context, const ChoiceState& choi
   const ApiRequest& call = context.call;
   std::string out;
   if (!context.model.fingerprint.empty()) out += ",\"system_fingerprint\":" + json_string(context.model.fingerprint);
+  // SGLang's extension of both forms. Its stream has it in a chunk without choices, over which its own benchmark falls.
+  if (call.return_cached_tokens_details && choice.finish && choice.cached_tokens > 0) {
+    out += fmt::format(",\"sglext\":{{\"cached_tokens_details\":{{\"device\":{},\"host\":0}}}}", choice.cached_tokens);
+  }
   if (call.kind != ApiKind::kChat) return out;
   if (call.return_prompt_token_ids && first) {
     out += ",\"prompt_token_ids\":" + prompt_ids(context, choice);

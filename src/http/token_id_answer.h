@@ -16,7 +16,7 @@ namespace baton::http {
 // `first`: it is the choice's first event, or the whole of it.
 [[nodiscard]] std::string choice_members(const AnswerContext& context, const ChoiceState& choice, size_t from,
                                          bool first);
-// Members of the answer's own object: of a chat, whose prompt all choices share.
+// Members of the answer's own object: of a chat, whose prompt all choices share, and of what was cached.
 [[nodiscard]] std::string answer_members(const AnswerContext& context, const ChoiceState& choice, bool first);
 
 }  // namespace baton::http

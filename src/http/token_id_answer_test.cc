@@ -16,7 +16,7 @@ namespace json = boost::json;
 
 // Plays "xy" as the answer of each sequence of a call.
 std::string answer_of(ApiKind kind, const std::string& fields, ModelText* other = nullptr,
-                      const std::vector<engine::PromptLogprob>& scored = {}) {
+                      const std::vector<engine::PromptLogprob>& scored = {}, int cached = 0) {
   const auto own = byte_model(4096);
   ModelText& model = other != nullptr ? *other : *own;
   const std::string prompt = kind == ApiKind::kChat         ? R"("messages":[{"role":"user","content":"p"}],)"
@@ -34,13 +34,18 @@ std::string answer_of(ApiKind kind, const std::string& fields, ModelText* other 
     output.tokens.push_back({'x', -0.5F, {}});
     output.prompt_logprobs = scored;
     played.sinks.at(i)(std::move(output));
-    played.deliver(i, "y", finished(FinishReason::kLength));
+    engine::Output last;
+    last.tokens.push_back({'y', -0.5F, {}});
+    last.cached_tokens = cached;
+    last.finish = finished(FinishReason::kLength);
+    const engine::OutputSink sink = played.sinks.extract(i).mapped();
+    sink(std::move(last));
   }
   return answer.body;
 }
 json::value whole(ApiKind kind, const std::string& fields) { return json::parse(answer_of(kind, fields)); }
-std::vector<json::value> events(ApiKind kind, const std::string& fields) {
-  const std::string body = answer_of(kind, fields + R"(,"stream":true)");
+std::vector<json::value> events(ApiKind kind, const std::string& fields, int cached = 0) {
+  const std::string body = answer_of(kind, fields + R"(,"stream":true)", nullptr, {}, cached);
   std::vector<json::value> all;
   for (size_t at = 0; at < body.size();) {
     const size_t end = body.find("\n\n", at);
@@ -69,6 +74,21 @@ TEST(TokenIdAnswer, Completions) {
   EXPECT_EQ(*at(chunks[0], "/choices/0/token_ids"), json::array({'x'}));
   EXPECT_EQ(at(chunks[1], "/choices/0/prompt_token_ids"), nullptr);
   EXPECT_EQ(*at(chunks[1], "/choices/0/token_ids"), json::array({'y'}));
+}
+
+TEST(TokenIdAnswer, WhereCachedTokensCameFrom) {
+  const std::string asked = R"("return_cached_tokens_details":true)";
+  const json::value details = json::parse(R"({"cached_tokens_details":{"device":3,"host":0}})");
+  for (const ApiKind kind : {ApiKind::kCompletion, ApiKind::kChat}) {
+    EXPECT_EQ(*at(json::parse(answer_of(kind, asked, nullptr, {}, 3)), "/sglext"), details);
+    EXPECT_EQ(at(json::parse(answer_of(kind, R"("n":1)", nullptr, {}, 3)), "/sglext"), nullptr);
+    EXPECT_EQ(at(whole(kind, asked), "/sglext"), nullptr);
+    const std::vector<json::value> chunks = events(kind, asked, 3);
+    ASSERT_EQ(chunks.size(), 2U);
+    EXPECT_EQ(at(chunks[0], "/sglext"), nullptr);
+    EXPECT_EQ(*at(chunks[1], "/sglext"), details);
+    EXPECT_FALSE(chunks[1].at("choices").as_array().empty());
+  }
 }
 
 TEST(TokenIdAnswer, Chats) {

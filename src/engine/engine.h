@@ -65,6 +65,9 @@ struct Request {
   std::string cache_salt;                        // prefix reuse only within one salt
   std::optional<int> priority;                   // larger goes first, with --enable-priority-scheduling
   TimePoint arrival{};                           // from which waits are counted; unset: submit() sets it
+
+  // How many of the best are given at each position of the prompt.
+  [[nodiscard]] int prompt_tops() const { return prompt_logprobs >= 0 ? prompt_logprobs : logprobs; }
 };
 
 struct TokenLogprob {

@@ -360,10 +360,8 @@ bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segm
   for (int r = 0; r < segment.logits_rows; ++r) {
     const int64_t position = end - segment.logits_rows + r + 1;
     if (position < start || position >= prompt) continue;
-    auto scored =
-        core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
-                               live.request.prompt_logprobs >= 0 ? live.request.prompt_logprobs : live.request.logprobs,
-                               live.request.token_ids_logprob);
+    auto scored = core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
+                                         live.request.prompt_tops(), live.request.token_ids_logprob);
     if (!scored) {
       core_->fail(live, scored.error());
       return false;

@@ -15,10 +15,9 @@ std::vector<wire::TopLogprob> tops_of(const std::vector<TokenLogprob>& top) {
   return out;
 }
 
+// Beside a new token, and beside one of the prompt.
 size_t tops_wanted(const Request& request) { return static_cast<size_t>(std::max(request.logprobs, 0)); }
-size_t prompt_tops_wanted(const Request& request) {
-  return request.prompt_logprobs >= 0 ? static_cast<size_t>(request.prompt_logprobs) : tops_wanted(request);
-}
+size_t prompt_tops_wanted(const Request& request) { return static_cast<size_t>(std::max(request.prompt_tops(), 0)); }
 
 Result<std::vector<TokenLogprob>> tops_from(const std::vector<wire::TopLogprob>& tops, size_t wanted, int vocab) {
   std::vector<TokenLogprob> out;

@@ -99,6 +99,10 @@ TEST(ApiRequest, PromptsAreTruncatedAtEitherSide) {
     EXPECT_EQ(prompt(whole + R"(,"truncation_side":"right")"), "abcdefgh");
     EXPECT_THAT(prompt(whole + R"(,"truncate_prompt_tokens":0)"), StartsWith("prompt: the prompt has no tokens"));
   }
+  // What is echoed is what was read.
+  const ApiRequest echoed =
+      parsed(ApiKind::kCompletion, R"({"prompt":"abcdefgh","echo":true,"truncate_prompt_tokens":3})");
+  EXPECT_EQ(echoed.echo_of(0)->text, "fgh");
   // -1: what leaves room for the answer.
   const std::string longer = "\"prompt\":\"" + std::string(100, 'x') + "end\",\"truncate_prompt_tokens\":-1";
   EXPECT_EQ(prompt(longer), std::string(64 - 16 - 3, 'x') + "end");

@@ -51,6 +51,7 @@ Status expand(const std::vector<Prompt>& prompts, const std::vector<SamplingFiel
       ChoiceRequest choice;
       choice.prompt_index = static_cast<int>(p);
       choice.engine.prompt = prompts[p].ids;
+      choice.prompt_cut = prompts[p].cut;
       choice.engine.sampling = of(p).params;
       choice.stops = of(p).stops;
       choice.stops_after = of(p).stops_after;

@@ -48,6 +48,7 @@ struct ChoiceRequest {
   std::vector<std::string> stops;
   int stops_after = 0;  // of so many tokens the text may hold stop strings (min_tokens)
   int prompt_index = 0;
+  bool prompt_cut = false;  // it is not all that came (truncate_prompt_tokens)
   bool return_logprob = false;
   int top_logprobs = 0;
 };
@@ -77,9 +78,8 @@ struct ApiRequest {
   bool batch = false;                  // /generate: the prompt was a list, so is the answer
   bool stream = false;
   bool include_usage = false, continuous_usage = false;
-  bool echo = false;
-  std::vector<Echo> echoes;  // of each prompt, where echo is on
-  std::string chat_echo;     // of a chat: what stands before the answer, the last message
+  bool echo = false;         // of a completion
+  std::vector<Echo> echoes;  // of each prompt, where echo is on; of a chat the last message
   bool skip_special_tokens = true, no_stop_trim = false, text_in_logprobs = false;
   bool return_token_ids = false, return_prompt_token_ids = false;
   bool return_cached_tokens_details = false;

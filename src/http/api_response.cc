@@ -118,7 +118,7 @@ std::string logprobs_json(const AnswerContext& context, const ChoiceState& choic
 
 std::string echoed(const AnswerContext& context, const ChoiceState& choice) {
   const Echo* echo = context.call.echo_of(choice.index);
-  return echo == nullptr ? context.call.chat_echo : echo->text;
+  return echo == nullptr ? std::string() : echo->text;
 }
 
 std::string openai_head(const AnswerContext& context, bool chunk) {

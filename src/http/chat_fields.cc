@@ -110,10 +110,10 @@ std::string text_of(const json::object& message) {
   return text;
 }
 
-// How the last message is rendered. An assistant's text is SGLang's matter: the beginning of the answer where
-// continue_final_message says so, behind what the template makes of the others; else the user's, so that there is
-// something to answer. Any other is continued as transformers does, and a client that wants no generation prompt
-// (vLLM's) has it as it stands. Returns the beginning of the answer.
+// How the last message is rendered. Without add_generation_prompt, which is vLLM's, an assistant's text is SGLang's
+// matter: the beginning of the answer where continue_final_message says so, behind what the template makes of the
+// others; else the user's, so that there is something to answer. Any other is continued as transformers does. With it
+// all is as in transformers. Returns the beginning of the answer.
 Result<std::string> take_last(const json::object& body, text::ChatInput* input, ApiRequest* request) {
   BATON_ASSIGN(auto generation, bool_field(body, "add_generation_prompt"));
   BATON_ASSIGN(auto proceed, bool_field(body, "continue_final_message"));
@@ -125,14 +125,14 @@ Result<std::string> take_last(const json::object& body, text::ChatInput* input, 
   }
   const json::object& message = input->messages.back().as_object();
   if (echo.value_or(false) && (message.at("role") == "assistant" || !generation.value_or(true)))
-    request->chat_echo = text_of(message);
-  input->add_generation_prompt = continues || generation.value_or(true);
-  if (!input->add_generation_prompt) return std::string();
+    request->echoes = {{text_of(message), false}};
+  input->add_generation_prompt = generation.value_or(true);
+  input->continue_final_message = continues;
+  if (generation) return std::string();
   const std::optional<std::string> begun = text::take_final_assistant(input->messages, continues);
-  if (!continues || begun) return begun.value_or("");
-  input->continue_final_message = true;
-  input->add_generation_prompt = false;
-  return std::string();
+  input->continue_final_message = continues && !begun;
+  input->add_generation_prompt = !input->continue_final_message;
+  return begun.value_or("");
 }
 
 }  // namespace

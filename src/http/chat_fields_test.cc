@@ -42,6 +42,7 @@ TEST(ChatFields, TheLastMessageOfAnAssistant) {
   EXPECT_EQ(prompt_of(*model, kTwo + R"(,"continue_final_message":true,"add_generation_prompt":false)"),
             "[user]hi[/][assistant]well");
   EXPECT_EQ(prompt_of(*model, kTwo + R"(,"add_generation_prompt":false)"), "[user]hi[/][assistant]well[/]");
+  EXPECT_EQ(prompt_of(*model, kTwo + R"(,"add_generation_prompt":true)"), "[user]hi[/][assistant]well[/][assistant]");
   EXPECT_THAT(prompt_of(*model, kTwo + R"(,"continue_final_message":true,"add_generation_prompt":true)"),
               StartsWith("400 continue_final_message: "));
   // Parts are one text, and another's message goes on where it ends.
@@ -54,7 +55,10 @@ TEST(ChatFields, TheLastMessageOfAnAssistant) {
 
 TEST(ChatFields, EchoIsTheLastMessageOfWhoAnswers) {
   const auto model = chat_model();
-  const auto echo_of = [&](const std::string& fields) { return chat(*model, fields)->chat_echo; };
+  const auto echo_of = [&](const std::string& fields) {
+    const auto request = chat(*model, fields);
+    return request->echo_of(0) == nullptr ? std::string() : request->echo_of(0)->text;
+  };
   EXPECT_EQ(echo_of(kTwo + R"(,"echo":true,"continue_final_message":true,"add_generation_prompt":false)"), "well");
   EXPECT_EQ(echo_of(kTwo + R"(,"echo":false)"), "");
   EXPECT_EQ(echo_of(kTwo), "");

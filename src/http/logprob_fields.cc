@@ -132,8 +132,9 @@ Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) 
     const std::vector<int32_t>& prompt = choice.engine.prompt;
     if (const int start = choice.engine.prompt_logprob_start; start >= 0) {
       const size_t scored = prompt.size() - std::min(prompt.size(), static_cast<size_t>(start));
-      bytes += scored * (static_cast<size_t>(1 + choice.top_logprobs) * kLogprobBytes +
-                         choice.engine.token_ids_logprob.size() * sizeof(float));
+      bytes += scored *
+               (static_cast<size_t>(1 + std::max(choice.top_logprobs, choice.engine.prompt_tops())) * kLogprobBytes +
+                choice.engine.token_ids_logprob.size() * sizeof(float));
     }
     if (!request.echo || !model.tokenizer) continue;
     for (const int32_t id : prompt) bytes += model.tokenizer->token_bytes(id).size();
@@ -156,8 +157,8 @@ void make_echoes(const json::object& body, const ModelText& model, ApiRequest* r
     if (!echo.text.empty()) continue;  // another sample of the prompt
     const bool listed = prompt->is_array() && !prompt->as_array().empty() && !prompt->as_array().front().is_number();
     const json::value& mine = listed ? prompt->as_array()[p] : *prompt;
-    echo.decoded = !mine.is_string();
-    if (mine.is_string()) {
+    echo.decoded = !mine.is_string() || choice.prompt_cut;
+    if (!echo.decoded) {
       echo.text = std::string(mine.as_string());
     } else if (model.tokenizer) {
       echo.text = model.tokenizer->decode(choice.engine.prompt, true);

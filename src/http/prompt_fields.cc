@@ -30,7 +30,8 @@ Result<std::vector<int32_t>> encode(const ReadContext& read, std::string_view te
 // Before prompts are copied for each of n samples: what cannot be served costs no more than its body.
 Result<Prompt> checked(std::vector<int32_t> ids, std::string_view name, const ReadContext& read) {
   const ModelText& model = read.model;
-  if (read.cut.tokens_max && ids.size() > *read.cut.tokens_max) {
+  const bool cut = read.cut.tokens_max && ids.size() > *read.cut.tokens_max;
+  if (cut) {
     const auto surplus = static_cast<ptrdiff_t>(ids.size() - *read.cut.tokens_max);
     if (read.cut.keep_end) {
       ids.erase(ids.begin(), ids.begin() + surplus);
@@ -46,7 +47,7 @@ Result<Prompt> checked(std::vector<int32_t> ids, std::string_view name, const Re
                  name, ids.size(), model.context_length);
   }
   BATON_TRY(check_vocabulary(ids, name, model));
-  return Prompt{std::move(ids)};
+  return Prompt{std::move(ids), cut};
 }
 
 Result<Prompt> read_prompt(const json::value& value, std::string_view name, const ReadContext& read, bool add_special) {

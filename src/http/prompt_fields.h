@@ -14,6 +14,7 @@ namespace baton::http {
 
 struct Prompt {
   std::vector<int32_t> ids;
+  bool cut = false;
 };
 
 // How much of a prompt is kept (truncate_prompt_tokens, truncation_side, --allow-auto-truncate).

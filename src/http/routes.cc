@@ -117,7 +117,8 @@ bool authorized(const HttpRequest& request, const std::string& api_key) {
 }
 
 HttpRefusal unrouted(const HttpRequest& request, const std::string& allow) {
-  const std::string what = fmt::format("{} {}", request.method, request.path);
+  // A HEAD's answer has the length of a GET's.
+  const std::string what = fmt::format("{} {}", request.method == "HEAD" ? "GET" : request.method, request.path);
   if (!allow.empty()) {
     HttpRefusal refusal = refusal_of(request, 405, what + ": this path does not take that method");
     refusal.headers.emplace_back("Allow", allow);

@@ -209,13 +209,14 @@ TEST(Router, WithoutWorkersItIsWellAndNotReady) {
 // A HEAD has the length of what GET gets and nothing behind it.
 TEST(Router, AHeadIsAnsweredLikeAGet) {
   Running running;
-  for (const char* path : {"/v1/models", "/get_model_info", "/get_server_info", "/health", "/workers", "/version"}) {
-    const std::string get = running.ask("GET", path).body;
+  for (const char* path : {"/v1/models", "/get_model_info", "/get_server_info", "/health", "/workers", "/version",
+                           "/nowhere", "/generate", "/v1/embeddings"}) {
+    const HttpReply get = running.ask("GET", path);
     http::RawClient client(running.router->port());
     client.say(fmt::format("HEAD {} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", path));
     const std::string said = client.hear();
-    EXPECT_TRUE(said.starts_with("HTTP/1.1 200")) << said;
-    EXPECT_THAT(said, HasSubstr(fmt::format("\r\nContent-Length: {}\r\n", get.size())));
+    EXPECT_TRUE(said.starts_with(fmt::format("HTTP/1.1 {} ", get.status))) << said;
+    EXPECT_THAT(said, HasSubstr(fmt::format("\r\nContent-Length: {}\r\n", get.body.size())));
     EXPECT_TRUE(said.ends_with("\r\n\r\n")) << said;
   }
 }

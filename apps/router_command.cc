@@ -16,6 +16,7 @@ namespace {
 struct Flags {
   std::vector<std::string> prefill, decode;
   std::vector<int> prefill_ports;
+  std::vector<std::string> prefill_hosts;
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
               log_name, allowed_origins;
   int port = 8000, report_fd = -1, threads = 2;
@@ -45,6 +46,8 @@ Result<std::vector<router::WorkerAddress>> read_workers(const Flags& flags) {
   }
   for (size_t i = 0; i < flags.prefill_ports.size() && i < workers.size(); ++i)
     workers[i].bootstrap_port = flags.prefill_ports[i];
+  for (size_t i = 0; i < flags.prefill_hosts.size() && i < workers.size(); ++i)
+    workers[i].bootstrap_host = flags.prefill_hosts[i];
   for (const std::string& word : flags.decode) {
     router::WorkerAddress worker;
     worker.role = engine::Role::kDecode;
@@ -116,6 +119,9 @@ Subcommand add_router(CLI::App& parent) {
   app->add_option("--prefill-bootstrap-ports", flags->prefill_ports,
                   "Bootstrap ports of the prefill instances, in order")
       ->transform(number_from(1, 65535));
+  app->add_option("--prefill-bootstrap-hosts", flags->prefill_hosts,
+                  "Where decode meets the prefill instances (their --disaggregation-host), in order; without it the "
+                  "hosts of their URLs");
   app->add_option("--host", flags->host, "Address to listen on (loopback unless told otherwise)");
   app->add_option("--port", flags->port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));
   app->add_option("--policy", flags->policy, "least_loaded, round_robin, random or power_of_two");

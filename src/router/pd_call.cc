@@ -80,7 +80,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     for (size_t i = 0; i < traits_.sequences; ++i) rooms.push_back(draw_attempt());
     room_ = rooms.front();
     const std::string body_end =
-        pair_body_end(*body_, traits_, pair_->prefill.url.host, pair_->prefill.bootstrap_port, rooms);
+        pair_body_end(*body_, traits_, pair_->prefill.meeting_host(), pair_->prefill.bootstrap_port, rooms);
     prefill_ = {};
     decode_ = {};
     prefill_.worker = pair_->prefill_id;

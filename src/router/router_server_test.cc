@@ -119,6 +119,25 @@ TEST(Router, TheHeadDecidesBeforeTheBody) {
   EXPECT_EQ(answer("POST /generate HTTP/1.1\r\nAuthorization: Bearer secret\r\nOrigin: http://x"), "403");
 }
 
+// Control and data may have a network of their own, which the URL of prefill does not name.
+TEST(Router, DecodeIsToldWhereItMeetsPrefill) {
+  Running running;
+  const std::string url = "http://" + running.prefill.url().authority();
+  EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 202);
+  const std::string worker = R"({"url":")" + url + R"(","worker_type":"prefill","bootstrap_host":)";
+  EXPECT_EQ(running.ask("POST", "/workers", worker + "7}").status, 400);
+  EXPECT_EQ(running.ask("POST", "/workers", worker + R"("10.1.2.3","bootstrap_port":9000})").status, 202);
+  ASSERT_TRUE(running.router->wait_ready(10s).ok());
+  EXPECT_EQ(running.ask("POST", "/generate", R"({"text":"x"})").status, 200);
+  EXPECT_EQ(json::parse(last_asked(running.decode, "/pair").body),
+            json::parse(R"({"bootstrap_host":"10.1.2.3","bootstrap_port":9000})"));
+  for (PlayedWorker* leg : {&running.prefill, &running.decode}) {
+    const json::value body = json::parse(last_asked(*leg, "/generate").body);
+    EXPECT_EQ(body.at_pointer("/bootstrap_host"), "10.1.2.3");
+    EXPECT_EQ(body.at_pointer("/bootstrap_port"), 9000);
+  }
+}
+
 TEST(Router, WorkersJoinAndLeave) {
   Running running;
   PlayedWorker third(instance("third"));

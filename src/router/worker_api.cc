@@ -98,6 +98,9 @@ void WorkerApi::add(Exchange x) const {
   auto port = http::int_field(*body, "bootstrap_port", 1, 65535);
   if (!port) return x.refuse(port.error());
   worker.bootstrap_port = static_cast<int>(port->value_or(worker.bootstrap_port));
+  auto host = http::string_field(*body, "bootstrap_host");
+  if (!host) return x.refuse(host.error());
+  worker.bootstrap_host = host->value_or("");
   const std::string mode = text_field(*body, "mode", "worker_type");
   if (mode.empty()) return ask_and_add(std::move(x), worker, port->has_value());
   const auto role = role_named(mode);

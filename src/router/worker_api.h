@@ -24,7 +24,7 @@ class WorkerApi {
   void show(const http::Exchange& x) const;
   void remove(const http::Exchange& x) const;
   // {"url" or "registry_url", "mode" or "worker_type": prefill|decode, "bootstrap_port"}: sglang-router's and mini_lb's
-  // spelling. A worker whose type is not said is asked for it and for its port.
+  // spelling; "bootstrap_host" is ours. A worker whose type is not said is asked for it and for its port.
   void add(http::Exchange x) const;
 
  private:

@@ -152,8 +152,8 @@ void WorkerProbe::introduce(const WorkerRegistry::Pair& pair) {
   call.url = pair.decode.url;
   call.method = "POST";
   call.target = pair.decode.url.path + "/pair";
-  call.body = fmt::format("{{\"bootstrap_host\":{},\"bootstrap_port\":{}}}", http::json_string(pair.prefill.url.host),
-                          pair.prefill.bootstrap_port);
+  call.body = fmt::format("{{\"bootstrap_host\":{},\"bootstrap_port\":{}}}",
+                          http::json_string(pair.prefill.meeting_host()), pair.prefill.bootstrap_port);
   call.idle_timeout = std::chrono::seconds(10);
   if (!options_.api_key.empty()) call.headers.emplace_back("Authorization", "Bearer " + options_.api_key);
   ask(fmt::format("pair {} {}", pair.prefill.url.authority(), pair.decode.url.authority()), std::move(call),

@@ -19,7 +19,10 @@ namespace baton::router {
 struct WorkerAddress {
   engine::Role role = engine::Role::kPrefill;
   http::Url url;
-  int bootstrap_port = 8998;  // prefill
+  // Prefill: where decode meets it. Without a host that is the URL's.
+  int bootstrap_port = 8998;
+  std::string bootstrap_host = {};
+  [[nodiscard]] const std::string& meeting_host() const { return bootstrap_host.empty() ? url.host : bootstrap_host; }
 };
 
 // A copy of what is known about a worker.

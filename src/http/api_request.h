@@ -62,6 +62,8 @@ inline constexpr size_t kModelBytesMax = 1024;     // of the model's name, which
 // What the sequences of a call may hold together before the first new token: every one has its own copy of its prompt,
 // stops and biases.
 inline constexpr size_t kCallBytesMax = 128 << 20;
+// What the prompt's logprobs and echoes may take in the answer: a router passes no larger one on.
+inline constexpr size_t kAnswerBytesMax = 64 << 20;
 
 // A prompt's text: as it came, or decoded from the ids that came, without special tokens.
 struct Echo {

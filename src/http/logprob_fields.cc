@@ -126,7 +126,7 @@ Status read_chat_logprobs(const json::object& body, ApiRequest* request) {
 }
 
 Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) {
-  constexpr size_t kLogprobBytes = 16;
+  constexpr size_t kLogprobBytes = 32;  // of its text
   size_t bytes = 0;
   for (const ChoiceRequest& choice : request.choices) {
     const std::vector<int32_t>& prompt = choice.engine.prompt;
@@ -134,15 +134,17 @@ Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) 
       const size_t scored = prompt.size() - std::min(prompt.size(), static_cast<size_t>(start));
       bytes += scored *
                (static_cast<size_t>(1 + std::max(choice.top_logprobs, choice.engine.prompt_tops())) * kLogprobBytes +
-                choice.engine.token_ids_logprob.size() * sizeof(float));
+                choice.engine.token_ids_logprob.size() * kLogprobBytes);
     }
     if (!request.echo || !model.tokenizer) continue;
     for (const int32_t id : prompt) bytes += model.tokenizer->token_bytes(id).size();
   }
-  if (bytes <= kCallBytesMax) return {};
-  return error(ErrorCode::kInvalidArgument,
-               "n: the logprobs and echoes of {} prompts are {} bytes; at most {} a call, send fewer at a time",
-               request.choices.size(), bytes, kCallBytesMax);
+  if (bytes <= kAnswerBytesMax) return {};
+  return error(
+      ErrorCode::kInvalidArgument,
+      "n: the logprobs and echoes of {} prompts are {} bytes; at most {} a call, send fewer at a time or ask for "
+      "fewer logprobs",
+      request.choices.size(), bytes, kAnswerBytesMax);
 }
 
 // SGLang leaves special tokens out of what ids stand for.

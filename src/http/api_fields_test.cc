@@ -110,6 +110,23 @@ TEST(ApiRequest, PromptsAreTruncatedAtEitherSide) {
   EXPECT_THAT(prompt(longer + R"(,"max_tokens":64)"), StartsWith("prompt: the prompt has no tokens"));
 }
 
+// In words that vLLM's clients look for.
+TEST(ApiRequest, APromptThatIsNoneIsRefused) {
+  const std::pair<const char*, const char*> said[] = {
+      {R"({"prompt":null,"prompt_embeds":[]})", "Either prompt or prompt_embeds must be provided and non-empty."},
+      {R"({"prompt":""})", "decoder prompt cannot be empty"},
+      {R"({"prompt":[[]]})", "decoder prompt cannot be empty"},
+      {R"({"prompt":[-1]})", "greater than or equal to 0"},
+      {R"({"prompt":[[5],[-1]]})", "greater than or equal to 0"},
+  };
+  for (const auto& [body, words] : said) {
+    const auto request = parse(ApiKind::kCompletion, body);
+    ASSERT_FALSE(request.ok()) << body;
+    EXPECT_THAT(request.error().message, HasSubstr(words)) << body;
+    EXPECT_THAT(request.error().message, StartsWith("prompt: ")) << body;
+  }
+}
+
 TEST(ApiRequest, WordsThatMustNotCome) {
   const auto words = [](const char* list) {
     return parsed(ApiKind::kCompletion, fmt::format(R"({{"prompt":"a","bad_words":{}}})", list))

@@ -184,7 +184,12 @@ Result<ApiRequest> parse_completion(const json::object& body, const ReadContext&
   ApiRequest request;
   request.kind = ApiKind::kCompletion;
   const json::value* prompt = find_field(body, "prompt");
-  if (prompt == nullptr) return error(ErrorCode::kInvalidArgument, "prompt: missing");
+  if (prompt == nullptr) {
+    return error(
+        ErrorCode::kInvalidArgument,
+        "prompt: missing. Either prompt or prompt_embeds must be provided and non-empty. (This server takes no "
+        "prompt_embeds.)");
+  }
   BATON_ASSIGN(auto add_special, bool_field(body, "add_special_tokens"));
   if (const json::value* suffix = find_field(body, "suffix");
       suffix != nullptr && !(suffix->is_string() && suffix->as_string().empty())) {

@@ -86,7 +86,8 @@ Result<std::vector<int32_t>> ids_from(const json::value& value, std::string_view
   ids.reserve(value.as_array().size());
   for (const json::value& entry : value.as_array()) {
     if (!entry.is_int64() || entry.as_int64() < 0 || entry.as_int64() > std::numeric_limits<int32_t>::max()) {
-      return error(ErrorCode::kInvalidArgument, "{}: entry {} is not a token id", name, ids.size());
+      return error(ErrorCode::kInvalidArgument, "{}: entry {} is not a token id, an integer greater than or equal to 0",
+                   name, ids.size());
     }
     ids.push_back(static_cast<int32_t>(entry.as_int64()));
   }

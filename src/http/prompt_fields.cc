@@ -39,7 +39,8 @@ Result<Prompt> checked(std::vector<int32_t> ids, std::string_view name, const Re
       ids.erase(ids.end() - surplus, ids.end());
     }
   }
-  if (ids.empty()) return error(ErrorCode::kInvalidArgument, "{}: the prompt has no tokens", name);
+  if (ids.empty())
+    return error(ErrorCode::kInvalidArgument, "{}: the prompt has no tokens; the decoder prompt cannot be empty", name);
   if (static_cast<int64_t>(ids.size()) >= model.context_length) {
     return error(ErrorCode::kInvalidArgument,
                  "{}: the input ({} tokens) is longer than the model's context length ({} tokens, one of them new); "

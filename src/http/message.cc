@@ -36,7 +36,11 @@ std::string http_date(std::time_t now) {
                      utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
-std::string make_request_id() { return fmt::format("{:016x}{:016x}", entropy(), entropy()); }
+// A UUID of version 4 without its hyphens, as Python's uuid4().hex is.
+std::string make_request_id() {
+  constexpr uint64_t kVersionBits = 0xf000, kVersion4 = 0x4000, kVariantBits = 3ULL << 62, kVariant = 2ULL << 62;
+  return fmt::format("{:016x}{:016x}", (entropy() & ~kVersionBits) | kVersion4, (entropy() & ~kVariantBits) | kVariant);
+}
 
 const char* status_text(int status) {
   switch (status) {

@@ -232,7 +232,13 @@ TEST(RawRequest, EveryAnswerHasADateAndAnId) {
     ids.insert(said.substr(id + 16, said.find("\r\n", id + 2) - id - 16));
   }
   EXPECT_EQ(ids.size(), 3U);
-  EXPECT_TRUE(ids.contains("mine"));
+  EXPECT_EQ(ids.erase("mine"), 1U);
+  // UUIDs of version 4, as clients of vLLM read them.
+  for (const std::string& drawn : ids) {
+    ASSERT_EQ(drawn.size(), 32U);
+    EXPECT_EQ(drawn[12], '4') << drawn;
+    EXPECT_NE(std::string_view("89ab").find(drawn[16]), std::string_view::npos) << drawn;
+  }
   EXPECT_EQ(http_date(784111777), "Sun, 06 Nov 1994 08:49:37 GMT");
 }
 

@@ -348,6 +348,7 @@ TEST(Generation, CompletionLogprobsAlwaysHaveTheTokenItself) {
   two.engine.sinks.begin()->second(std::move(output));
   EXPECT_EQ(at(two.whole(), "/choices/0/logprobs/top_logprobs/0"),
             (json::object{{"a", -1.0}, {"\xEF\xBF\xBD", -2.0}, {"z", -9.0}}));
+  EXPECT_EQ(at(two.whole(), "/choices/0/logprobs/top_logprobs/0").as_object().begin()->key(), "z");
 }
 
 TEST(Generation, AFakeTransferSaysSo) {

@@ -126,11 +126,16 @@ struct CompletionLists {
   }
 
  private:
-  // The best ones, and always the token itself. Of tokens with one text, parts of characters mostly, the best counts.
+  // The token itself, where clients of vLLM look for it, and the best ones. Of tokens with one text, parts of
+  // characters mostly, the best counts.
   static std::string top_json(const AnswerContext& context, std::vector<engine::TokenLogprob> top,
                               engine::TokenLogprob own) {
     const auto is_own = [&](const engine::TokenLogprob& entry) { return entry.token == own.token; };
     if (std::none_of(top.begin(), top.end(), is_own)) top.push_back(own);
+    const std::string own_text = token_label(context, own.token);
+    const auto shown =
+        std::ranges::find_if(top, [&](const auto& entry) { return token_label(context, entry.token) == own_text; });
+    std::rotate(top.begin(), shown, std::next(shown));
     std::set<std::string> seen;
     std::string out = "{";
     for (const engine::TokenLogprob& entry : top) {

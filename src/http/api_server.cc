@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "http/generation.h"
 #include "http/json.h"
+#include "http/load_report.h"
 
 namespace baton::http {
 namespace json = boost::json;
@@ -254,7 +255,11 @@ void ApiServer::run(Call& x, ApiKind kind) {
   if (log_requests_) log_request(x, *parsed);
   // From here on the call lives on its connection's strand.
   const auto request = std::make_shared<ApiRequest>(std::move(*parsed));
-  x.writer->post([request, ready = x.ready, writer = x.writer, headers = x.headers] {
+  Headers headers = x.headers;
+  if (auto load = load_report(find_header(x.request.headers, kLoadFormatHeader), x.ready.engine->stats(),
+                              x.ready.engine->info()))
+    headers.emplace_back(kLoadHeader, std::move(*load));
+  x.writer->post([request, ready = x.ready, writer = x.writer, headers = std::move(headers)] {
     start_generation(std::move(*request), *ready.model, *ready.engine, *ready.metrics, writer, headers);
   });
 }

@@ -119,6 +119,23 @@ TEST(ApiServer, EchoesTheRequestId) {
     EXPECT_EQ(find_header(served.ask("GET", path, "", id).headers, "x-request-id"), "abc") << path;
 }
 
+// As vLLM, for load balancers that speak ORCA.
+TEST(ApiServer, AnswersSayTheLoadWhereItIsAskedFor) {
+  Served served;
+  const auto load = [&](const char* path, const char* format) {
+    const KeptAnswer answer = served.ask("POST", path, body_for(path), {{"Endpoint-Load-Metrics-Format", format}});
+    EXPECT_EQ(answer.status, 200) << path;
+    return std::string(find_header(answer.headers, "endpoint-load-metrics"));
+  };
+  for (const char* path : {"/v1/completions", "/v1/chat/completions"}) {
+    const std::string text = load(path, "TEXT"), whole = load(path, "json");
+    EXPECT_EQ(text, "TEXT named_metrics.kv_cache_usage_perc=0, named_metrics.num_requests_waiting=0");
+    ASSERT_TRUE(whole.starts_with("JSON ")) << whole;
+    EXPECT_EQ(json::parse(whole.substr(5)).at("named_metrics").as_object().size(), 2U);
+    EXPECT_EQ(load(path, "BIN"), "");
+  }
+}
+
 TEST(ApiServer, SaysWhatItIsDoing) {
   const auto model = byte_model();
   PlayedEngine engine;

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "base/log.h"
+#include "http/load_report.h"
 
 namespace baton::http {
 
@@ -303,9 +304,6 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
 void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::InstanceInfo& info) {
   if (!options.vllm_names) return;
   const Labels l = vllm_labels();
-  int used = 0;
-  for (const EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
-  const double capacity = static_cast<double>(info.pages_per_group) * static_cast<double>(stats.pages.size());
   gauge("vllm:num_requests_running", "Requests in the running batch", stats.running, l);
   gauge("vllm:num_requests_waiting", "Requests waiting", stats.waiting + stats.waiting_grant, l);
   // Requests wait for room, or for what another instance has to do first.
@@ -323,7 +321,7 @@ void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::Instance
          {"cache_dtype", info.kv_dtype},
          {"kv_cache_size_tokens", std::to_string(info.max_total_tokens)},
          {"kv_cache_max_concurrency", fmt::format("{:.2f}", concurrency)}});
-  gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use", capacity > 0 ? used / capacity : 0, l);
+  gauge("vllm:kv_cache_usage_perc", "Share of the KV pool in use", kv_usage(stats, info), l);
   counter("vllm:prompt_tokens_total", "Prompt tokens", static_cast<double>(stats.prompt_tokens_total), l);
   counter("vllm:generation_tokens_total", "Generated tokens", static_cast<double>(stats.generation_tokens_total), l);
   counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up", static_cast<double>(stats.prompt_tokens_total),

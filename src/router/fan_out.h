@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "http/client.h"
+#include "http/load_report.h"
 #include "http/routes.h"
 #include "router/open_calls.h"
 #include "router/worker_registry.h"
@@ -13,7 +14,8 @@
 namespace baton::router {
 
 // What workers need of a client's headers goes on; the rest stays at the edge.
-inline constexpr const char* kPassedOn[] = {"authorization", "x-api-key", http::kRequestIdHeader, "traceparent"};
+inline constexpr const char* kPassedOn[] = {"authorization", "x-api-key", http::kRequestIdHeader, "traceparent",
+                                            http::kLoadFormatHeader};
 
 struct WorkerReply {
   WorkerAddress worker;

@@ -9,6 +9,7 @@
 #include "http/api_error.h"
 #include "http/api_request.h"
 #include "http/json.h"
+#include "http/load_report.h"
 #include "router/fan_out.h"
 #include "router/split_request.h"
 
@@ -171,7 +172,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   [[nodiscard]] Headers answer_headers() const {
     Headers headers = echo_;
-    for (const char* name : {"Content-Type", "Cache-Control"}) {
+    for (const char* name : {"Content-Type", "Cache-Control", http::kLoadHeader}) {
       if (const auto value = http::find_header(decode_.headers, name); !value.empty())
         headers.emplace_back(name, std::string(value));
     }

@@ -110,6 +110,19 @@ struct Pair {
   http::HttpClient client;
 };
 
+TEST(PdCall, DecodeSaysItsLoadToWhoAsksForIt) {
+  Pair pair(kHandsOver, [](const Exchange& x) {
+    const std::string format(find_header(x.request.headers, "endpoint-load-metrics-format"));
+    x.writer->send(200, {{"Content-Type", "application/json"}, {"endpoint-load-metrics", format + " of decode"}}, "{}");
+  });
+  http::HttpCallRequest asks = pair.request(R"({"text":"a"})");
+  asks.headers.emplace_back("Endpoint-Load-Metrics-Format", "JSON");
+  const auto reply = pair.client.fetch(std::move(asks));
+  ASSERT_TRUE(reply.ok());
+  EXPECT_EQ(find_header(reply->headers, "endpoint-load-metrics"), "JSON of decode");
+  pair.expect_idle();
+}
+
 TEST(PdCall, BothLegsGetTheSameBodyAndDecodeAnswers) {
   Pair pair(kHandsOver, answers(R"({"text":"hello"})"));
   const HttpReply reply = pair.ask(R"({"text":"a","x":null,"bootstrap_host":"evil"})");

@@ -114,6 +114,7 @@ TEST(ApiRequest, PromptsAreTruncatedAtEitherSide) {
 TEST(ApiRequest, APromptThatIsNoneIsRefused) {
   const std::pair<const char*, const char*> said[] = {
       {R"({"prompt":null,"prompt_embeds":[]})", "Either prompt or prompt_embeds must be provided and non-empty."},
+      {R"({"prompt":[]})", "prompt or prompt_embeds"},
       {R"({"prompt":""})", "decoder prompt cannot be empty"},
       {R"({"prompt":[[]]})", "decoder prompt cannot be empty"},
       {R"({"prompt":[-1]})", "greater than or equal to 0"},

@@ -184,11 +184,11 @@ Result<ApiRequest> parse_completion(const json::object& body, const ReadContext&
   ApiRequest request;
   request.kind = ApiKind::kCompletion;
   const json::value* prompt = find_field(body, "prompt");
-  if (prompt == nullptr) {
-    return error(
-        ErrorCode::kInvalidArgument,
-        "prompt: missing. Either prompt or prompt_embeds must be provided and non-empty. (This server takes no "
-        "prompt_embeds.)");
+  if (prompt == nullptr || (prompt->is_array() && prompt->as_array().empty())) {
+    return error(ErrorCode::kInvalidArgument,
+                 "prompt: missing or empty. Either prompt or prompt_embeds must be provided and non-empty. (This "
+                 "server takes no "
+                 "prompt_embeds.)");
   }
   BATON_ASSIGN(auto add_special, bool_field(body, "add_special_tokens"));
   if (const json::value* suffix = find_field(body, "suffix");

@@ -202,7 +202,7 @@ TEST_F(DisaggregationTest, TheFirstTokenMayBeTheLast) {
 // A stop string in the first token ends the request while its KV is still being verified. The prefill leg has done its
 // work and says so: a cancel would make its answer, with the logprobs of the prompt, an error.
 TEST_F(DisaggregationTest, AStopAtTheFirstTokenLetsThePrefillLegEndWell) {
-  Pair pair(simple(), {}, {16, 2, 1 << 14, 1 << 14, 2});
+  Pair pair(simple(), {}, {16, 2, 1 << 13, 1 << 13, 2});
   for (int i = 0; i < 3; ++i) {
     Request request = request_of("a", random_prompt(static_cast<uint64_t>(i), 60, kVocab), 9);
     request.disaggregation = pair.address();

@@ -150,7 +150,8 @@ std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   std::string body = openai_head(context, true) + answer_members(context, choice, first);
   body += fmt::format(",\"choices\":[{{\"index\":{},", choice.index);
   if (context.call.kind == ApiKind::kChat) {
-    body += fmt::format("\"delta\":{{{}\"content\":{}}}", first ? "\"role\":\"assistant\"," : "", json_string(piece));
+    body += fmt::format("\"delta\":{{{}\"content\":{},\"reasoning_content\":null,\"tool_calls\":null}}",
+                        first ? "\"role\":\"assistant\"," : "", json_string(piece));
   } else {
     body += "\"text\":" + json_string(piece);
   }

@@ -4,8 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <string_view>
 
-#include "command_line.h"
+#include "base/log.h"
 
 namespace baton::apps {
 
@@ -20,24 +21,24 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   const auto pass_on = [&app](const char* name, const char* help, std::vector<std::string>& arguments) {
     app.add_option_function<std::string>(
         name,
-        [name, &arguments](const std::string& value) {
-          arguments.emplace_back(name);
+        [own = std::string(name).substr(0, std::string_view(name).find(',')), &arguments](const std::string& value) {
+          arguments.push_back(own);
           arguments.push_back(value);
         },
         help);
   };
   for (const char* name : {"--api-key", "--allowed-origins", "--log-level"})
     pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
-  for (const char* name : {"--page-size",
+  for (const char* name : {"--page-size,--block-size",
                            "--dtype",
                            "--kv-cache-dtype",
                            "--quantization",
                            "--load-format",
                            "--max-total-tokens",
-                           "--mem-fraction-static",
-                           "--max-running-requests",
-                           "--chunked-prefill-size",
-                           "--context-length",
+                           "--mem-fraction-static,--gpu-memory-utilization",
+                           "--max-running-requests,--max-num-seqs",
+                           "--chunked-prefill-size,--max-num-batched-tokens",
+                           "--context-length,--max-model-len",
                            "--max-prefill-tokens",
                            "--schedule-policy",
                            "--max-queued-requests",
@@ -48,7 +49,15 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
                            "--fanout",
                            "--writer-policy",
                            "--handoff-key-file",
-                           "--weight-version"}) {
+                           "--weight-version",
+                           "--tokenizer-path,--tokenizer",
+                           "--chat-template",
+                           "--random-seed",
+                           "--log-requests-level",
+                           "--max-body-bytes",
+                           "--watchdog-timeout",
+                           "--default-priority-value",
+                           "--priority-scheduling-preemption-threshold"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);
   }
   for (const char* name : {"--request-timeout", "--health-check-timeout"})
@@ -56,7 +65,9 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   add_drain_timeout(app, flags.drain_timeout_s);
   for (const char* name :
        {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context", "--enable-priority-scheduling",
-        "--log-requests", "--strict-model-names", "--allow-auto-truncate", "--trust-request-chat-template"}) {
+        "--log-requests", "--strict-model-names", "--allow-auto-truncate", "--trust-request-chat-template",
+        "--skip-tokenizer-init", "--disable-priority-preemption", "--abort-on-priority-when-disabled",
+        "--schedule-low-priority-values-first"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }
@@ -69,6 +80,8 @@ void default_log_level(ClusterFlags& flags, const char* level) {
 }
 
 Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
+  for (const std::string& line : flags.foreign.warnings()) log_warning("{}", line);
+  BATON_TRY(flags.foreign.check());
   ClusterOptions options;
   char program[PATH_MAX];
   const ssize_t n = readlink("/proc/self/exe", program, sizeof(program));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cluster.h"
+#include "command_line.h"
 
 namespace baton::apps {
 
@@ -17,6 +18,7 @@ struct ClusterFlags {
   int port = 8000;
   std::vector<std::string> common, serve, router;  // passed through: to every process, to every instance, to the router
   double drain_timeout_s = 30;
+  ForeignFlags foreign;  // of `up`
 };
 
 void add_cluster_flags(CLI::App& app, ClusterFlags& flags);

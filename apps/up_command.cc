@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "exit_code.h"
 #include "http/url.h"
+#include "serve_flags.h"
 
 namespace baton::apps {
 namespace {
@@ -44,6 +45,7 @@ Subcommand add_up(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("up", "Start prefill, decode and router as one local cluster");
   auto flags = std::make_shared<ClusterFlags>();
   add_cluster_flags(*app, *flags);
+  add_foreign_flags(*app, flags->foreign);
   return {app, [app, flags] { return run_up(*app, *flags); }};
 }
 

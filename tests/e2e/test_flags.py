@@ -81,6 +81,15 @@ def test_flags_may_be_shortened_as_argparse_has_it():
     assert code == EXIT_USAGE and "did you mean --context-length" in said
 
 
+def test_a_cluster_takes_what_an_instance_takes(cluster):
+    made = subprocess.run([BATON, "up", *NO_MODEL, "--unified", "tp=1", "--ssl-keyfile", "k"], capture_output=True, text=True, timeout=60)
+    assert made.returncode == EXIT_CONFIGURATION and "--ssl-keyfile cannot be had here" in made.stderr
+    foreign = ["--enable-metrics", "--enable-cache-report", "--trust-remote-code", "--cuda-graph-max-bs", "8", "--attention-backend", "triton"]
+    unified = cluster("--model-path", str(MODELS["gqa"]), "--unified", "tp=1", *foreign, "--max-num-seqs", "3", "--page-size=16", "--context-len", "100", "--default-priority-value", "2")
+    info = get_json(unified.url + "/get_server_info")
+    assert (info["max_running_requests"], info["page_size"], info["max_req_input_len"]) == (3, 16, 99)
+
+
 def test_the_queue_is_bounded_and_the_log_says_what_was_asked(start):
     instance = start("serve", "--model-path", MODELS["gqa"], "--max-total-tokens", 4096, "--max-queued-requests", 1, "--log-requests", "--log-requests-level", 1, "--decode-log-interval", 5)
     assert get_json(instance.url + "/get_server_info")["max_queued_requests"] == 1

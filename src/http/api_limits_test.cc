@@ -86,6 +86,8 @@ TEST(ApiLimits, ListsAreBounded) {
               HasSubstr("cache_salt: 300"));
   EXPECT_THAT(refusal(ApiKind::kGenerate, R"({"text":"a","rid":")" + std::string(300, 's') + "\"}"),
               HasSubstr("rid: "));
+  EXPECT_THAT(refusal(ApiKind::kGenerate, R"({"text":["a","b"],"rid":["x","x"]})"),
+              HasSubstr("rid: Duplicate request ID"));
   EXPECT_THAT(refusal(ApiKind::kGenerate,
                       R"({"text":"a","bootstrap_room":1,"bootstrap_host":")" + std::string(300, 's') + "\"}", 64,
                       engine::Role::kDecode),

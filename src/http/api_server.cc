@@ -252,6 +252,13 @@ void ApiServer::run(Call& x, ApiKind kind) {
                                   stopping_text_.get_token());
   if (!parsed) return x.refuse(parsed.error());
   x.request.drop_body();
+  std::shared_ptr<LiveNames::Hold> names;
+  // One of a pair may still have the try before this one.
+  if (x.ready.engine->info().role == engine::Role::kUnified) {
+    auto claimed = live_names_.claim(*parsed);
+    if (!claimed) return x.refuse(claimed.error());
+    names = std::move(*claimed);
+  }
   if (log_requests_) log_request(x, *parsed);
   // From here on the call lives on its connection's strand.
   const auto request = std::make_shared<ApiRequest>(std::move(*parsed));
@@ -259,8 +266,8 @@ void ApiServer::run(Call& x, ApiKind kind) {
   if (auto load = load_report(find_header(x.request.headers, kLoadFormatHeader), x.ready.engine->stats(),
                               x.ready.engine->info()))
     headers.emplace_back(kLoadHeader, std::move(*load));
-  x.writer->post([request, ready = x.ready, writer = x.writer, headers = std::move(headers)] {
-    start_generation(std::move(*request), *ready.model, *ready.engine, *ready.metrics, writer, headers);
+  x.writer->post([request, names, ready = x.ready, writer = x.writer, headers = std::move(headers)] {
+    start_generation(std::move(*request), *ready.model, *ready.engine, *ready.metrics, writer, headers, names);
   });
 }
 void ApiServer::generate(Call& x) { run(x, ApiKind::kGenerate); }

@@ -12,6 +12,7 @@
 
 #include "engine/engine.h"
 #include "http/api_request.h"
+#include "http/live_names.h"
 #include "http/metrics.h"
 #include "http/routes.h"
 #include "http/work_pool.h"
@@ -112,6 +113,7 @@ class ApiServer {
   };
   std::optional<Profile> profile_;  // between /start_profile and /stop_profile
   void log_request(const Call& x, const ApiRequest& request) const;
+  LiveNames live_names_;
   std::atomic<bool> log_requests_;
   std::atomic<int> log_requests_level_;
   std::atomic<bool> draining_{false};

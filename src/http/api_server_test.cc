@@ -248,6 +248,9 @@ TEST(ApiServer, CacheAndAborts) {
   request.body = R"({"text":"a","rid":"r"})";
   served.server.handle(std::move(request), std::make_shared<KeepingWriter>(generating));
   EXPECT_EQ(served.ask("POST", "/flush_cache").status, 400);
+  const KeptAnswer twice = served.ask("POST", "/generate", R"({"text":"b","rid":"r"})");
+  EXPECT_EQ(twice.status, 400);
+  EXPECT_THAT(twice.body, HasSubstr("Duplicate request ID detected: r"));
   EXPECT_EQ(json::parse(served.ask("POST", "/abort_request", R"({"rid":"r"})").body),
             json::parse(R"({"success":true})"));
   const KeptAnswer unknown = served.ask("POST", "/abort_request", R"({"rid":"q"})");

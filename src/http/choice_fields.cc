@@ -1,6 +1,7 @@
 #include "http/choice_fields.h"
 
 #include <limits>
+#include <map>
 #include <set>
 
 #include "base/random.h"
@@ -138,6 +139,7 @@ Status read_rids(const json::object& body, const char* prefix, ApiRequest* reque
   }
   request->id = prefix + (own && !own->empty() ? *own : fresh_id());
   const size_t choices = request->choices.size();
+  std::map<std::string, const json::value*> given;
   for (size_t i = 0; i < choices; ++i) {
     std::string name = request->id;
     if (rid != nullptr) {
@@ -148,6 +150,10 @@ Status read_rids(const json::object& body, const char* prefix, ApiRequest* reque
                      kNameBytesMax, choices);
       }
       if (!entry->as_string().empty()) name = std::string(entry->as_string());
+      if (given.emplace(name, entry).first->second != entry) {
+        return error(ErrorCode::kInvalidArgument, "rid: Duplicate request ID detected within the call: {} is of two",
+                     name);
+      }
     }
     if (i == 0 && (rid == nullptr || !rid->is_array())) request->id = name;
     const bool shared = choices > 1 && (rid == nullptr || !rid->is_array() || rid->as_array().size() != choices);

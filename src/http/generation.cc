@@ -15,13 +15,14 @@ namespace {
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   Generation(ApiRequest request, const ModelText& model, engine::Engine& engine, Metrics& metrics,
-             std::shared_ptr<ResponseWriter> writer, Headers headers)
+             std::shared_ptr<ResponseWriter> writer, Headers headers, std::shared_ptr<LiveNames::Hold> names)
       : request_(std::move(request)),
         model_(model),
         engine_(engine),
         metrics_(metrics),
         writer_(std::move(writer)),
-        headers_(std::move(headers)) {
+        headers_(std::move(headers)),
+        names_(std::move(names)) {
     created_ =
         std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
     first_token_.resize(request_.choices.size());
@@ -33,7 +34,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   }
 
   void run() {
-    writer_->on_disconnect([self = shared_from_this()] { self->abort_all(); });
+    writer_->on_disconnect([self = shared_from_this()] {
+      self->free_names();
+      self->abort_all();
+    });
     for (size_t i = 0; i < request_.choices.size(); ++i) {
       engine::Request engine_request = request_.choices[i].engine;
       engine_request.arrival = start_;
@@ -54,6 +58,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
   [[nodiscard]] AnswerContext context() const { return {request_, model_, created_, elapsed()}; }
 
   // Any thread.
+  void free_names() {
+    if (names_) names_->release();
+  }
+
+  // Any thread.
   void abort_all() {
     for (size_t i = 0; i < accepted_; ++i) engine_.abort(ids_[i]);
   }
@@ -61,6 +70,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void fail(const Error& failure) {
     if (over_) return;
     over_ = true;
+    free_names();
     if (started_) {
       writer_->write("data: " + error_json(http_status(failure.code), failure.message) + "\n\ndata: [DONE]\n\n");
       writer_->finish();
@@ -132,6 +142,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
         return;
       }
     }
+    if (finished_ == choices_.size()) free_names();  // whoever has read the answer may use them again
     if (request_.stream) {
       stream(choice);
     } else if (finished_ == choices_.size()) {
@@ -167,6 +178,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Metrics& metrics_;
   std::shared_ptr<ResponseWriter> writer_;
   Headers headers_;
+  const std::shared_ptr<LiveNames::Hold> names_;
   std::vector<ChoiceState> choices_;
   std::vector<std::chrono::steady_clock::time_point> first_token_, last_token_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -181,8 +193,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
 }  // namespace
 
 void start_generation(ApiRequest request, const ModelText& model, engine::Engine& engine, Metrics& metrics,
-                      std::shared_ptr<ResponseWriter> writer, Headers headers) {
-  std::make_shared<Generation>(std::move(request), model, engine, metrics, std::move(writer), std::move(headers))
+                      std::shared_ptr<ResponseWriter> writer, Headers headers, std::shared_ptr<LiveNames::Hold> names) {
+  std::make_shared<Generation>(std::move(request), model, engine, metrics, std::move(writer), std::move(headers),
+                               std::move(names))
       ->run();
 }
 

@@ -73,8 +73,12 @@ std::string error_json(int status, const std::string& message) {
   }
   const std::string code =
       status == 404 && message.starts_with("the model '") ? "\"model_not_found\"" : std::to_string(status);
-  return fmt::format("{{\"error\":{{\"message\":{},\"type\":\"{}\",\"param\":{},\"code\":{}}}}}",
-                     json_string(text::replace_invalid_utf8(message)), error_type(status), param, code);
+  const std::string text = json_string(text::replace_invalid_utf8(message));
+  return fmt::format(
+      "{{\"error\":{{\"message\":{0},\"type\":\"{1}\",\"param\":{2},\"code\":{3}}},\"object\":\"error\",\"message\":{0}"
+      ","
+      "\"type\":\"{1}\",\"param\":{2},\"code\":{4}}}",
+      text, error_type(status), param, code, status);
 }
 
 void send_json(ResponseWriter& writer, int status, std::string body, Headers extra) {

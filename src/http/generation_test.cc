@@ -416,6 +416,9 @@ TEST(Generation, ErrorsBeforeTheFirstTokenAreStatuses) {
       p.engine.deliver(0, "", finished(FinishReason::kAbort, error(code, "KV is lost")));
       EXPECT_EQ(p.answer.status, status);
       EXPECT_EQ(at(p.whole(), "/error/message"), "KV is lost");
+      EXPECT_EQ(at(p.whole(), "/message"), "KV is lost");
+      EXPECT_EQ(at(p.whole(), "/object"), "error");
+      EXPECT_EQ(at(p.whole(), "/code"), at(p.whole(), "/error/code"));
       EXPECT_EQ(find_header(p.answer.headers, "x-request-id"), "q1");
     }
   }

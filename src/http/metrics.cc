@@ -259,6 +259,9 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
   }
   gauge("sglang:num_running_reqs", "Requests in the running batch", stats.running, l);
   gauge("sglang:num_queue_reqs", "Requests waiting", stats.waiting, l);
+  // As of a server of SGLang's whose requests want neither.
+  gauge("sglang:num_grammar_queue_reqs", "Requests waiting for a grammar", 0, l);
+  gauge("sglang:spec_accept_length", "Tokens that speculation adds to a step", 0, l);
   gauge("sglang:gen_throughput", "Generated tokens per second", stats.generation_tokens_per_s, l);
   gauge("sglang:cache_hit_rate", "Prompt tokens found in the prefix cache", stats.cache_hit_rate, l);
   gauge("sglang:token_usage", "Share of the KV pool in use", total > 0 ? static_cast<double>(used) / total : 0, l);

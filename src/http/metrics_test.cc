@@ -110,6 +110,8 @@ TEST(Metrics, GaugesShowTheMoment) {
   const std::map<std::string, std::string> expected = {
       {"sglang:num_running_reqs{", "3"},
       {"sglang:num_queue_reqs{", "2"},
+      {"sglang:num_grammar_queue_reqs{", "0"},
+      {"sglang:spec_accept_length{", "0"},
       {"sglang:num_used_tokens{", "112"},  // 7 pages of 16
       {"sglang:token_usage{", "0.175"},    // 7 of 40 pages
       {"sglang:max_total_num_tokens{", "640"},

@@ -36,6 +36,9 @@ json::object joined_info(const std::vector<WorkerReply>& replies, const std::str
       states.insert(states.end(), mine->as_array().begin(), mine->as_array().end());
     const json::value* tokens = is_decode ? http::find_field(*info, "max_total_num_tokens") : nullptr;
     if (tokens != nullptr && tokens->is_int64()) kv_tokens += tokens->as_int64();
+    // What cached tokens are counted in.
+    if (const json::value* page = info->if_contains("page_size"); page != nullptr && !is_decode)
+      out["page_size"] = *page;
     for (const char* field : {"model_path", "tokenizer_path", "is_generation", "served_model_name", "model_type",
                               "architectures", "dp_size"}) {
       if (const json::value* said = info->if_contains(field); said != nullptr && (is_decode || !out.contains(field)))

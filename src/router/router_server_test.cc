@@ -54,7 +54,8 @@ PlayedWorker::Play instance(std::string name) {
     }
     if (path == "/get_load") return x.reply(R"([{"dp_rank":0,"num_reqs":3}])");
     if (path == "/v1/loads") return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3}]})");
-    x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"internal_states":[{"dp_rank":0}]})");
+    x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"page_size":)" + (name == "p" ? "16" : "32") +
+            R"(,"internal_states":[{"dp_rank":0}]})");
   };
 }
 
@@ -266,6 +267,7 @@ TEST(Router, InfoOfAllInstances) {
   EXPECT_EQ(info.at_pointer("/internal_states").as_array().size(), 1U);  // decode's
   EXPECT_EQ(info.at_pointer("/model_path"), "/m");
   EXPECT_EQ(info.at_pointer("/dp_size"), 2);
+  EXPECT_EQ(info.at_pointer("/page_size"), 16);  // prefill's: its prefixes are those that answers count
   EXPECT_EQ(info.at_pointer("/version"), "1.2.3");
   const json::value loads = json::parse(running.ask("GET", "/get_load").body);
   ASSERT_EQ(loads.as_array().size(), 2U);

@@ -129,7 +129,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_flag("--disable-radix-cache,--no-enable-prefix-caching", f.disable_radix_cache, "No prefix reuse");
   app.add_option("--num-reserved-decode-tokens", f.num_reserved_decode_tokens,
                  "Growth reserved for each sequence at admission")
-      ->transform(number_from(0, 1 << 30));
+      ->transform(number_from(0, 1 << 30))
+      ->envname("SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION");  // how much of it SGLang counts there
   app.add_option("--watchdog-timeout", f.watchdog_timeout_s, "Seconds without progress after which /readiness fails")
       ->transform(number_from(0.001, 1e9));
   add_drain_timeout(app, f.drain_timeout_s);

@@ -90,6 +90,12 @@ def test_a_cluster_takes_what_an_instance_takes(cluster):
     assert (info["max_running_requests"], info["page_size"], info["max_req_input_len"]) == (3, 16, 99)
 
 
+def test_growth_is_reserved_as_sglang_s_variable_says(start, monkeypatch):
+    monkeypatch.setenv("SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION", "256")
+    instance = start("serve", "--model-path", MODELS["gqa"])
+    assert get_json(instance.url + "/get_server_info")["num_reserved_decode_tokens"] == 256
+
+
 def test_the_queue_is_bounded_and_the_log_says_what_was_asked(start):
     instance = start("serve", "--model-path", MODELS["gqa"], "--max-total-tokens", 4096, "--max-queued-requests", 1, "--log-requests", "--log-requests-level", 1, "--decode-log-interval", 5)
     assert get_json(instance.url + "/get_server_info")["max_queued_requests"] == 1

@@ -193,7 +193,6 @@ constexpr ForeignGroup kForeign[] = {
     {"tool calls are not parsed, reasoning is not split off",
      "enable-strict-thinking reasoning-parser= strip-thinking-cache tool-call-parser= tool-server="},
     {"every token is sent as it comes", "stream-interval="},
-    {"a streamed text is told whole in each event of /generate", "incremental-streaming-output stream-output"},
     // vLLM's.
     {"there is one engine, and it decides so",
      "enforce-eager enable-prefix-caching enable-chunked-prefill no-enable-chunked-prefill max-seq-len-to-capture= "

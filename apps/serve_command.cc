@@ -215,6 +215,7 @@ class Serve {
     model_->fingerprint = fingerprint(flags_);
     model_->strict_model_names = flags_.strict_model_names;
     model_->allow_auto_truncate = flags_.allow_auto_truncate;
+    model_->incremental_streaming = flags_.incremental_streaming;
     model_->trust_request_chat_template = flags_.trust_request_chat_template;
     api_.set_ready(*engine_, *model_, *metrics_);
     return std::nullopt;

@@ -66,6 +66,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
                "Cut prompts and new tokens that are over the context (they are 400)");
   app.add_flag("--trust-request-chat-template", f.trust_request_chat_template,
                "A request may bring its own chat template");
+  app.add_flag("--incremental-streaming-output,--stream-output", f.incremental_streaming,
+               "An event of a streamed /generate has what is new of text and output_ids, not all");
   app.add_flag("--skip-tokenizer-init", f.skip_tokenizer_init, "Serve token ids only");
   app.add_option("--host", f.host, "Address to listen on (loopback unless told otherwise)");
   app.add_option("--port", f.port, "Port to listen on; 0: any free one")->transform(number_from(0, 65535));

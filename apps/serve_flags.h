@@ -17,6 +17,7 @@ struct ServeFlags {
   std::string model_path, tokenizer_path, served_model_name, chat_template;
   bool skip_tokenizer_init = false;
   bool strict_model_names = false, allow_auto_truncate = false, trust_request_chat_template = false;
+  bool incremental_streaming = false;
   std::string host = "127.0.0.1";
   int port = 30000;
   int http_threads = 2, text_threads = 2;

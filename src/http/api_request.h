@@ -36,6 +36,7 @@ struct ModelText {
   // What the operator decided about requests.
   bool strict_model_names = false;           // 404 for a model that has another name
   bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
+  bool incremental_streaming = false;        // an event of /generate has what is new, not all
   bool trust_request_chat_template = false;  // a request may bring its own
   std::shared_ptr<WeightVersion> weight_version = std::make_shared<WeightVersion>();  // may change while it is served
 };

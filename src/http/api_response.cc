@@ -44,10 +44,13 @@ std::string ttft_json(const engine::TtftParts& parts) {
 
 std::string generate_body(const AnswerContext& context, const ChoiceState& choice) {
   const ChoiceRequest& request = context.call.choices[static_cast<size_t>(choice.index)];
+  const size_t first = context.model.incremental_streaming ? choice.tokens_sent : 0;
   std::string out = "{\"text\":";
-  append_json_string(out, choice.text);
+  append_json_string(out,
+                     std::string_view(choice.text).substr(context.model.incremental_streaming ? choice.text_sent : 0));
   out += ",\"output_ids\":[";
-  for (size_t i = 0; i < choice.tokens.size(); ++i) out += fmt::format("{}{}", i > 0 ? "," : "", choice.tokens[i].id);
+  for (size_t i = first; i < choice.tokens.size(); ++i)
+    out += fmt::format("{}{}", i > first ? "," : "", choice.tokens[i].id);
   out += fmt::format(
       "],\"meta_info\":{{\"id\":{},\"finish_reason\":{},\"prompt_tokens\":{},\"completion_tokens\":{},\"cached_"
       "tokens\":{},"

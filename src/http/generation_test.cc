@@ -304,6 +304,24 @@ TEST(Generation, AnEchoIsThePromptAsItCame) {
   EXPECT_EQ(text("[[256,97],[98]]"), "ax|bx|");
 }
 
+TEST(Generation, AnEventHasWhatIsNewIfTheServerIsToldSo) {
+  const auto model = byte_model(4096);
+  model->incremental_streaming = true;
+  Played p(ApiKind::kGenerate, R"({"text":"a","stream":true,"sampling_params":{"stop":"zz"}})", model.get());
+  p.engine.deliver(0, "xy");
+  p.engine.deliver(0, "z");  // may begin the stop string
+  p.engine.deliver(0, "b", finished(FinishReason::kLength));
+  ASSERT_EQ(p.events().size(), 3U);
+  EXPECT_EQ(at(p.event(0), "/text"), "xy");
+  EXPECT_EQ(at(p.event(1), "/text"), "zb");
+  EXPECT_EQ(at(p.event(1), "/output_ids"), (json::array{'z', 'b'}));
+  EXPECT_EQ(at(p.event(1), "/meta_info/completion_tokens"), 4);
+  Played whole(ApiKind::kGenerate, R"({"text":"a"})", model.get());
+  whole.engine.deliver(0, "x");
+  whole.engine.deliver(0, "y", finished(FinishReason::kLength));
+  EXPECT_EQ(at(whole.whole(), "/text"), "xy");
+}
+
 TEST(Generation, TextOffsetsCountCharactersOfTheReturnedText) {
   for (const bool stream : {false, true}) {
     Played p(ApiKind::kCompletion,

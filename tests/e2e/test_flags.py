@@ -25,7 +25,7 @@ MEANT = {
     "disaggregation-transfer-backend": "mooncake", "disaggregation-bootstrap-port": "8998", "disaggregation-decode-enable-radix-cache": None, "max-queued-requests": "3",
     "max-prefill-tokens": "25.6k", "schedule-policy": "lpm", "enable-priority-scheduling": None, "disable-priority-preemption": None, "default-priority-value": "-1",
     "abort-on-priority-when-disabled": None, "schedule-low-priority-values-first": None, "priority-scheduling-preemption-threshold": "5", "log-requests": None, "log-requests-level": "3",
-    "decode-log-interval": "40",
+    "decode-log-interval": "40", "incremental-streaming-output": None, "stream-output": None,
 }
 # Either, while they are on the way from one to the other.
 BETWEEN = {"weight-version", "allow-auto-truncate", "trust-request-chat-template"}

@@ -154,6 +154,7 @@ Result<http::Url> url_of(const Flags& flags) {
 // Errors alone: the screen is the conversation's.
 Result<Cluster> start_cluster(ClusterFlags& flags, SignalWait& signals) {
   default_log_level(flags, "error");
+  flags.serve.emplace_back("--enable-cache-report");  // shown behind each answer
   BATON_ASSIGN(ClusterOptions options, cluster_options(flags));
   return Cluster::start(std::move(options), signals);
 }

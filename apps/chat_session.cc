@@ -100,6 +100,7 @@ class AnswerStream {
       return;
     }
     if (const json::object* usage = object_in(*event, "usage")) take_usage(*usage);
+    take_parts(*event);
     const json::value* choices = http::find_field(*event, "choices");
     if (choices == nullptr || !choices->is_array() || choices->get_array().empty()) return;
     if (const json::object* choice = choices->get_array().front().if_object()) take_choice(*choice);
@@ -109,7 +110,9 @@ class AnswerStream {
     answer_.completion_tokens = static_cast<int64_t>(number_in(usage, "completion_tokens", 0));
     if (const json::object* details = object_in(usage, "prompt_tokens_details"))
       answer_.cached_tokens = static_cast<int64_t>(number_in(*details, "cached_tokens", 0));
-    if (const json::object* parts = object_in(usage, "ttft_parts_ms"); parts != nullptr && parts->contains("transfer"))
+  }
+  void take_parts(const json::object& event) {
+    if (const json::object* parts = object_in(event, "ttft_parts_ms"); parts != nullptr && parts->contains("transfer"))
       answer_.transfer_ms = number_in(*parts, "transfer", 0);
   }
   void take_choice(const json::object& choice) {

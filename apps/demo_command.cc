@@ -93,7 +93,7 @@ Status ask(http::HttpClient& client, const http::Url& url, const Question& quest
   std::string answer(body.at("choices").at(0).at("message").at("content").as_string());
   std::string parts;
   double ttft = 0;
-  for (const auto& [name, ms] : usage.at("ttft_parts_ms").as_object()) {
+  for (const auto& [name, ms] : body.at("ttft_parts_ms").as_object()) {
     parts += fmt::format("{}{} {:.1f}", parts.empty() ? "" : " + ", std::string(name), ms.to_number<double>());
     ttft += ms.to_number<double>();
   }

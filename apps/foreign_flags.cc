@@ -189,7 +189,6 @@ constexpr ForeignGroup kForeign[] = {
      "http2-initial-connection-window-size= http2-max-concurrent-streams= sidecar-args=+ sidecar= "
      "smg-http-sidecar-port="},
     {"nothing is compiled or captured that would need a warm-up", "skip-server-warmup warmups="},
-    {"cached tokens are always reported", "enable-cache-report"},
     {"tool calls are not parsed, reasoning is not split off",
      "enable-strict-thinking reasoning-parser= strip-thinking-cache tool-call-parser= tool-server="},
     {"every token is sent as it comes", "stream-interval="},
@@ -203,7 +202,7 @@ constexpr ForeignGroup kForeign[] = {
      "no-enable-log-requests uvicorn-log-level= disable-uvicorn-access-log enable-server-load-tracking max-log-len="},
     {"the answers here have no such setting",
      "enable-auto-tool-choice guided-decoding-backend= structured-outputs-config= generation-config= max-logprobs= "
-     "override-generation-config= response-role= return-tokens-as-token-ids enable-prompt-tokens-details "
+     "override-generation-config= response-role= return-tokens-as-token-ids "
      "chat-template-content-format= lora-modules=+ kv-transfer-config= enable-force-include-usage"},
 };
 

@@ -214,6 +214,7 @@ class Serve {
     model_->context_length = engine_->info().max_model_len;
     model_->fingerprint = fingerprint(flags_);
     model_->strict_model_names = flags_.strict_model_names;
+    model_->report_cached_tokens = flags_.report_cached_tokens;
     model_->allow_auto_truncate = flags_.allow_auto_truncate;
     model_->incremental_streaming = flags_.incremental_streaming;
     model_->trust_request_chat_template = flags_.trust_request_chat_template;

@@ -62,6 +62,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--chat-template", f.chat_template, "File with a Jinja template, in place of the model's own");
   app.add_flag("--strict-model-names", f.strict_model_names,
                "404 for a request whose model has another name (any is served)");
+  app.add_flag("--enable-cache-report,--enable-prompt-tokens-details", f.report_cached_tokens,
+               "Usage says how many of a prompt's tokens were found in the cache (prompt_tokens_details)");
   app.add_flag("--allow-auto-truncate", f.allow_auto_truncate,
                "Cut prompts and new tokens that are over the context (they are 400)");
   app.add_flag("--trust-request-chat-template", f.trust_request_chat_template,

@@ -35,6 +35,7 @@ struct ModelText {
   std::string fingerprint;  // system_fingerprint of the answers: the same text for the same model on the same build
   // What the operator decided about requests.
   bool strict_model_names = false;           // 404 for a model that has another name
+  bool report_cached_tokens = false;         // usage has prompt_tokens_details
   bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
   bool incremental_streaming = false;        // an event of /generate has what is new, not all
   bool trust_request_chat_template = false;  // a request may bring its own

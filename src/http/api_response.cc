@@ -90,8 +90,8 @@ std::string matched_stop(const ChoiceState& choice) {
   return "null";
 }
 
-// Each prompt counts once, however many samples of it there are.
-std::string usage_json(const AnswerContext& context, const std::vector<const ChoiceState*>& choices) {
+// The members usage and ttft_parts_ms. Each prompt counts once, however many samples of it there are.
+std::string usage_members(const AnswerContext& context, const std::vector<const ChoiceState*>& choices) {
   size_t prompt = 0, cached = 0, completion = 0;
   for (const ChoiceState* choice : choices) {
     if (choice->index % context.call.samples == 0 || choices.size() == 1) {
@@ -101,9 +101,11 @@ std::string usage_json(const AnswerContext& context, const std::vector<const Cho
     completion += choice->tokens.size();
   }
   return fmt::format(
-      "{{\"prompt_tokens\":{},\"total_tokens\":{},\"completion_tokens\":{},"
-      "\"prompt_tokens_details\":{{\"cached_tokens\":{}}},\"ttft_parts_ms\":{}}}",
-      prompt, prompt + completion, completion, cached, ttft_json(choices.front()->ttft));
+      "\"usage\":{{\"prompt_tokens\":{},\"total_tokens\":{},\"completion_tokens\":{},"
+      "\"prompt_tokens_details\":{}}},\"ttft_parts_ms\":{}",
+      prompt, prompt + completion, completion,
+      context.model.report_cached_tokens ? fmt::format("{{\"cached_tokens\":{}}}", cached) : "null",
+      ttft_json(choices.front()->ttft));
 }
 
 std::vector<const ChoiceState*> pointers(const std::vector<ChoiceState>& choices) {
@@ -158,10 +160,10 @@ std::string openai_event(const AnswerContext& context, ChoiceState& choice) {
   } else {
     body += "\"text\":" + json_string(piece);
   }
-  body += fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}],\"usage\":{}}}",
+  body += fmt::format(",\"logprobs\":{},\"finish_reason\":{},\"matched_stop\":{}{}}}],{}}}",
                       fresh ? logprobs_json(context, choice, choice.tokens_sent, first) : "null", openai_reason(choice),
                       matched_stop(choice), choice_members(context, choice, choice.tokens_sent, first),
-                      context.call.continuous_usage ? usage_json(context, {&choice}) : "null");
+                      context.call.continuous_usage ? usage_members(context, {&choice}) : "\"usage\":null");
   return body;
 }
 
@@ -174,9 +176,9 @@ std::string whole_answer(const AnswerContext& context, const std::vector<ChoiceS
     list += context.call.kind == ApiKind::kGenerate ? generate_body(context, choice) : openai_choice(context, choice);
   }
   if (context.call.kind == ApiKind::kGenerate) return context.call.batch ? "[" + list + "]" : list;
-  return fmt::format("{}{},\"choices\":[{}],\"usage\":{},\"metadata\":{{\"weight_version\":{}}}}}",
-                     openai_head(context, false), answer_members(context, choices.front(), true), list,
-                     usage_json(context, pointers(choices)), json_string(context.model.weight_version->get()));
+  return fmt::format("{}{},\"choices\":[{}],{},\"metadata\":{{\"weight_version\":{}}}}}", openai_head(context, false),
+                     answer_members(context, choices.front(), true), list, usage_members(context, pointers(choices)),
+                     json_string(context.model.weight_version->get()));
 }
 
 std::string stream_event(const AnswerContext& context, ChoiceState& choice) {
@@ -189,8 +191,8 @@ std::string stream_event(const AnswerContext& context, ChoiceState& choice) {
 }
 
 std::string usage_event(const AnswerContext& context, const std::vector<ChoiceState>& choices) {
-  return fmt::format("data: {},\"choices\":[],\"usage\":{}}}\n\n", openai_head(context, true),
-                     usage_json(context, pointers(choices)));
+  return fmt::format("data: {},\"choices\":[],{}}}\n\n", openai_head(context, true),
+                     usage_members(context, pointers(choices)));
 }
 
 }  // namespace baton::http

@@ -175,6 +175,25 @@ TEST(Generation, UsageCountsAPromptOnceForItsSamples) {
   EXPECT_EQ(at(p.whole(), "/choices").as_array().size(), 4U);
 }
 
+// Both originals': the three counts alone unless the operator asks for more. What is ours stands beside them.
+TEST(Generation, UsageSaysWhatWasCachedWhereItIsReported) {
+  const auto usage = [](ModelText* model) {
+    Played p(ApiKind::kCompletion, R"({"prompt":"abc"})", model);
+    engine::Output last;
+    last.tokens.push_back({'x', -0.5F, {}});
+    last.cached_tokens = 2;
+    last.finish = finished(FinishReason::kLength);
+    p.engine.sinks.at(0)(std::move(last));
+    EXPECT_TRUE(p.whole().as_object().contains("ttft_parts_ms"));
+    return at(p.whole(), "/usage");
+  };
+  EXPECT_EQ(usage(nullptr),
+            json::parse(R"({"prompt_tokens":3,"total_tokens":4,"completion_tokens":1,"prompt_tokens_details":null})"));
+  const auto model = byte_model(4096);
+  model->report_cached_tokens = true;
+  EXPECT_EQ(usage(model.get()).at_pointer("/prompt_tokens_details/cached_tokens"), 2);
+}
+
 engine::Output logprobs_output(std::string_view text, std::optional<engine::Output::Finish> finish) {
   engine::Output output;
   for (const char c : text)

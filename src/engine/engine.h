@@ -141,6 +141,7 @@ struct EngineStats {
   struct Pages {
     int free = 0, owned = 0, granted = 0, quarantined = 0, cached = 0;
     int sequences = 0;  // that have some of them
+    [[nodiscard]] int used() const { return owned + granted + quarantined; }
   };
   std::vector<Pages> pages;  // one entry per DP group
   uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0,

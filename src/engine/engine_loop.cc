@@ -295,7 +295,7 @@ void EngineLoop::log_decode(const kv::StepPlan& plan) {
   if (++decode_steps_ % static_cast<uint64_t>(options_.decode_log_interval) != 0) return;
   const EngineStats now = stats();
   int64_t used = 0;
-  for (const EngineStats::Pages& pages : now.pages) used += pages.owned + pages.granted + pages.quarantined;
+  for (const EngineStats::Pages& pages : now.pages) used += pages.used();
   used *= options_.info.page_tokens;
   log_info(
       "Decode batch. #running-req: {}, #token: {}, token usage: {:.2f}, gen throughput (token/s): {:.2f}, "

@@ -154,7 +154,7 @@ bool eventually(const Engine& engine, Condition condition) {
 // Every page is free or cached, nothing waits.
 inline bool is_idle(const EngineStats& stats) {
   for (const auto& pages : stats.pages) {
-    if (pages.owned + pages.granted + pages.quarantined != 0) return false;
+    if (pages.used() != 0) return false;
   }
   return stats.running + stats.waiting + stats.waiting_grant + stats.transferring == 0;
 }

@@ -56,23 +56,17 @@ Status read_token_fields(const json::object& body, ApiRequest* request) {
 
 Status read_prompt_logprobs(const json::object& body, ApiRequest* request) {
   constexpr int kPromptLogprobsMax = 20;
-  constexpr size_t kEntryBytes = 96;  // of the answer's text
   BATON_ASSIGN(auto best, int_field(body, "prompt_logprobs", 0, kPromptLogprobsMax));
   if (!best) return {};
   if (request->stream && *best > 0) {
     return error(ErrorCode::kInvalidArgument, "prompt_logprobs: not available when stream is true");
   }
   request->prompt_logprobs = static_cast<int>(*best);
-  size_t bytes = 0;
   for (ChoiceRequest& choice : request->choices) {
     choice.engine.prompt_logprob_start = 0;
     choice.engine.prompt_logprobs = request->prompt_logprobs;
-    bytes += choice.engine.prompt.size() * static_cast<size_t>(1 + *best) * kEntryBytes;
   }
-  if (bytes <= kCallBytesMax) return {};
-  return error(ErrorCode::kInvalidArgument,
-               "prompt_logprobs: those of {} prompts are {} bytes; at most {} a call, send fewer at a time",
-               request->choices.size(), bytes, kCallBytesMax);
+  return {};
 }
 
 }  // namespace baton::http

@@ -29,7 +29,7 @@ void ApiServer::load(Call& x) {
   for (int g = 0; g < groups; ++g) {
     const EngineStats::Pages& p = stats.pages[static_cast<size_t>(g)];
     const int my_waiting = waiting / groups + (g < waiting % groups ? 1 : 0);
-    const int64_t used = int64_t{p.owned + p.granted + p.quarantined} * info.page_tokens;
+    const int64_t used = int64_t{p.used()} * info.page_tokens;
     const int64_t total = int64_t{info.pages_per_group} * info.page_tokens;
     entries += fmt::format(
         "{}{{\"dp_rank\":{},\"num_reqs\":{},\"num_running_reqs\":{},\"num_waiting_reqs\":{},\"num_total_reqs\":{},"

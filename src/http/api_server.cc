@@ -263,9 +263,10 @@ void ApiServer::run(Call& x, ApiKind kind) {
   // From here on the call lives on its connection's strand.
   const auto request = std::make_shared<ApiRequest>(std::move(*parsed));
   Headers headers = x.headers;
-  if (auto load = load_report(find_header(x.request.headers, kLoadFormatHeader), x.ready.engine->stats(),
-                              x.ready.engine->info()))
-    headers.emplace_back(kLoadHeader, std::move(*load));
+  if (const auto format = find_header(x.request.headers, kLoadFormatHeader); !format.empty()) {
+    if (auto load = load_report(format, x.ready.engine->stats(), x.ready.engine->info()))
+      headers.emplace_back(kLoadHeader, std::move(*load));
+  }
   x.writer->post([request, names, ready = x.ready, writer = x.writer, headers = std::move(headers)] {
     start_generation(std::move(*request), *ready.model, *ready.engine, *ready.metrics, writer, headers, names);
   });

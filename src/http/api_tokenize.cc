@@ -3,6 +3,7 @@
 #include <span>
 
 #include "http/api_server.h"
+#include "http/chat_fields.h"
 #include "http/json.h"
 
 namespace baton::http {
@@ -36,34 +37,14 @@ std::string listed(const Batch<T>& batch, Write write) {
 
 std::string ids_json(const std::vector<int32_t>& ids) { return fmt::format("[{}]", fmt::join(ids, ",")); }
 
-// How a request's messages become a prompt. SGLang takes a last assistant message off and appends its text, or makes it
-// the user's; vLLM, which alone has add_generation_prompt, does what transformers does.
-struct ChatReading {
-  text::ChatInput input;
-  std::optional<std::string> continued;  // SGLang's: what follows the prompt, tokenized by itself
-};
-
-Result<ChatReading> read_chat(json::object& body, const ModelText& model) {
+// The text that a request's messages become, as a chat's do.
+Result<std::string> render_messages(json::object& body, const ModelText& model, std::stop_token stop) {
   if (!model.chat_template) return error(ErrorCode::kInvalidArgument, "messages: the model has no chat template");
   const json::value& messages = body["messages"];
   if (!messages.is_array()) return error(ErrorCode::kInvalidArgument, "messages: must be a list");
-  ChatReading chat;
-  text::ChatInput& input = chat.input;
+  text::ChatInput input;
   BATON_ASSIGN(input.messages, text::normalise_messages(messages.as_array(), model.chat_template->message_form()));
-  BATON_ASSIGN(const auto generation_prompt, bool_field(body, "add_generation_prompt"));
-  BATON_ASSIGN(const auto continues, bool_field(body, "continue_final_message"));
-  if (continues.value_or(false) && generation_prompt.value_or(false)) {
-    return error(ErrorCode::kInvalidArgument, "continue_final_message: cannot be true beside add_generation_prompt");
-  }
-  if (generation_prompt) {
-    input.add_generation_prompt = *generation_prompt;
-    input.continue_final_message = continues.value_or(false);
-  } else {
-    chat.continued = text::take_final_assistant(input.messages, continues.value_or(false));
-    // What another wrote is gone on with as in transformers.
-    input.continue_final_message = continues.value_or(false) && !chat.continued;
-    input.add_generation_prompt = !input.continue_final_message;
-  }
+  BATON_ASSIGN(const std::string begun, read_last_message(body, &input));
   if (const json::value* tools = find_field(body, "tools")) {
     if (!tools->is_array()) return error(ErrorCode::kInvalidArgument, "tools: must be a list");
     if (!tools->as_array().empty()) input.tools = *tools;
@@ -73,7 +54,10 @@ Result<ChatReading> read_chat(json::object& body, const ModelText& model) {
     input.template_kwargs = extra->as_object();
   }
   input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
-  return chat;
+  jinja::RenderLimits limits;
+  limits.stop = std::move(stop);
+  BATON_ASSIGN(const std::string text, model.chat_template->render_chat(std::move(input), limits));
+  return text + begun;
 }
 
 // The ids of one or several prompts, or of messages.
@@ -118,16 +102,8 @@ class TokenizeRequest {
   }
 
   Result<std::vector<int32_t>> encode_messages(json::object& body, bool add_special) {
-    BATON_ASSIGN(ChatReading chat, read_chat(body, model_));
-    jinja::RenderLimits limits;
-    limits.stop = limits_.stop;
-    BATON_ASSIGN(const std::string prompt, model_.chat_template->render_chat(std::move(chat.input), limits));
-    BATON_ASSIGN(std::vector<int32_t> ids, encode(prompt, add_special));
-    if (chat.continued) {
-      BATON_ASSIGN(const std::vector<int32_t> more, encode(*chat.continued, false));
-      ids.insert(ids.end(), more.begin(), more.end());
-    }
-    return ids;
+    BATON_ASSIGN(const std::string prompt, render_messages(body, model_, limits_.stop));
+    return encode(prompt, add_special);
   }
 
   const ModelText& model_;

@@ -110,22 +110,16 @@ std::string text_of(const json::object& message) {
   return text;
 }
 
-// How the last message is rendered. Without add_generation_prompt, which is vLLM's, an assistant's text is SGLang's
-// matter: the beginning of the answer where continue_final_message says so, behind what the template makes of the
-// others; else the user's, so that there is something to answer. Any other is continued as transformers does. With it
-// all is as in transformers. Returns the beginning of the answer.
-Result<std::string> take_last(const json::object& body, text::ChatInput* input, ApiRequest* request) {
-  BATON_ASSIGN(auto generation, bool_field(body, "add_generation_prompt"));
-  BATON_ASSIGN(auto proceed, bool_field(body, "continue_final_message"));
-  BATON_ASSIGN(auto echo, bool_field(body, "echo"));
+}  // namespace
+
+Result<std::string> read_last_message(const json::object& body, text::ChatInput* input) {
+  BATON_ASSIGN(const auto generation, bool_field(body, "add_generation_prompt"));
+  BATON_ASSIGN(const auto proceed, bool_field(body, "continue_final_message"));
   const bool continues = proceed.value_or(false);
   if (generation.value_or(false) && continues) {
     return error(ErrorCode::kInvalidArgument,
                  "continue_final_message: cannot be true together with add_generation_prompt");
   }
-  const json::object& message = input->messages.back().as_object();
-  if (echo.value_or(false) && (message.at("role") == "assistant" || !generation.value_or(true)))
-    request->echoes = {{text_of(message), false}};
   input->add_generation_prompt = generation.value_or(true);
   input->continue_final_message = continues;
   if (generation) return std::string();
@@ -134,8 +128,6 @@ Result<std::string> take_last(const json::object& body, text::ChatInput* input, 
   input->add_generation_prompt = !input->continue_final_message;
   return begun.value_or("");
 }
-
-}  // namespace
 
 Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, ApiRequest* request) {
   const ModelText& model = read.model;
@@ -157,7 +149,12 @@ Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, Api
   BATON_ASSIGN(const text::ChatTemplate chat, choose_template(*body, input.template_kwargs, model));
   BATON_ASSIGN(input.messages, text::normalise_messages(messages->as_array(), chat.message_form()));
   body->erase("messages");
-  BATON_ASSIGN(const std::string begun, take_last(*body, &input, request));
+  BATON_ASSIGN(auto echo, bool_field(*body, "echo"));
+  BATON_ASSIGN(auto generation, bool_field(*body, "add_generation_prompt"));
+  const json::object& last = input.messages.back().as_object();
+  if (echo.value_or(false) && (last.at("role") == "assistant" || !generation.value_or(true)))
+    request->echoes = {{text_of(last), false}};
+  BATON_ASSIGN(const std::string begun, read_last_message(*body, &input));
   input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
   jinja::RenderLimits limits;
   limits.stop = read.stop;

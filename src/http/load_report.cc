@@ -6,7 +6,7 @@ namespace baton::http {
 
 double kv_usage(const engine::EngineStats& stats, const engine::InstanceInfo& info) {
   int used = 0;
-  for (const engine::EngineStats::Pages& p : stats.pages) used += p.owned + p.granted + p.quarantined;
+  for (const engine::EngineStats::Pages& p : stats.pages) used += p.used();
   const double capacity = static_cast<double>(info.pages_per_group) * static_cast<double>(stats.pages.size());
   return capacity > 0 ? used / capacity : 0;
 }

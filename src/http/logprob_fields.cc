@@ -126,15 +126,16 @@ Status read_chat_logprobs(const json::object& body, ApiRequest* request) {
 }
 
 Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) {
-  constexpr size_t kLogprobBytes = 32;  // of its text
+  // Of one's text: vLLM's form says more of it.
+  const size_t logprob_bytes = request.prompt_logprobs >= 0 ? 96 : 32;
   size_t bytes = 0;
   for (const ChoiceRequest& choice : request.choices) {
     const std::vector<int32_t>& prompt = choice.engine.prompt;
     if (const int start = choice.engine.prompt_logprob_start; start >= 0) {
       const size_t scored = prompt.size() - std::min(prompt.size(), static_cast<size_t>(start));
       bytes += scored *
-               (static_cast<size_t>(1 + std::max(choice.top_logprobs, choice.engine.prompt_tops())) * kLogprobBytes +
-                choice.engine.token_ids_logprob.size() * kLogprobBytes);
+               (static_cast<size_t>(1 + std::max(choice.top_logprobs, choice.engine.prompt_tops())) * logprob_bytes +
+                choice.engine.token_ids_logprob.size() * logprob_bytes);
     }
     if (!request.echo || !model.tokenizer) continue;
     for (const int32_t id : prompt) bytes += model.tokenizer->token_bytes(id).size();

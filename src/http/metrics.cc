@@ -254,8 +254,8 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
   for (const EngineStats::Pages& p : stats.pages) {
     free += p.free;
     cached += p.cached;
-    used += p.owned + p.granted + p.quarantined;
-    total += p.free + p.owned + p.granted + p.quarantined + p.cached;
+    used += p.used();
+    total += p.free + p.used() + p.cached;
   }
   gauge("sglang:num_running_reqs", "Requests in the running batch", stats.running, l);
   gauge("sglang:num_queue_reqs", "Requests waiting", stats.waiting, l);

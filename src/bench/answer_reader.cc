@@ -90,7 +90,9 @@ int AnswerReader::read_openai(const json::object& event) {
       sample_.output_tokens = n->to_number<int>();
   }
   const json::value* choices = event.if_contains("choices");
-  if (choices == nullptr || !choices->is_array() || choices->as_array().empty()) return -1;
+  if (choices == nullptr || !choices->is_array() || choices->as_array().empty() ||
+      !choices->as_array().front().is_object())
+    return -1;
   const json::object& choice = choices->as_array().front().as_object();
   const json::value* text = choice.if_contains("text");
   for (const char* holder : {"delta", "message"}) {

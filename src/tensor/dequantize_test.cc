@@ -75,19 +75,22 @@ TEST(Dequantize, SlicesOfEveryTypeAnywhere) {
   }
 }
 
-TEST(Dequantize, BlockSizeIsAParameterAndScalesMayBeBf16) {
-  const Owned weight = make(DType::kF8E4M3, {10, 7}, 1), scale = make(DType::kBF16, {4, 4}, 2);
-  const auto out = dequantize(weight.view, &scale.view, {4, 10}, {1, 7}, {3, 2});
-  ASSERT_TRUE(out.ok()) << out.error().message;
-  EXPECT_EQ(out->back(), element(weight.view, 69) * element(scale.view, 15));
-  EXPECT_EQ(out->front(), element(weight.view, 29) * element(scale.view, 4));
+TEST(Dequantize, BlockSizeIsAParameterAndScalesMayBeOfAnyFloatType) {
+  const Owned weight = make(DType::kF8E4M3, {10, 7}, 1);
+  for (const DType type : {DType::kBF16, DType::kF16, DType::kF32}) {
+    const Owned scale = make(type, {4, 4}, 2);
+    const auto out = dequantize(weight.view, &scale.view, {4, 10}, {1, 7}, {3, 2});
+    ASSERT_TRUE(out.ok()) << out.error().message;
+    EXPECT_EQ(out->back(), element(weight.view, 69) * element(scale.view, 15));
+    EXPECT_EQ(out->front(), element(weight.view, 29) * element(scale.view, 4));
+  }
 }
 
 TEST(Dequantize, RefusesWhatDoesNotFit) {
   const Owned fp8 = make(DType::kF8E4M3, {200, 300}, 1), bf16 = make(DType::kBF16, {200, 300}, 1),
               line = make(DType::kF32, {200}, 1);
   const Owned scale = make(DType::kF32, {2, 3}, 2), short_scale = make(DType::kF32, {2, 2}, 2),
-              half_scale = make(DType::kF16, {2, 3}, 2);
+              byte_scale = make(DType::kF8E4M3, {2, 3}, 2);
   const LongInterval rows{0, 200}, cols{0, 300};
   struct Case {
     const TensorView& weight;
@@ -99,7 +102,7 @@ TEST(Dequantize, RefusesWhatDoesNotFit) {
   const Case cases[] = {{fp8.view, nullptr, rows, cols, {}, ErrorCode::kIncompatible},
                         {bf16.view, &scale.view, rows, cols, {}, ErrorCode::kIncompatible},
                         {fp8.view, &short_scale.view, rows, cols, {}, ErrorCode::kIncompatible},
-                        {fp8.view, &half_scale.view, rows, cols, {}, ErrorCode::kIncompatible},
+                        {fp8.view, &byte_scale.view, rows, cols, {}, ErrorCode::kIncompatible},
                         {fp8.view, &scale.view, rows, cols, {64, 128}, ErrorCode::kIncompatible},
                         {fp8.view, &scale.view, rows, cols, {0, 128}, ErrorCode::kInvalidArgument},
                         {line.view, nullptr, rows, cols, {}, ErrorCode::kIncompatible},

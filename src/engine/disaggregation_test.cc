@@ -1,117 +1,17 @@
-// A prefill and a decode engine in one process over real handoff services and transports, with the fake executor: the
-// text must be that of one instance.
-#include <gtest/gtest.h>
+// A prefill and a decode engine in one process: the text must be that of one instance.
+#include "engine/disaggregation_test.h"
 
 #include <atomic>
 #include <future>
-#include <map>
-#include <memory>
-
-#include "base/log.h"
-#include "base/random.h"
-#include "engine/make_engine.h"
-#include "engine/test_rig.h"
 
 namespace baton::engine {
 namespace {
 
-constexpr int kVocab = 100;
-
-struct SideOptions {
-  layout::Layout layout;
-  int page_tokens = 4;
-  int pages_per_group = 64;
-};
-
-struct PairOptions {
-  const char* name = "";
-  SideOptions prefill, decode;
-  std::string backend = "loopback";
-  layout::Fanout fanout = layout::Fanout::kDirect;
-};
-
-class Pair {
- public:
-  explicit Pair(PairOptions options, const std::function<void(EngineOptions&)>& adjust = {},
-                layout::KvGeometry geometry = small_geometry())
-      : options_(std::move(options)), adjust_(adjust), geometry_(geometry) {
-    prefill = make(Role::kPrefill, options_.prefill);
-    decode = make(Role::kDecode, options_.decode);
-  }
-
-  std::unique_ptr<Engine> make(Role role, const SideOptions& side) {
-    EngineOptions options;
-    options.role = role;
-    options.executor.layout = side.layout;
-    options.executor.page_tokens = side.page_tokens;
-    options.pool.max_total_tokens = int64_t{side.pages_per_group} * side.page_tokens * side.layout.dp;
-    options.chunked_prefill_size = 24;
-    options.reserved_decode_tokens = 16;
-    options.transfer.backend = options_.backend;
-    options.transfer.bootstrap_port = 0;
-    options.transfer.fanout = options_.fanout;
-    options.transfer.attempt_timeout = std::chrono::seconds(15);
-    if (adjust_) adjust_(options);
-    ModelFacts facts;
-    facts.geometry = geometry_;
-    facts.vocab = role == Role::kPrefill ? prefill_vocab : kVocab;
-    facts.context = 4096;
-    facts.digest = {1, 2};
-    auto made = make_engine_over(
-        options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<model::Executor>> {
-          RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, facts.vocab, 4096, {}};
-          FakeExecutorOptions fake = fake_options(rig);
-          fake.geometry = geometry_;
-          if (role == Role::kPrefill) fake.before_run = before_prefill;
-          return std::unique_ptr<model::Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
-        });
-    EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
-    return std::move(made).value();
-  }
-
-  // What a router does.
-  void submit(Request request, Client& prefill_client, Client& decode_client) {
-    request.disaggregation = address();
-    const auto to_prefill = prefill->submit(request, prefill_client.sink());
-    ASSERT_TRUE(to_prefill.ok()) << to_prefill.error().message;
-    const auto to_decode = decode->submit(std::move(request), decode_client.sink());
-    ASSERT_TRUE(to_decode.ok()) << to_decode.error().message;
-  }
-  Disaggregation address() { return {"127.0.0.1", prefill->info().bootstrap_port, draw_attempt(), false}; }
-
-  void expect_idle() {
-    EXPECT_TRUE(eventually(*prefill, is_idle));
-    EXPECT_TRUE(eventually(*decode, is_idle));
-  }
-
-  // Set before the constructor makes engines: a static of the test process, reset by each test.
-  static inline std::function<void(const kv::StepPlan&)> before_prefill;
-  static inline int prefill_vocab = kVocab;
-
-  std::unique_ptr<Engine> prefill, decode;
-
- private:
-  PairOptions options_;
-  std::function<void(EngineOptions&)> adjust_;
-  layout::KvGeometry geometry_;
-};
-
-class DisaggregationTest : public testing::Test {
- protected:
-  // Before any thread: spdlog makes its registry at the first line, in code that ThreadSanitizer cannot see into.
-  static void SetUpTestSuite() { log_init(LogLevel::kError, ""); }
-  void SetUp() override {
-    Pair::before_prefill = {};
-    Pair::prefill_vocab = kVocab;
-  }
-};
 class DisaggregationPairs : public DisaggregationTest, public testing::WithParamInterface<PairOptions> {};
-
-PairOptions simple() { return PairOptions{"simple", {{1, 1, 1, 1}}, {{1, 1, 1, 1}}}; }
 
 // Requests with shared prefixes, several at once.
 TEST_P(DisaggregationPairs, TextEqualsThatOfOneInstance) {
-  Pair pair(GetParam());
+  EnginePair pair(GetParam());
   constexpr size_t kRequests = 24;
   Random random(3);
   std::vector<Client> prefill(kRequests), decode(kRequests);
@@ -154,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& pair) { return pair.param.name; });
 
 TEST_F(DisaggregationTest, ADecodePrefixIsNotSentAgain) {
-  Pair pair(simple());
+  EnginePair pair(simple());
   const auto prompt = random_prompt(1, 40, kVocab);
   uint64_t bytes = 0;
   for (int round = 0; round < 2; ++round) {
@@ -185,7 +85,7 @@ TEST_F(DisaggregationTest, TheFirstTokenMayBeTheLast) {
       {"stop token", [&](Request& r) { r.sampling.stop_token_ids = {text[0]}; }, 1, FinishReason::kStop},
       {"nothing wanted", [](Request& r) { r.sampling.max_new_tokens = 0; }, 0, FinishReason::kLength},
   };
-  Pair pair(simple());
+  EnginePair pair(simple());
   for (const Case& c : cases) {
     Client prefill, decode;
     Request request = request_of("a", prompt, 9);
@@ -202,7 +102,7 @@ TEST_F(DisaggregationTest, TheFirstTokenMayBeTheLast) {
 // A stop string in the first token ends the request while its KV is still being verified. The prefill leg has done its
 // work and says so: a cancel would make its answer, with the logprobs of the prompt, an error.
 TEST_F(DisaggregationTest, AStopAtTheFirstTokenLetsThePrefillLegEndWell) {
-  Pair pair(simple(), {}, {16, 2, 1 << 13, 1 << 13, 2});
+  EnginePair pair(simple(), {}, {16, 2, 1 << 13, 1 << 13, 2});
   for (int i = 0; i < 3; ++i) {
     Request request = request_of("a", random_prompt(static_cast<uint64_t>(i), 60, kVocab), 9);
     request.disaggregation = pair.address();
@@ -223,116 +123,11 @@ TEST_F(DisaggregationTest, AStopAtTheFirstTokenLetsThePrefillLegEndWell) {
   pair.expect_idle();
 }
 
-bool same(const std::vector<TokenLogprob>& a, const std::vector<TokenLogprob>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const auto& x, const auto& y) { return x.token == y.token && x.logprob == y.logprob; });
-}
-
-// Decode's answer is complete by itself, whoever is in front; prefill's has nothing that could be counted twice.
-TEST_F(DisaggregationTest, DecodeTellsEveryLogprobThatAnUndividedInstanceTells) {
-  Pair pair(simple());
-  const auto undivided = pair.make(Role::kUnified, simple().prefill);
-  for (const int start : {-1, 0, 13, 29}) {
-    for (const int new_tokens : {0, 1, 5}) {
-      Request request = request_of("a", random_prompt(static_cast<uint64_t>(8 + start), 30, kVocab), new_tokens);
-      request.logprobs = 3;
-      request.prompt_logprob_start = start;
-      request.token_ids_logprob = {7, 0, kVocab - 1, 7};
-      if (start == 13) request.prompt_logprobs = 5;
-      Client prefill, decode, expected;
-      ASSERT_TRUE(undivided->submit(request, expected.sink()).ok());
-      pair.submit(request, prefill, decode);
-      ASSERT_TRUE(decode.wait() && prefill.wait() && expected.wait());
-      EXPECT_TRUE(prefill.prompt_logprobs().empty());
-      const auto& rows = decode.prompt_logprobs();
-      ASSERT_EQ(rows.size(), start < 0 ? 0u : 30u - static_cast<size_t>(start));
-      ASSERT_EQ(rows.size(), expected.prompt_logprobs().size());
-      for (size_t i = 0; i < rows.size(); ++i) {
-        const PromptLogprob& right = expected.prompt_logprobs()[i];
-        EXPECT_EQ(rows[i].token, right.token);
-        EXPECT_EQ(rows[i].logprob, right.logprob);
-        EXPECT_TRUE(same(rows[i].top, right.top));
-        EXPECT_EQ(rows[i].listed, right.listed);
-        EXPECT_EQ(right.listed.size(), right.logprob ? 4u : 0u);
-      }
-      ASSERT_EQ(decode.tokens().size(), static_cast<size_t>(new_tokens));
-      for (size_t i = 0; i < decode.tokens().size(); ++i) {
-        const GeneratedToken& token = decode.tokens()[i];
-        EXPECT_EQ(token.logprob, expected.tokens()[i].logprob);
-        EXPECT_EQ(token.top.size(), 3u);
-        EXPECT_TRUE(same(token.top, expected.tokens()[i].top));
-        EXPECT_EQ(token.listed, expected.tokens()[i].listed);
-        EXPECT_EQ(token.listed.size(), 4u);
-      }
-      // Asked for none, an instance says what would have come.
-      ASSERT_EQ(decode.last().next.has_value(), new_tokens == 0);
-      if (new_tokens > 0) continue;
-      EXPECT_EQ(decode.last().next->id, FakeExecutor::greedy_text(request.prompt, 1, kVocab)[0]);
-      EXPECT_EQ(decode.last().next->id, expected.last().next->id);
-      EXPECT_EQ(decode.last().next->listed, expected.last().next->listed);
-    }
-  }
-  pair.expect_idle();
-}
-
-// Two legs that were not sent the same: numbers that are missing are never made up.
-TEST_F(DisaggregationTest, LogprobsThatOnlyDecodeWasAskedForAreAnError) {
-  Pair pair(simple());
-  Request request = request_of("a", random_prompt(8, 30, kVocab), 5);
-  request.disaggregation = pair.address();
-  Client prefill, decode;
-  ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
-  request.logprobs = 0;
-  request.prompt_logprob_start = 0;
-  ASSERT_TRUE(pair.decode->submit(request, decode.sink()).ok());
-  ASSERT_TRUE(decode.wait());
-  ASSERT_EQ(decode.finish().reason, FinishReason::kAbort);
-  EXPECT_NE(decode.finish().error->message.find("send both legs the same request"), std::string::npos);
-  EXPECT_TRUE(decode.text().empty());
-  ASSERT_TRUE(prefill.wait());
-  pair.expect_idle();
-}
-
-// Whoever shows the text must know that its last token is not part of it.
-TEST_F(DisaggregationTest, AFirstTokenThatIsTheLastComesWithTheEnd) {
-  Pair pair(simple());
-  for (const bool stops : {true, false}) {
-    Request request = request_of("a", random_prompt(7, 20, kVocab), stops ? 9 : 1);
-    const int32_t first = FakeExecutor::greedy_text(request.prompt, 1, kVocab)[0];
-    if (stops) request.sampling.stop_token_ids = {first};
-    request.disaggregation = pair.address();
-    Client prefill;
-    std::promise<Output> delivered;
-    ASSERT_TRUE(pair.prefill->submit(request, prefill.sink()).ok());
-    ASSERT_TRUE(pair.decode->submit(request, [&](Output output) { delivered.set_value(std::move(output)); }).ok());
-    const Output output = delivered.get_future().get();
-    ASSERT_EQ(output.tokens.size(), 1u);
-    EXPECT_EQ(output.tokens[0].id, first);
-    ASSERT_TRUE(output.finish.has_value());
-    EXPECT_EQ(output.finish->matched_token, stops ? std::optional(first) : std::nullopt);
-    ASSERT_TRUE(prefill.wait());
-  }
-  pair.expect_idle();
-}
-
-// What was not computed again was found on prefill, whatever decode had.
-TEST_F(DisaggregationTest, CachedTokensAreThoseThatPrefillDidNotCompute) {
-  Pair pair({"", {{1, 1, 1, 1}, 1, 256}, {{1, 1, 1, 1}, 4, 64}});
-  const auto prompt = random_prompt(1, 50, kVocab);
-  const std::pair<size_t, int> rounds[] = {{10, 0}, {50, 10}, {50, 49}, {30, 29}};
-  for (const auto& [length, cached] : rounds) {
-    Client prefill, decode;
-    pair.submit(request_of("a", {prompt.begin(), prompt.begin() + static_cast<ptrdiff_t>(length)}, 1), prefill, decode);
-    ASSERT_TRUE(decode.wait() && prefill.wait());
-    EXPECT_EQ(decode.last().cached_tokens, cached);
-  }
-}
-
 // Aborts on either side at any moment, and legs that come late or never.
 TEST_F(DisaggregationTest, CancelledRequestsLeaveNothingBehind) {
   // A leg whose other leg never announced itself ends by its deadline.
-  Pair pair({"", {{2, 1, 1, 1}, 4, 48}, {{2, 2, 1, 1}, 4, 32}},
-            [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::seconds(3); });
+  EnginePair pair({"", {{2, 1, 1, 1}, 4, 48}, {{2, 2, 1, 1}, 4, 32}},
+                  [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::seconds(3); });
   constexpr size_t kRequests = 80;
   Random random(11);
   std::vector<Client> prefill(kRequests), decode(kRequests);
@@ -364,8 +159,8 @@ TEST_F(DisaggregationTest, CancelledRequestsLeaveNothingBehind) {
 }
 
 TEST_F(DisaggregationTest, OneLegAloneEndsWithAnErrorWhenItsTimeIsUp) {
-  Pair pair(simple(),
-            [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::milliseconds(300); });
+  EnginePair pair(simple(),
+                  [](EngineOptions& options) { options.transfer.attempt_timeout = std::chrono::milliseconds(300); });
   Client prefill, decode;
   Request request = request_of("a", random_prompt(1, 10, kVocab), 5);
   request.disaggregation = pair.address();
@@ -382,10 +177,10 @@ TEST_F(DisaggregationTest, OneLegAloneEndsWithAnErrorWhenItsTimeIsUp) {
 
 TEST_F(DisaggregationTest, ADecodeInstanceWithoutRoomWaitsInOrderAndGivesUpInTime) {
   std::atomic<bool> hold{true};
-  Pair::before_prefill = [&](const kv::StepPlan&) {
+  EnginePair::before_prefill = [&](const kv::StepPlan&) {
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   };
-  Pair pair({"", {{1, 1, 1, 1}}, {{1, 1, 1, 1}, 4, 16}}, [](EngineOptions& options) {
+  EnginePair pair({"", {{1, 1, 1, 1}}, {{1, 1, 1, 1}, 4, 16}}, [](EngineOptions& options) {
     if (options.role == Role::kDecode) options.transfer.attempt_timeout = std::chrono::milliseconds(600);
   });
   // The first takes nearly all pages and its prefill hangs, so the second never gets any.
@@ -411,11 +206,11 @@ TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
   using std::chrono::milliseconds;
   constexpr milliseconds kHeld(300);
   std::atomic<bool> hold{true}, running{false};
-  Pair::before_prefill = [&](const kv::StepPlan&) {
+  EnginePair::before_prefill = [&](const kv::StepPlan&) {
     running = true;
     while (hold) std::this_thread::sleep_for(milliseconds(1));
   };
-  Pair pair(simple());
+  EnginePair pair(simple());
   Client prefill[2], decode;
   TtftParts parts;
   double elapsed_ms = 0;
@@ -450,7 +245,7 @@ TEST_F(DisaggregationTest, TheWaitForARunningStepIsTheQueuesAndThePartsAddUp) {
 }
 
 TEST_F(DisaggregationTest, WhenPrefillGoesAwayDecodeSaysSoAndGetsItsPagesBack) {
-  Pair pair(simple());
+  EnginePair pair(simple());
   constexpr size_t kRequests = 12;
   std::vector<Client> prefill(kRequests), decode(kRequests);
   for (size_t i = 0; i < kRequests; ++i) {
@@ -471,66 +266,8 @@ TEST_F(DisaggregationTest, WhenPrefillGoesAwayDecodeSaysSoAndGetsItsPagesBack) {
   EXPECT_EQ(again_decode.text(), FakeExecutor::greedy_text(random_prompt(1, 20, kVocab), 5, kVocab));
 }
 
-// A peer that lies, or runs another model under the same digest: its token is in no vocabulary here.
-TEST_F(DisaggregationTest, AFirstTokenThatNamesNothingIsAnErrorAndNeverText) {
-  Pair::prefill_vocab = 1'000'000;
-  Pair pair(simple());
-  Client prefill, decode;
-  pair.submit(request_of("a", random_prompt(3, 20, kVocab), 5), prefill, decode);
-  ASSERT_TRUE(decode.wait());
-  ASSERT_EQ(decode.finish().reason, FinishReason::kAbort);
-  EXPECT_EQ(decode.finish().error->code, ErrorCode::kCorrupt);
-  EXPECT_TRUE(decode.text().empty());
-  ASSERT_TRUE(prefill.wait());
-  pair.expect_idle();
-}
-
-TEST_F(DisaggregationTest, AWarmUpNeedsNoPeerAndLeavesNoPages) {
-  Pair pair(simple());
-  for (Engine* engine : {pair.prefill.get(), pair.decode.get()}) {
-    Client client;
-    Request request = request_of("warm", random_prompt(1, 30, kVocab), 4);
-    request.logprobs = 1;
-    request.prompt_logprob_start = 0;
-    request.token_ids_logprob = {3};
-    request.disaggregation = Disaggregation{"2.2.2.2", 0, AttemptId(1), true};
-    ASSERT_TRUE(engine->submit(request, client.sink()).ok());
-    ASSERT_TRUE(client.wait());
-    EXPECT_EQ(client.finish().reason, FinishReason::kLength);
-    // Nobody computed the KV that decode's steps ran over: nothing of it is said.
-    if (engine == pair.prefill.get()) continue;
-    EXPECT_EQ(client.text(), std::vector<int32_t>(4, request.prompt.back()));
-    for (const GeneratedToken& token : client.tokens()) {
-      EXPECT_EQ(token.logprob, -std::numeric_limits<float>::infinity());
-      EXPECT_TRUE(token.top.empty());
-      EXPECT_EQ(token.listed, std::vector<float>{-std::numeric_limits<float>::infinity()});
-    }
-    EXPECT_TRUE(client.prompt_logprobs().empty());
-  }
-  pair.expect_idle();
-  // And nobody else finds it.
-  Client prefill, decode;
-  pair.submit(request_of("a", random_prompt(1, 30, kVocab), 5), prefill, decode);
-  ASSERT_TRUE(decode.wait());
-  EXPECT_EQ(decode.text(), FakeExecutor::greedy_text(random_prompt(1, 30, kVocab), 5, kVocab));
-  EXPECT_EQ(pair.decode->stats().cached_tokens_total, 0u);
-}
-
-TEST_F(DisaggregationTest, AWarmUpEndsAsItIsAskedTo) {
-  Pair pair(simple());
-  for (const int new_tokens : {0, 1}) {
-    Client client;
-    Request request = request_of("warm", random_prompt(1, 30, kVocab), new_tokens);
-    request.disaggregation = Disaggregation{"2.2.2.2", 0, AttemptId(0), true};
-    ASSERT_TRUE(pair.decode->submit(request, client.sink()).ok());
-    ASSERT_TRUE(client.wait());
-    EXPECT_EQ(client.text().size(), static_cast<size_t>(new_tokens));
-  }
-  pair.expect_idle();
-}
-
 TEST_F(DisaggregationTest, RefusalsAreClear) {
-  Pair pair(simple());
+  EnginePair pair(simple());
   Request request = request_of("a", {1, 2, 3}, 4);
   Client nobody;
   EXPECT_NE(pair.decode->submit(request, nobody.sink()).error().message.find("bootstrap room"), std::string::npos);
@@ -559,7 +296,7 @@ Status ask(Engine& engine, const std::string& host, int port, bool told = false)
 }
 
 TEST_F(DisaggregationTest, PairingOverIPv6IsAnswered) {
-  Pair pair(simple(), [](EngineOptions& options) { options.transfer.bootstrap_host = "::1"; });
+  EnginePair pair(simple(), [](EngineOptions& options) { options.transfer.bootstrap_host = "::1"; });
   const int port = pair.prefill->info().bootstrap_port;
   for (int round = 0; round < 2; ++round) {
     const Status met = ask(*pair.decode, "::1", port);
@@ -569,7 +306,7 @@ TEST_F(DisaggregationTest, PairingOverIPv6IsAnswered) {
 }
 
 TEST_F(DisaggregationTest, ARequestThatLeadsToAStrangerIsForbiddenAtOnce) {
-  Pair pair(simple());
+  EnginePair pair(simple());
   EXPECT_EQ(ask(*pair.decode, "192.0.2.1", 8998).error().code, ErrorCode::kForbidden);
   Client client;
   Request request = request_of("a", random_prompt(3, 20, kVocab), 5);
@@ -589,14 +326,14 @@ TEST_F(DisaggregationTest, WithOneKeyOnBothSidesKvIsHandedOverAndWithTwoItIsNot)
     options.transfer.handoff_key = std::string(32, same || made++ == 0 ? 'a' : 'b');
   };
   {
-    Pair pair(simple(), with_keys);
+    EnginePair pair(simple(), with_keys);
     Client prefill, decode;
     pair.submit(request_of("a", random_prompt(3, 20, kVocab), 5), prefill, decode);
     ASSERT_TRUE(decode.wait());
     EXPECT_EQ(decode.text(), FakeExecutor::greedy_text(random_prompt(3, 20, kVocab), 5, kVocab));
   }
   same = false;
-  Pair pair(simple(), with_keys);
+  EnginePair pair(simple(), with_keys);
   const Status met = ask(*pair.decode, "127.0.0.1", pair.prefill->info().bootstrap_port);
   ASSERT_FALSE(met.ok());
   EXPECT_NE(met.error().message.find("--handoff-key-file"), std::string::npos) << met.error().message;
@@ -604,15 +341,15 @@ TEST_F(DisaggregationTest, WithOneKeyOnBothSidesKvIsHandedOverAndWithTwoItIsNot)
 
 // 65 x 64 ranks hold the one head: more pairs of ranks than are shown.
 TEST_F(DisaggregationTest, LinksThatAreShownAreBoundedWhateverTheLayouts) {
-  Pair pair({"wide", {{65, 1, 1, 1}, 4, 4}, {{64, 1, 1, 1}, 4, 4}}, {},
-            {.layers = 1, .kv_heads = 1, .k_dim = 8, .v_dim = 0, .element_size = 2});
+  EnginePair pair({"wide", {{65, 1, 1, 1}, 4, 4}, {{64, 1, 1, 1}, 4, 4}}, {},
+                  {.layers = 1, .kv_heads = 1, .k_dim = 8, .v_dim = 0, .element_size = 2});
   ASSERT_TRUE(ask(*pair.decode, "127.0.0.1", pair.prefill->info().bootstrap_port).ok());
   EXPECT_TRUE(eventually(*pair.decode, [](const EngineStats& stats) { return !stats.links.empty(); }));
   EXPECT_EQ(pair.decode->stats().links.size(), 4096u);
 }
 
 TEST_F(DisaggregationTest, PairingAheadOfRequests) {
-  Pair pair(simple());
+  EnginePair pair(simple());
   const int port = pair.prefill->info().bootstrap_port;
   EXPECT_GT(port, 0);
   EXPECT_TRUE(ask(*pair.decode, "127.0.0.1", port).ok());

@@ -1,6 +1,4 @@
 // The router's own endpoints, with two played instances behind it.
-#include "router/router_server.h"
-
 #include <gmock/gmock.h>
 
 #include <atomic>
@@ -12,21 +10,14 @@
 
 #include "http/exposition_check.h"
 #include "http/raw_client.h"
-#include "router/test_support.h"
+#include "router/running_router_test.h"
 
 namespace baton::router {
-
-using engine::Role;
-using http::Exchange;
-using http::HttpCallRequest;
-using http::HttpClient;
-using http::HttpReply;
 
 namespace {
 
 namespace json = boost::json;
 using ::testing::HasSubstr;
-using namespace std::chrono_literals;
 
 enum Where { kInstance, kRouter, kBoth };
 struct Row {
@@ -39,64 +30,8 @@ const Row kRows[] = {
 #include "http/compatibility.inc"
 };
 
-// Says 200 to everything, with what an instance would say where the router reads it.
-PlayedWorker::Play instance(std::string name) {
-  return [name = std::move(name)](const Exchange& x) {
-    const std::string& path = x.request.path;
-    if (path == "/metrics") {
-      return x.reply_text(http::kPrometheusText,
-                          "# HELP sglang:num_running_reqs Running\n# TYPE sglang:num_running_reqs gauge\n"
-                          "sglang:num_running_reqs{engine_type=\"" +
-                              name +
-                              "\"} 2\n"
-                              "# HELP vllm:prompt_tokens_total Tokens\n# TYPE vllm:prompt_tokens_total counter\n"
-                              "vllm:prompt_tokens_total{engine=\"0\"} 3\n");
-    }
-    if (path == "/get_load") return x.reply(R"([{"dp_rank":0,"num_reqs":3}])");
-    if (path == "/v1/loads") return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3}]})");
-    x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"page_size":)" + (name == "p" ? "16" : "32") +
-            R"(,"internal_states":[{"dp_rank":0}]})");
-  };
-}
-
-struct Running {
-  explicit Running(std::string key = "") : prefill(instance("p")), decode(instance("d")) {
-    RouterOptions options;
-    options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.url(), 0}};
-    options.health_interval = 20ms;
-    options.api_key = std::move(key);
-    options.version = "1.2.3";
-    router = Router::start(std::move(options)).value();
-    const Status ready = router->wait_ready(10s);
-    EXPECT_TRUE(ready.ok()) << (ready.ok() ? "" : ready.error().message);
-  }
-  HttpReply ask(std::string method, std::string target, std::string body = "", http::Headers headers = {}) {
-    HttpCallRequest request;
-    request.url = {"127.0.0.1", router->port(), ""};
-    request.method = std::move(method);
-    request.target = std::move(target);
-    request.body = std::move(body);
-    request.headers = std::move(headers);
-    auto reply = client.fetch(std::move(request));
-    EXPECT_TRUE(reply.ok()) << (reply.ok() ? "" : reply.error().message);
-    return reply.ok() ? std::move(*reply) : HttpReply{};
-  }
-  PlayedWorker prefill, decode;
-  std::unique_ptr<Router> router;
-  HttpClient client;
-};
-
-// Probes come in between.
-http::HttpRequest last_asked(PlayedWorker& worker, std::string_view path) {
-  http::HttpRequest last;
-  for (http::HttpRequest& request : worker.asked()) {
-    if (request.path == path) last = std::move(request);
-  }
-  return last;
-}
-
 TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
-  Running running;
+  RunningRouter running;
   for (const Row& row : kRows) {
     if (row.where == kInstance || row.path.starts_with("/workers") || row.path == "/register") continue;
     const std::string path = row.path.ends_with("/{id}") ? "/v1/models/m" : row.path;
@@ -109,7 +44,7 @@ TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
 
 // What the head decides is said before the body is sent.
 TEST(Router, TheHeadDecidesBeforeTheBody) {
-  Running running("secret");
+  RunningRouter running("secret");
   const auto answer = [&](const char* head) {
     http::RawClient client(running.router->port());
     client.say(fmt::format("{}\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n", head));
@@ -122,7 +57,7 @@ TEST(Router, TheHeadDecidesBeforeTheBody) {
 
 // Control and data may have a network of their own, which the URL of prefill does not name.
 TEST(Router, DecodeIsToldWhereItMeetsPrefill) {
-  Running running;
+  RunningRouter running;
   const std::string url = "http://" + running.prefill.url().authority();
   EXPECT_EQ(running.ask("DELETE", "/workers?url=" + url).status, 202);
   const std::string worker = R"({"url":")" + url + R"(","worker_type":"prefill","bootstrap_host":)";
@@ -140,7 +75,7 @@ TEST(Router, DecodeIsToldWhereItMeetsPrefill) {
 }
 
 TEST(Router, WorkersJoinAndLeave) {
-  Running running;
+  RunningRouter running;
   PlayedWorker third(instance("third"));
   const std::string url = "http://" + third.url().authority();
   const json::value before = json::parse(running.ask("GET", "/workers").body);
@@ -178,7 +113,7 @@ TEST(Router, WorkersJoinAndLeave) {
 }
 
 TEST(Router, AWorkerIsAskedForTheTypeThatIsNotSaid) {
-  Running running("secret");
+  RunningRouter running("secret");
   std::mutex mutex;
   std::string info;
   PlayedWorker third([&](const Exchange& x) {
@@ -228,7 +163,7 @@ TEST(Router, WithoutWorkersItIsWellAndNotReady) {
 
 // A HEAD has the length of what GET gets and nothing behind it.
 TEST(Router, AHeadIsAnsweredLikeAGet) {
-  Running running;
+  RunningRouter running;
   for (const char* path : {"/v1/models", "/get_model_info", "/get_server_info", "/health", "/workers", "/version",
                            "/nowhere", "/generate", "/v1/embeddings"}) {
     const HttpReply get = running.ask("GET", path);
@@ -242,7 +177,7 @@ TEST(Router, AHeadIsAnsweredLikeAGet) {
 }
 
 TEST(Router, WorkersThatAgreeAnswerAsOne) {
-  Running running;
+  RunningRouter running;
   const json::value said = json::parse(running.ask("POST", "/update_weight_version", R"({"new_version":"2"})").body);
   EXPECT_FALSE(said.as_object().contains("workers"));
   EXPECT_TRUE(said.as_object().contains("name")) << "what one of them said";
@@ -252,7 +187,7 @@ TEST(Router, WorkersThatAgreeAnswerAsOne) {
 
 // A drawn id, too: what a worker logs is found by what the client was told.
 TEST(Router, WorkersAreToldTheRequestId) {
-  Running running;
+  RunningRouter running;
   const HttpReply reply = running.ask("POST", "/generate", R"({"text":"x"})");
   const std::string id(http::find_header(reply.headers, "x-request-id"));
   EXPECT_EQ(id.size(), 32U);
@@ -260,7 +195,7 @@ TEST(Router, WorkersAreToldTheRequestId) {
 }
 
 TEST(Router, InfoOfAllInstances) {
-  Running running;
+  RunningRouter running;
   const json::value info = json::parse(running.ask("GET", "/get_server_info").body);
   EXPECT_EQ(info.at_pointer("/prefill/0/name"), "p");
   EXPECT_EQ(info.at_pointer("/decode/0/name"), "d");
@@ -282,7 +217,7 @@ TEST(Router, InfoOfAllInstances) {
 }
 
 TEST(Router, ItsOwnMetrics) {
-  Running running;
+  RunningRouter running;
   const std::string page = running.ask("GET", "/metrics").body;
   EXPECT_EQ(http::exposition_faults(page), "");
   EXPECT_THAT(page, AllOf(HasSubstr("sglang:num_running_reqs{engine_type=\"d\"} 2\n"),
@@ -299,7 +234,7 @@ TEST(Router, ItsOwnMetrics) {
 
 // A decoded path must not become more than a path on its way to a worker.
 TEST(Router, PathsAreEncodedForWorkers) {
-  Running running;
+  RunningRouter running;
   EXPECT_EQ(running.ask("GET", "/v1/models/a%20HTTP/1.1%0d%0aX-Evil:%201%0d%0a").status, 200);
   const http::HttpRequest asked = last_asked(running.decode, "/v1/models/a HTTP/1.1\r\nX-Evil: 1\r\n");
   EXPECT_EQ(asked.path, "/v1/models/a HTTP/1.1\r\nX-Evil: 1\r\n");
@@ -307,7 +242,7 @@ TEST(Router, PathsAreEncodedForWorkers) {
 }
 
 TEST(Router, WorkersThatMeetAreShownTheKey) {
-  Running running("secret");
+  RunningRouter running("secret");
   size_t meetings = 0;
   for (const http::HttpRequest& asked : running.decode.asked()) {
     if (asked.path != "/pair") continue;
@@ -318,7 +253,7 @@ TEST(Router, WorkersThatMeetAreShownTheKey) {
 }
 
 TEST(Router, TheKeyProtectsAllButHealthVersionAndMetrics) {
-  Running running("secret");
+  RunningRouter running("secret");
   for (const std::string& route : Router::routes()) {
     const size_t space = route.find(' ');
     const std::string method = route.substr(0, space);
@@ -437,138 +372,6 @@ TEST(Router, EndsWithLegsThatAreLetBe) {
   EXPECT_EQ(prefill.left(), 0);
   router.reset();
   EXPECT_TRUE(prefill.wait_left(10));
-}
-
-// As SIGSTOP does it: connections are accepted, nothing is read, nothing is said, and nothing breaks.
-struct Stopping {
-  explicit Stopping(const std::string& name, Duration silence = 300ms) : play(instance(name)) {
-    worker = std::make_unique<PlayedWorker>([this](const Exchange& x) {
-      if (!stopped) play(x);
-    });
-    options.health_interval = 20ms;
-    options.health_timeout = silence;
-  }
-  PlayedWorker::Play play;
-  std::atomic<bool> stopped{false};
-  std::unique_ptr<PlayedWorker> worker;
-  RouterOptions options;
-};
-
-TEST(Router, AWorkerThatFallsSilentEndsWhatWaitsForIt) {
-  Stopping decode("d");
-  PlayedWorker prefill(instance("p"));
-  decode.options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.worker->url(), 0}};
-  auto router = Router::start(decode.options).value();
-  ASSERT_TRUE(router->wait_ready(10s).ok());
-  decode.stopped = true;
-  const auto ask = [&](const char* method, const char* target) {
-    HttpCallRequest request;
-    request.url = {"127.0.0.1", router->port(), ""};
-    request.method = method;
-    request.target = target;
-    request.body = R"({"text":"x"})";
-    request.idle_timeout = 20s;
-    HttpClient client;
-    auto reply = client.fetch(request);
-    EXPECT_TRUE(reply.ok()) << "it hangs";
-    return reply ? *reply : HttpReply{};
-  };
-  const HttpReply reply = ask("POST", "/generate");
-  EXPECT_EQ(reply.status, 504) << reply.body;
-  EXPECT_THAT(reply.body, HasSubstr("nothing was heard from"));
-  EXPECT_EQ(ask("GET", "/health").status, 503);
-  const HttpReply refused = ask("POST", "/generate");
-  EXPECT_EQ(refused.status, 503);
-  EXPECT_THAT(refused.body, HasSubstr("nothing was heard from it for"));
-  EXPECT_EQ(http::find_header(refused.headers, "retry-after"), "1");
-  decode.stopped = false;  // probes that were asked meanwhile go on unanswered until their time is up
-  EXPECT_TRUE(router->wait_ready(10s).ok());
-  EXPECT_EQ(ask("POST", "/generate").status, 200);
-}
-
-// Questions to one worker or to all end too, not after a minute.
-TEST(Router, QuestionsToASilentWorkerEnd) {
-  for (const char* target : {"/get_server_info", "/v1/models", "/get_load", "/engine_metrics", "/metrics"}) {
-    std::atomic<bool> asked{false};
-    Stopping decode("d");
-    decode.play = [&, play = decode.play](const Exchange& x) {
-      if (x.request.path != "/health" && x.request.path != "/pair") decode.stopped = asked = true;
-      if (!decode.stopped) play(x);
-    };
-    PlayedWorker prefill(instance("p"));
-    decode.options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.worker->url(), 0}};
-    auto router = Router::start(decode.options).value();
-    ASSERT_TRUE(router->wait_ready(10s).ok());
-    HttpClient client;
-    HttpCallRequest request;
-    request.url = {"127.0.0.1", router->port(), ""};
-    request.target = target;
-    request.idle_timeout = 20s;
-    const auto reply = client.fetch(request);
-    EXPECT_TRUE(reply.ok()) << target;
-    EXPECT_TRUE(asked) << target;
-  }
-}
-
-// Late with its probe, but its tokens come: busy, not gone.
-TEST(Router, AWorkerThatStreamsIsNotLostThoughItsProbeIsLate) {
-  std::atomic<bool> streaming{false}, over{false};
-  std::thread tokens;
-  PlayedWorker prefill(instance("p"));
-  PlayedWorker decode([&](const Exchange& x) {
-    if (x.request.path == "/health" && streaming) return;
-    if (x.request.path != "/generate") return instance("d")(x);
-    streaming = true;
-    x.writer->start(200, {{"Content-Type", "text/event-stream"}});
-    tokens = std::thread([writer = x.writer, &over] {
-      for (int i = 0; i < 40 && !over; ++i) {
-        writer->write("data: {}\n\n");
-        std::this_thread::sleep_for(50ms);
-      }
-      writer->write("data: [DONE]\n\n");
-      writer->finish();
-    });
-  });
-  RouterOptions options;
-  options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.url(), 0}};
-  options.health_interval = 20ms;
-  options.health_timeout = 1s;
-  auto router = Router::start(options).value();
-  ASSERT_TRUE(router->wait_ready(10s).ok());
-  HttpClient client;
-  HttpCallRequest request;
-  request.url = {"127.0.0.1", router->port(), ""};
-  request.method = "POST";
-  request.target = "/generate";
-  request.body = R"({"text":"x","stream":true})";
-  const auto reply = client.fetch(request);
-  over = true;
-  tokens.join();
-  ASSERT_TRUE(reply.ok());
-  EXPECT_EQ(reply->body.find("error"), std::string::npos) << reply->body;
-}
-
-// The time of a call that makes progress is up too.
-TEST(Router, ACallHasATimeLimit) {
-  Stopping decode("d", 60s);
-  decode.options.request_timeout = 200ms;
-  decode.play = [play = decode.play](const Exchange& x) {
-    if (x.request.path != "/generate") play(x);
-  };
-  PlayedWorker prefill(instance("p"));
-  decode.options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.worker->url(), 0}};
-  auto router = Router::start(decode.options).value();
-  ASSERT_TRUE(router->wait_ready(10s).ok());
-  HttpClient client;
-  HttpCallRequest request;
-  request.url = {"127.0.0.1", router->port(), ""};
-  request.method = "POST";
-  request.target = "/generate";
-  request.body = R"({"text":"x"})";
-  const auto reply = client.fetch(request);
-  ASSERT_TRUE(reply.ok());
-  EXPECT_EQ(reply->status, 504);
-  EXPECT_THAT(reply->body, HasSubstr("--request-timeout"));
 }
 
 TEST(Router, SaysWhyNothingCanBeServed) {

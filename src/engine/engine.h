@@ -177,6 +177,8 @@ enum class PauseMode : uint8_t {
   // They give up their pages, so that flush_cache() succeeds, and compute them anew afterwards. One that is being
   // handed over stays as it is.
   kRetract,
+  // Those that compute go on to their end, the others wait; then as kRetract.
+  kWait,
 };
 
 // Thread safe. Callers never wait for a step.
@@ -199,9 +201,12 @@ class Engine {
   // their pages for a pause.
   virtual Status flush_cache() = 0;
   // No step is computed until resume(); requests are taken and wait. `done` is told when the last step is over, on any
-  // thread. Pausing again is possible, with another mode too.
+  // thread; kUnavailable: kWait was cut short by resume() or another pause(). Pausing again is possible, with another
+  // mode too.
   virtual void pause(PauseMode /*mode*/, std::function<void(Status)> done) { done({}); }
   virtual void resume(std::function<void(Status)> done) { done({}); }
+  // From a pause() that was taken, kWait's from its beginning, to resume().
+  [[nodiscard]] virtual bool paused() const { return false; }
   [[nodiscard]] virtual const InstanceInfo& info() const = 0;
   [[nodiscard]] virtual EngineStats stats() const = 0;
   // Decode: meets a prefill instance ahead of requests. `told`: whoever asks may say whom this instance trusts. The

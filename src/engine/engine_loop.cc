@@ -200,10 +200,18 @@ void EngineLoop::run() {
     for (Command& command : commands) handle(std::move(command));
     role_->poll(core_->now());
     worked = !failed_ && !paused_ && step();
+    if (wait_ended_) {
+      const scheduler::SchedulerCounts counts = core_->scheduler().counts();
+      if (counts.computing + counts.running == 0) {
+        end_steps(PauseMode::kWait);
+        end_wait({});
+      }
+    }
     if (worked || paused_) note_progress();  // more requests are no progress: none of them may ever end
     publish();
   }
   for (Command& command : inbound_.drain()) handle(std::move(command));
+  end_wait(shutting_down());
   fail_all(shutting_down());
 }
 
@@ -235,17 +243,35 @@ void EngineLoop::handle(Command command) {
   } else if (std::holds_alternative<Flush>(command)) {
     core_->scheduler().flush_cache();
   } else if (auto* pause = std::get_if<Pause>(&command)) {
-    this->pause(pause->mode);
-    pause->done({});
+    this->pause(std::move(*pause));
   } else if (auto* resume = std::get_if<Resume>(&command)) {
-    paused_ = pages_given_up_ = false;
+    end_wait(error(ErrorCode::kUnavailable, "generation went on before what ran had ended"));
+    paused_ = pausing_ = pages_given_up_ = false;
     resume->done({});
   } else if (auto* pair = std::get_if<Pair>(&command)) {
     role_->pair(pair->host, pair->port, pair->told, std::move(pair->done));
   }
 }
 
-void EngineLoop::pause(PauseMode mode) {
+void EngineLoop::pause(Pause command) {
+  pausing_ = true;
+  end_wait(error(ErrorCode::kUnavailable, "another pause came before what ran had ended"));
+  if (command.mode == PauseMode::kWait) {
+    core_->scheduler().hold_admissions(true);
+    wait_ended_ = std::move(command.done);
+    return;
+  }
+  end_steps(command.mode);
+  command.done({});
+}
+
+// Of a pause that waits for what computes, if there is one.
+void EngineLoop::end_wait(const Status& result) {
+  core_->scheduler().hold_admissions(false);
+  if (const auto done = std::exchange(wait_ended_, nullptr)) done(result);
+}
+
+void EngineLoop::end_steps(PauseMode mode) {
   paused_ = true;
   if (mode == PauseMode::kAbort)
     fail_all(error(ErrorCode::kCancelled, "generation is paused, all requests were aborted"));

@@ -53,6 +53,7 @@ class EngineLoop final : public Engine {
   Status flush_cache() override;
   void pause(PauseMode mode, std::function<void(Status)> done) override;
   void resume(std::function<void(Status)> done) override;
+  [[nodiscard]] bool paused() const override { return pausing_; }
   [[nodiscard]] const InstanceInfo& info() const override { return info_; }
   [[nodiscard]] EngineStats stats() const override;
   void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
@@ -99,7 +100,9 @@ class EngineLoop final : public Engine {
   void handle(Command command);
   // One turn; false: nothing could be computed.
   bool step();
-  void pause(PauseMode mode);
+  void pause(Pause command);
+  void end_steps(PauseMode mode);
+  void end_wait(const Status& result);
   void log_decode(const kv::StepPlan& plan);
   void begin_steps(const scheduler::Turn& turn);
   void take_result(const kv::StepPlan& plan, const kv::StepResult& result);
@@ -120,12 +123,14 @@ class EngineLoop final : public Engine {
   TokenRate rate_;
   uint64_t steps_ = 0;
   uint64_t decode_steps_ = 0;
-  bool paused_ = false;
-  int64_t step_tokens_ = 0;  // of the step at hand, as on_step() has them
+  bool paused_ = false;                       // no step is computed
+  std::function<void(Status)> wait_ended_{};  // of a pause that waits for what computes
+  int64_t step_tokens_ = 0;                   // of the step at hand, as on_step() has them
 
   std::atomic<bool> stopping_{false};   // the thread ends
   std::atomic<bool> shut_down_{false};  // nothing more is taken
   std::atomic<bool> failed_{false};
+  std::atomic<bool> pausing_{false};         // paused, or about to be
   std::atomic<bool> pages_given_up_{false};  // paused, and only what is being handed over has pages
   std::atomic<int64_t> progress_ns_{0};      // of the clock, when work moved last
   std::atomic<bool> busy_{false};            // something waits or runs

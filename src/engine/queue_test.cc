@@ -79,6 +79,57 @@ TEST(EnginePause, AbortEndsWhatRunsAndHoldsWhatComes) {
   EXPECT_EQ(waiting.text(), FakeExecutor::greedy_text(prompt, 3, 100));
 }
 
+// What computes goes on to its end, what comes meanwhile waits, and then no step is computed.
+TEST(EnginePause, WaitEndsWhatRunsAndHoldsTheRest) {
+  CountedSteps counted;
+  Rig rig({}, counted.adjust());
+  const auto prompt = random_prompt(1, 20, 100), later = random_prompt(2, 10, 100);
+  Client running, waiting, fresh;
+  ASSERT_TRUE(rig.submit(request_of("a", prompt, 100), running).ok());
+  ASSERT_TRUE(running.wait_tokens(2));
+  EXPECT_FALSE(rig.engine->paused());
+  std::promise<Status> waited;
+  rig.engine->pause(PauseMode::kWait, [&waited](Status status) { waited.set_value(std::move(status)); });
+  ASSERT_TRUE(rig.submit(request_of("b", later, 3), waiting).ok());  // there is room for it beside the one that runs
+  ASSERT_TRUE(waited.get_future().get().ok());
+  EXPECT_TRUE(running.finished());
+  EXPECT_EQ(running.text(), FakeExecutor::greedy_text(prompt, 100, 100));
+  EXPECT_TRUE(rig.engine->paused());
+  ASSERT_TRUE(rig.submit(request_of("c", later, 3), fresh).ok());
+  const int steps = counted.steps;
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(counted.steps, steps);
+  EXPECT_FALSE(waiting.finished() || fresh.finished());
+  EXPECT_TRUE(rig.engine->flush_cache().ok());
+  ASSERT_TRUE(resume(*rig.engine).ok());
+  EXPECT_FALSE(rig.engine->paused());
+  for (Client* client : {&waiting, &fresh}) {
+    ASSERT_TRUE(client->wait());
+    EXPECT_EQ(client->text(), FakeExecutor::greedy_text(later, 3, 100));
+  }
+  expect_all_pages_back(rig);
+}
+
+TEST(EnginePause, AWaitIsCutShort) {
+  for (const bool resumed : {true, false}) {
+    CountedSteps counted;
+    Rig rig({}, counted.adjust());
+    const auto prompt = random_prompt(1, 20, 100);
+    Client running;
+    ASSERT_TRUE(rig.submit(request_of("a", prompt, 150), running).ok());
+    ASSERT_TRUE(running.wait_tokens(2));
+    std::promise<Status> waited;
+    rig.engine->pause(PauseMode::kWait, [&](Status status) { waited.set_value(std::move(status)); });
+    ASSERT_TRUE(resumed ? resume(*rig.engine).ok() : pause(*rig.engine, PauseMode::kInPlace).ok());
+    EXPECT_EQ(waited.get_future().get().error().code, ErrorCode::kUnavailable);
+    EXPECT_FALSE(running.finished());
+    EXPECT_EQ(rig.engine->paused(), !resumed);
+    ASSERT_TRUE(resume(*rig.engine).ok());
+    ASSERT_TRUE(running.wait());
+    EXPECT_EQ(running.text(), FakeExecutor::greedy_text(prompt, 150, 100));
+  }
+}
+
 TEST(EnginePause, AnEngineThatIsPausedIsHealthyAndEnds) {
   Rig rig({}, [](EngineLoopOptions& loop, FakeExecutorOptions&) {
     loop.watchdog_timeout = std::chrono::milliseconds(150);

@@ -4,10 +4,28 @@
 #include "base/log.h"
 #include "http/api_server.h"
 #include "http/json.h"
+#include "http/url.h"
 
 namespace baton::http {
 
 using engine::EngineStats;
+
+namespace {
+
+// As vLLM's framework reads it.
+Result<bool> query_bool(std::string_view query, const char* name, bool otherwise) {
+  const std::string value = query_value(query, name);
+  if (value.empty()) return otherwise;
+  for (const char* yes : {"true", "1", "on", "t", "y", "yes"}) {
+    if (equal_ignoring_case(value, yes)) return true;
+  }
+  for (const char* no : {"false", "0", "off", "f", "n", "no"}) {
+    if (equal_ignoring_case(value, no)) return false;
+  }
+  return error(ErrorCode::kInvalidArgument, "{}: \"{}\" is neither true nor false", name, value.substr(0, 100));
+}
+
+}  // namespace
 
 void ApiServer::flush_cache(Call& x) {
   const Status flushed = x.ready.engine->flush_cache();
@@ -109,6 +127,37 @@ void ApiServer::continue_generation(Call& x) {
             : x.refuse(resumed.error());
   });
 }
+
+// vLLM's names of the two, with its modes: abort without one. What waited for pages waits on in all of them.
+// `clear_cache` (true without it) is not heeded with keep, as there.
+void ApiServer::pause(Call& x) {
+  auto waits = query_bool(x.request.query, "wait_for_inflight_requests", false);
+  auto clears = query_bool(x.request.query, "clear_cache", true);
+  if (!waits || !clears) return x.refuse(!waits ? waits.error() : clears.error());
+  std::string name = query_value(x.request.query, "mode");
+  if (name.empty()) name = "abort";
+  if (*waits) name = "wait";
+  if (name != "abort" && name != "wait" && name != "keep")
+    return x.refuse(400, "mode: \"" + name.substr(0, 100) + "\" is none of abort, wait, keep");
+  const auto chosen = name == "abort"  ? engine::PauseMode::kAbort
+                      : name == "wait" ? engine::PauseMode::kWait
+                                       : engine::PauseMode::kInPlace;
+  engine::Engine* engine = x.ready.engine;
+  x.ready.engine->pause(chosen, [x = Exchange(x), engine, clears = *clears && name != "keep"](const Status& paused) {
+    if (!paused) return x.refuse(paused.error());
+    // What has come meanwhile has no pages, and what is being handed over keeps its own.
+    const Status flushed = clears ? engine->flush_cache() : Status();
+    flushed ? x.reply("{\"status\":\"paused\"}") : x.refuse(flushed.error());
+  });
+}
+
+void ApiServer::resume(Call& x) {
+  x.ready.engine->resume([x = Exchange(x)](const Status& resumed) {
+    resumed ? x.reply("{\"status\":\"resumed\"}") : x.refuse(resumed.error());
+  });
+}
+
+void ApiServer::is_paused(Call& x) { x.reply(fmt::format("{{\"is_paused\":{}}}", x.ready.engine->paused())); }
 
 // Decode: {"bootstrap_host", "bootstrap_port"}. Meets the prefill instance now; 409 says why the two cannot work
 // together, 403 that this instance was not told of that one.

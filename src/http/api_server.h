@@ -96,6 +96,9 @@ class ApiServer {
   void abort_request(Call& x);
   void pause_generation(Call& x);
   void continue_generation(Call& x);
+  void pause(Call& x);
+  void resume(Call& x);
+  void is_paused(Call& x);
   void pair(Call& x);
   void plan(Call& x);
   void start_profile(Call& x);

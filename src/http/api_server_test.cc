@@ -36,13 +36,15 @@ struct Served {
       : engine(role), server(std::move(options)) {
     server.set_ready(engine, *model, metrics);
   }
-  KeptAnswer ask(const std::string& method, const std::string& path, std::string body = "", Headers headers = {}) {
+  KeptAnswer ask(const std::string& method, const std::string& path, std::string body = "", Headers headers = {},
+                 std::string query = "") {
     KeptAnswer answer;
     HttpRequest request;
     request.method = method;
     request.path = path;
     request.body = std::move(body);
     request.headers = std::move(headers);
+    request.query = std::move(query);
     server.handle(std::move(request), std::make_shared<KeepingWriter>(answer));
     if (answer.status == 0) engine.deliver(engine.requests.size() - 1, "x", finished(engine::FinishReason::kLength));
     return answer;
@@ -261,6 +263,36 @@ TEST(ApiServer, CacheAndAborts) {
   EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "q", "*"}));
   served.engine.deliver(0, "x", finished(engine::FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
   EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
+}
+
+TEST(ApiServer, PausesByTheNamesOfVllm) {
+  using engine::PauseMode;
+  struct Case {
+    const char* query;
+    PauseMode mode;
+    bool flushes;
+  };
+  for (const Case& c : {Case{"", PauseMode::kAbort, true},
+                        {"mode=abort&clear_cache=false", PauseMode::kAbort, false},
+                        {"mode=wait", PauseMode::kWait, true},
+                        {"mode=wait&clear_cache=0", PauseMode::kWait, false},
+                        {"wait_for_inflight_requests=True", PauseMode::kWait, true},
+                        {"mode=keep", PauseMode::kInPlace, false},
+                        {"mode=keep&clear_cache=1", PauseMode::kInPlace, false}}) {
+    Served served;
+    EXPECT_EQ(json::parse(served.ask("GET", "/is_paused").body), json::parse(R"({"is_paused":false})"));
+    EXPECT_EQ(json::parse(served.ask("POST", "/pause", "", {}, c.query).body), json::parse(R"({"status":"paused"})"))
+        << c.query;
+    EXPECT_EQ(served.engine.pauses, std::vector{c.mode}) << c.query;
+    EXPECT_EQ(served.engine.flushes, c.flushes) << c.query;
+    EXPECT_EQ(json::parse(served.ask("GET", "/is_paused").body), json::parse(R"({"is_paused":true})"));
+    EXPECT_EQ(json::parse(served.ask("POST", "/resume").body), json::parse(R"({"status":"resumed"})"));
+    EXPECT_EQ(json::parse(served.ask("GET", "/is_paused").body), json::parse(R"({"is_paused":false})"));
+  }
+  Served served;
+  for (const char* bad : {"mode=retract", "clear_cache=maybe", "wait_for_inflight_requests=2"})
+    EXPECT_EQ(served.ask("POST", "/pause", "", {}, bad).status, 400) << bad;
+  EXPECT_FALSE(served.engine.paused());
 }
 
 TEST(ApiServer, HealthGenerateIsAWarmUpInAPd) {

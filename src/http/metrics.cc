@@ -315,6 +315,12 @@ void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::Instance
     labels["reason"] = reason;
     gauge("vllm:num_requests_waiting_by_reason", "Requests waiting, by what they wait for", requests, labels);
   }
+  // As of a server of vLLM's that never sleeps.
+  for (const auto& [state, is] : {std::pair{"awake", 1}, {"weights_offloaded", 0}, {"discard_all", 0}}) {
+    Labels labels = l;
+    labels["sleep_state"] = state;
+    gauge("vllm:engine_sleep_state", "1 for the state that the engine is in", is, labels);
+  }
   const double concurrency =
       info.max_model_len > 0 ? static_cast<double>(info.max_total_tokens) / static_cast<double>(info.max_model_len) : 0;
   gauge("vllm:cache_config_info", "The KV cache, in labels", 1,

@@ -79,8 +79,18 @@ class PlayedEngine final : public engine::Engine {
   void stop(SequenceId request) override { stopped.push_back(request.value()); }
   Status flush_cache() override {
     if (!sinks.empty()) return error(ErrorCode::kUnavailable, "{} requests run", sinks.size());
+    ++flushes;
     return {};
   }
+  void pause(engine::PauseMode mode, std::function<void(Status)> done) override {
+    pauses.push_back(mode);
+    done({});
+  }
+  void resume(std::function<void(Status)> done) override {
+    pauses.clear();
+    done({});
+  }
+  [[nodiscard]] bool paused() const override { return !pauses.empty(); }
   [[nodiscard]] const engine::InstanceInfo& info() const override { return info_; }
   [[nodiscard]] engine::EngineStats stats() const override { return stats_; }
   void pair(const std::string&, int, bool told, std::function<void(Status)> done) override {
@@ -109,6 +119,8 @@ class PlayedEngine final : public engine::Engine {
   std::map<size_t, engine::OutputSink> sinks;  // by place in `requests`, which is also a request's id
   std::vector<uint64_t> aborted, stopped;
   std::vector<std::string> aborted_names;
+  std::vector<engine::PauseMode> pauses;  // since the last resume()
+  int flushes = 0;
   std::function<void()> on_pair;
 };
 

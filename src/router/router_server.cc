@@ -145,6 +145,9 @@ class Router::Impl {
         {"POST", "/abort_request", &I::abort_request},
         {"POST", "/pause_generation", &I::every_worker},
         {"POST", "/continue_generation", &I::every_worker},
+        {"POST", "/pause", &I::pause},
+        {"POST", "/resume", &I::alike_on_every_worker},
+        {"GET", "/is_paused", &I::is_paused},
         {"GET", "/get_server_info", &I::server_info},
         {"GET", "/server_info", &I::server_info},
         {"GET", "/get_model_info", &I::one_worker},
@@ -239,11 +242,33 @@ class Router::Impl {
   }
 
   // What one says stands for all, if all agree.
-  void alike_on_every_worker(Exchange x) {
+  void alike_on_every_worker(Exchange x) { alike_on_every_worker(std::move(x), std::chrono::seconds(60)); }
+  void alike_on_every_worker(Exchange x, std::chrono::milliseconds patience) {
+    fan_out(
+        client_, calls_, healthy_workers(), std::move(x),
+        [](const Exchange& asked, std::vector<WorkerReply> replies) {
+          const JoinedReplies all(replies);
+          if (all.worst == 200) return asked.reply(std::move(replies.front().body));
+          asked.reply(fmt::format("{{\"success\":false,\"workers\":[{}]}}", all.list), all.worst);
+        },
+        patience);
+  }
+
+  // vLLM's, which may wait for what runs; a worker that is lost meanwhile is not waited for.
+  void pause(Exchange x) { alike_on_every_worker(std::move(x), std::chrono::hours(24)); }
+
+  // One that is paused keeps every request from its end, or from its beginning.
+  void is_paused(Exchange x) {
     fan_out(client_, calls_, healthy_workers(), std::move(x),
             [](const Exchange& asked, std::vector<WorkerReply> replies) {
+              bool any = false;
+              for (const WorkerReply& reply : replies) {
+                const auto said = http::parse_object(reply.body);
+                const json::value* paused = said ? http::find_field(*said, "is_paused") : nullptr;
+                any = any || (paused != nullptr && paused->is_bool() && paused->as_bool());
+              }
               const JoinedReplies all(replies);
-              if (all.worst == 200) return asked.reply(std::move(replies.front().body));
+              if (all.worst == 200) return asked.reply(fmt::format("{{\"is_paused\":{}}}", any));
               asked.reply(fmt::format("{{\"success\":false,\"workers\":[{}]}}", all.list), all.worst);
             });
   }

@@ -74,6 +74,20 @@ TEST(Router, DecodeIsToldWhereItMeetsPrefill) {
   }
 }
 
+TEST(Router, PausesAllByTheNamesOfVllm) {
+  RunningRouter running;
+  running.ask("POST", "/pause?mode=wait&clear_cache=false");
+  for (PlayedWorker* worker : {&running.prefill, &running.decode})
+    EXPECT_EQ(last_asked(*worker, "/pause").query, "mode=wait&clear_cache=false");
+  const auto is_paused = [&] { return json::parse(running.ask("GET", "/is_paused").body).at_pointer("/is_paused"); };
+  EXPECT_EQ(is_paused(), false);
+  // One that was paused by itself holds every request up.
+  PlayedWorker paused([](const Exchange& x) { x.reply(R"({"is_paused":true})"); });
+  running.ask("POST", "/workers", R"({"url":")" + paused.url().authority() + R"(","worker_type":"decode"})");
+  for (int tries = 0; tries < 500 && is_paused() == false; ++tries) std::this_thread::sleep_for(10ms);
+  EXPECT_EQ(is_paused(), true);
+}
+
 TEST(Router, WorkersJoinAndLeave) {
   RunningRouter running;
   PlayedWorker third(instance("third"));

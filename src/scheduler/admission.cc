@@ -220,7 +220,7 @@ bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
 }
 
 void Scheduler::admit(Turn* turn) {
-  if (waiting_.empty()) return;
+  if (waiting_.empty() || admissions_held_) return;
   Round round = begin_round();
   for (Sequence* s : queue_order()) {
     if (round.all_closed() || round.misses_left <= 0) break;

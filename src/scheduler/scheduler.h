@@ -109,6 +109,8 @@ class Scheduler {
   // Of those that wait, which there must be: of the lowest priority the one that came last.
   [[nodiscard]] SequenceId last_waiting() const;
   [[nodiscard]] SequenceId newest() const { return last_id_; }
+  // Nothing more gets pages until this is false again; what has some goes on.
+  void hold_admissions(bool held) { admissions_held_ = held; }
   // Every sequence gives up its pages and waits, except those whose pages a peer reads or writes: held ones that have
   // begun, and prebuilt ones that have not joined.
   void retract_all();
@@ -184,6 +186,7 @@ class Scheduler {
   uint64_t turns_ = 0;
   double computed_work_ = 0;  // of prompts, since the start
   SequenceId last_id_{};
+  bool admissions_held_ = false;
   int prompt_steps_in_row_ = 0;
   uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, retractions_ = 0;
   size_t admissions_ = 0;  // where ties between groups begin

@@ -147,3 +147,24 @@ def test_a_pair_is_paused_through_its_router(cluster, mode):
         for answer in (running, waiting):
             status, text, _ = answer.result()
             assert status == 200 and json.loads(text)["text"] == whole
+
+
+def test_a_pair_is_paused_by_the_names_of_vllm(cluster):
+    cluster = cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=1", "--max-total-tokens", "4096")
+    body = {"text": "The", "sampling_params": {"max_new_tokens": 200, "ignore_eos": True, "temperature": 0}}
+    whole = get_json(cluster.url + "/generate", body)["text"]
+    decode = cluster.instances("decode")[0]
+    for mode in ("wait", "keep", "abort"):
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(call, cluster.url + "/generate", body)
+            wait_until(lambda: metric(decode, "sglang:num_running_reqs") == 1)
+            assert get_json(f"{cluster.url}/pause?mode={mode}", {}) == {"status": "paused"}
+            assert get_json(cluster.url + "/is_paused") == {"is_paused": True}
+            if mode == "wait":
+                assert json.loads(running.result()[1])["text"] == whole
+            waiting = pool.submit(call, cluster.url + "/generate", body)
+            assert get_json(cluster.url + "/resume", {}) == {"status": "resumed"}
+            assert get_json(cluster.url + "/is_paused") == {"is_paused": False}
+            assert json.loads(waiting.result()[1])["text"] == whole
+            assert mode == "abort" or json.loads(running.result()[1])["text"] == whole
+    assert call(cluster.url + "/pause?mode=retract", {})[0] == 400

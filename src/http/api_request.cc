@@ -214,6 +214,14 @@ Result<ApiRequest> parse_chat(json::object body, const ReadContext& read) {
 
 }  // namespace
 
+Result<ApiKind> invoked_kind(const json::object& body) {
+  if (find_field(body, "messages") != nullptr) return ApiKind::kChat;
+  if (find_field(body, "prompt") != nullptr) return ApiKind::kCompletion;
+  return error(
+      ErrorCode::kInvalidArgument,
+      "Cannot find suitable handler for request: give messages, as for a chat, or prompt, as for a completion");
+}
+
 Result<ApiRequest> parse_api_request(ApiKind kind, json::object body, const ModelText& model, engine::Role role,
                                      std::stop_token stop) {
   BATON_TRY(refuse_fields(body, place_of(kind)));

@@ -97,6 +97,9 @@ struct ApiRequest {
   }
 };
 
+// SageMaker's one path for all requests: whose the body is, by its shape as vLLM tells them apart.
+Result<ApiKind> invoked_kind(const boost::json::object& body);
+
 // Errors name the field and its range. `role`: prefill and decode instances require bootstrap_room. Takes as long as
 // the template and the tokenizer do for as much text as fits the context; kCancelled when `stop` ends that.
 Result<ApiRequest> parse_api_request(ApiKind kind, boost::json::object body, const ModelText& model, engine::Role role,

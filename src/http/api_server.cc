@@ -33,6 +33,7 @@ const std::vector<Route<ApiServer::Handler>>& ApiServer::table() {
       {"PUT", "/generate", &S::generate},
       {"POST", "/v1/completions", &S::completions},
       {"POST", "/v1/chat/completions", &S::chat},
+      {"POST", "/invocations", &S::invocations},
       {"GET", "/v1/models", &S::models},
       {"GET", "/v1/models/*", &S::models},
       {"GET", "/get_model_info", &S::model_info},
@@ -109,8 +110,8 @@ Admission<ApiServer::Handler> ApiServer::admission(const HttpRequest& head) cons
                 fmt::format("still loading ({}, {} of {} bytes)", progress_.phase, progress_.done, progress_.total))};
   }
   const bool is_work = handler == &ApiServer::generate || handler == &ApiServer::completions ||
-                       handler == &ApiServer::chat || handler == &ApiServer::health_generate ||
-                       handler == &ApiServer::pair;
+                       handler == &ApiServer::chat || handler == &ApiServer::invocations ||
+                       handler == &ApiServer::health_generate || handler == &ApiServer::pair;
   if (draining_ && is_work) return {nullptr, found.path, refusal_of(head, 503, kDraining)};
   return found;
 }
@@ -247,11 +248,16 @@ void ApiServer::server_info(Call& x) {
   x.reply(json::serialize(out));
 }
 
-void ApiServer::run(Call& x, ApiKind kind) {
+void ApiServer::run(Call& x, std::optional<ApiKind> kind) {
   auto body = parse_object(x.request.body);
   std::string().swap(x.request.body);
   if (!body) return x.refuse(body.error());
-  auto parsed = parse_api_request(kind, std::move(*body), *x.ready.model, x.ready.engine->info().role,
+  if (!kind) {
+    const auto invoked = invoked_kind(*body);
+    if (!invoked) return x.refuse(invoked.error());
+    kind = *invoked;
+  }
+  auto parsed = parse_api_request(*kind, std::move(*body), *x.ready.model, x.ready.engine->info().role,
                                   stopping_text_.get_token());
   if (!parsed) return x.refuse(parsed.error());
   x.request.drop_body();
@@ -277,5 +283,6 @@ void ApiServer::run(Call& x, ApiKind kind) {
 void ApiServer::generate(Call& x) { run(x, ApiKind::kGenerate); }
 void ApiServer::completions(Call& x) { run(x, ApiKind::kCompletion); }
 void ApiServer::chat(Call& x) { run(x, ApiKind::kChat); }
+void ApiServer::invocations(Call& x) { run(x, std::nullopt); }
 
 }  // namespace baton::http

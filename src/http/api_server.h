@@ -89,6 +89,7 @@ class ApiServer {
   void generate(Call& x);
   void completions(Call& x);
   void chat(Call& x);
+  void invocations(Call& x);
   void tokenize(Call& x);
   void detokenize(Call& x);
   void tokenizer_info(Call& x);
@@ -104,7 +105,7 @@ class ApiServer {
   void start_profile(Call& x);
   void stop_profile(Call& x);
   void configure_logging(Call& x);
-  void run(Call& x, ApiKind kind);
+  void run(Call& x, std::optional<ApiKind> kind);  // none: the body says
 
   const Options options_;
   const Access access_;

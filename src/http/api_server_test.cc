@@ -59,6 +59,7 @@ struct Served {
 std::string body_for(const std::string& path) {
   if (path == "/generate") return R"({"text":"a"})";
   if (path == "/v1/completions") return R"({"prompt":"a"})";
+  if (path == "/invocations") return R"({"prompt":"a"})";
   if (path == "/v1/chat/completions") return R"({"messages":[{"role":"user","content":"a"}]})";
   if (path.ends_with("/tokenize")) return R"({"prompt":"a"})";
   if (path.ends_with("/detokenize")) return R"({"tokens":[97]})";
@@ -263,6 +264,21 @@ TEST(ApiServer, CacheAndAborts) {
   EXPECT_EQ(served.engine.aborted_names, (std::vector<std::string>{"r", "q", "*"}));
   served.engine.deliver(0, "x", finished(engine::FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted")));
   EXPECT_EQ(json::parse(generating.body).at_pointer("/meta_info/finish_reason/type"), "abort");
+}
+
+TEST(ApiServer, AnInvocationIsWhatItsBodySays) {
+  Served served;
+  const auto kind_of = [&](const char* body) {
+    return json::parse(served.ask("POST", "/invocations", body).body).at_pointer("/object");
+  };
+  EXPECT_EQ(kind_of(R"({"prompt":"a"})"), "text_completion");
+  EXPECT_EQ(kind_of(R"({"messages":[{"role":"user","content":"a"}]})"), "chat.completion");
+  EXPECT_EQ(kind_of(R"({"messages":null,"prompt":"a"})"), "text_completion");
+  const KeptAnswer neither = served.ask("POST", "/invocations", R"({"text":"a"})");
+  EXPECT_EQ(neither.status, 400);
+  EXPECT_THAT(neither.body, HasSubstr("Cannot find suitable handler"));
+  served.server.set_draining();
+  EXPECT_EQ(served.ask("POST", "/invocations", R"({"prompt":"a"})").status, 503);
 }
 
 TEST(ApiServer, PausesByTheNamesOfVllm) {

@@ -337,6 +337,14 @@ void start_pd_call(PdCallContext context, http::Exchange x) {
     return x.refuse(body.error());
   }
   std::string().swap(x.request.body);  // its share stays taken: the parsed one is kept
+  if (x.request.path == "/invocations") {
+    const auto kind = http::invoked_kind(*body);
+    if (!kind) {
+      x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
+      return x.refuse(kind.error());
+    }
+    x.request.path = *kind == http::ApiKind::kChat ? "/v1/chat/completions" : "/v1/completions";
+  }
   const RequestTraits traits = inspect_request(x.request.path, *body);
   const auto writer = x.writer;
   const auto call = std::make_shared<PdCall>(context, std::move(x), traits, common_body(std::move(*body)));

@@ -132,6 +132,7 @@ class Router::Impl {
         {"PUT", "/generate", &I::pd},
         {"POST", "/v1/completions", &I::pd},
         {"POST", "/v1/chat/completions", &I::pd},
+        {"POST", "/invocations", &I::pd},
         {"GET", "/health", &I::health, kOpen},
         {"GET", "/ping", &I::health, kOpen},
         {"POST", "/ping", &I::health, kOpen},

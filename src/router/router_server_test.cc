@@ -35,7 +35,7 @@ TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
   for (const Row& row : kRows) {
     if (row.where == kInstance || row.path.starts_with("/workers") || row.path == "/register") continue;
     const std::string path = row.path.ends_with("/{id}") ? "/v1/models/m" : row.path;
-    const HttpReply reply = running.ask(row.method, path, "{}");
+    const HttpReply reply = running.ask(row.method, path, path == "/invocations" ? R"({"prompt":"a"})" : "{}");
     EXPECT_EQ(reply.status, row.tier == 'C' ? 501 : 200) << row.method << " " << row.path << ": " << reply.body;
     if (row.tier != 'C') continue;
     EXPECT_EQ(json::parse(reply.body).at_pointer("/error/code"), 501) << row.path;
@@ -72,6 +72,21 @@ TEST(Router, DecodeIsToldWhereItMeetsPrefill) {
     EXPECT_EQ(body.at_pointer("/bootstrap_host"), "10.1.2.3");
     EXPECT_EQ(body.at_pointer("/bootstrap_port"), 9000);
   }
+}
+
+// Both legs are sent what the body is, with one room for each of its prompts.
+TEST(Router, AnInvocationIsWhatItsBodySays) {
+  RunningRouter running;
+  EXPECT_EQ(running.ask("POST", "/invocations", R"({"prompt":["a","b"]})").status, 200);
+  EXPECT_EQ(running.ask("POST", "/invocations", R"({"messages":[],"prompt":"x"})").status, 200);
+  for (PlayedWorker* leg : {&running.prefill, &running.decode}) {
+    EXPECT_EQ(json::parse(last_asked(*leg, "/v1/completions").body).at_pointer("/bootstrap_room").as_array().size(),
+              2U);
+    EXPECT_EQ(json::parse(last_asked(*leg, "/v1/chat/completions").body).at_pointer("/prompt"), "x");
+  }
+  const HttpReply neither = running.ask("POST", "/invocations", R"({"text":"a","prompt":null})");
+  EXPECT_EQ(neither.status, 400);
+  EXPECT_THAT(neither.body, HasSubstr("Cannot find suitable handler"));
 }
 
 TEST(Router, PausesAllByTheNamesOfVllm) {

@@ -11,6 +11,7 @@
 #include "router/fan_out.h"
 #include "router/pd_call.h"
 #include "router/worker_api.h"
+#include "router/worker_loads.h"
 #include "router/worker_metrics.h"
 #include "router/worker_probe.h"
 
@@ -163,6 +164,7 @@ class Router::Impl {
         {"GET", "/plan", &I::one_worker},
         {"GET", "/get_load", &I::every_load},
         {"GET", "/v1/loads", &I::every_load},
+        {"GET", "/get_loads", &I::every_load},
         {"GET", "/load", &I::load},
         {"GET", "/get_weight_version", &I::one_worker},
         {"GET", "/weight_version", &I::one_worker},
@@ -177,7 +179,11 @@ class Router::Impl {
         {"POST", "/workers", &I::add_worker},
         {"DELETE", "/workers", &I::remove_worker},
         {"GET", "/workers/*", &I::show_worker},
+        {"PUT", "/workers/*", &I::update_worker},
         {"DELETE", "/workers/*", &I::remove_worker},
+        {"GET", "/list_workers", &I::list_worker_urls},
+        {"POST", "/add_worker", &I::add_worker_url},
+        {"POST", "/remove_worker", &I::remove_worker_url},
         {"POST", "/register", &I::add_worker},
     };
     return routes;
@@ -286,26 +292,13 @@ class Router::Impl {
             });
   }
 
-  // The entries of all workers in one list, each with its worker's url.
   void every_load(Exchange x) {
-    fan_out(client_, calls_, healthy_workers(), std::move(x),
-            [](const Exchange& asked, std::vector<WorkerReply> replies) {
-              json::array loads;
-              for (const WorkerReply& reply : replies) {
-                boost::system::error_code bad;
-                json::value said = json::parse(reply.body, bad);
-                if (bad || reply.status != 200) continue;
-                if (said.is_object() && said.as_object().contains("loads"))
-                  said = json::value(said.as_object()["loads"]);
-                if (!said.is_array()) continue;
-                for (json::value& entry : said.as_array()) {
-                  if (!entry.is_object()) continue;
-                  entry.as_object()["url"] = "http://" + reply.worker.url.authority();
-                  loads.push_back(std::move(entry));
-                }
-              }
-              const std::string list = json::serialize(loads);
-              asked.reply(asked.request.path == "/v1/loads" ? "{\"loads\":" + list + "}" : list);
+    const bool of_workers = x.request.path == "/get_loads";
+    if (of_workers) x.request.path = "/v1/loads";
+    fan_out(client_, calls_, of_workers ? registry_.view() : healthy_workers(), std::move(x),
+            [version = options_.version, of_workers](const Exchange& asked, std::vector<WorkerReply> replies) {
+              if (of_workers) return asked.reply(loads_of_workers(replies));
+              asked.reply(asked.request.path == "/v1/loads" ? loads_in_all(replies, version) : loads_of_ranks(replies));
             });
   }
 
@@ -351,6 +344,10 @@ class Router::Impl {
   void show_worker(Exchange x) { worker_api_.show(x); }
   void add_worker(Exchange x) { worker_api_.add(std::move(x)); }
   void remove_worker(Exchange x) { worker_api_.remove(x); }
+  void update_worker(Exchange x) { worker_api_.update(x); }
+  void list_worker_urls(Exchange x) { worker_api_.list_urls(x); }
+  void add_worker_url(Exchange x) { worker_api_.add_url(std::move(x)); }
+  void remove_worker_url(Exchange x) { worker_api_.remove_url(x); }
 
   static constexpr int kTextThreads = 2;
   const RouterOptions options_;

@@ -33,7 +33,9 @@ const Row kRows[] = {
 TEST(Router, EveryRowOfTheCompatibilityListIsServed) {
   RunningRouter running;
   for (const Row& row : kRows) {
-    if (row.where == kInstance || row.path.starts_with("/workers") || row.path == "/register") continue;
+    if (row.where == kInstance || row.path.starts_with("/workers") || row.path.ends_with("_worker") ||
+        row.path == "/register")
+      continue;
     const std::string path = row.path.ends_with("/{id}") ? "/v1/models/m" : row.path;
     const HttpReply reply = running.ask(row.method, path, path == "/invocations" ? R"({"prompt":"a"})" : "{}");
     EXPECT_EQ(reply.status, row.tier == 'C' ? 501 : 200) << row.method << " " << row.path << ": " << reply.body;
@@ -236,7 +238,6 @@ TEST(Router, InfoOfAllInstances) {
   const json::value loads = json::parse(running.ask("GET", "/get_load").body);
   ASSERT_EQ(loads.as_array().size(), 2U);
   EXPECT_EQ(loads.at_pointer("/1/url"), json::value("http://" + running.decode.url().authority()));
-  EXPECT_EQ(json::parse(running.ask("GET", "/v1/loads").body).at_pointer("/loads"), loads);
   const HttpReply metrics = running.ask("GET", "/engine_metrics");
   for (const auto& [name, worker] : {std::pair{"p", &running.prefill}, {"d", &running.decode}}) {
     EXPECT_THAT(metrics.body, HasSubstr(fmt::format("sglang:num_running_reqs{{engine_type=\"{}\",worker=\"{}\"}} 2\n",

@@ -32,7 +32,11 @@ inline PlayedWorker::Play instance(std::string name) {
                               "vllm:prompt_tokens_total{engine=\"0\"} 3\n");
     }
     if (path == "/get_load") return x.reply(R"([{"dp_rank":0,"num_reqs":3}])");
-    if (path == "/v1/loads") return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3}]})");
+    if (path == "/v1/loads") {
+      return x.reply(R"({"loads":[{"dp_rank":0,"num_reqs":3,"num_total_reqs":3,"num_running_reqs":2,)"
+                     R"("num_waiting_reqs":1,"num_tokens":40},{"dp_rank":1,"num_total_reqs":1,"num_running_reqs":1,)"
+                     R"("num_waiting_reqs":0,"num_tokens":2}]})");
+    }
     x.reply(R"({"name":")" + name + R"(","model_path":"/m","dp_size":2,"page_size":)" + (name == "p" ? "16" : "32") +
             R"(,"internal_states":[{"dp_rank":0}]})");
   };

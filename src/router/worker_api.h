@@ -23,14 +23,21 @@ class WorkerApi {
   // GET and DELETE /workers/{id}: by its id, or by its URL as older versions had it.
   void show(const http::Exchange& x) const;
   void remove(const http::Exchange& x) const;
-  // {"url" or "registry_url", "mode" or "worker_type": prefill|decode, "bootstrap_port"}: sglang-router's and mini_lb's
-  // spelling; "bootstrap_host" is ours. A worker whose type is not said is asked for it and for its port.
+  // PUT: {"priority", "cost", "labels"}.
+  void update(const http::Exchange& x) const;
+  // /list_workers, /add_worker?url= and /remove_worker?url=.
+  void list_urls(const http::Exchange& x) const;
+  void add_url(http::Exchange x) const;
+  void remove_url(const http::Exchange& x) const;
+  // {"url" or "registry_url", "mode" or "worker_type": prefill|decode, "bootstrap_port", "priority", "cost", "labels"}:
+  // sglang-router's and mini_lb's spelling; "bootstrap_host" is ours. A worker whose type is not said is asked for it
+  // and for its port.
   void add(http::Exchange x) const;
 
  private:
   [[nodiscard]] Result<WorkerView> named(const http::HttpRequest& request) const;
-  void ask_and_add(http::Exchange x, WorkerAddress worker, bool port_given) const;
-  void join(const http::Exchange& x, const WorkerAddress& worker) const;
+  void ask_and_add(http::Exchange x, WorkerAddress worker, WorkerTraits traits, bool port_given) const;
+  void join(const http::Exchange& x, const WorkerAddress& worker, WorkerTraits traits, bool in_words = false) const;
 
   WorkerRegistry& registry_;
   OpenCalls& calls_;

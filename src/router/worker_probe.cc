@@ -140,11 +140,30 @@ void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& rep
                                   : fmt::format("/health says {}: {}", reply->status, reply->body);
   while (problem.ends_with('\n')) problem.pop_back();
   if (registry_.set_health(view.address.url, healthy, problem)) {
+    if (healthy) ask_model(view);
     log_info("{} {} is {}{}", engine::role_name(view.address.role), view.address.url.authority(),
              healthy ? "healthy" : "not healthy: ", problem);
     std::lock_guard lock(mutex_);
     news_ = true;
   }
+}
+
+// It may be another model than before: whoever was down may have been started anew.
+void WorkerProbe::ask_model(const WorkerView& view) {
+  http::HttpCallRequest call;
+  call.url = view.address.url;
+  call.target = view.address.url.path + "/get_model_info";
+  call.connect_timeout = in_ms(options_.timeout);
+  call.idle_timeout = call.connect_timeout;
+  if (!options_.api_key.empty()) call.headers.emplace_back("Authorization", "Bearer " + options_.api_key);
+  ask(fmt::format("model {}", view.id), std::move(call), [this, id = view.id](const Result<HttpReply>& reply) {
+    const auto info =
+        reply && reply->status == 200 ? http::parse_object(reply->body) : Result<json::object>(json::object());
+    for (const char* field : {"served_model_name", "model_path"}) {
+      const auto name = info ? http::string_field(*info, field) : std::optional<std::string>();
+      if (name && *name && !(*name)->empty()) return registry_.set_model(id, **name);
+    }
+  });
 }
 
 void WorkerProbe::introduce(const WorkerRegistry::Pair& pair) {

@@ -36,6 +36,7 @@ class WorkerProbe {
   void loop();
   void pass(Duration time);
   void probe(const WorkerView& view);
+  void ask_model(const WorkerView& view);
   void introduce(const WorkerRegistry::Pair& pair);
   void on_health(const WorkerView& view, const Result<http::HttpReply>& reply);
   void on_introduced(const WorkerRegistry::Pair& pair, const Result<http::HttpReply>& reply);

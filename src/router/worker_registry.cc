@@ -17,7 +17,7 @@ std::string draw_uuid() {
 
 }  // namespace
 
-Status WorkerRegistry::add(const WorkerAddress& address) {
+Status WorkerRegistry::add(const WorkerAddress& address, WorkerTraits traits) {
   std::lock_guard lock(mutex_);
   if (find(address.url) != nullptr)
     return error(ErrorCode::kInvalidArgument, "{} is a worker already", address.url.authority());
@@ -25,6 +25,7 @@ Status WorkerRegistry::add(const WorkerAddress& address) {
   worker.view.id = next_id_++;
   worker.view.name = draw_uuid();
   worker.view.address = address;
+  worker.view.traits = std::move(traits);
   worker.view.problem = "not probed yet";
   workers(address.role).push_back(std::move(worker));
   return {};
@@ -50,6 +51,25 @@ WorkerRegistry::Worker* WorkerRegistry::find(const http::Url& url) {
     }
   }
   return nullptr;
+}
+
+WorkerRegistry::Worker* WorkerRegistry::find(uint64_t id) {
+  for (auto* list : {&prefill_, &decode_}) {
+    for (Worker& worker : *list) {
+      if (worker.view.id == id) return &worker;
+    }
+  }
+  return nullptr;
+}
+
+void WorkerRegistry::set_traits(uint64_t id, WorkerTraits traits) {
+  std::lock_guard lock(mutex_);
+  if (Worker* worker = find(id)) worker->view.traits = std::move(traits);
+}
+
+void WorkerRegistry::set_model(uint64_t id, std::string model) {
+  std::lock_guard lock(mutex_);
+  if (Worker* worker = find(id)) worker->view.model = std::move(model);
 }
 
 bool WorkerRegistry::sound(const Worker& worker, TimePoint now) const {
@@ -148,11 +168,7 @@ bool WorkerRegistry::set_health(const http::Url& url, bool healthy, std::string 
 
 void WorkerRegistry::heard(uint64_t id) {
   std::lock_guard lock(mutex_);
-  for (auto* list : {&prefill_, &decode_}) {
-    for (Worker& worker : *list) {
-      if (worker.view.id == id) worker.view.silence = {};
-    }
-  }
+  if (Worker* worker = find(id)) worker->view.silence = {};
 }
 
 std::vector<WorkerRegistry::Silent> WorkerRegistry::pass(Duration time) {

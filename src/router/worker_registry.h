@@ -25,11 +25,20 @@ struct WorkerAddress {
   [[nodiscard]] const std::string& meeting_host() const { return bootstrap_host.empty() ? url.host : bootstrap_host; }
 };
 
+// What clients of sglang-router give a worker and read of it; nothing here depends on them.
+struct WorkerTraits {
+  int64_t priority = 50;
+  double cost = 1;
+  std::map<std::string, std::string> labels = {};
+};
+
 // A copy of what is known about a worker.
 struct WorkerView {
   uint64_t id = 0;   // a worker that was removed and added again is another one
   std::string name;  // likewise: a UUID, by which the router's clients call it
   WorkerAddress address;
+  WorkerTraits traits;
+  std::string model;  // as it calls what it serves; empty until it has been asked
   bool healthy = false;
   bool breaker_open = false;
   Duration silence{};  // since it was last heard; reaches silence_max at most while it is healthy
@@ -47,8 +56,11 @@ class WorkerRegistry {
   WorkerRegistry(Options options, PairPolicy policy) : options_(options), policy_(policy) {}
 
   // Known already: kInvalidArgument.
-  Status add(const WorkerAddress& address);
+  Status add(const WorkerAddress& address, WorkerTraits traits = {});
   Status remove(const http::Url& url);
+  // By WorkerView::id; nothing where it is gone.
+  void set_traits(uint64_t id, WorkerTraits traits);
+  void set_model(uint64_t id, std::string model);
 
   struct Pair {
     WorkerAddress prefill, decode;
@@ -93,6 +105,7 @@ class WorkerRegistry {
     TimePoint retry_at{};
   };
   Worker* find(const http::Url& url);
+  Worker* find(uint64_t id);
   [[nodiscard]] std::string refusals_text() const;
   void forget_pairings(const std::string& authority);
   void start_anew(Worker* worker);

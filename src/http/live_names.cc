@@ -15,6 +15,10 @@ Result<std::shared_ptr<LiveNames::Hold>> LiveNames::claim(const ApiRequest& requ
   std::set<std::string> names;
   for (const ChoiceRequest& choice : request.choices)
     names.insert(choice.engine.call.empty() ? choice.engine.rid : choice.engine.call);
+  return claim(std::move(names));
+}
+
+Result<std::shared_ptr<LiveNames::Hold>> LiveNames::claim(std::set<std::string> names) {
   std::lock_guard lock(state_->mutex);
   for (const std::string& name : names) {
     if (state_->names.contains(name))

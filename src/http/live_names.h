@@ -35,6 +35,7 @@ class LiveNames {
 
   // kInvalidArgument: a running call has one of them.
   [[nodiscard]] Result<std::shared_ptr<Hold>> claim(const ApiRequest& request);
+  [[nodiscard]] Result<std::shared_ptr<Hold>> claim(std::set<std::string> names);
 
  private:
   const std::shared_ptr<State> state_ = std::make_shared<State>();

@@ -34,13 +34,15 @@ bool worth_retrying(int status) {
 // (writer->post) orders them, so that members need no lock.
 class PdCall : public std::enable_shared_from_this<PdCall> {
  public:
-  PdCall(const PdCallContext& context, http::Exchange x, RequestTraits traits, std::string common_body)
+  PdCall(const PdCallContext& context, http::Exchange x, RequestTraits traits, std::string common_body,
+         std::shared_ptr<http::LiveNames::Hold> names)
       : context_(context),
         request_(std::move(x.request)),
         body_(std::make_shared<const std::string>(std::move(common_body))),
         writer_(std::move(x.writer)),
         echo_(std::move(x.headers)),
         traits_(traits),
+        names_(std::move(names)),
         arrival_(context_.clock.now()),
         deadline_(context.request_timeout > Duration(0) ? arrival_ + context.request_timeout : OpenCalls::kNoDeadline) {
   }
@@ -196,6 +198,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     }
     if (traits_.stream) pass_events();
     if (!decode_.ended) return;
+    free_names();
     if (traits_.stream) {
       writer_->write(std::move(decode_.body));
       writer_->finish();
@@ -224,6 +227,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     std::string events = decode_.body.substr(0, from + last + kEnd.size());
     decode_.body.erase(0, events.size());
     decode_.unended = decode_.body.size();
+    if (events.ends_with("data: [DONE]\n\n")) free_names();
     writer_->write(std::move(events));
   }
 
@@ -252,6 +256,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
       if (attempt()) return context_.metrics.count(Event::kRetry);
     }
     if (!said) return give_up(code, text, verdict, blame);
+    free_names();
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", verdict);
     for (const char* name : {"Content-Type", "Retry-After", "x-should-retry"}) {
@@ -267,6 +272,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
 
   void give_up(int status, const std::string& message, const std::string& verdict,
                WorkerRegistry::Blame blame = WorkerRegistry::Blame::kUnclear) {
+    free_names();
     if (seen()) {  // never a silent end (S7)
       context_.metrics.count(Event::kStreamError);
       writer_->write("data: " + http::error_json(status, message) + "\n\ndata: [DONE]\n\n");
@@ -279,12 +285,18 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
     finish(blame);
   }
 
+  // Before the client can know the end: it may use them again at once. All tries of the call share them.
+  void free_names() {
+    if (names_) names_->release();
+  }
+
   void drop_body() {
     body_.reset();
     request_.drop_body();
   }
 
   void refuse(int status, const std::string& message) {
+    free_names();
     Headers headers = echo_;
     headers.emplace_back("x-baton-verdict", fmt::format("refused; tries={}", attempt_));
     http::send_error(*writer_, status, message, headers);
@@ -305,6 +317,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   void finish(WorkerRegistry::Blame blame) {
     if (over_) return;
     over_ = true;
+    free_names();
     release(blame);
     drop_body();
   }
@@ -315,6 +328,7 @@ class PdCall : public std::enable_shared_from_this<PdCall> {
   const std::shared_ptr<http::ResponseWriter> writer_;
   const Headers echo_;
   const RequestTraits traits_;
+  const std::shared_ptr<http::LiveNames::Hold> names_;
   const TimePoint arrival_;
   const TimePoint deadline_;
   TimePoint sent_{};
@@ -336,6 +350,15 @@ void start_pd_call(PdCallContext context, http::Exchange x) {
     x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
     return x.refuse(body.error());
   }
+  std::shared_ptr<http::LiveNames::Hold> names;
+  if (auto named = names_in(x.request.path, *body); !named.empty()) {
+    auto claimed = context.names.claim(std::move(named));
+    if (!claimed) {
+      x.headers.emplace_back("x-baton-verdict", "refused; tries=0");
+      return x.refuse(claimed.error());
+    }
+    names = std::move(*claimed);
+  }
   std::string().swap(x.request.body);  // its share stays taken: the parsed one is kept
   if (x.request.path == "/invocations") {
     const auto kind = http::invoked_kind(*body);
@@ -347,7 +370,8 @@ void start_pd_call(PdCallContext context, http::Exchange x) {
   }
   const RequestTraits traits = inspect_request(x.request.path, *body);
   const auto writer = x.writer;
-  const auto call = std::make_shared<PdCall>(context, std::move(x), traits, common_body(std::move(*body)));
+  const auto call =
+      std::make_shared<PdCall>(context, std::move(x), traits, common_body(std::move(*body)), std::move(names));
   writer->post([call] { call->run(); });
 }
 

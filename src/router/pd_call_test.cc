@@ -58,7 +58,7 @@ struct Pair {
     registry.set_health(decode.url(), true, "");
     front =
         http::HttpServer::start({}, [this](http::HttpRequest request, std::shared_ptr<http::ResponseWriter> writer) {
-          start_pd_call({registry, calls, *legs, clock, metrics, request_timeout},
+          start_pd_call({registry, calls, *legs, clock, metrics, names, request_timeout},
                         Exchange(std::move(request), std::move(writer)));
         }).value();
   }
@@ -104,6 +104,7 @@ struct Pair {
   WorkerRegistry registry{{}, PairPolicy(PlacementPolicy::kLeastLoaded, PlacementPolicy::kLeastLoaded, 1)};
   SteadyClock clock;
   RouterMetrics metrics;
+  http::LiveNames names;
   PlayedWorker prefill, decode;
   std::unique_ptr<http::HttpServer> front;
   std::unique_ptr<http::HttpClient> legs = std::make_unique<http::HttpClient>();

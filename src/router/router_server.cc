@@ -205,7 +205,7 @@ class Router::Impl {
 
   void pd(Exchange x) {
     if (draining_) return x.refuse(503, kDraining);
-    start_pd_call({registry_, calls_, client_, clock_, metrics_, options_.request_timeout}, std::move(x));
+    start_pd_call({registry_, calls_, client_, clock_, metrics_, names_, options_.request_timeout}, std::move(x));
   }
 
   void health(Exchange x) {
@@ -357,6 +357,7 @@ class Router::Impl {
   WorkerRegistry registry_;
   std::atomic<bool> draining_{false};
   OpenCalls calls_;
+  http::LiveNames names_;  // of the calls that run
   WorkerApi worker_api_{registry_, calls_, client_, options_.api_key};
   LastPages last_pages_;
   std::unique_ptr<http::HttpServer> server_;

@@ -43,7 +43,9 @@ inline PlayedWorker::Play instance(std::string name) {
 }
 
 struct RunningRouter {
-  explicit RunningRouter(std::string key = "") : prefill(instance("p")), decode(instance("d")) {
+  explicit RunningRouter(std::string key = "", PlayedWorker::Play prefill_play = instance("p"),
+                         PlayedWorker::Play decode_play = instance("d"))
+      : prefill(std::move(prefill_play)), decode(std::move(decode_play)) {
     RouterOptions options;
     options.workers = {{Role::kPrefill, prefill.url(), 8998}, {Role::kDecode, decode.url(), 0}};
     options.health_interval = 20ms;

@@ -49,6 +49,24 @@ RequestTraits inspect_request(std::string_view path, const json::object& body) {
   return traits;
 }
 
+std::set<std::string> names_in(std::string_view path, const json::object& body) {
+  std::set<std::string> names;
+  const auto add = [&](const json::value& name) {
+    if (name.is_string() && !name.as_string().empty()) names.emplace(name.as_string());
+  };
+  if (const json::value* rid = http::find_field(body, "rid")) {
+    if (rid->is_array()) {
+      for (const json::value& each : rid->as_array()) add(each);
+    } else {
+      add(*rid);
+    }
+  }
+  const json::value* own = http::find_field(body, "request_id");
+  if (names.empty() && path != "/generate" && own != nullptr && own->is_string() && !own->as_string().empty())
+    names.emplace((path == "/v1/completions" ? "cmpl-" : "chatcmpl-") + std::string(own->as_string()));
+  return names;
+}
+
 std::string common_body(json::object body) {
   for (const char* field : {"bootstrap_host", "bootstrap_port", "bootstrap_room"}) body.erase(field);
   std::string text = json::serialize(body);

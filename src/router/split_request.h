@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/json.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,8 @@ struct RequestTraits {
 };
 
 // `path`: "/generate", "/v1/completions" or "/v1/chat/completions".
+// How the client names the call, as the instances read it; empty if it does not.
+std::set<std::string> names_in(std::string_view path, const boost::json::object& body);
 RequestTraits inspect_request(std::string_view path, const boost::json::object& body);
 
 // The body as text, without its last brace and without bootstrap_host, bootstrap_port and bootstrap_room, whatever the

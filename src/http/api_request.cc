@@ -27,6 +27,8 @@ size_t sequence_bytes(const Prompt& prompt, const SamplingFields& fields) {
     ids += word.size();
   }
   for (const std::string& stop : fields.stops) bytes += sizeof(stop) + stop.size();
+  for (const text::StopPattern& stop : fields.stop_patterns)
+    bytes += sizeof(stop) + stop.source.size() + text::StopSearch::kTailBytes;
   return bytes + ids * sizeof(int32_t);
 }
 
@@ -54,6 +56,7 @@ Status expand(const std::vector<Prompt>& prompts, const std::vector<SamplingFiel
       choice.prompt_cut = prompts[p].cut;
       choice.engine.sampling = of(p).params;
       choice.stops = of(p).stops;
+      choice.stop_patterns = of(p).stop_patterns;
       choice.stops_after = of(p).stops_after;
       if (choice.engine.sampling.seed && s > 0) *choice.engine.sampling.seed += static_cast<uint64_t>(s);
       request->choices.push_back(std::move(choice));

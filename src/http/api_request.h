@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "http/weight_version.h"
 #include "text/chat_template.h"
+#include "text/stop_search.h"
 #include "text/tokenizer.h"
 
 namespace baton::http {
@@ -48,6 +49,7 @@ enum class ApiKind : uint8_t { kGenerate, kCompletion, kChat };
 struct ChoiceRequest {
   engine::Request engine;
   std::vector<std::string> stops;
+  std::vector<text::StopPattern> stop_patterns;
   int stops_after = 0;  // of so many tokens the text may hold stop strings (min_tokens)
   int prompt_index = 0;
   bool prompt_cut = false;  // it is not all that came (truncate_prompt_tokens)
@@ -58,9 +60,11 @@ struct ChoiceRequest {
 inline constexpr int kCompletionTokens = 16;  // max_tokens of a completion that does not name it
 inline constexpr size_t kChoicesMax = 4096;
 inline constexpr size_t kStopsMax = 64;
-inline constexpr size_t kStopBytesMax = 64 << 10;  // of all stop strings of a prompt
-inline constexpr size_t kNameBytesMax = 256;       // rid, cache_salt, bootstrap_host
-inline constexpr size_t kModelBytesMax = 1024;     // of the model's name, which may be a path
+inline constexpr size_t kStopPatternsMax = 8;         // stop_regex
+inline constexpr size_t kStopPatternBytesMax = 4096;  // of each
+inline constexpr size_t kStopBytesMax = 64 << 10;     // of all stop strings of a prompt
+inline constexpr size_t kNameBytesMax = 256;          // rid, cache_salt, bootstrap_host
+inline constexpr size_t kModelBytesMax = 1024;        // of the model's name, which may be a path
 // What the sequences of a call may hold together before the first new token: every one has its own copy of its prompt,
 // stops and biases.
 inline constexpr size_t kCallBytesMax = 128 << 20;

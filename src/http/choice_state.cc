@@ -10,6 +10,7 @@ ChoiceState::ChoiceState(const ChoiceRequest& request, const ApiRequest& call, c
       prompt_tokens(static_cast<int>(request.engine.prompt.size())),
       stop_strings_(request.stops),
       stops_(request.stops, {.no_stop_trim = call.no_stop_trim}),
+      stop_search_(request.stop_patterns),
       no_stop_trim_(call.no_stop_trim),
       stops_after_(static_cast<size_t>(request.stops_after)) {
   if (!model.tokenizer) return;
@@ -31,6 +32,14 @@ void ChoiceState::push_text(const std::string& piece, size_t count) {
   const text::StopMatcher::Output step = stops_.feed(piece, may_stop(count));
   text += step.text;
   if (step.stop) matched_stop_ = stop_strings_[*step.stop];
+}
+
+// As in SGLang, the text keeps what a pattern matched, to the end of the token that completed it.
+Status ChoiceState::search(const std::string& piece, size_t count) {
+  if (matched_stop_) return {};
+  BATON_ASSIGN(matched_stop_, stop_search_.feed(piece, may_stop(count)));
+  if (matched_stop_) text += stops_.finish();
+  return {};
 }
 
 void ChoiceState::end_at_special(const std::string& stop, size_t count) {
@@ -55,12 +64,21 @@ bool ChoiceState::take(engine::Output output) {
     engine::GeneratedToken& token = output.tokens[i];
     const bool is_stop = stopped_by_token && i + 1 == output.tokens.size();
     offsets.push_back(characters_);
-    if (detokenizer_ && (!is_stop || no_stop_trim_)) push_text(push_token(token.id), tokens.size() + 1);
+    Status searched;
+    if (detokenizer_ && (!is_stop || no_stop_trim_)) {
+      const std::string piece = push_token(token.id);
+      push_text(piece, tokens.size() + 1);
+      if (!is_stop) searched = search(piece, tokens.size() + 1);
+    }
     if (const auto special = stop_specials_.find(token.id);
         special != stop_specials_.end() && !is_stop && may_stop(tokens.size() + 1)) {
       end_at_special(special->second, tokens.size() + 1);
     }
     tokens.push_back(std::move(token));
+    if (!searched) {
+      finish = ChoiceFinish{engine::FinishReason::kAbort, {}, searched.error()};
+      return !output.finish.has_value();
+    }
     if (matched_stop_) {
       finish = ChoiceFinish{engine::FinishReason::kStop, *matched_stop_, std::nullopt};
       return !output.finish.has_value();

@@ -16,7 +16,7 @@ namespace baton::http {
 
 struct ChoiceFinish {
   engine::FinishReason reason = engine::FinishReason::kStop;
-  std::variant<std::monostate, int32_t, std::string> matched;  // the stop token or string
+  std::variant<std::monostate, int32_t, std::string> matched;  // the stop token, string or pattern
   std::optional<Error> error;
 };
 
@@ -49,12 +49,14 @@ class ChoiceState {
   [[nodiscard]] bool may_stop(size_t count) const { return count > stops_after_; }
   [[nodiscard]] std::string push_token(int32_t id);
   void push_text(const std::string& piece, size_t count);
+  Status search(const std::string& piece, size_t count);
   void end_at_special(const std::string& stop, size_t count);
 
   std::optional<text::StreamingDetokenizer> detokenizer_;
   std::vector<std::string> stop_strings_;
   std::map<int32_t, std::string> stop_specials_;  // stop strings that are special tokens, which the text leaves out
   text::StopMatcher stops_;
+  text::StopSearch stop_search_;
   bool no_stop_trim_;
   size_t stops_after_;
   size_t characters_ = 0;  // that came of the tokens so far, held back or not

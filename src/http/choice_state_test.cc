@@ -19,12 +19,14 @@ const ModelText& model() {
 }
 
 struct Stream {
-  explicit Stream(std::vector<std::string> stops = {}, ApiRequest wanted = {}, int stops_after = 0)
+  explicit Stream(std::vector<std::string> stops = {}, ApiRequest wanted = {}, int stops_after = 0,
+                  std::vector<text::StopPattern> stop_patterns = {})
       : call(std::move(wanted)) {
     ChoiceRequest choice;
     choice.engine.prompt = {1, 2, 3};
     choice.stops = std::move(stops);
     choice.stops_after = stops_after;
+    choice.stop_patterns = std::move(stop_patterns);
     call.choices.push_back(choice);
     state.emplace(call.choices[0], call, model(), 0);
   }
@@ -51,6 +53,38 @@ TEST(ChoiceState, NeverSplitsACharacter) {
   stream.take("\xE4\xB8", finished(FinishReason::kLength));
   EXPECT_EQ(stream.state->text, text + "\xEF\xBF\xBD");  // an unfinished character at the end
   EXPECT_EQ(stream.state->tokens.size(), text.size() + 2);
+}
+
+std::vector<text::StopPattern> patterns(const char* source) {
+  return {{source, text::Regex::from_python(source).value()}};
+}
+
+// The text of a match stays, with what stop strings had held back.
+TEST(ChoiceState, EndsWhereAPatternMatches) {
+  Stream stream({"3z"}, {}, 0, patterns("[0-9]{2}"));
+  EXPECT_FALSE(stream.take("ab1"));
+  EXPECT_EQ(stream.state->text, "ab1");
+  EXPECT_TRUE(stream.take("3z"));
+  ASSERT_TRUE(stream.state->finish);
+  EXPECT_EQ(stream.state->text, "ab13");
+  EXPECT_EQ(stream.state->tokens.size(), 4U);
+  EXPECT_EQ(stream.state->finish->reason, FinishReason::kStop);
+  EXPECT_EQ(std::get<std::string>(stream.state->finish->matched), "[0-9]{2}");
+}
+
+TEST(ChoiceState, APatternWaitsForTheLeastTokens) {
+  Stream stream({}, {}, 3, patterns("a."));
+  EXPECT_FALSE(stream.take("aba"));
+  EXPECT_TRUE(stream.take("b"));
+  EXPECT_EQ(stream.state->text, "abab");
+}
+
+TEST(ChoiceState, APatternThatTakesTooLongEndsItWithAnError) {
+  Stream stream({}, {}, 0, patterns("(a|a)*(a|a)*(a|a)*[bc]"));
+  EXPECT_TRUE(stream.take(std::string(1000, 'a')));
+  ASSERT_TRUE(stream.state->finish && stream.state->finish->error);
+  EXPECT_EQ(stream.state->finish->reason, FinishReason::kAbort);
+  EXPECT_EQ(stream.state->finish->error->code, ErrorCode::kInvalidArgument);
 }
 
 TEST(ChoiceState, HoldsWhatMayBeginAStopString) {

@@ -81,6 +81,9 @@ TEST(Generation, GenerateFinishReasons) {
             R"({"type":"stop","matched":33})");
   EXPECT_EQ(finish_of(R"({"text":"a","sampling_params":{"stop":"END"}})", "bEND", finished(FinishReason::kLength)),
             R"({"type":"stop","matched":"END"})");
+  EXPECT_EQ(
+      finish_of(R"({"text":"a","sampling_params":{"stop_regex":"E(N|M)D"}})", "bEND", finished(FinishReason::kLength)),
+      R"({"type":"stop","matched":"E(N|M)D"})");
   EXPECT_EQ(finish_of(R"({"text":"a"})", "b",
                       finished(FinishReason::kAbort, error(ErrorCode::kCancelled, "aborted by \"me\""))),
             R"({"type":"abort","message":"aborted by \"me\""})");

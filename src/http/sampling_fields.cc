@@ -34,6 +34,30 @@ Result<std::vector<std::string>> read_stops(const json::object& from) {
   return stops;
 }
 
+// SGLang's, of Python's re. One without any sign of a pattern is a stop string, and cut off as one: so it is there.
+Status read_stop_patterns(const json::object& from, const ModelText& model, SamplingFields* read) {
+  BATON_ASSIGN(std::vector<std::string> sources, strings_field(from, "stop_regex", kStopPatternsMax));
+  std::erase(sources, "");
+  if (!sources.empty() && !model.tokenizer) {
+    return error(ErrorCode::kInvalidArgument,
+                 "stop_regex: this server has no tokenizer (--skip-tokenizer-init): there is no text to look at");
+  }
+  for (std::string& source : sources) {
+    if (source.size() > kStopPatternBytesMax) {
+      return error(ErrorCode::kInvalidArgument, "stop_regex: {} bytes; at most {} are allowed", source.size(),
+                   kStopPatternBytesMax);
+    }
+    if (source.find_first_of("\\.^$*+?{}[]|()") == std::string::npos) {
+      read->stops.push_back(std::move(source));
+      continue;
+    }
+    auto regex = text::Regex::from_python(source);
+    if (!regex) return error(ErrorCode::kInvalidArgument, "stop_regex: {}", regex.error().message);
+    read->stop_patterns.push_back({std::move(source), std::move(*regex)});
+  }
+  return {};
+}
+
 // Of the entries that name no token, the first few are told of together.
 Status read_logit_bias(const json::object& from, const ModelText& model, engine::SamplingParams* params) {
   const json::value* bias = find_field(from, "logit_bias");
@@ -181,6 +205,7 @@ Status read_sampling(const json::object& from, const ModelText& model, bool open
     BATON_ASSIGN(params->stop_token_ids, read_stop_ids(*ids, model));
   }
   BATON_ASSIGN(read->stops, read_stops(from));
+  BATON_TRY(read_stop_patterns(from, model, read));
   BATON_TRY(read_logit_bias(from, model, params));
   BATON_TRY(read_allowed(from, model, params));
   BATON_TRY(read_bad_words(from, model, params));

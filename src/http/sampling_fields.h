@@ -14,6 +14,7 @@ namespace baton::http {
 struct SamplingFields {
   engine::SamplingParams params;
   std::vector<std::string> stops;
+  std::vector<text::StopPattern> stop_patterns;
   int stops_after = 0;         // as ChoiceRequest's
   std::string_view max_field;  // the one that gave max_new_tokens; empty: the rest of the context will do
 };

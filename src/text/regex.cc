@@ -86,14 +86,25 @@ struct Regex::Code {
   Owned<pcre2_code> code;
 };
 
-Result<Regex> Regex::from_onig(std::string_view pattern) {
+Status Regex::check_source(std::string_view pattern) {
   if (!is_valid_utf8(pattern)) return error(ErrorCode::kInvalidArgument, "regular expression is not valid UTF-8");
   constexpr size_t kSourceBytesMax = size_t{1} << 16;  // published ones have up to 1 kB
   if (pattern.size() > kSourceBytesMax) {
     return error(ErrorCode::kInvalidArgument, "regular expression of {} bytes, at most {} are read", pattern.size(),
                  kSourceBytesMax);
   }
+  return {};
+}
+
+Result<Regex> Regex::from_onig(std::string_view pattern) {
+  BATON_TRY(check_source(pattern));
   BATON_ASSIGN(const std::string translated, pcre2_from_onig(pattern));
+  return compile(translated);
+}
+
+Result<Regex> Regex::from_python(std::string_view pattern) {
+  BATON_TRY(check_source(pattern));
+  BATON_ASSIGN(const std::string translated, pcre2_from_python(pattern));
   return compile(translated);
 }
 
@@ -145,6 +156,19 @@ Result<std::vector<TextRange>> Regex::find_all(std::string_view text, EncodeBudg
     from = match.end;
   }
   return matches;
+}
+
+Result<bool> Regex::is_in(std::string_view text, EncodeBudget& budget) const {
+  thread_local const Matcher matcher;
+  matcher.limit_steps(text.size());
+  pcre2_set_callout(matcher.context.get(), on_callout, &budget);
+  TextRange match{};
+  const int count = match_from(code_->code.get(), matcher, text, 0, match);
+  if (count < 0 && count != PCRE2_ERROR_NOMATCH) {
+    if (!budget.is_over()) budget.fail(match_failure(count, 0, text.size()));
+    return budget.status().error();
+  }
+  return count >= 0;
 }
 
 }  // namespace baton::text

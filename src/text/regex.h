@@ -21,6 +21,8 @@ class Regex {
  public:
   // From Oniguruma's dialect (regex_syntax.h). kInvalidArgument if it cannot be matched exactly.
   [[nodiscard]] static Result<Regex> from_onig(std::string_view pattern);
+  // From Python's dialect, likewise.
+  [[nodiscard]] static Result<Regex> from_python(std::string_view pattern);
   // Matches the text itself.
   [[nodiscard]] static Result<Regex> from_literal(std::string_view text);
 
@@ -32,6 +34,9 @@ class Regex {
   [[nodiscard]] Result<std::vector<TextRange>> find_all(std::string_view text, EncodeBudget& budget,
                                                         bool each_is_a_token = false) const;
 
+  // Whether it matches anywhere in `text`, valid UTF-8; errors as find_all()'s.
+  [[nodiscard]] Result<bool> is_in(std::string_view text, EncodeBudget& budget) const;
+
   static constexpr size_t kStepsMin = 1'000'000;
   static constexpr size_t kStepsPerByte = 16;
   static constexpr size_t kHeapMax = size_t{256} << 20;  // bytes
@@ -39,6 +44,7 @@ class Regex {
  private:
   struct Code;
   explicit Regex(std::shared_ptr<const Code> code) : code_(std::move(code)) {}
+  static Status check_source(std::string_view pattern);
   static Result<Regex> compile(std::string_view pattern);
 
   std::shared_ptr<const Code> code_;  // shared by copies: it never changes

@@ -24,7 +24,7 @@ constexpr std::string_view kCallout = "(?C)";
 
 class Translator {
  public:
-  explicit Translator(std::string_view pattern) : in_(pattern) {}
+  explicit Translator(std::string_view pattern, bool python = false) : in_(pattern), python_(python) {}
 
   Result<std::string> run() {
     while (!at_end()) BATON_TRY(element());
@@ -42,7 +42,8 @@ class Translator {
 
   [[nodiscard]] bool at_end() const { return at_ == in_.size(); }
   [[nodiscard]] bool next_is(std::string_view text) const { return in_.substr(at_).starts_with(text); }
-  [[nodiscard]] bool is_caseless() const { return groups_.back().is_caseless; }
+  // Of Python's patterns nothing has to be matched without regard to case as Oniguruma does it.
+  [[nodiscard]] bool is_caseless() const { return !python_ && groups_.back().is_caseless; }
 
   template <typename... Args>
   Error unsupported(fmt::format_string<Args...> what, Args&&... args) const {
@@ -69,8 +70,17 @@ class Translator {
     if (c == '|' && groups_.size() == 1) has_repeat_ = false;
     if (c == '|' || c == '.') return copy_and_reset(1);
     if (c == '^' || c == '$') return anchor(c == '^');
-    if (c == ']' || c == '}') return unsupported("a lone '{}'", c);
+    if (c == ']' || c == '}') return python_ ? lone(c) : unsupported("a lone '{}'", c);
     return literal();
+  }
+
+  // Python takes a bracket that nothing goes with for itself.
+  Status lone(char c) {
+    item_ = out_.size();
+    out_ += {'\\', c};
+    ++at_;
+    last_letter_ = 0;
+    return {};
   }
 
   // A repeat of the item before: a callout stands before it if what precedes can come back to it.
@@ -82,7 +92,11 @@ class Translator {
 
   // Ruby's anchors are those of lines; no line begins after a newline that ends the text.
   Status anchor(bool is_begin) {
-    out_ += is_begin ? "(?:\\A|(?<=\\n)(?!\\z))" : "(?=\\n|\\z)";
+    if (python_) {
+      out_ += is_begin ? "\\A" : "(?=\\n?\\z)";
+    } else {
+      out_ += is_begin ? "(?:\\A|(?<=\\n)(?!\\z))" : "(?=\\n|\\z)";
+    }
     ++at_;
     last_letter_ = 0;
     return {};
@@ -102,6 +116,13 @@ class Translator {
       groups_.push_back({is_caseless() || opener == "(?i:", out_.size()});
       return copy_and_reset(opener.size());
     }
+    if (const size_t name_end = in_.find('>', at_); python_ && next_is("(?P<") && name_end != std::string_view::npos) {
+      groups_.push_back({false, out_.size()});
+      out_ += '(';
+      at_ = name_end + 1;
+      last_letter_ = 0;
+      return {};
+    }
     if (next_is("(?") || next_is("(*")) return unsupported("the group '{}'", in_.substr(at_, 4));
     groups_.push_back({is_caseless(), out_.size()});
     return copy_and_reset(1);
@@ -115,8 +136,9 @@ class Translator {
     const size_t comma = body.find(',');
     const bool is_interval = end < in_.size() && in_[end] == '}' && body.size() > 0 && body != "," &&
                              (comma == std::string_view::npos || body.find(',', comma + 1) == std::string_view::npos);
-    if (!is_interval) return unsupported("a lone '{{'");
-    if (end + 1 < in_.size() && (in_[end + 1] == '+' || (in_[end + 1] == '?' && comma == std::string_view::npos))) {
+    if (!is_interval) return python_ ? lone('{') : unsupported("a lone '{{'");
+    if (!python_ && end + 1 < in_.size() &&
+        (in_[end + 1] == '+' || (in_[end + 1] == '?' && comma == std::string_view::npos))) {
       return unsupported("'{}' after an interval", in_[end + 1]);
     }
     out_ += body[0] == ',' ? "{0" : "{";
@@ -185,7 +207,7 @@ class Translator {
         return read_set("\\p{Nd}" + newer_members_of("Nd"), c == 'D');
       case 'w':
       case 'W':
-        return read_set(word_items(in_class), c == 'W');
+        return read_set(python_ ? "\\p{L}\\p{N}_" : word_items(in_class), c == 'W');
       case 'x':
       case 'u':
         return read_code_point(c);
@@ -193,8 +215,17 @@ class Translator {
       case 'P':
         return read_property(c == 'P');
       default:
-        return unsupported("'\\{}'", c);
+        return python_ ? read_assertion(c, in_class) : unsupported("'\\{}'", c);
     }
+  }
+
+  // Python's escapes of places, and \b of a class, which is a backspace there.
+  Result<Escape> read_assertion(char c, bool in_class) {
+    const bool is_place = c == 'b' || c == 'B' || c == 'A' || c == 'Z';
+    if (!is_place || (in_class && c != 'b')) return unsupported("'\\{}'", c);
+    at_ += 2;
+    if (in_class) return Escape{"\\x{8}"};
+    return Escape{std::string{'\\', c == 'Z' ? 'z' : c}};
   }
 
   Result<Escape> read_set(std::string_view items, bool is_negated) {
@@ -224,7 +255,8 @@ class Translator {
     const std::string digits(in_.substr(begin, end - begin));
     const bool closed = !braced || (end < in_.size() && in_[end] == '}');
     if (digits.empty() || !closed || (kind == 'u' && digits.size() != 4)) return unsupported("this '\\{}'", kind);
-    if (kind == 'x' && !braced && std::stoul(digits, nullptr, 16) >= 0x80) return unsupported("a byte above 7F");
+    if (!python_ && kind == 'x' && !braced && std::stoul(digits, nullptr, 16) >= 0x80)
+      return unsupported("a byte above 7F");
     if (is_caseless()) return unsupported("'\\{}' in (?i:", kind);
     at_ = end + (braced ? 1 : 0);
     return Escape{"\\x{" + digits + "}"};
@@ -267,6 +299,11 @@ class Translator {
 
   // One item; after_set says that the item before was a set, after which '-' stands for itself.
   Status class_item(bool& after_set) {
+    if (python_ && (next_is("[") || next_is("&"))) {
+      out_ += {'\\', in_[at_++]};
+      after_set = false;
+      return {};
+    }
     if (next_is("[") || next_is("&&")) return unsupported("'{}' in a class", in_.substr(at_, 2));
     if (next_is("\\")) {
       BATON_ASSIGN(const Escape escape, read_escape(/*in_class=*/true));
@@ -288,6 +325,7 @@ class Translator {
   }
 
   std::string_view in_;
+  bool python_;
   size_t at_ = 0;
   std::string out_;
   struct OpenGroup {
@@ -309,6 +347,15 @@ Result<std::string> pcre2_from_onig(std::string_view pattern) {
   // quadratic.
   if (pattern == "\\s+$") return "(?<![" + std::string(kSpaceItems) + "])" + translated;
   return translated;
+}
+
+Result<std::string> pcre2_from_python(std::string_view pattern) {
+  std::string flags;
+  for (std::string_view known : {"(?i)", "(?s)", "(?is)", "(?si)"}) {
+    if (pattern.starts_with(known)) flags = known;
+  }
+  BATON_ASSIGN(const std::string translated, Translator(pattern.substr(flags.size()), true).run());
+  return flags + translated;
 }
 
 std::string pcre2_from_literal(std::string_view text) {

@@ -18,6 +18,10 @@ namespace baton::text {
 // text from each of its places in one call that nothing ends.
 [[nodiscard]] Result<std::string> pcre2_from_onig(std::string_view pattern);
 
+// The same for a pattern of Python's re: its anchors, \b, \A, \Z, named groups, and (?i) and (?s) at the front. What it
+// has beyond those and Oniguruma's is kInvalidArgument.
+[[nodiscard]] Result<std::string> pcre2_from_python(std::string_view pattern);
+
 // A PCRE2 pattern for the literal text.
 [[nodiscard]] std::string pcre2_from_literal(std::string_view text);
 

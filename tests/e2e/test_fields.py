@@ -1,4 +1,5 @@
 """Fields of requests over a handoff: prefill draws the first token, decode the others, and both read the body."""
+import re
 import threading
 
 import openai
@@ -53,6 +54,25 @@ def test_stop_strings_wait_for_min_tokens(client):
     assert kept.text == short.text + stop and kept.stop_reason == stop
     answer = client.completions.create(**ask, stop=[stop], extra_body={"min_tokens": 20, "return_token_ids": True}).choices[0]
     assert len(answer.token_ids) >= 20 and plain.text.startswith(answer.text)
+
+
+def test_a_pattern_ends_the_text_and_stays_in_it(up, client):
+    ask = dict(model="any", prompt="Once upon a time", max_tokens=30, temperature=0)
+    plain = client.completions.create(**ask).choices[0].text
+    pattern = r"\b[a-z]{3,}\b\W"
+    end = re.search(pattern, plain).end()
+    answer = client.completions.create(**ask, extra_body={"stop_regex": pattern, "return_token_ids": True}).choices[0]
+    assert answer.finish_reason == "stop" and answer.matched_stop == pattern
+    assert plain.startswith(answer.text) and end <= len(answer.text) < len(plain)
+    assert not re.search(pattern, answer.text[:end - 1])
+    pieces = [event.choices[0].text for event in client.completions.create(**ask, stream=True, extra_body={"stop_regex": pattern})]
+    assert "".join(pieces) == answer.text
+    first = client.completions.create(**ask, extra_body={"stop_regex": [r"\\", "."], "return_token_ids": True}).choices[0]
+    assert len(first.token_ids) == 1 and first.matched_stop == "."
+    word = re.search(r"[a-z]{3,}", plain).group()
+    cut = client.completions.create(**ask, extra_body={"stop_regex": word}).choices[0]  # a pattern of letters alone is a stop string
+    assert cut.text == plain[:plain.index(word)] and cut.matched_stop == word
+    assert call(up.url + "/v1/completions", {"prompt": "a", "stop_regex": "("})[0] == 400
 
 
 def test_one_room_stands_for_every_sample(up):

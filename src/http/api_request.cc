@@ -142,7 +142,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ReadContext& r
   request.stream = stream.value_or(false);
   BATON_ASSIGN(auto text_in, bool_field(body, "return_text_in_logprobs"));
   request.text_in_logprobs = text_in.value_or(false);
-  BATON_TRY(read_generate_logprobs(body, model, &request));
+  BATON_TRY(read_generate_logprobs(body, read.model, &request));
   BATON_TRY(read_token_fields(body, &request));
   BATON_TRY(read_routing(body, read.role, &request));
   return request;
@@ -201,7 +201,7 @@ Result<ApiRequest> parse_completion(const json::object& body, const ReadContext&
   std::vector<Prompt> prompts;
   BATON_TRY(read_prompts(*prompt, "prompt", read, add_special.value_or(true), &prompts, &request.batch));
   BATON_TRY(finish_openai(body, read, prompts, kCompletionTokens, &request));
-  BATON_TRY(read_completion_logprobs(body, &request));
+  BATON_TRY(read_completion_logprobs(body, read.model, &request));
   return request;
 }
 
@@ -211,7 +211,7 @@ Result<ApiRequest> parse_chat(json::object body, const ReadContext& read) {
   std::vector<Prompt> prompts(1);
   BATON_ASSIGN(prompts[0], read_chat_prompt(&body, read, &request));
   BATON_TRY(finish_openai(body, read, prompts, std::nullopt, &request));
-  BATON_TRY(read_chat_logprobs(body, &request));
+  BATON_TRY(read_chat_logprobs(body, read.model, &request));
   return request;
 }
 

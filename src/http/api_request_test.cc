@@ -101,6 +101,8 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
       {{kOpenAi[0], kOpenAi[1]},
        {"stream_options", {}, {"{\"include_usage\":null}", "{\"continuous_usage_stats\":true}"}, "when stream"}},
       {{kOpenAi[0], kOpenAi[1]}, {"prompt_logprobs", {"0", "20"}, {"-1", "21", "true"}, "[0, 20]"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"logprob_token_ids", {"[]"}, {"[5]"}, "only with logprobs"}},
+      {{kOpenAi[0], kOpenAi[1]}, {"logprob_token_ids", {}, {"[258]", "[-1]"}, "out-of-vocabulary"}},
       {{kOpenAi[0], kOpenAi[1]}, {"return_token_ids", {"true"}, {"1"}, "true or false"}},
       {{kOpenAi[0], kOpenAi[1]}, {"return_cached_tokens_details", {"true"}, {"1"}, "true or false"}},
       {{kOpenAi[0], kOpenAi[1]}, {"truncate_prompt_tokens", {"-1", "64"}, {"-2", "65", "0.5"}, "[-1, 64]"}},

@@ -111,6 +111,19 @@ void append_generate_logprobs(std::string& out, const AnswerContext& context, co
 
 namespace {
 
+// The best, or with logprob_token_ids the token itself and then those.
+std::vector<engine::TokenLogprob> tops_of(const AnswerContext& context, const ChoiceState& choice,
+                                          const engine::GeneratedToken& token) {
+  const std::vector<int32_t>& ids = request_of(context, choice).engine.token_ids_logprob;
+  if (ids.empty()) return token.top;
+  std::vector<engine::TokenLogprob> tops = {{token.id, token.logprob}};
+  for (size_t i = 0; i < token.listed.size(); ++i) {
+    const auto is_same = [&](const engine::TokenLogprob& entry) { return entry.token == ids[i]; };
+    if (std::ranges::none_of(tops, is_same)) tops.push_back({ids[i], token.listed[i]});
+  }
+  return tops;
+}
+
 // The four lists of the completions form.
 struct CompletionLists {
   std::string tokens, logprobs, tops, offsets;
@@ -170,7 +183,8 @@ std::string completion_logprobs(const AnswerContext& context, const ChoiceState&
   const size_t end = choice.finish ? text::count_characters(choice.text) : std::string::npos;
   for (size_t i = from; i < choice.tokens.size(); ++i) {
     const engine::GeneratedToken& token = choice.tokens[i];
-    lists.add(context, token.id, token.logprob, token.top, before + std::min(choice.offsets[i], end));
+    lists.add(context, token.id, token.logprob, tops_of(context, choice, token),
+              before + std::min(choice.offsets[i], end));
   }
   return fmt::format("{{\"tokens\":[{}],\"token_logprobs\":[{}],\"top_logprobs\":[{}],\"text_offset\":[{}]}}",
                      lists.tokens, lists.logprobs, lists.tops, lists.offsets);
@@ -193,7 +207,7 @@ std::string chat_logprobs(const AnswerContext& context, const ChoiceState& choic
   for (size_t i = from; i < choice.tokens.size(); ++i) {
     const engine::GeneratedToken& token = choice.tokens[i];
     std::string top;
-    for (const engine::TokenLogprob& t : token.top)
+    for (const engine::TokenLogprob& t : tops_of(context, choice, token))
       top += fmt::format("{}{{{}}}", top.empty() ? "" : ",", chat_token(context, t.token, t.logprob));
     content += fmt::format("{}{{{},\"top_logprobs\":[{}]}}", content.empty() ? "" : ",",
                            chat_token(context, token.id, token.logprob), top);

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kTopLogprobsMax = 1000;
 constexpr size_t kListedLogprobsMax = 4096;
+constexpr size_t kChosenLogprobsMax = 128;  // logprob_token_ids
 
 Error not_one_each(std::string_view name, size_t choices) {
   return error(ErrorCode::kInvalidArgument, "{}: a list must have one entry for each of the {} prompts", name, choices);
@@ -28,20 +29,20 @@ Result<std::optional<int64_t>> int_entry(const json::object& body, std::string_v
   return int_field(json::object{{name, *mine}}, name, min, max);
 }
 
-Result<std::vector<int32_t>> listed_from(const json::value& value, const ModelText& model) {
-  constexpr const char* kName = "token_ids_logprob";
+Result<std::vector<int32_t>> listed_from(const json::value& value, const ModelText& model,
+                                         const char* name = "token_ids_logprob", size_t ids_max = kListedLogprobsMax) {
   const Error not_flat =
-      error(ErrorCode::kInvalidArgument, "{}: must be a flat list of integers for each prompt", kName);
+      error(ErrorCode::kInvalidArgument, "{}: must be a flat list of integers for each prompt", name);
   if (value.is_null()) return std::vector<int32_t>();
   if (!value.is_array()) return not_flat;
-  if (value.as_array().size() > kListedLogprobsMax)
-    return error(ErrorCode::kInvalidArgument, "{}: {} ids; at most {} are allowed", kName, value.as_array().size(),
-                 kListedLogprobsMax);
+  if (value.as_array().size() > ids_max)
+    return error(ErrorCode::kInvalidArgument, "{}: {} ids; at most {} are allowed", name, value.as_array().size(),
+                 ids_max);
   std::vector<int32_t> ids;
   for (const json::value& entry : value.as_array()) {
     if (!entry.is_int64() && !entry.is_uint64()) return not_flat;
     if (!entry.is_int64() || entry.as_int64() < 0 || entry.as_int64() >= model.vocab)
-      return error(ErrorCode::kInvalidArgument, "{}: {} is an out-of-vocabulary token id, not in [0, {}]", kName,
+      return error(ErrorCode::kInvalidArgument, "{}: {} is an out-of-vocabulary token id, not in [0, {}]", name,
                    json::serialize(entry), model.vocab - 1);
     ids.push_back(static_cast<int32_t>(entry.as_int64()));
   }
@@ -61,6 +62,22 @@ Result<std::vector<int32_t>> listed_entry(const json::object& body, size_t choic
   const json::value* mine = entry_for(*value, choice, request.choices.size(), request.samples);
   if (mine == nullptr) return not_one_each("token_ids_logprob", request.choices.size());
   return listed_from(*mine, model);
+}
+
+// vLLM's logprob_token_ids: of these tokens, in the place of the best ones.
+Status read_chosen(const json::object& body, const ModelText& model, bool logprobs, ApiRequest* request) {
+  constexpr const char* kName = "logprob_token_ids";
+  const json::value* value = find_field(body, kName);
+  if (value == nullptr) return {};
+  BATON_ASSIGN(const std::vector<int32_t> ids, listed_from(*value, model, kName, kChosenLogprobsMax));
+  if (ids.empty()) return {};
+  if (!logprobs) return error(ErrorCode::kInvalidArgument, "{}: only with logprobs", kName);
+  for (ChoiceRequest& choice : request->choices) {
+    choice.engine.prompt_logprobs = choice.engine.prompt_tops();  // where the prompt is scored too, it is as without
+    choice.engine.logprobs = 0;
+    choice.engine.token_ids_logprob = ids;
+  }
+  return {};
 }
 
 Result<bool> return_entry(const json::object& body, size_t choice, const ApiRequest& request) {
@@ -99,7 +116,7 @@ Status read_generate_logprobs(const json::object& body, const ModelText& model, 
   return {};
 }
 
-Status read_completion_logprobs(const json::object& body, ApiRequest* request) {
+Status read_completion_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
   BATON_ASSIGN(auto echo, bool_field(body, "echo"));
   request->echo = echo.value_or(false);
   BATON_ASSIGN(auto logprobs, int_field(body, "logprobs", 0, kTopLogprobsMax));
@@ -110,10 +127,10 @@ Status read_completion_logprobs(const json::object& body, ApiRequest* request) {
     choice.engine.logprobs = choice.top_logprobs;
     if (request->echo) choice.engine.prompt_logprob_start = 0;
   }
-  return {};
+  return read_chosen(body, model, logprobs.has_value(), request);
 }
 
-Status read_chat_logprobs(const json::object& body, ApiRequest* request) {
+Status read_chat_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
   BATON_ASSIGN(auto logprobs, bool_field(body, "logprobs"));
   BATON_ASSIGN(auto top, int_field(body, "top_logprobs", 0, 20));
   for (ChoiceRequest& choice : request->choices) {
@@ -122,7 +139,7 @@ Status read_chat_logprobs(const json::object& body, ApiRequest* request) {
     choice.top_logprobs = static_cast<int>(top.value_or(0));
     choice.engine.logprobs = choice.top_logprobs;
   }
-  return {};
+  return read_chosen(body, model, logprobs.value_or(false), request);
 }
 
 Status check_prompt_logprobs(const ModelText& model, const ApiRequest& request) {

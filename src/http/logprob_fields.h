@@ -9,8 +9,8 @@ namespace baton::http {
 
 // Each reads into request->choices, which are there already.
 Status read_generate_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
-Status read_completion_logprobs(const boost::json::object& body, ApiRequest* request);
-Status read_chat_logprobs(const boost::json::object& body, ApiRequest* request);
+Status read_completion_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
+Status read_chat_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
 
 // The prompt's logprobs, and its text when it is echoed, are made whole before the first byte of the answer: they fit
 // kCallBytesMax.

@@ -75,6 +75,20 @@ def test_a_pattern_ends_the_text_and_stays_in_it(up, client):
     assert call(up.url + "/v1/completions", {"prompt": "a", "stop_regex": "("})[0] == 400
 
 
+def test_logprobs_of_chosen_tokens_stand_where_the_best_do(up, client):
+    """As of the same tokens by SGLang's name, of the token that prefill drew as of those of decode."""
+    ids = [40, 41, 40, 50]
+    said = get_json(up.url + "/generate", {"text": "Once upon", "return_logprob": True, "token_ids_logprob": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 4}})["meta_info"]
+    expected = [{f"token_id:{token}": round(logprob, 4) for logprob, token, _ in [own, *row]}
+                for own, row in zip(said["output_token_logprobs"], said["output_token_ids_logprobs"])]
+    extra = {"logprob_token_ids": ids, "return_tokens_as_token_ids": True}
+    answer = client.completions.create(model="any", prompt="Once upon", max_tokens=4, temperature=0, logprobs=2, extra_body=extra).choices[0]
+    assert [{token: round(logprob, 4) for token, logprob in row.items()} for row in answer.logprobs.top_logprobs] == expected
+    chat = client.chat.completions.create(model="any", messages=[{"role": "user", "content": "Hi"}], max_tokens=3, temperature=0, logprobs=True, top_logprobs=2, extra_body=extra).choices[0]
+    for token in chat.logprobs.content:
+        assert [top.token for top in token.top_logprobs] == [token.token, *(f"token_id:{i}" for i in (40, 41, 50) if f"token_id:{i}" != token.token)]
+
+
 def test_one_room_stands_for_every_sample(up):
     prefill, decode = up.instances("prefill")[0], up.instances("decode")[0]
     port = get_json(prefill + "/get_server_info")["disaggregation_bootstrap_port"]

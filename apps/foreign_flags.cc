@@ -67,7 +67,7 @@ constexpr ForeignGroup kForeign[] = {
      "enable-return-routed-experts enable-streaming-session enable-watermark file-storage-path= "
      "hf-chat-template-name= multi-item-scoring-delimiter= preferred-sampling-params= "
      "return-aux-hidden-state-layer-ids=+ return-hidden-states-mode= return-input-ids return-output-ids "
-     "sampling-defaults= sampling-mask-max-tokens= stream-response-default-include-usage "
+     "sampling-defaults= sampling-mask-max-tokens= "
      "watermark-config="},
     {"no model here has such layers",
      "c128-page-size= disable-hybrid-swa-memory ds-channel-config-path= ds-heavy-channel-num= "
@@ -202,8 +202,8 @@ constexpr ForeignGroup kForeign[] = {
      "no-enable-log-requests uvicorn-log-level= disable-uvicorn-access-log enable-server-load-tracking max-log-len="},
     {"the answers here have no such setting",
      "enable-auto-tool-choice guided-decoding-backend= structured-outputs-config= generation-config= max-logprobs= "
-     "override-generation-config= response-role= return-tokens-as-token-ids "
-     "chat-template-content-format= lora-modules=+ kv-transfer-config= enable-force-include-usage"},
+     "override-generation-config= response-role= "
+     "chat-template-content-format= lora-modules=+ kv-transfer-config="},
 };
 
 // What somebody relies on who gives them: a server without them would be open, or serve something else.

@@ -215,6 +215,9 @@ class Serve {
     model_->fingerprint = fingerprint(flags_);
     model_->strict_model_names = flags_.strict_model_names;
     model_->report_cached_tokens = flags_.report_cached_tokens;
+    if (flags_.usage_in_streams) model_->usage_in_streams = http::StreamUsage::kLast;
+    if (flags_.usage_in_every_event) model_->usage_in_streams = http::StreamUsage::kEveryEvent;
+    model_->tokens_as_ids = flags_.tokens_as_ids;
     model_->allow_auto_truncate = flags_.allow_auto_truncate;
     model_->incremental_streaming = flags_.incremental_streaming;
     model_->trust_request_chat_template = flags_.trust_request_chat_template;

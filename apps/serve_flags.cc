@@ -64,6 +64,12 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
                "404 for a request whose model has another name (any is served)");
   app.add_flag("--enable-cache-report,--enable-prompt-tokens-details", f.report_cached_tokens,
                "Usage says how many of a prompt's tokens were found in the cache (prompt_tokens_details)");
+  app.add_flag("--stream-response-default-include-usage", f.usage_in_streams,
+               "Streams of the OpenAI endpoints end with usage, also where stream_options do not ask for it");
+  app.add_flag("--enable-force-include-usage", f.usage_in_every_event,
+               "Every event of such a stream has usage, whatever stream_options say");
+  app.add_flag("--return-tokens-as-token-ids", f.tokens_as_ids,
+               "Logprobs name a token token_id:ID, unless the request's return_tokens_as_token_ids is false");
   app.add_flag("--allow-auto-truncate", f.allow_auto_truncate,
                "Cut prompts and new tokens that are over the context (they are 400)");
   app.add_flag("--trust-request-chat-template", f.trust_request_chat_template,

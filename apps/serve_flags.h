@@ -17,7 +17,7 @@ struct ServeFlags {
   std::string model_path, tokenizer_path, served_model_name, chat_template;
   bool skip_tokenizer_init = false;
   bool strict_model_names = false, allow_auto_truncate = false, trust_request_chat_template = false,
-       report_cached_tokens = false;
+       report_cached_tokens = false, tokens_as_ids = false, usage_in_streams = false, usage_in_every_event = false;
   bool incremental_streaming = false;
   std::string host = "127.0.0.1";
   int port = 30000;

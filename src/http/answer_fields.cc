@@ -7,9 +7,11 @@
 namespace baton::http {
 namespace json = boost::json;
 
-Status read_stream_options(const json::object& body, ApiRequest* request) {
+Status read_stream_options(const json::object& body, const ModelText& model, ApiRequest* request) {
   BATON_ASSIGN(auto stream, bool_field(body, "stream"));
   request->stream = stream.value_or(false);
+  request->include_usage = model.usage_in_streams != StreamUsage::kAsked;
+  request->continuous_usage = model.usage_in_streams == StreamUsage::kEveryEvent;
   const json::value* options = find_field(body, "stream_options");
   if (options == nullptr) return {};
   if (!options->is_object()) return error(ErrorCode::kInvalidArgument, "stream_options: must be an object");
@@ -17,8 +19,8 @@ Status read_stream_options(const json::object& body, ApiRequest* request) {
     return error(ErrorCode::kInvalidArgument, "stream_options: stream options can only be defined when stream is true");
   BATON_ASSIGN(auto usage, bool_field(options->as_object(), "include_usage"));
   BATON_ASSIGN(auto continuous, bool_field(options->as_object(), "continuous_usage_stats"));
-  request->include_usage = usage.value_or(false);
-  request->continuous_usage = request->include_usage && continuous.value_or(false);
+  request->include_usage |= usage.value_or(false);
+  request->continuous_usage |= request->include_usage && continuous.value_or(false);
   return {};
 }
 
@@ -42,13 +44,13 @@ Status read_model_name(const json::object& body, const ModelText& model, ApiRequ
   return {};
 }
 
-Status read_token_fields(const json::object& body, ApiRequest* request) {
+Status read_token_fields(const json::object& body, const ModelText& model, ApiRequest* request) {
   for (auto [name, wanted] : {std::pair("return_token_ids", &request->return_token_ids),
                               std::pair("return_prompt_token_ids", &request->return_prompt_token_ids),
                               std::pair("return_cached_tokens_details", &request->return_cached_tokens_details),
                               std::pair("return_tokens_as_token_ids", &request->tokens_as_ids)}) {
     BATON_ASSIGN(auto given, bool_field(body, name));
-    *wanted = given.value_or(false);
+    *wanted = given.value_or(wanted == &request->tokens_as_ids && model.tokens_as_ids);
   }
   if (request->return_token_ids) request->return_prompt_token_ids = true;
   return {};

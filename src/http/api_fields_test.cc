@@ -188,6 +188,28 @@ TEST(ApiRequest, UsageOfEveryChunkIsPartOfUsage) {
   EXPECT_TRUE(options(R"({"include_usage":true,"continuous_usage_stats":true})").continuous_usage);
 }
 
+TEST(ApiRequest, WhatTheOperatorWantsInEveryAnswer) {
+  const auto model = byte_model();
+  const auto read = [&](const char* fields) {
+    auto request = parse_api_request(ApiKind::kChat, body_with(ApiKind::kChat, fields), *model, engine::Role::kUnified);
+    EXPECT_TRUE(request.ok()) << fields;
+    return std::tuple(request->include_usage, request->continuous_usage, request->tokens_as_ids);
+  };
+  const char* silent = R"("stream":true)";
+  const char* no = R"("stream":true,"return_tokens_as_token_ids":false,"stream_options":{"include_usage":false})";
+  const char* yes = R"("stream":true,"stream_options":{"continuous_usage_stats":true})";
+  EXPECT_EQ(read(silent), std::tuple(false, false, false));
+  EXPECT_EQ(read(yes), std::tuple(false, false, false));
+  model->tokens_as_ids = true;
+  model->usage_in_streams = StreamUsage::kLast;
+  EXPECT_EQ(read(silent), std::tuple(true, false, true));
+  EXPECT_EQ(read(no), std::tuple(true, false, false));
+  EXPECT_EQ(read(yes), std::tuple(true, true, true));
+  model->usage_in_streams = StreamUsage::kEveryEvent;
+  EXPECT_EQ(read(silent), std::tuple(true, true, true));
+  EXPECT_EQ(read(no), std::tuple(true, true, false));
+}
+
 TEST(ApiRequest, NamesOfCallsAndKeysOfCaches) {
   EXPECT_EQ(parsed(ApiKind::kCompletion, R"({"prompt":"a","request_id":"mine"})").id, "cmpl-mine");
   EXPECT_EQ(parsed(ApiKind::kCompletion, R"({"prompt":"a","request_id":"mine","rid":"r"})").id, "r");

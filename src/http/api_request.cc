@@ -143,7 +143,7 @@ Result<ApiRequest> parse_generate(const json::object& body, const ReadContext& r
   BATON_ASSIGN(auto text_in, bool_field(body, "return_text_in_logprobs"));
   request.text_in_logprobs = text_in.value_or(false);
   BATON_TRY(read_generate_logprobs(body, read.model, &request));
-  BATON_TRY(read_token_fields(body, &request));
+  BATON_TRY(read_token_fields(body, read.model, &request));
   BATON_TRY(read_routing(body, read.role, &request));
   return request;
 }
@@ -154,7 +154,7 @@ Status finish_openai(const json::object& body, const ReadContext& read, const st
                      std::optional<int> max_new_default, ApiRequest* request) {
   const ModelText& model = read.model;
   BATON_TRY(read_model_name(body, model, request));
-  BATON_TRY(read_stream_options(body, request));
+  BATON_TRY(read_stream_options(body, model, request));
   BATON_ASSIGN(auto n, int_field(body, "n", 1, 128));
   request->samples = static_cast<int>(n.value_or(1));
   BATON_ASSIGN(auto best_of, int_field(body, "best_of", 1, 128));
@@ -178,7 +178,7 @@ Status finish_openai(const json::object& body, const ReadContext& read, const st
   BATON_TRY(fit_context(read, prompts, fields));
   BATON_TRY(expand(prompts, fields, request));
   BATON_TRY(read_prompt_logprobs(body, request));
-  BATON_TRY(read_token_fields(body, request));
+  BATON_TRY(read_token_fields(body, model, request));
   BATON_TRY(read_rids(body, request->kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-", request));
   return read_routing(body, read.role, request);
 }

@@ -18,6 +18,13 @@
 
 namespace baton::http {
 
+// Which streams of the OpenAI endpoints have usage, and where.
+enum class StreamUsage : uint8_t {
+  kAsked,      // as stream_options say
+  kLast,       // every one, behind its choices
+  kEveryEvent  // every one, in each event
+};
+
 // What requests are read against. Shared by every request; immutable.
 struct ModelText {
   std::string served_name;  // "model" of the answers
@@ -35,8 +42,10 @@ struct ModelText {
   int vocab = 0;
   std::string fingerprint;  // system_fingerprint of the answers: the same text for the same model on the same build
   // What the operator decided about requests.
-  bool strict_model_names = false;           // 404 for a model that has another name
-  bool report_cached_tokens = false;         // usage has prompt_tokens_details
+  bool strict_model_names = false;    // 404 for a model that has another name
+  bool report_cached_tokens = false;  // usage has prompt_tokens_details
+  StreamUsage usage_in_streams = StreamUsage::kAsked;
+  bool tokens_as_ids = false;                // logprobs name a token "token_id:5" unless the request says otherwise
   bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
   bool incremental_streaming = false;        // an event of /generate has what is new, not all
   bool trust_request_chat_template = false;  // a request may bring its own

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "http/field_list.h"
 #include "http/json.h"
 
 namespace baton::http {
@@ -96,6 +97,22 @@ Result<json::value> read_documents(const json::object& body) {
   return *documents;
 }
 
+// The ids that vLLM's routers send with a chat which prefill has tokenized already; null without them. What else stands
+// there is for a connector of vLLM's.
+Result<const json::value*> find_forwarded_ids(const json::object& body) {
+  const json::value* params = find_field(body, "kv_transfer_params");
+  if (params == nullptr) return nullptr;
+  if (!params->is_object()) return error(ErrorCode::kInvalidArgument, "kv_transfer_params: must be an object");
+  for (const auto& [name, value] : params->as_object()) {
+    if (name == "prompt_token_ids" || asks_for_nothing(value)) continue;
+    return error(ErrorCode::kInvalidArgument,
+                 "kv_transfer_params: {}: another engine's transfer of KV is not supported by this server; leave it "
+                 "out",
+                 std::string_view(name));
+  }
+  return find_field(params->as_object(), "prompt_token_ids");
+}
+
 // A normalised message's text.
 std::string text_of(const json::object& message) {
   const json::value* content = message.if_contains("content");
@@ -148,6 +165,9 @@ Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, Api
   if (const json::value* ids = find_field(*body, "input_ids")) return read_ids(read, *ids, "input_ids");
   BATON_ASSIGN(const text::ChatTemplate chat, choose_template(*body, input.template_kwargs, model));
   BATON_ASSIGN(input.messages, text::normalise_messages(messages->as_array(), chat.message_form()));
+  // After the messages were checked: ids do not hold the images that a message may have.
+  BATON_ASSIGN(const json::value* forwarded, find_forwarded_ids(*body));
+  if (forwarded != nullptr) return read_ids(read, *forwarded, "kv_transfer_params.prompt_token_ids");
   body->erase("messages");
   BATON_ASSIGN(auto echo, bool_field(*body, "echo"));
   BATON_ASSIGN(auto generation, bool_field(*body, "add_generation_prompt"));

@@ -109,6 +109,25 @@ TEST(ChatFields, IdsStandForTheTemplate) {
   EXPECT_THAT(prompt_of(*model, R"("input_ids":[65])"), StartsWith("400 messages: "));
 }
 
+TEST(ChatFields, IdsThatPrefillMadeStandForTheMessages) {
+  const auto model = chat_model();
+  const auto prompt = [&](const std::string& params) {
+    return prompt_of(*model, kTwo + R"(,"kv_transfer_params":)" + params);
+  };
+  EXPECT_EQ(prompt(R"({"prompt_token_ids":[65,66],"do_remote_decode":false})"), "AB");
+  EXPECT_EQ(prompt(R"({"prompt_token_ids":null})"), prompt_of(*model, kTwo));
+  EXPECT_EQ(prompt("{}"), prompt_of(*model, kTwo));
+  EXPECT_THAT(prompt(R"({"prompt_token_ids":[258]})"), StartsWith("400 kv_transfer_params.prompt_token_ids: "));
+  EXPECT_THAT(prompt(R"({"prompt_token_ids":"ab"})"), StartsWith("400 kv_transfer_params.prompt_token_ids: "));
+  EXPECT_THAT(prompt(R"({"prompt_token_ids":[65],"do_remote_prefill":true})"),
+              StartsWith("400 kv_transfer_params: do_remote_prefill: "));
+  EXPECT_THAT(prompt("[65]"), StartsWith("400 kv_transfer_params: "));
+  EXPECT_THAT(
+      prompt_of(*model, R"("messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}],)"
+                        R"("kv_transfer_params":{"prompt_token_ids":[65]})"),
+      StartsWith("400 "));
+}
+
 TEST(ChatFields, ACallThatIsRequiredNeedsTools) {
   const auto model = chat_model();
   const std::string user = R"("messages":[{"role":"user","content":"hi"}])";

@@ -27,6 +27,16 @@ const std::unordered_multimap<std::string_view, const FieldRow*>& refused_rows()
 }
 
 // No more than kJsonDepthMax levels: a parsed body.
+bool is_off(const json::value& value, const FieldRow& row) {
+  if (asks_for_nothing(value)) return true;
+  if (row.off.empty()) return false;
+  const json::value off = json::parse(row.off);
+  if (off.is_number() && value.is_number()) return off.to_number<double>() == value.to_number<double>();
+  return off == value;
+}
+
+}  // namespace
+
 bool asks_for_nothing(const json::value& value) {
   switch (value.kind()) {
     case json::kind::null:
@@ -44,16 +54,6 @@ bool asks_for_nothing(const json::value& value) {
       return false;
   }
 }
-
-bool is_off(const json::value& value, const FieldRow& row) {
-  if (asks_for_nothing(value)) return true;
-  if (row.off.empty()) return false;
-  const json::value off = json::parse(row.off);
-  if (off.is_number() && value.is_number()) return off.to_number<double>() == value.to_number<double>();
-  return off == value;
-}
-
-}  // namespace
 
 std::span<const FieldRow> field_rows() { return kRows; }
 

@@ -35,6 +35,9 @@ struct FieldRow {
 
 [[nodiscard]] FieldPlace place_of(ApiKind kind);
 
+// null, false, an empty text, and lists and objects of nothing else.
+[[nodiscard]] bool asks_for_nothing(const boost::json::value& value);
+
 // kInvalidArgument names the field that asks for what is not done here.
 Status refuse_fields(const boost::json::object& object, FieldPlace place);
 

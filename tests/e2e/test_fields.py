@@ -115,6 +115,14 @@ def test_a_message_is_continued_and_echoed(client):
     assert len(own.prompt_token_ids) < len(without.prompt_token_ids)
 
 
+def test_ids_of_a_chat_stand_for_its_messages(client):
+    ask = dict(model="any", max_tokens=6, temperature=0)
+    known = client.chat.completions.create(**ask, messages=[{"role": "user", "content": "What is 2 + 3?"}], extra_body={"return_token_ids": True})
+    other = client.chat.completions.create(**ask, messages=[{"role": "user", "content": "Tell me a story"}],
+                                           extra_body={"kv_transfer_params": {"prompt_token_ids": known.prompt_token_ids}, "return_token_ids": True})
+    assert other.prompt_token_ids == known.prompt_token_ids and other.choices[0].message.content == known.choices[0].message.content
+
+
 def test_what_is_not_done_is_refused_by_name(client):
     for field, value in {"guided_regex": "a+", "structured_outputs": {"choice": ["a"]}, "use_beam_search": True, "return_hidden_states": True,
                          "logits_processors": ["x"], "session_params": {"id": "s"}, "prompt_logprobs": -1}.items():

@@ -185,7 +185,7 @@ constexpr ForeignGroup kForeign[] = {
      "dynamic-batch-tokenizer-batch-size= dynamic-batch-tokenizer-batch-timeout= enable-dynamic-batch-tokenizer "
      "enable-http-worker-reuseport enable-tokenizer-batch-encode tokenizer-mode= tokenizer-worker-num="},
     {"the API is served over HTTP/1.1",
-     "enable-http2 fastapi-root-path= grpc-http-sidecar-port= grpc-port= grpc-response-timeout-secs= "
+     "enable-http2 grpc-http-sidecar-port= grpc-port= grpc-response-timeout-secs= "
      "http2-initial-connection-window-size= http2-max-concurrent-streams= sidecar-args=+ sidecar= "
      "smg-http-sidecar-port="},
     {"nothing is compiled or captured that would need a warm-up", "skip-server-warmup warmups="},

@@ -18,7 +18,7 @@ struct Flags {
   std::vector<int> prefill_ports;
   std::vector<std::string> prefill_hosts;
   std::string host = "127.0.0.1", policy = "least_loaded", prefill_policy, decode_policy, api_key, log_level = "info",
-              log_name, allowed_origins;
+              log_name, allowed_origins, root_path;
   int port = 8000, report_fd = -1, threads = 2;
   size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   double wait_ready_s = 60, request_timeout_s = 1800, health_interval_s = 1, health_timeout_s = 10,
@@ -84,6 +84,7 @@ int run_router(const CLI::App& app, const Flags& flags) {
   options.health_interval = from_seconds(flags.health_interval_s);
   options.health_timeout = from_seconds(flags.health_timeout_s);
   options.api_key = flags.api_key;
+  options.root_path = flags.root_path;
   options.version = BATON_VERSION;
   if (options.workers.empty()) log_warning("no worker yet: add some with --prefill and --decode, or POST /workers");
   auto router = router::Router::start(std::move(options));
@@ -137,6 +138,7 @@ Subcommand add_router(CLI::App& parent) {
                   "A worker of which nothing is heard for so many seconds is given up, and its open calls end")
       ->transform(number_from(0.1, kSecondsMax));
   add_drain_timeout(*app, flags->drain_timeout_s);
+  app->add_option("--root-path", flags->root_path, "What a proxy in front leaves before each path, as /llm");
   app->add_option("--api-key", flags->api_key, "Key that clients must send as a Bearer token");
   add_allowed_origins(*app, flags->allowed_origins);
   app->add_option("--http-threads", flags->threads, "Threads that serve HTTP")->transform(number_from(1, 64));

@@ -164,7 +164,7 @@ class Serve {
         signals_(signals),
         report_(flags.report_fd),
         api_({flags.api_key, BATON_VERSION, args_json(flags), http::is_loopback(flags.host), flags.text_threads,
-              flags.log_requests, flags.log_requests_level, origins_}) {}
+              flags.log_requests, flags.log_requests_level, origins_, flags.root_path}) {}
 
   // Everything up to the first request; false in `failure_` says why not.
   std::optional<StageFailure> start() {

@@ -85,6 +85,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--max-body-bytes", f.max_body_bytes, "Of a request's body; more gets 413")
       ->transform(number_from(1 << 10, 1 << 30));
   app.add_option("--api-key", f.api_key, "Key that clients must send as a Bearer token");
+  app.add_option("--root-path,--fastapi-root-path", f.root_path,
+                 "What a proxy in front leaves before each path, as /llm");
   add_allowed_origins(app, f.allowed_origins);
   app.add_option("--weight-version", f.weight_version, "Name of the weights, which answers and infos say");
   add_log_flags(app, f);

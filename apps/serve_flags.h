@@ -24,7 +24,7 @@ struct ServeFlags {
   int http_threads = 2, text_threads = 2;
   size_t max_body_bytes = http::HttpServerOptions().body_bytes_max;
   std::string allowed_origins, weight_version = "default";
-  std::string api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
+  std::string root_path, api_key, log_level = "info", log_name, metrics_compat = "sglang,vllm";
   int report_fd = -1;
   bool log_requests = false;
   int log_requests_level = 2, decode_log_interval = 0;

@@ -73,7 +73,7 @@ std::vector<std::string> ApiServer::routes() { return route_names(table()); }
 
 ApiServer::ApiServer(Options options)
     : options_(std::move(options)),
-      access_{options_.api_key, options_.loopback, options_.allowed_origins},
+      access_{options_.api_key, options_.loopback, options_.allowed_origins, options_.root_path},
       log_requests_(options_.log_requests),
       log_requests_level_(options_.log_requests_level),
       pool_(options_.text_threads) {}

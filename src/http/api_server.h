@@ -38,6 +38,7 @@ class ApiServer {
     bool log_requests = false;  // --log-requests, --log-requests-level
     int log_requests_level = 2;
     Origins allowed_origins = {};  // whose pages may do what any client may
+    std::string root_path = {};    // as Access has it
   };
   explicit ApiServer(Options options);
   ~ApiServer();

@@ -95,6 +95,13 @@ std::string bare_path(std::string_view path) {
   return std::string(path);
 }
 
+std::string_view below_root(std::string_view path, std::string_view root) {
+  const std::string whole = bare_path(root);
+  if (whole.size() < 2 || !path.starts_with(whole)) return path;
+  const std::string_view rest = path.substr(whole.size());
+  return rest.starts_with('/') ? rest : path;
+}
+
 RouteMatch match_route(std::string_view method, std::string_view route, std::string_view asked, std::string_view path) {
   if (!same_path(route, path)) return RouteMatch::kNone;
   return asked == method || (asked == "HEAD" && method == "GET") ? RouteMatch::kFull : RouteMatch::kPathOnly;
@@ -116,7 +123,7 @@ bool authorized(const HttpRequest& request, const std::string& api_key) {
   return is_key(find_header(request.headers, "x-api-key"));
 }
 
-HttpRefusal unrouted(const HttpRequest& request, const std::string& allow) {
+HttpRefusal unrouted(const HttpRequest& request, const std::string& bare, const std::string& allow) {
   // A HEAD's answer has the length of a GET's.
   const std::string what = fmt::format("{} {}", request.method == "HEAD" ? "GET" : request.method, request.path);
   if (!allow.empty()) {
@@ -124,7 +131,6 @@ HttpRefusal unrouted(const HttpRequest& request, const std::string& allow) {
     refusal.headers.emplace_back("Allow", allow);
     return refusal;
   }
-  const std::string bare = bare_path(request.path);
   if (known_elsewhere(bare) || known_elsewhere("/v1" + bare))
     return refusal_of(request, 501, what + ": this server does not have that");
   return refusal_of(request, 404, what + ": no such endpoint");

@@ -35,6 +35,8 @@ struct Access {
   std::string api_key;    // empty: everybody who can connect
   bool loopback = false;  // the server listens on loopback alone
   Origins origins = {};   // whose pages may do what any client may
+  // What a proxy may leave in front of every path, as "/llm"; requests without it are served too.
+  std::string root_path = {};
 };
 // Of the address that a server listens on.
 [[nodiscard]] bool is_loopback(std::string_view host);
@@ -50,6 +52,8 @@ struct Route {
 
 // A path as routes have it: without a last slash, as servers of the same APIs take both.
 [[nodiscard]] std::string bare_path(std::string_view path);
+// The path without `root`, if it begins with that.
+[[nodiscard]] std::string_view below_root(std::string_view path, std::string_view root);
 enum class RouteMatch { kNone, kPathOnly, kFull };
 // Of a route's method and path with a request's.
 [[nodiscard]] RouteMatch match_route(std::string_view method, std::string_view route, std::string_view asked,
@@ -58,9 +62,9 @@ enum class RouteMatch { kNone, kPathOnly, kFull };
 [[nodiscard]] bool authorized(const HttpRequest& request, const std::string& api_key);
 // With the x-request-id, as every answer has it.
 [[nodiscard]] HttpRefusal refusal_of(const HttpRequest& request, int status, std::string message);
-// 404; 405 when the path is there for other methods, which are `allow`; 501 for those that clients of other servers
-// know.
-[[nodiscard]] HttpRefusal unrouted(const HttpRequest& request, const std::string& allow);
+// `bare`: the path as routes would have it. 404; 405 when the path is there for other methods, which are `allow`; 501
+// for those that clients of other servers know.
+[[nodiscard]] HttpRefusal unrouted(const HttpRequest& request, const std::string& bare, const std::string& allow);
 // 401 without the key that is needed. 403 for what a browser sends on behalf of a page that has no business here:
 // from another site, unless it is declared as JSON, which browsers do only after asking the server; or to a keyless
 // server on loopback by a name that others can give to this machine (DNS rebinding).
@@ -78,7 +82,7 @@ struct Admission {
 template <typename Handler>
 Admission<Handler> admit(const std::vector<Route<Handler>>& table, const HttpRequest& request, const Access& access) {
   std::string allow;
-  const std::string bare = bare_path(request.path);
+  const std::string bare = bare_path(below_root(request.path, access.root_path));
   for (const std::string& path : {bare, "/v1" + bare}) {  // clients of llama.cpp leave /v1 out
     for (const Route<Handler>& route : table) {
       const RouteMatch match = match_route(route.method, route.path, request.method, path);
@@ -89,7 +93,7 @@ Admission<Handler> admit(const std::vector<Route<Handler>>& table, const HttpReq
     }
     if (!allow.empty()) break;
   }
-  return {nullptr, bare, unrouted(request, allow)};
+  return {nullptr, bare, unrouted(request, bare, allow)};
 }
 
 // "METHOD PATH" of every route.

@@ -84,6 +84,25 @@ TEST(Routes, APathMayEndInASlashAndLackV1) {
   EXPECT_EQ(status("GET", "/", {}, {}), 404);
 }
 
+TEST(Routes, AProxyMayLeaveItsPathInFront) {
+  for (const char* root : {"/llm", "/llm/"}) {
+    Access access{"k", false};
+    access.root_path = root;
+    const Headers key{{"X-Api-Key", "k"}};
+    for (const char* path : {"/llm/v1/models", "/llm/models/", "/v1/models"}) {
+      const auto admission = admit(kRoutes, head_of("GET", path, key), access);
+      EXPECT_TRUE(admission.route != nullptr) << path;
+      EXPECT_EQ(admission.path, "/v1/models");
+      EXPECT_EQ(status("GET", path, {}, access), 401) << path;
+    }
+    EXPECT_EQ(status("GET", "/llm/generate", key, access), 405);
+    EXPECT_EQ(status("POST", "/llm/v1/embeddings", key, access), 501);
+    for (const char* path : {"/llmv1/models", "/llm/llm/v1/models", "/llm", "/x/v1/models"})
+      EXPECT_EQ(status("GET", path, key, access), 404) << path;
+  }
+  EXPECT_EQ(status("GET", "/llm/v1/models", {}, {}), 404);
+}
+
 TEST(Routes, WhatAPathTakesIsTold) {
   const auto allow = [](const char* method, const char* path) {
     const auto refusal = admit(kRoutes, head_of(method, path, {}), {}).refusal;

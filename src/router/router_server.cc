@@ -84,7 +84,8 @@ class Router::Impl {
  public:
   explicit Impl(RouterOptions options)
       : options_(std::move(options)),
-        access_{options_.api_key, http::is_loopback(options_.http.host), options_.http.allowed_origins},
+        access_{options_.api_key, http::is_loopback(options_.http.host), options_.http.allowed_origins,
+                options_.root_path},
         registry_({.silence_max = options_.health_timeout},
                   PairPolicy(options_.prefill_policy, options_.decode_policy, entropy())),
         client_(1),

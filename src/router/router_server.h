@@ -22,6 +22,7 @@ struct RouterOptions {
   Duration request_timeout = std::chrono::seconds(1800);  // of a generation call, arrival to last byte; 0: none
   std::string api_key;  // for the admin paths of the router itself, and towards workers
   std::string version;
+  std::string root_path;  // as http::Access has it
 };
 
 class Router {

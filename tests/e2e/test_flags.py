@@ -25,7 +25,7 @@ MEANT = {
     "disaggregation-transfer-backend": "mooncake", "disaggregation-bootstrap-port": "8998", "disaggregation-decode-enable-radix-cache": None, "max-queued-requests": "3",
     "max-prefill-tokens": "25.6k", "schedule-policy": "lpm", "enable-priority-scheduling": None, "disable-priority-preemption": None, "default-priority-value": "-1",
     "abort-on-priority-when-disabled": None, "schedule-low-priority-values-first": None, "priority-scheduling-preemption-threshold": "5", "log-requests": None, "log-requests-level": "3",
-    "decode-log-interval": "40", "incremental-streaming-output": None, "stream-output": None, "stream-response-default-include-usage": None,
+    "decode-log-interval": "40", "incremental-streaming-output": None, "stream-output": None, "stream-response-default-include-usage": None, "fastapi-root-path": "/llm",
 }
 # Either, while they are on the way from one to the other.
 BETWEEN = {"weight-version", "allow-auto-truncate", "trust-request-chat-template"}
@@ -92,9 +92,9 @@ def test_a_cluster_takes_what_an_instance_takes(cluster):
 
 @pytest.mark.parametrize("flag", ["--stream-response-default-include-usage", "--enable-force-include-usage"])
 def test_streams_have_usage_that_nobody_asked_for(cluster, flag):
-    served = cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=1", flag, "--return-tokens-as-token-ids")
+    served = cluster("--model-path", str(MODELS["gqa"]), "--prefill", "tp=1", "--decode", "tp=1", flag, "--return-tokens-as-token-ids", "--root-path", "/llm")
     ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "stream": True, "logprobs": True}
-    events = [json.loads(line[6:]) for line in call(served.url + "/v1/chat/completions", ask)[1].splitlines() if line.startswith("data: {")]
+    events = [json.loads(line[6:]) for line in call(served.url + "/llm/v1/chat/completions", ask)[1].splitlines() if line.startswith("data: {")]
     assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] > 0
     assert {bool(event.get("usage")) for event in events[:-1]} == {flag == "--enable-force-include-usage"}
     tokens = [entry["token"] for event in events for choice in event["choices"] for entry in (choice["logprobs"] or {"content": []})["content"]]

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/test_dir.h"
 #include "http/api_server.h"
 #include "http/model_text.h"
 #include "http/test_support.h"
@@ -137,8 +138,8 @@ TEST_F(Tokenize, WithoutATokenizer) {
 }
 
 TEST_F(Tokenize, TokenizerInfo) {
-  const std::string directory = testing::TempDir() + "/tokenizer_info";
-  std::filesystem::remove_all(directory);
+  const TempDir temp;
+  const std::string directory = temp.path("model");
   std::filesystem::copy(BATON_SOURCE_DIR "/models/tiny-gqa", directory);
   const auto info_of = [&](const std::string& config) {
     std::ofstream(directory + "/tokenizer_config.json") << config;

@@ -1,21 +1,19 @@
 // What generation_config.json gives the OpenAI endpoints as defaults.
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
+#include "base/test_dir.h"
 #include "http/model_text.h"
 
 namespace baton::http {
 namespace {
 
 TEST(GenerationDefaults, AreThoseOfTheFile) {
-  const std::string directory = testing::TempDir() + "generation_defaults";
-  std::filesystem::create_directories(directory);
-  std::ofstream(directory + "/generation_config.json")
-      << R"({"temperature":0.5,"top_p":0.25,"top_k":0,"min_p":0.125,"repetition_penalty":1.5,"do_sample":true})";
+  const TempDir directory;
+  directory.write(
+      "generation_config.json",
+      R"({"temperature":0.5,"top_p":0.25,"top_k":0,"min_p":0.125,"repetition_penalty":1.5,"do_sample":true})");
   ModelTextOptions options;
-  options.model_path = directory;
+  options.model_path = directory.path();
   options.skip_tokenizer = true;
   auto model = load_model_text(options);
   ASSERT_TRUE(model.ok()) << model.error().message;

@@ -5,13 +5,14 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/test_dir.h"
 namespace baton::http {
 namespace {
 
 // A config.json may name another one, or none.
 TEST(ModelText, TheTokenizersEosIsAStopToken) {
-  const std::string directory = testing::TempDir() + "/model_text_eos";
-  std::filesystem::remove_all(directory);
+  const TempDir temp;
+  const std::string directory = temp.path("model");
   std::filesystem::copy(BATON_SOURCE_DIR "/models/tiny-gqa", directory);
   std::ofstream(directory + "/tokenizer_config.json") << R"({"eos_token":{"content":"a"}})";
   ModelTextOptions options;

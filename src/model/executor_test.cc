@@ -91,7 +91,7 @@ TEST(Executor, StepsWithoutWorkOrWithoutLogits) {
 }
 
 TEST(Executor, DummyWeightsDoNotDependOnTheLayout) {
-  const test::TempDir dir;
+  const TempDir dir;
   dir.write("config.json",
             R"({"architectures": ["LlamaForCausalLM"], "vocab_size": 203, "hidden_size": 80, "num_hidden_layers": 3,
     "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 16, "intermediate_size": 150, "attention_bias": true,
@@ -195,7 +195,7 @@ TEST(Executor, Float8CheckpointEqualsItsBfloat16Twin) {
   };
   for (const Float8Form& form : forms) {
     SCOPED_TRACE(fmt::format("{} {}x{} {}", form.suffix, form.rows, form.cols, form.dimensions));
-    const test::TempDir fp8, twin;
+    const TempDir fp8, twin;
     write_fp8_twins(fixture("deepseek-v3-yarn"), fp8.path(), twin.path(), form);
     ModelConfig config = *load_model_config(fixture("deepseek-v3-yarn"));
     const double rounding = test::relative_error(logits_of(options_for(twin.path()), config),
@@ -247,7 +247,7 @@ TEST(Executor, LoadingErrorsNameTheTensor) {
     }
     // Of a later layer than the model has, as DeepSeek-V3's layer for prediction ahead: not looked at.
     tensors["model.layers.3.extra.weight"] = {"BF16", {1}, std::string(2, '\0')};
-    const test::TempDir dir;
+    const TempDir dir;
     test::write_safetensors(dir.path(), tensors);
     for (const Layout& layout : {Layout{}, Layout{4, 2, 3, 1}}) {
       const TestInstance instance(options_for(dir.path(), layout), config, 1);

@@ -152,7 +152,7 @@ TEST(RoutingReference, FollowsTiesAndNothingElse) {
 
 // Verification must be able to fail.
 TEST(VerifyModel, SeesOneWrongLogitAndOneWrongToken) {
-  const test::TempDir dir;
+  const TempDir dir;
   VerifyOptions o = options_for({"tests/fixtures/qwen2", 0});
   std::ifstream file(o.golden_path);
   std::string text((std::istreambuf_iterator<char>(file)), {});
@@ -195,7 +195,7 @@ TEST(VerifyModel, SeesOneWrongLogitAndOneWrongToken) {
 }
 
 TEST(VerifyModel, RefusesGoldensThatDoNotFit) {
-  const test::TempDir dir;
+  const TempDir dir;
   VerifyOptions o = options_for({"tests/fixtures/qwen2", 0});
   o.golden_path = dir.path() + "/golden.json";
   struct Case {

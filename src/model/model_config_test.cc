@@ -12,7 +12,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 Result<ModelConfig> parse(const std::string& config, const std::string& generation = "") {
-  const test::TempDir dir;
+  const TempDir dir;
   dir.write("config.json", config);
   if (!generation.empty()) dir.write("generation_config.json", generation);
   return load_model_config(dir.path());

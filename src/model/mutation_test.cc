@@ -77,7 +77,7 @@ TEST(Mutations, DamagedConfigs) {
     const std::string fixture = root + kFixtures[seed % std::size(kFixtures)];
     text::test::JsonMutator mutator(seed);
     std::string what;
-    const test::TempDir dir;
+    const TempDir dir;
     const bool generation = mutator.below(5) == 0;
     boost::json::value config_json = boost::json::parse(read(fixture + "/config.json"));
     if (seed % 3 == 0) {
@@ -111,7 +111,7 @@ TEST(Mutations, DamagedSafetensors) {
     const std::string fixture = root + kFixtures[seed % std::size(kFixtures)];
     text::test::JsonMutator mutator(seed);
     std::string what;
-    const test::TempDir dir;
+    const TempDir dir;
     const auto config = load_model_config(fixture);
     ASSERT_TRUE(config.ok());
     std::string file = read(fixture + "/model.safetensors");

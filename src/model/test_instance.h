@@ -10,27 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "base/test_dir.h"
 #include "model/executor.h"
 
 namespace baton::model::test {
-
-// A directory that goes when the test does.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "baton-model-XXXXXX").string();
-    EXPECT_NE(mkdtemp(pattern.data()), nullptr);
-    path_ = pattern;
-  }
-  ~TempDir() { std::filesystem::remove_all(path_); }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  [[nodiscard]] const std::string& path() const { return path_; }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path_ + "/" + name) << text; }
-
- private:
-  std::string path_;
-};
 
 struct StoredTensor {
   std::string dtype;  // as safetensors writes it

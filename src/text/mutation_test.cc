@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/test_dir.h"
 #include "text/chat_template.h"
 #include "text/json_mutator.h"
 #include "text/tokenizer_config.h"
@@ -61,8 +62,8 @@ void use(const ModelTokenizer& model) {
 }
 
 TEST(Mutations, DamagedTokenizerFiles) {
-  const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / "baton_text_mutation_test";
-  std::filesystem::create_directories(dir);
+  const TempDir temp;
+  const std::filesystem::path dir = temp.path();
   const boost::json::value tokenizers[] = {boost::json::parse(read(kRoot / "tests/fixtures/tokenizers/options.json")),
                                            boost::json::parse(kSentencePiece),
                                            boost::json::parse(read(kRoot / "models/tiny-gqa/tokenizer.json"))};
@@ -90,7 +91,6 @@ TEST(Mutations, DamagedTokenizerFiles) {
     use(*model);
   }
   EXPECT_GT(loaded, 150);
-  std::filesystem::remove_all(dir);
 }
 
 TEST(Mutations, DamagedTemplates) {

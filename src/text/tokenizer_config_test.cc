@@ -3,25 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include <filesystem>
+
+#include "base/test_dir.h"
 
 namespace baton::text {
 namespace {
 
 class ModelDir : public testing::Test {
- public:
-  ModelDir() {
-    std::filesystem::remove_all(dir_);
-    std::filesystem::create_directories(dir_);
-  }
-  ~ModelDir() override { std::filesystem::remove_all(dir_); }
-
  protected:
-  void write(const std::string& name, std::string_view text) const {
-    std::ofstream(dir_ / name, std::ios::binary) << text;
-  }
+  void write(const std::string& name, std::string_view text) const { temp_.write(name, text); }
 
-  const std::filesystem::path dir_ = std::filesystem::path(testing::TempDir()) / "baton_tokenizer_config_test";
+  const TempDir temp_;
+  const std::filesystem::path dir_ = temp_.path();
 };
 
 TEST_F(ModelDir, ReadsEveryForm) {

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
+
+#include "base/test_dir.h"
 
 namespace baton::text {
 namespace {
@@ -38,7 +41,8 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& files) { return "n" + std::to_string(files.index); });
 
 TEST(VerifyTokenizer, NamesEveryMismatch) {
-  const auto file = std::filesystem::path(testing::TempDir()) / "baton_wrong.golden.json";
+  const TempDir temp;
+  const std::filesystem::path file = temp.path("wrong.golden.json");
   std::ofstream(file) << R"([{"text": "a", "ids": [70000]}, {"text": "b", "ids": [], "decoded": "x\ny"}])";
   const auto report = verify_tokenizer(kRoot / "tests/fixtures/tokenizers/options.json", file);
   ASSERT_TRUE(report.ok()) << report.error().message;
@@ -51,7 +55,6 @@ TEST(VerifyTokenizer, NamesEveryMismatch) {
   std::ofstream(file) << R"({"cases": 3})";
   EXPECT_THAT(verify_tokenizer(kRoot / "tests/fixtures/tokenizers/options.json", file).error().message,
               testing::EndsWith("cases: an array expected, found a number"));
-  std::filesystem::remove(file);
 }
 
 }  // namespace

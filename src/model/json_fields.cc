@@ -125,6 +125,25 @@ std::string JsonFields::text(std::string_view name, std::string_view fallback) {
   return std::string(value->get_string());
 }
 
+std::vector<double> JsonFields::numbers_between(std::string_view name, double low, double high, size_t count_max) {
+  const json::value* value = find(name);
+  if (value == nullptr) {
+    fail(error(ErrorCode::kCorrupt, "{}: {} is missing", where_, name));
+    return {};
+  }
+  const json::array* list = value->if_array();
+  std::vector<double> found;
+  if (list != nullptr && list->size() <= count_max) {
+    for (const json::value& item : *list) {
+      const double read = item.is_number() ? item.to_number<double>() : std::numeric_limits<double>::quiet_NaN();
+      if (read >= low && read <= high) found.push_back(read);
+    }
+    if (found.size() == list->size()) return found;
+  }
+  fail_field(name, *value, fmt::format("a list of at most {} numbers from {} to {}", count_max, low, high));
+  return {};
+}
+
 std::vector<int64_t> JsonFields::numbers(std::string_view name, size_t count_max) {
   const json::value* value = find(name);
   std::vector<int64_t> found;

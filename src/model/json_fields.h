@@ -41,6 +41,8 @@ class JsonFields {
   bool boolean(std::string_view name, bool fallback);
   // At most kTextMax bytes, all of them printable.
   std::string text(std::string_view name, std::string_view fallback);
+  // A list of at most count_max numbers, each in [low, high]. Required.
+  std::vector<double> numbers_between(std::string_view name, double low, double high, size_t count_max);
   // A number or a list of at most count_max numbers; empty if absent.
   std::vector<int32_t> ids(std::string_view name, size_t count_max = kIdsMax);
   // The same, of tokens. Those that the vocabulary does not have are left out, which `warnings` is told: published

@@ -251,6 +251,7 @@ Result<ModelConfig> load_model_config(const std::string& directory) {
   const bool deepseek =
       config.architecture == Architecture::kDeepseekV2 || config.architecture == Architecture::kDeepseekV3;
   deepseek ? read_deepseek(fields, config) : read_llama_family(fields, config);
+  check_rope_factors(fields, config);
   read_quantization(fields, config);
   BATON_TRY(fields.status());
   BATON_TRY(read_generation_config(directory, config));

@@ -16,14 +16,15 @@ namespace baton::model {
 enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
 
 struct RopeScaling {
-  enum class Kind : uint8_t { kNone, kLinear, kDynamic, kLlama3, kYarn } kind = Kind::kNone;
+  enum class Kind : uint8_t { kNone, kLinear, kDynamic, kLlama3, kYarn, kLongrope } kind = Kind::kNone;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
   double mscale = 0, mscale_all_dim = 0;             // yarn; 0: not stated
-  std::optional<double> attention_factor;            // yarn, where a config states it
+  std::optional<double> attention_factor;            // yarn and longrope, where a config states it
   bool truncate = true;                              // yarn: the ramp begins and ends at whole dimensions
   int64_t original_max_position = 0;
+  std::vector<double> dimension_factors;  // longrope: what each pair of dimensions is divided by, (dim/2)
 };
 
 struct MoeConfig {

@@ -144,6 +144,47 @@ TEST(ModelConfig, EverySpellingOfRopeScaling) {
   EXPECT_EQ(parse(llama(R"(, "rope_scaling": {"type": "yarn", "factor": 4})"))->rope.original_max_position, 4096);
 }
 
+// By the longest context that the model may have, not by each sequence's length.
+TEST(ModelConfig, LongropeHasTheFactorsOfItsContexts) {
+  const std::string factors = R"("short_factor": [1, 1.5, 2, 2.5], "long_factor": [1, 4, 16, 64])";
+  struct Case {
+    std::string text;
+    std::vector<double> factors;
+    double factor;
+    std::optional<double> attention;
+  };
+  const Case cases[] = {
+      {R"("rope_scaling": {"type": "longrope", )" + factors + R"(}, "original_max_position_embeddings": 512)",
+       {1, 4, 16, 64},
+       8,
+       std::nullopt},
+      {R"("rope_scaling": {"rope_type": "su", "original_max_position_embeddings": 4096, )" + factors + "}",
+       {1, 1.5, 2, 2.5},
+       1,
+       std::nullopt},
+      {R"("rope_scaling": {"type": "longrope", "short_mscale": 1.1, "long_mscale": 1.2, )" + factors +
+           R"(}, "original_max_position_embeddings": 512)",
+       {1, 4, 16, 64},
+       8,
+       1.2},
+      {R"("rope_parameters": {"rope_type": "longrope", "attention_factor": 1.5, "long_mscale": 1.2, "factor": 3,
+           "original_max_position_embeddings": 512, )" +
+           factors + "}",
+       {1, 4, 16, 64},
+       8,
+       1.5},
+  };
+  for (const Case& c : cases) {
+    const auto config = parse(llama(", " + c.text));
+    ASSERT_TRUE(config.ok()) << c.text << config.error().message;
+    EXPECT_EQ(config->rope.kind, RopeScaling::Kind::kLongrope) << c.text;
+    EXPECT_EQ(config->rope.dimension_factors, c.factors) << c.text;
+    EXPECT_EQ(config->rope.factor, c.factor) << c.text;
+    EXPECT_EQ(config->rope.attention_factor, c.attention) << c.text;
+    EXPECT_EQ(config->max_position, 4096) << c.text;
+  }
+}
+
 // As SGLang derives it.
 TEST(ModelConfig, InterpolatedPositionsReachFurther) {
   const std::pair<const char*, int64_t> cases[] = {
@@ -243,7 +284,22 @@ TEST(ModelConfig, BadFieldsAreNamedWithTheirValue) {
       {llama(R"(, "num_key_value_heads": 3)"), "8 is not a multiple of num_key_value_heads 3"},
       {llama(R"(, "head_dim": 7)"), "head_dim 7 is odd"},
       {llama(R"(, "hidden_act": "gelu")"), "hidden_act gelu"},
-      {llama(R"(, "rope_scaling": {"type": "longrope", "factor": 2})"), "type longrope is not supported"},
+      {llama(R"(, "rope_scaling": {"type": "ntk", "factor": 2})"), "type ntk is not supported"},
+      {llama(R"(, "rope_scaling": {"type": "longrope", "long_factor": [1, 1, 1, 1]})"),
+       "original_max_position_embeddings is missing"},
+      {llama(R"(, "rope_scaling": {"type": "longrope", "short_factor": [1, 1, 1, 1]},
+                  "original_max_position_embeddings": 64)"),
+       "long_factor is missing"},
+      {llama(
+           R"(, "rope_scaling": {"type": "longrope", "long_factor": [1, 1, 1]}, "original_max_position_embeddings": 64)"),
+       "longrope has 3 factors for 4 pairs"},
+      {llama(
+           R"(, "rope_scaling": {"type": "su", "long_factor": [1, 0, 1, 1], "original_max_position_embeddings": 64})"),
+       "long_factor is"},
+      {llama(R"(, "rope_scaling": {"type": "su", "long_factor": 1, "original_max_position_embeddings": 64})"),
+       "long_factor is 1, must be a list"},
+      {llama(R"(, "rope_scaling": {"type": "su", "long_factor": [1, 1, 1, 1], "original_max_position_embeddings": 1})"),
+       "original_max_position_embeddings is 1"},
       {llama(R"(, "rope_scaling": {"type": "dynamic"})"), "rope_scaling: factor is missing"},
       {llama(R"(, "rope_parameters": {"full_attention": {"rope_type": "default"}})"), "full_attention"},
       {llama(R"(, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5})"),

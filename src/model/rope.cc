@@ -66,11 +66,19 @@ std::vector<float> rope_inverse_frequencies(const RopeScaling& scaling, double t
     case RopeScaling::Kind::kYarn:
       scale_yarn(scaling, theta, dim, frequencies);
       break;
+    case RopeScaling::Kind::kLongrope:
+      for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] /= scaling.dimension_factors.at(i);
+      break;
   }
   return {frequencies.begin(), frequencies.end()};
 }
 
 double rope_attention_factor(const RopeScaling& scaling) {
+  if (scaling.kind == RopeScaling::Kind::kLongrope) {
+    if (scaling.attention_factor) return *scaling.attention_factor;
+    if (scaling.factor <= 1) return 1;
+    return std::sqrt(1 + std::log(scaling.factor) / std::log(static_cast<double>(scaling.original_max_position)));
+  }
   if (scaling.kind != RopeScaling::Kind::kYarn) return 1;
   if (scaling.attention_factor) return *scaling.attention_factor;
   if (scaling.mscale > 0 && scaling.mscale_all_dim > 0) {

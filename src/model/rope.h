@@ -11,11 +11,12 @@ namespace baton::model {
 
 // Inverse frequencies (dim/2) of a rotary embedding over `dim` values, scaled as the config says: linear (position
 // interpolation, Chen et al. 2023), llama3 (Llama 3.1's blend by wavelength), yarn (NTK by parts, Peng et al. 2023,
-// section 3.2). Dynamic NTK scales nothing before max_position_embeddings, where contexts end here.
+// section 3.2), longrope (Ding et al. 2024: a factor for each pair of dimensions). Dynamic NTK scales nothing before
+// max_position_embeddings, where contexts end here.
 [[nodiscard]] std::vector<float> rope_inverse_frequencies(const RopeScaling& scaling, double theta, int dim);
 
-// What cos and sin are multiplied by: 1 but for yarn (Peng et al. 2023, section 3.4). DeepSeek states mscale and
-// mscale_all_dim, and the factor is the quotient of their scales.
+// What cos and sin are multiplied by: 1 but for longrope (sqrt(1 + ln factor / ln original length)) and yarn (Peng et
+// al. 2023, section 3.4). DeepSeek states mscale and mscale_all_dim, and the factor is the quotient of their scales.
 [[nodiscard]] double rope_attention_factor(const RopeScaling& scaling);
 
 // What the softmax scale 1/sqrt(qk dim) of MLA is multiplied by: the square of yarn's scale for mscale_all_dim

@@ -8,6 +8,7 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr size_t kRopeFactorsMax = 1 << 14;
 constexpr double kYarnThetaMin = 1.001;  // its formula divides by the logarithm
 
 // Null if there is none, or an empty one.
@@ -32,14 +33,34 @@ void read_kind(JsonFields& rope, RopeScaling& r) {
     r.kind = RopeScaling::Kind::kLlama3;
   } else if (type == "yarn") {
     r.kind = RopeScaling::Kind::kYarn;
+  } else if (type == "longrope" || type == "su") {  // Phi-3's first files have "su"
+    r.kind = RopeScaling::Kind::kLongrope;
   } else {
     rope.fail(error(ErrorCode::kIncompatible,
-                    "{}: type {} is not supported; supported are default, linear, dynamic, llama3, yarn", rope.where(),
-                    type));
+                    "{}: type {} is not supported; supported are default, linear, dynamic, llama3, yarn, longrope",
+                    rope.where(), type));
+  }
+}
+
+// Contexts that may pass the original length have the long factors from their first position on, as in SGLang and vLLM:
+// a sequence's KV is not turned anew when it grows past that length, and both instances of a pair turn it alike.
+void read_longrope(JsonFields& rope, const ModelConfig& config, int64_t original_max_position, RopeScaling& r) {
+  // From 2: the attention factor divides by the logarithm.
+  r.original_max_position = original_max_position > 1
+                                ? original_max_position
+                                : rope.integer("original_max_position_embeddings", 2, kPositionMax);
+  r.factor = static_cast<double>(config.max_position) / static_cast<double>(r.original_max_position);
+  const std::string length = config.max_position > r.original_max_position ? "long" : "short";
+  r.dimension_factors = rope.numbers_between(length + "_factor", 1e-6, 1e6, kRopeFactorsMax);
+  for (const std::string& name : {std::string("attention_factor"), length + "_mscale"}) {
+    if (rope.find(name) == nullptr) continue;
+    r.attention_factor = rope.number(name, 0, 1e3);
+    break;
   }
 }
 
 void read_scaling(JsonFields& rope, const ModelConfig& config, int64_t original_max_position, RopeScaling& r) {
+  if (r.kind == RopeScaling::Kind::kLongrope) return read_longrope(rope, config, original_max_position, r);
   r.original_max_position = original_max_position > 0 ? original_max_position
                                                       : rope.integer("original_max_position_embeddings", 1,
                                                                      kPositionMax, config.max_position);
@@ -109,6 +130,15 @@ void read_rope(JsonFields& fields, ModelConfig& config) {
   check_rope(rope, config);
   if (original == 0) lengthen(rope, config);
   if (Status status = rope.status(); !status) fields.fail(status.error());
+}
+
+void check_rope_factors(JsonFields& fields, const ModelConfig& config) {
+  if (config.rope.kind != RopeScaling::Kind::kLongrope) return;
+  const int pairs = (config.is_mla() ? config.qk_rope : config.head_dim) / 2;
+  const size_t factors = config.rope.dimension_factors.size();
+  if (factors == static_cast<size_t>(pairs)) return;
+  fields.fail(error(ErrorCode::kCorrupt, "{}: rope_scaling: longrope has {} factors for {} pairs of dimensions",
+                    fields.where(), factors, pairs));
 }
 
 }  // namespace baton::model

@@ -15,4 +15,7 @@ inline constexpr int64_t kPositionMax = int64_t{1} << 30;
 // taken from the fields beside them.
 void read_rope(JsonFields& fields, ModelConfig& config);
 
+// Longrope has one factor for each pair of dimensions, whose number is read after the rope.
+void check_rope_factors(JsonFields& fields, const ModelConfig& config);
+
 }  // namespace baton::model

@@ -90,6 +90,24 @@ TEST(Rope, YarnFactors) {
   EXPECT_EQ(mla_softmax_factor({}), 1);
 }
 
+// transformers' formula: inv_freq = 1 / (factor * theta^(2i/dim)), sqrt(1 + ln(max / original) / ln(original)).
+TEST(Rope, LongropeDividesEachPairByItsFactor) {
+  RopeScaling s = scaling(RopeScaling::Kind::kLongrope, 32);
+  s.dimension_factors = {1.0, 1.25, 7.5, 64};
+  const auto scaled = rope_inverse_frequencies(s, 10000, 8);
+  // 1, 0.1 / 1.25, 0.01 / 7.5, 0.001 / 64
+  const double expected[] = {1, 0.08, 1.3333333333e-3, 1.5625e-5};
+  ASSERT_EQ(scaled.size(), 4U);
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(scaled[i], expected[i], expected[i] * 1e-6) << i;
+  EXPECT_NEAR(rope_attention_factor(s), 1.190238, 1e-6);  // Phi-3-mini-128k: 4096 to 131072
+  EXPECT_EQ(mla_softmax_factor(s), 1);
+  s.attention_factor = 1.25;
+  EXPECT_EQ(rope_attention_factor(s), 1.25);
+  s.attention_factor.reset();
+  s.factor = 1;
+  EXPECT_EQ(rope_attention_factor(s), 1);
+}
+
 TEST(Rope, TableIsTheSameHoweverItGrows) {
   ModelConfig config;
   config.head_dim = 16;

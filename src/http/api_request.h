@@ -34,6 +34,7 @@ struct ModelText {
   std::optional<text::Tokenizer> tokenizer;  // none with --skip-tokenizer-init: only input_ids then
   std::optional<text::ChatTemplate> chat_template;
   std::string bos_token, eos_token;
+  boost::json::object special_tokens;           // what templates see of them: transformers' special_tokens_map
   boost::json::object tokenizer_config;         // for /tokenizer_info: of its file, special tokens as texts
   std::optional<int64_t> tokenizer_max_length;  // model_max_length, where the file states one
   std::vector<int32_t> eos_ids;                 // load_model_text knows the tokenizer's

@@ -53,7 +53,7 @@ Result<std::string> render_messages(json::object& body, const ModelText& model, 
     if (!extra->is_object()) return error(ErrorCode::kInvalidArgument, "chat_template_kwargs: must be an object");
     input.template_kwargs = extra->as_object();
   }
-  input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
+  input.special_tokens = model.special_tokens;
   jinja::RenderLimits limits;
   limits.stop = std::move(stop);
   BATON_ASSIGN(const std::string text, model.chat_template->render_chat(std::move(input), limits));

@@ -175,7 +175,7 @@ Result<Prompt> read_chat_prompt(json::object* body, const ReadContext& read, Api
   if (echo.value_or(false) && (last.at("role") == "assistant" || !generation.value_or(true)))
     request->echoes = {{text_of(last), false}};
   BATON_ASSIGN(const std::string begun, read_last_message(*body, &input));
-  input.special_tokens = {{"bos_token", model.bos_token}, {"eos_token", model.eos_token}};
+  input.special_tokens = model.special_tokens;
   jinja::RenderLimits limits;
   limits.stop = read.stop;
   BATON_ASSIGN(std::string text, chat.render_chat(std::move(input), limits));

@@ -104,6 +104,7 @@ Result<std::unique_ptr<ModelText>> load_model_text(const ModelTextOptions& optio
   model->tokenizer = std::move(loaded.tokenizer);
   model->bos_token = loaded.config.bos_token.value_or("");
   model->eos_token = loaded.config.eos_token.value_or("");
+  model->special_tokens = std::move(loaded.config.special_tokens_map);
   model->eos_ids = stop_tokens(*model->tokenizer, model->eos_token);
   model->tokenizer_config = describe_tokenizer(directory);
   model->tokenizer_max_length = loaded.config.model_max_length;

@@ -44,6 +44,7 @@ inline std::unique_ptr<ModelText> byte_model(int64_t context_length = 64) {
           .value();
   model->bos_token = "<s>";
   model->eos_token = "</s>";
+  model->special_tokens = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
   model->eos_ids = {kTestEos};
   model->context_length = context_length;
   model->vocab = 258;

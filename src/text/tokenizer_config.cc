@@ -27,6 +27,7 @@ constexpr TokenField kTokenFields[] = {
 // The classes of transformers whose fast tokenizers heed add_bos_token; the others go by tokenizer.json alone.
 constexpr std::string_view kHeedsAddBos[] = {"", "Llama", "CodeLlama", "Gemma", "Cohere"};
 
+constexpr const char* kAdditional = "additional_special_tokens";
 constexpr size_t kAddedTokensMax = 1 << 17;
 
 bool heeds_add_bos(std::string_view tokenizer_class) {
@@ -49,20 +50,33 @@ Result<AddedToken> read_special_token(const JsonNode& node) {
   return token;
 }
 
-// ["<a>", {"content": "<b>"}], or by a model's own names for them: {"image_token": "<a>"}.
-Status read_more_special_tokens(const JsonNode& node, TokenizerConfig& config) {
+// A model's own names for some: {"image_token": "<a>"}.
+Status read_named_tokens(const JsonNode& node, const simdjson::dom::object& named, TokenizerConfig& config) {
+  if (named.size() > kAddedTokensMax) return node.refuse("more than {} tokens", kAddedTokensMax);
+  for (const auto& [key, value] : named) {
+    BATON_ASSIGN(AddedToken token, read_special_token(JsonNode(value, node.path())));
+    if (!token.content.empty()) config.special_tokens_map[key] = token.content;
+    config.tokens.specials.push_back(std::move(token));
+  }
+  return {};
+}
+
+// ["<a>", {"content": "<b>"}], or with names. Templates see additional_special_tokens, a list, and what has a name.
+Status read_more_special_tokens(const JsonNode& root, const char* key, TokenizerConfig& config) {
+  const JsonNode node = root.optional_member(key);
   if (node.is_null()) return {};
-  std::vector<JsonNode> items;
   if (simdjson::dom::object named; node.element().get(named) == simdjson::SUCCESS) {
-    items.reserve(named.size());
-    for (const auto& [key, value] : named) items.emplace_back(value, node.path());
-  } else {
-    BATON_ASSIGN(items, node.array());
+    return read_named_tokens(node, named, config);
   }
+  BATON_ASSIGN(const std::vector<JsonNode> items, node.array());
   if (items.size() > kAddedTokensMax) return node.refuse("more than {} tokens", kAddedTokensMax);
+  boost::json::array texts;
   for (const JsonNode& item : items) {
-    BATON_ASSIGN(config.tokens.specials.emplace_back(), read_special_token(item));
+    BATON_ASSIGN(AddedToken token, read_special_token(item));
+    texts.emplace_back(token.content);
+    config.tokens.specials.push_back(std::move(token));
   }
+  if (std::string_view(key) == kAdditional && !texts.empty()) config.special_tokens_map[key] = std::move(texts);
   return {};
 }
 
@@ -73,12 +87,11 @@ Status read_special_tokens(const JsonNode& root, TokenizerConfig& config) {
     if (node.is_null()) continue;
     BATON_ASSIGN(AddedToken token, read_special_token(node));
     if (field.text != nullptr) config.*field.text = token.content;
+    if (!token.content.empty()) config.special_tokens_map[field.key] = token.content;
     config.tokens.specials.push_back(std::move(token));
   }
-  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
-    BATON_TRY(read_more_special_tokens(root.optional_member(key), config));
-  }
-  return {};
+  BATON_TRY(read_more_special_tokens(root, kAdditional, config));
+  return read_more_special_tokens(root, "extra_special_tokens", config);
 }
 
 // {"128000": {"content": "<|begin_of_text|>", "special": true, ...}, ...}

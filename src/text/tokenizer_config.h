@@ -1,6 +1,8 @@
 // tokenizer_config.json, special_tokens_map.json and chat_template.jinja, the files beside tokenizer.json.
 #pragma once
 
+#include <boost/json/object.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -23,6 +25,7 @@ struct TokenizerConfig {
   std::optional<std::string> eos_token;
   std::optional<std::string> pad_token;
   std::optional<std::string> unk_token;
+  boost::json::object special_tokens_map;  // transformers' of this name, for templates: texts, and one list of them
   std::string tokenizer_class;
   TokensBeside tokens;  // added_tokens_decoder in the order of its ids, and every special token by name
   bool add_bos_token = false;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <boost/json/parse.hpp>
 #include <filesystem>
 
 #include "base/test_dir.h"
@@ -98,6 +99,33 @@ TEST_F(ModelDir, SpecialTokensMap) {
   EXPECT_TRUE(load_tokenizer_config(dir_).ok());
   write("tokenizer_config.json", "{}");
   EXPECT_THAT(load_tokenizer_config(dir_).error().message, testing::HasSubstr("special_tokens_map.json: bos_token"));
+}
+
+// What transformers 4.57 gives templates of the same files.
+TEST_F(ModelDir, TemplatesSeeEverySpecialToken) {
+  struct Case {
+    const char* config;
+    const char* map;
+    const char* seen;
+  };
+  const Case cases[] = {
+      {R"({"bos_token":"<s>","eos_token":{"content":"</s>"},"pad_token":"",
+           "additional_special_tokens":["<a>",{"content":"<b>"}],"extra_special_tokens":{"image_token":"<i>"}})",
+       "{}", R"({"bos_token":"<s>","eos_token":"</s>","additional_special_tokens":["<a>","<b>"],"image_token":"<i>"})"},
+      {R"({"eos_token":"<e>","unk_token":"<u>"})",
+       R"({"bos_token":"<s>","eos_token":{"content":"</s>"},"pad_token":null,"sep_token":"<p>",
+           "additional_special_tokens":["<a>",{"content":"<b>"}]})",
+       R"({"eos_token":"</s>","unk_token":"<u>","bos_token":"<s>","sep_token":"<p>","additional_special_tokens":["<a>","<b>"]})"},
+      {R"({"eos_token":"<e>","additional_special_tokens":[],"cls_token":"<c>","mask_token":"<m>"})", "{}",
+       R"({"eos_token":"<e>","cls_token":"<c>","mask_token":"<m>"})"},
+  };
+  for (const Case& c : cases) {
+    write("tokenizer_config.json", c.config);
+    write("special_tokens_map.json", c.map);
+    const auto config = load_tokenizer_config(dir_);
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    EXPECT_EQ(config->special_tokens_map, boost::json::parse(c.seen)) << c.config;
+  }
 }
 
 TEST_F(ModelDir, AddedTokensDecoder) {

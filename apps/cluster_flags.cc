@@ -56,6 +56,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
                            "--log-requests-level",
                            "--max-body-bytes",
                            "--watchdog-timeout",
+                           "--max-logprobs",
                            "--default-priority-value",
                            "--priority-scheduling-preemption-threshold"}) {
     pass_on(name, "As of `baton serve`, for every instance", flags.serve);

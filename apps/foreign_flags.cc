@@ -201,7 +201,7 @@ constexpr ForeignGroup kForeign[] = {
      "disable-log-requests disable-log-stats enable-log-requests enable-log-outputs "
      "no-enable-log-requests uvicorn-log-level= disable-uvicorn-access-log enable-server-load-tracking max-log-len="},
     {"the answers here have no such setting",
-     "enable-auto-tool-choice guided-decoding-backend= structured-outputs-config= generation-config= max-logprobs= "
+     "enable-auto-tool-choice guided-decoding-backend= structured-outputs-config= generation-config= "
      "override-generation-config= response-role= "
      "chat-template-content-format= lora-modules=+ kv-transfer-config="},
 };

@@ -220,6 +220,7 @@ class Serve {
     model_->tokens_as_ids = flags_.tokens_as_ids;
     model_->allow_auto_truncate = flags_.allow_auto_truncate;
     model_->incremental_streaming = flags_.incremental_streaming;
+    model_->logprobs_max = flags_.max_logprobs;
     model_->trust_request_chat_template = flags_.trust_request_chat_template;
     api_.set_ready(*engine_, *model_, *metrics_);
     return std::nullopt;

@@ -72,6 +72,9 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
                "Logprobs name a token token_id:ID, unless the request's return_tokens_as_token_ids is false");
   app.add_flag("--allow-auto-truncate", f.allow_auto_truncate,
                "Cut prompts and new tokens that are over the context (they are 400)");
+  app.add_option("--max-logprobs", f.max_logprobs,
+                 "Logprobs a token that completions and chats may ask for; more is 400 (1000, 20 of prompt_logprobs)")
+      ->transform(number_from(-1, std::numeric_limits<int>::max()));
   app.add_flag("--trust-request-chat-template", f.trust_request_chat_template,
                "A request may bring its own chat template");
   app.add_flag("--incremental-streaming-output,--stream-output", f.incremental_streaming,

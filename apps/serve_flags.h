@@ -19,6 +19,7 @@ struct ServeFlags {
   bool strict_model_names = false, allow_auto_truncate = false, trust_request_chat_template = false,
        report_cached_tokens = false, tokens_as_ids = false, usage_in_streams = false, usage_in_every_event = false;
   bool incremental_streaming = false;
+  std::optional<int> max_logprobs;
   std::string host = "127.0.0.1";
   int port = 30000;
   int http_threads = 2, text_threads = 2;

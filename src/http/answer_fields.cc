@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "http/json.h"
+#include "http/logprob_fields.h"
 
 namespace baton::http {
 namespace json = boost::json;
@@ -56,9 +57,9 @@ Status read_token_fields(const json::object& body, const ModelText& model, ApiRe
   return {};
 }
 
-Status read_prompt_logprobs(const json::object& body, ApiRequest* request) {
-  constexpr int kPromptLogprobsMax = 20;
-  BATON_ASSIGN(auto best, int_field(body, "prompt_logprobs", 0, kPromptLogprobsMax));
+Status read_prompt_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
+  constexpr int kPromptLogprobsMax = 20;  // vLLM's default
+  BATON_ASSIGN(auto best, int_field(body, "prompt_logprobs", 0, logprobs_max(model, kPromptLogprobsMax)));
   if (!best) return {};
   if (request->stream && *best > 0) {
     return error(ErrorCode::kInvalidArgument, "prompt_logprobs: not available when stream is true");

@@ -20,6 +20,6 @@ Status read_token_fields(const boost::json::object& body, const ModelText& model
 
 // vLLM's prompt_logprobs: of every prompt token and of the best at its position, in one answer. The choices are there
 // already.
-Status read_prompt_logprobs(const boost::json::object& body, ApiRequest* request);
+Status read_prompt_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
 
 }  // namespace baton::http

@@ -85,6 +85,37 @@ TEST(ApiRequest, AnOperatorMayHaveItCut) {
   EXPECT_EQ(longer.sampling.max_new_tokens, 1);
 }
 
+// vLLM's flag is of its endpoints; /generate is SGLang's, which has no limit.
+TEST(ApiRequest, MaxLogprobsIsALimitWhereItIsGiven) {
+  struct Case {
+    std::optional<int> given;
+    int completion, chat, prompt;  // the most that is taken
+  };
+  for (const Case& c : {Case{std::nullopt, 1000, 1000, 20},
+                        {5, 5, 5, 5},
+                        {0, 0, 0, 0},
+                        {50, 50, 50, 50},
+                        {-1, 1000, 1000, 1000},
+                        {5000, 1000, 1000, 1000}}) {
+    const auto model = byte_model();
+    model->logprobs_max = c.given;
+    const auto taken = [&](ApiKind kind, const std::string& body) {
+      return parse_api_request(kind, body, *model, engine::Role::kUnified).ok();
+    };
+    for (const int more : {0, 1}) {
+      EXPECT_EQ(taken(ApiKind::kCompletion, fmt::format(R"({{"prompt":"a","logprobs":{}}})", c.completion + more)),
+                !more);
+      EXPECT_EQ(taken(ApiKind::kChat, fmt::format(R"({{"messages":[{{"role":"user","content":"a"}}],"logprobs":true,)"
+                                                  R"("top_logprobs":{}}})",
+                                                  c.chat + more)),
+                !more);
+      EXPECT_EQ(taken(ApiKind::kCompletion, fmt::format(R"({{"prompt":"a","prompt_logprobs":{}}})", c.prompt + more)),
+                !more);
+    }
+    EXPECT_TRUE(taken(ApiKind::kGenerate, R"({"text":"a","return_logprob":true,"top_logprobs_num":1000})"));
+  }
+}
+
 TEST(ApiRequest, PromptsAreTruncatedAtEitherSide) {
   const auto prompt = [](const std::string& fields) {
     const auto request = parse(ApiKind::kCompletion, "{" + fields + "}");

@@ -177,7 +177,7 @@ Status finish_openai(const json::object& body, const ReadContext& read, const st
   }
   BATON_TRY(fit_context(read, prompts, fields));
   BATON_TRY(expand(prompts, fields, request));
-  BATON_TRY(read_prompt_logprobs(body, request));
+  BATON_TRY(read_prompt_logprobs(body, read.model, request));
   BATON_TRY(read_token_fields(body, model, request));
   BATON_TRY(read_rids(body, request->kind == ApiKind::kChat ? "chatcmpl-" : "cmpl-", request));
   return read_routing(body, read.role, request);

@@ -50,6 +50,7 @@ struct ModelText {
   bool allow_auto_truncate = false;          // what is over the context is cut, where it would be 400
   bool incremental_streaming = false;        // an event of /generate has what is new, not all
   bool trust_request_chat_template = false;  // a request may bring its own
+  std::optional<int> logprobs_max;           // --max-logprobs, of the OpenAI endpoints; -1: as many as there may be
   std::shared_ptr<WeightVersion> weight_version = std::make_shared<WeightVersion>();  // may change while it is served
 };
 

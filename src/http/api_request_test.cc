@@ -115,7 +115,7 @@ TEST(ApiRequest, OtherFieldsHaveTheirsToo) {
       {{ApiKind::kCompletion}, {"logprobs", {"0", "5"}, {"-1", "true", "1001"}, "[0, 1000]"}},
       {{ApiKind::kCompletion}, {"suffix", {"\"\""}, {"\"x\""}, "not supported"}},
       {{ApiKind::kChat}, {"logprobs", {"true", "false"}, {"1"}, "true or false"}},
-      {{ApiKind::kChat}, {"top_logprobs", {"0", "20"}, {"-1", "21"}, "[0, 20]"}},
+      {{ApiKind::kChat}, {"top_logprobs", {"0", "20", "1000"}, {"-1", "1001"}, "[0, 1000]"}},
       {{ApiKind::kChat}, {"tools", {"[]"}, {"[{}]"}, "not supported"}},
       {{ApiKind::kChat}, {"tool_choice", {"\"none\"", "\"auto\""}, {}, ""}},
       {{ApiKind::kChat}, {"chat_template_kwargs", {"{}"}, {"[]"}, "an object"}},

@@ -11,7 +11,6 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr int64_t kTopLogprobsMax = 1000;
 constexpr size_t kListedLogprobsMax = 4096;
 constexpr size_t kChosenLogprobsMax = 128;  // logprob_token_ids
 
@@ -116,10 +115,15 @@ Status read_generate_logprobs(const json::object& body, const ModelText& model, 
   return {};
 }
 
+int64_t logprobs_max(const ModelText& model, int64_t otherwise) {
+  if (!model.logprobs_max) return otherwise;
+  return *model.logprobs_max < 0 ? kTopLogprobsMax : std::min(int64_t{*model.logprobs_max}, kTopLogprobsMax);
+}
+
 Status read_completion_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
   BATON_ASSIGN(auto echo, bool_field(body, "echo"));
   request->echo = echo.value_or(false);
-  BATON_ASSIGN(auto logprobs, int_field(body, "logprobs", 0, kTopLogprobsMax));
+  BATON_ASSIGN(auto logprobs, int_field(body, "logprobs", 0, logprobs_max(model, kTopLogprobsMax)));
   for (ChoiceRequest& choice : request->choices) {
     if (!logprobs) break;
     choice.return_logprob = true;
@@ -132,7 +136,7 @@ Status read_completion_logprobs(const json::object& body, const ModelText& model
 
 Status read_chat_logprobs(const json::object& body, const ModelText& model, ApiRequest* request) {
   BATON_ASSIGN(auto logprobs, bool_field(body, "logprobs"));
-  BATON_ASSIGN(auto top, int_field(body, "top_logprobs", 0, 20));
+  BATON_ASSIGN(auto top, int_field(body, "top_logprobs", 0, logprobs_max(model, kTopLogprobsMax)));
   for (ChoiceRequest& choice : request->choices) {
     choice.return_logprob = logprobs.value_or(false);
     if (!choice.return_logprob) continue;

@@ -11,6 +11,9 @@ namespace baton::http {
 Status read_generate_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
 Status read_completion_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
 Status read_chat_logprobs(const boost::json::object& body, const ModelText& model, ApiRequest* request);
+// How many logprobs a request of an OpenAI endpoint may ask for: `otherwise` where --max-logprobs is not given.
+[[nodiscard]] int64_t logprobs_max(const ModelText& model, int64_t otherwise);
+inline constexpr int64_t kTopLogprobsMax = 1000;
 
 // The prompt's logprobs, and its text when it is echoed, are made whole before the first byte of the answer: they fit
 // kCallBytesMax.

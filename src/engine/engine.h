@@ -132,6 +132,13 @@ struct InstanceInfo {
   double load_weight_s = 0, kv_allocation_s = 0, startup_s = 0;  // what its start took, and that in all
 };
 
+// What steps computed since the start, and how long they took: prompts alone, new tokens alone, and both in one.
+struct StepTotals {
+  uint64_t prompt_tokens = 0, decode_tokens = 0;
+  uint64_t cached_tokens = 0;  // of prompts, found in the prefix tree; again after a retraction
+  double prompt_s = 0, decode_s = 0, mixed_s = 0;
+};
+
 // A consistent view of one moment, for /metrics, /get_load and tests.
 struct EngineStats {
   int running = 0, waiting = 0;  // requests
@@ -141,12 +148,16 @@ struct EngineStats {
   struct Pages {
     int free = 0, owned = 0, granted = 0, quarantined = 0, cached = 0;
     int sequences = 0;  // that have some of them
+    int waiting = 0;    // requests that wait for some and can go to no other group
     [[nodiscard]] int used() const { return owned + granted + quarantined; }
   };
   std::vector<Pages> pages;  // one entry per DP group
   uint64_t requests_total = 0, aborted_total = 0, prompt_tokens_total = 0, generation_tokens_total = 0,
            cached_tokens_total = 0;
   uint64_t preemptions_total = 0, steps_total = 0;
+  uint64_t retracted_prompt_tokens = 0, retracted_new_tokens = 0;
+  int64_t running_tokens = 0;  // of sequences in the running batch, prompts included
+  StepTotals steps;
   int retracted = 0;  // requests that have lost their pages and wait for others
   uint64_t bootstrap_failed_total = 0, transfer_failed_total = 0;
   struct Link {

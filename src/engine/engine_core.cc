@@ -143,11 +143,15 @@ void EngineCore::fill(EngineStats* stats) const {
   stats->cache_hit_rate = counts.prompt_tokens == 0
                               ? 0
                               : static_cast<double>(counts.cached_tokens) / static_cast<double>(counts.prompt_tokens);
+  const std::vector<int> bound = scheduler_.bound_waiting();
   for (int g = 0; g < scheduler_.options().dp; ++g) {
     const kv::PageCounts pages = scheduler_.ledger(g).counts();
-    stats->pages.push_back(
-        {pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached, scheduler_.active_in(g)});
+    stats->pages.push_back({pages.free, pages.owned, pages.granted, pages.quarantined, pages.cached,
+                            scheduler_.active_in(g), bound[static_cast<size_t>(g)]});
   }
+  stats->running_tokens = counts.running_tokens;
+  stats->retracted_prompt_tokens = counts.retracted_prompt_tokens;
+  stats->retracted_new_tokens = counts.retracted_new_tokens;
   stats->requests_total = requests_;
   stats->aborted_total = aborted_;
   stats->prompt_tokens_total = prompt_tokens_;

@@ -299,6 +299,7 @@ bool EngineLoop::step() {
   const scheduler::Turn turn = core_->scheduler().next_turn();
   begin_steps(turn);
   if (turn.plan.segments.empty()) return !turn.admitted.empty();
+  const TimePoint begun = core_->now();
   Result<kv::StepResult> result = executor_->run(turn.plan);
   if (!result) {
     log_error("a step failed, the instance ends its requests: {}", result.error().message);
@@ -308,6 +309,7 @@ bool EngineLoop::step() {
     return false;
   }
   ++steps_;
+  count_step(turn.plan, core_->now() - begun);
   log_decode(turn.plan);
   core_->scheduler().complete(turn.plan);
   take_result(turn.plan, *result);
@@ -331,12 +333,27 @@ void EngineLoop::log_decode(const kv::StepPlan& plan) {
       now.generation_tokens_per_s, now.waiting);
 }
 
+// Before the scheduler is told that the plan was computed: what runs is known by its state.
+void EngineLoop::count_step(const kv::StepPlan& plan, Duration took) {
+  uint64_t prompts = 0, decoded = 0;
+  for (const kv::Segment& segment : plan.segments) {
+    const bool runs = core_->scheduler().sequence(segment.sequence).state == scheduler::SequenceState::kRunning;
+    (runs ? decoded : prompts) += segment.tokens.size();
+  }
+  totals_.prompt_tokens += prompts;
+  totals_.decode_tokens += decoded;
+  double& seconds = prompts == 0 ? totals_.decode_s : decoded == 0 ? totals_.prompt_s : totals_.mixed_s;
+  seconds += to_seconds(took);
+}
+
 void EngineLoop::begin_steps(const scheduler::Turn& turn) {
   const TimePoint now = core_->now();
   for (const SequenceId id : turn.admitted) {
     LiveRequest& live = *core_->find(id);
     const scheduler::Sequence& sequence = core_->scheduler().sequence(id);
     live.dp_rank = sequence.group;
+    if (sequence.state == scheduler::SequenceState::kComputing)
+      totals_.cached_tokens += static_cast<uint64_t>(sequence.cached);
     if (!live.admitted) live.cached_tokens = static_cast<int>(sequence.first_cached);
     if (!live.admitted && options_.observer != nullptr)
       options_.observer->on_queue_time(to_seconds(now - live.computable));
@@ -433,6 +450,7 @@ void EngineLoop::publish() {
   EngineStats stats;
   core_->fill(&stats);
   stats.steps_total = steps_;
+  stats.steps = totals_;
   const TimePoint now = core_->now();
   rate_.note(now, stats.generation_tokens_total);
   stats.generation_tokens_per_s = rate_.per_second(now, stats.generation_tokens_total);

@@ -105,6 +105,7 @@ class EngineLoop final : public Engine {
   void end_wait(const Status& result);
   void log_decode(const kv::StepPlan& plan);
   void begin_steps(const scheduler::Turn& turn);
+  void count_step(const kv::StepPlan& plan, Duration took);
   void take_result(const kv::StepPlan& plan, const kv::StepResult& result);
   bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result, size_t index);
   void sample(LiveRequest& live, const float* logits);
@@ -123,6 +124,7 @@ class EngineLoop final : public Engine {
   TokenRate rate_;
   uint64_t steps_ = 0;
   uint64_t decode_steps_ = 0;
+  StepTotals totals_;
   bool paused_ = false;                       // no step is computed
   std::function<void(Status)> wait_ended_{};  // of a pause that waits for what computes
   int64_t step_tokens_ = 0;                   // of the step at hand, as on_step() has them

@@ -499,6 +499,12 @@ TEST(EngineLoop, StatsCountWhatWasDone) {
   EXPECT_EQ(stats.cached_tokens_total, 36u);
   EXPECT_DOUBLE_EQ(stats.cache_hit_rate, 36.0 / 80);
   EXPECT_EQ(stats.steps_total, 2u + 4u + 1u + 4u);
+  EXPECT_EQ(stats.steps.prompt_tokens, 40u + 4u);
+  EXPECT_EQ(stats.steps.cached_tokens, 36u);
+  EXPECT_EQ(stats.steps.decode_tokens, 4u + 4u);
+  EXPECT_GT(stats.steps.prompt_s, 0);
+  EXPECT_GT(stats.steps.decode_s, 0);
+  EXPECT_EQ(stats.steps.mixed_s, 0);
 }
 
 }  // namespace

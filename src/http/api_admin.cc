@@ -34,7 +34,7 @@ void ApiServer::flush_cache(Call& x) {
   x.reply("{\"success\":true,\"message\":\"cache flushed\"}");
 }
 
-// Of each DP group, and of all together: what routers of SGLang balance by. Requests that wait have no group yet, and
+// Of each DP group, and of all together: what routers of SGLang balance by. Requests that wait and may go to any group
 // stand as evenly as they will be spread.
 void ApiServer::load(Call& x) {
   const EngineStats stats = x.ready.engine->stats();
@@ -43,10 +43,13 @@ void ApiServer::load(Call& x) {
   const int all = stats.running + waiting + stats.transferring;
   if (x.request.path == "/load") return x.reply(fmt::format("{{\"server_load\":{}}}", all));
   const int groups = static_cast<int>(stats.pages.size());
+  int anywhere = waiting;
+  for (const EngineStats::Pages& p : stats.pages) anywhere -= p.waiting;
+  anywhere = std::max(0, anywhere);
   std::string entries;
   for (int g = 0; g < groups; ++g) {
     const EngineStats::Pages& p = stats.pages[static_cast<size_t>(g)];
-    const int my_waiting = waiting / groups + (g < waiting % groups ? 1 : 0);
+    const int my_waiting = p.waiting + anywhere / groups + (g < anywhere % groups ? 1 : 0);
     const int64_t used = int64_t{p.used()} * info.page_tokens;
     const int64_t total = int64_t{info.pages_per_group} * info.page_tokens;
     entries += fmt::format(

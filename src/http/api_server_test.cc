@@ -235,6 +235,12 @@ TEST(ApiServer, TheLoadOfEachDpRank) {
                                                                  {"/1/num_reqs", 2},
                                                                  {"/1/num_tokens", 0}})
     EXPECT_EQ(loads.at_pointer(pointer), value) << pointer;
+  served.engine.stats_.pages[1].waiting = 2;  // for this group alone; the third may go to any
+  const json::value bound = json::parse(served.ask("GET", "/get_load").body);
+  EXPECT_EQ(bound.at_pointer("/0/num_waiting_reqs"), 1);
+  EXPECT_EQ(bound.at_pointer("/1/num_waiting_reqs"), 2);
+  EXPECT_EQ(bound.at_pointer("/1/num_reqs"), 3);
+  served.engine.stats_.pages[1].waiting = 0;
   const json::value all = json::parse(served.ask("GET", "/v1/loads").body);
   EXPECT_EQ(all.at_pointer("/loads"), loads);
   EXPECT_EQ(all.at_pointer("/aggregate/total_reqs"), 7);

@@ -5,6 +5,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
+#include <sys/resource.h>
 
 #include <map>
 #include <mutex>
@@ -47,6 +48,8 @@ const Shape kSglangHistograms[] = {
     {"sglang:time_to_first_token_seconds", "Time to first token", kTtft},
     {"sglang:inter_token_latency_seconds", "Gap between tokens", kItl},
     {"sglang:e2e_request_latency_seconds", "Request latency", kE2e},
+    {"sglang:prompt_tokens_histogram", "Prompt tokens of a request", kTokens},
+    {"sglang:generation_tokens_histogram", "Generated tokens of a request", kTokens},
     {"sglang:queue_time_seconds", "Time from arrival to the first step", kStage},
     {"sglang:kv_transfer_latency_ms", "KV handoff, first write to last completion", kMs},
     {"sglang:kv_transfer_total_mb", "KV bytes of a handoff", kMb},
@@ -82,6 +85,15 @@ constexpr std::pair<const char*, double engine::TtftParts::*> kParts[] = {
     {"prefill", &engine::TtftParts::prefill_ms},
     {"transfer", &engine::TtftParts::transfer_ms},
     {"first_step", &engine::TtftParts::first_step_ms}};
+
+double process_cpu_s() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
 
 }  // namespace
 
@@ -133,6 +145,7 @@ struct Metrics::Impl {
     if (total > c.Value()) c.Increment(total - c.Value());
   }
   void render_sglang(const EngineStats& stats, const engine::InstanceInfo& info);
+  void render_steps(const EngineStats& stats);
   void render_vllm(const EngineStats& stats, const engine::InstanceInfo& info);
   void render_own(const EngineStats& stats);
 };
@@ -226,6 +239,8 @@ void Metrics::on_request_end(const EndedRequest& ended) {
   impl_->observe("sglang:e2e_request_latency_seconds", ended.seconds);
   impl_->observe("vllm:e2e_request_latency_seconds", ended.seconds);
   impl_->observe("vllm:request_inference_time_seconds", ended.inference_s);
+  impl_->observe("sglang:prompt_tokens_histogram", ended.prompt_tokens);
+  impl_->observe("sglang:generation_tokens_histogram", ended.completion_tokens);
   impl_->observe("vllm:request_prompt_tokens", ended.prompt_tokens);
   impl_->observe("vllm:request_generation_tokens", ended.completion_tokens);
   impl_->observe("vllm:request_params_max_tokens", ended.max_tokens);
@@ -274,6 +289,17 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
   gauge("sglang:num_retracted_reqs", "Requests that lost their pages and wait for others", stats.retracted, l);
   counter("sglang:num_retracted_requests_total", "Times that requests lost their pages",
           static_cast<double>(stats.preemptions_total), l);
+  counter("sglang:num_retracted_input_tokens_total", "Prompt tokens of requests that lost their pages",
+          static_cast<double>(stats.retracted_prompt_tokens), l);
+  counter("sglang:num_retracted_output_tokens_total", "Generated tokens of requests that lost their pages",
+          static_cast<double>(stats.retracted_new_tokens), l);
+  gauge("sglang:decode_sum_seq_lens", "Tokens of the sequences in the running batch",
+        static_cast<double>(stats.running_tokens), l);
+  gauge("sglang:full_token_usage", "Share of the KV pool in use", total > 0 ? static_cast<double>(used) / total : 0, l);
+  gauge("sglang:page_size", "Tokens of a KV page", info.page_tokens, l);
+  gauge("sglang:num_pages", "KV pages", total, l);
+  gauge("sglang:context_len", "Prompt and new tokens that a request may have", static_cast<double>(info.max_model_len),
+        l);
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   gauge("sglang:weight_memory_usage_gb", "Weights in GiB", static_cast<double>(info.weight_bytes) / kGiB, l);
   gauge("sglang:kv_cache_memory_usage_gb", "KV pools in GiB", static_cast<double>(info.kv_bytes) / kGiB, l);
@@ -302,6 +328,27 @@ void Metrics::Impl::render_sglang(const EngineStats& stats, const engine::Instan
           static_cast<double>(stats.bootstrap_failed_total), l);
   counter("sglang:num_transfer_failed_reqs_total", "Handoffs that failed after a grant",
           static_cast<double>(stats.transfer_failed_total), l);
+}
+
+void Metrics::Impl::render_steps(const EngineStats& stats) {
+  const auto labelled = [this](const char* name, const char* value) {
+    Labels labels = sglang_labels();
+    labels[name] = value;
+    return labels;
+  };
+  for (const auto& [mode, tokens] : {std::pair{"prefill_compute", stats.steps.prompt_tokens},
+                                     {"prefill_cache", stats.steps.cached_tokens},
+                                     {"decode", stats.steps.decode_tokens}}) {
+    counter("sglang:realtime_tokens_total", "Tokens as steps compute them, and those found in the prefix cache",
+            static_cast<double>(tokens), labelled("mode", mode));
+  }
+  for (const auto& [category, seconds] :
+       {std::pair{"extend", stats.steps.prompt_s}, {"decode", stats.steps.decode_s}, {"mixed", stats.steps.mixed_s}}) {
+    counter("sglang:forward_execution_seconds_total", "Time of forward passes", seconds,
+            labelled("category", category));
+  }
+  counter("sglang:process_cpu_seconds_total", "CPU time of the process, user and system", process_cpu_s(),
+          {{"component", "tokenizer"}});
 }
 
 void Metrics::Impl::render_vllm(const EngineStats& stats, const engine::InstanceInfo& info) {
@@ -378,6 +425,7 @@ void Metrics::Impl::render_own(const EngineStats& stats) {
 std::string Metrics::render(const EngineStats& stats, const engine::InstanceInfo& info) {
   std::lock_guard lock(impl_->mutex);
   impl_->render_sglang(stats, info);
+  impl_->render_steps(stats);
   impl_->render_vllm(stats, info);
   impl_->render_own(stats);
   std::ostringstream out;

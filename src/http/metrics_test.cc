@@ -45,6 +45,10 @@ engine::EngineStats busy() {
   stats.links = {{0, 1, 4096, 2, true}, {1, 1, 0, 0, false}};
   stats.transfer_failures = {{"timeout", 2}};
   stats.retracted = 1;
+  stats.retracted_prompt_tokens = 30;
+  stats.retracted_new_tokens = 4;
+  stats.running_tokens = 90;
+  stats.steps = {75, 48, 25, 1.5, 0.5, 0.25};
   return stats;
 }
 engine::InstanceInfo instance() {
@@ -124,6 +128,13 @@ TEST(Metrics, GaugesShowTheMoment) {
       {"sglang:num_retracted_reqs{", "1"},
       {"sglang:weight_memory_usage_gb{", "1.5"},
       {"sglang:kv_cache_memory_usage_gb{", "1"},
+      {"sglang:num_retracted_input_tokens_total{", "30"},
+      {"sglang:num_retracted_output_tokens_total{", "4"},
+      {"sglang:decode_sum_seq_lens{", "90"},
+      {"sglang:full_token_usage{", "0.175"},
+      {"sglang:page_size{", "16"},
+      {"sglang:num_pages{", "40"},
+      {"sglang:context_len{", "320"},
       {"vllm:num_requests_waiting_by_reason{engine=\"0\",model_name=\"tiny\",reason=\"deferred\"}", "5"},
       {"vllm:kv_cache_usage_perc{", "0.175"},
       {"vllm:num_requests_waiting{", "7"},
@@ -136,6 +147,13 @@ TEST(Metrics, GaugesShowTheMoment) {
   for (const auto& [start, value] : expected) EXPECT_EQ(value_of(text, start), value) << start;
   EXPECT_EQ(value_of(render(Role::kPrefill), "sglang:num_prefill_prealloc_queue_reqs{"), "5");
   EXPECT_THAT(text, HasSubstr("engine_type=\"decode\""));
+  for (const auto& [sample, value] : {std::pair{"mode=\"prefill_compute\",model_name=\"tiny\",tp_rank=\"0\"} ", "75"},
+                                      {"mode=\"prefill_cache\",model_name=\"tiny\",tp_rank=\"0\"} ", "25"},
+                                      {"mode=\"decode\",model_name=\"tiny\",tp_rank=\"0\"} ", "48"}})
+    EXPECT_THAT(text, HasSubstr(std::string(sample) + value));
+  for (const auto& [category, value] : {std::pair{"extend", "1.5"}, {"decode", "0.5"}, {"mixed", "0.25"}})
+    EXPECT_EQ(value_of(text, fmt::format("sglang:forward_execution_seconds_total{{category=\"{}\"", category)), value);
+  EXPECT_GT(std::stod(value_of(text, "sglang:process_cpu_seconds_total{component=\"tokenizer\"}")), 0);
   EXPECT_THAT(text, HasSubstr("phase=\"load_weight\",tp_rank=\"0\"} 2\n"));
   EXPECT_THAT(text,
               HasSubstr("kv_cache_max_concurrency=\"2.00\",kv_cache_size_tokens=\"640\",num_gpu_blocks=\"40\"} 1\n"));

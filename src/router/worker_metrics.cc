@@ -28,7 +28,8 @@ Merge merge_of(const MetricFamily& family) {
   if (family.type != "gauge") return Merge::kSum;
   const auto ends = [&](std::string_view end) { return family.name.ends_with(end); };
   if (ends("_usage") || ends("_perc") || ends("_rate") || ends("utilization")) return Merge::kMean;
-  return ends("_info") || ends("_state") || ends("startup_time_seconds") ? Merge::kMax : Merge::kSum;
+  const bool same = ends("_info") || ends("_state") || ends(":page_size") || ends(":context_len");
+  return same || ends("startup_time_seconds") ? Merge::kMax : Merge::kSum;
 }
 
 void name_role(MetricSample* sample, engine::Role role) {

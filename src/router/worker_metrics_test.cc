@@ -17,6 +17,7 @@ std::string page(int n) {
   return fmt::format(
       "# HELP sglang:num_running_reqs Running\n# TYPE sglang:num_running_reqs gauge\n"
       "sglang:num_running_reqs{{model_name=\"a \\\"b\\\"\"}} {0}\n"
+      "# HELP sglang:context_len Length\n# TYPE sglang:context_len gauge\nsglang:context_len 64\n"
       "# HELP sglang:token_usage Share\n# TYPE sglang:token_usage gauge\nsglang:token_usage 0.{0}\n"
       "# HELP vllm:e2e_request_latency_seconds Latency\n# TYPE vllm:e2e_request_latency_seconds histogram\n"
       "vllm:e2e_request_latency_seconds_bucket{{engine=\"0\",le=\"1\"}} 1\n"
@@ -48,7 +49,7 @@ TEST(WorkerMetrics, CountsAreAddedAndSharesAveragedForEachRole) {
   for (const char* line :
        {"sglang:num_running_reqs{engine_type=\"prefill\",model_name=\"a \\\"b\\\"\"} 2\n",
         "sglang:num_running_reqs{engine_type=\"decode\",model_name=\"a \\\"b\\\"\"} 10\n",
-        "sglang:token_usage{engine_type=\"decode\"} 0.5\n",
+        "sglang:token_usage{engine_type=\"decode\"} 0.5\n", "sglang:context_len{engine_type=\"decode\"} 64\n",
         "vllm:e2e_request_latency_seconds_bucket{engine=\"0\",engine_type=\"decode\",le=\"+Inf\"} 10\n",
         "vllm:e2e_request_latency_seconds_sum{engine=\"0\",engine_type=\"decode\"} 5\n"})
     EXPECT_THAT(text, HasSubstr(line));

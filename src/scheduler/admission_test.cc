@@ -75,6 +75,32 @@ TEST(Admission, HeldSequencesTakeNoPagesAndCountAsWork) {
   m.run_to_idle(10);
 }
 
+// Where a request waits is known if it was asked for or chosen already.
+TEST(Admission, WaitingIsOfAGroupWhereNoOtherWillDo) {
+  SchedulerOptions options = small();
+  options.dp = 2;
+  Scheduler s(options);
+  uint64_t id = 0;
+  const auto add = [&](EntryMode entry, std::optional<int> rank) {
+    NewSequence sequence;
+    sequence.id = SequenceId{++id};
+    sequence.prompt = prompt_of(8);
+    sequence.entry = entry;
+    sequence.dp_rank = rank;
+    s.add(std::move(sequence));
+  };
+  add(EntryMode::kCompute, std::nullopt);
+  EXPECT_EQ(s.bound_waiting(), (std::vector{0, 0}));
+  add(EntryMode::kCompute, 1);
+  add(EntryMode::kPrebuilt, 1);
+  EXPECT_EQ(s.bound_waiting(), (std::vector{0, 2}));
+  add(EntryMode::kHeld, std::nullopt);
+  add(EntryMode::kHeld, 0);
+  const std::vector<int> bound = s.bound_waiting();
+  EXPECT_EQ(bound[0] + bound[1], 4);
+  EXPECT_GE(bound[0], 1);
+}
+
 TEST(Admission, PrebuiltSequencesGetPagesAndRunAfterTheyJoin) {
   Machine m(small(16));
   m.add(prompt_of(8), 1);

@@ -89,6 +89,8 @@ void Scheduler::retract(Sequence& s) {
   s.entry = EntryMode::kCompute;
   enqueue(s);
   ++retractions_;
+  retracted_prompt_tokens_ += static_cast<uint64_t>(s.prompt_tokens);
+  retracted_new_tokens_ += static_cast<uint64_t>(s.size() - s.prompt_tokens);
 }
 
 void Scheduler::retract_all() {

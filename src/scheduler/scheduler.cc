@@ -152,13 +152,26 @@ SchedulerCounts Scheduler::counts() const {
       case SequenceState::kRunning:
       case SequenceState::kDone:
         ++counts.running;
+        counts.running_tokens += s.size();
         break;
     }
   }
   counts.prompt_tokens = prompt_tokens_;
   counts.cached_tokens = cached_tokens_;
   counts.retractions = retractions_;
+  counts.retracted_prompt_tokens = retracted_prompt_tokens_;
+  counts.retracted_new_tokens = retracted_new_tokens_;
   return counts;
+}
+
+std::vector<int> Scheduler::bound_waiting() const {
+  std::vector<int> bound(groups_.size());
+  for (const auto& [id, s] : sequences_) {
+    if (s.state != SequenceState::kHeld && s.state != SequenceState::kWaiting) continue;
+    const int group = s.wanted_group.value_or(s.entry == EntryMode::kHeld ? s.group : -1);
+    if (group >= 0) ++bound[static_cast<size_t>(group)];
+  }
+  return bound;
 }
 
 }  // namespace baton::scheduler

@@ -71,6 +71,8 @@ struct SchedulerCounts {
   int held = 0, waiting = 0, reserved = 0, computing = 0, running = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0;  // of first admissions since the start
   uint64_t retractions = 0;
+  uint64_t retracted_prompt_tokens = 0, retracted_new_tokens = 0;  // whose KV was given up
+  int64_t running_tokens = 0;                                      // the lengths of what runs
 };
 
 class Scheduler {
@@ -115,6 +117,8 @@ class Scheduler {
   // begun, and prebuilt ones that have not joined.
   void retract_all();
   [[nodiscard]] SchedulerCounts counts() const;
+  // Of each group, the sequences that wait and can go to no other: a rank was asked for, or they were held for it.
+  [[nodiscard]] std::vector<int> bound_waiting() const;
   // Sequences that have pages of the group.
   [[nodiscard]] int active_in(int group) const {
     return static_cast<int>(groups_[static_cast<size_t>(group)].active.size());
@@ -189,6 +193,7 @@ class Scheduler {
   bool admissions_held_ = false;
   int prompt_steps_in_row_ = 0;
   uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, retractions_ = 0;
+  uint64_t retracted_prompt_tokens_ = 0, retracted_new_tokens_ = 0;
   size_t admissions_ = 0;  // where ties between groups begin
 };
 

@@ -1,38 +1,14 @@
 #include "comm/rank_group.h"
 
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
 
 namespace baton::comm {
 
-namespace {
-
-// About two microseconds of pause instructions.
-constexpr int kSpins = 64;
-
-// A yield lets a rank that shares the core go on, and costs a fraction of sleeping and being woken. But it gives up
-// this thread's share of the core (all of a time slice since Linux 6.18), so where another program takes it, yields
-// cost milliseconds: after one that took long the group's ranks only sleep for a while.
-constexpr int kYields = 8;
-constexpr auto kYieldTooLong = std::chrono::milliseconds(1);
-constexpr auto kYieldPause = std::chrono::milliseconds(200);
-
-void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-}  // namespace
-
-RankGroup::RankGroup(int ranks) : ranks_(static_cast<size_t>(ranks)) {
+RankGroup::RankGroup(int ranks) : ranks_(static_cast<size_t>(ranks)), wait_(ranks) {
   BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
   for (Pointers& e : exchanges_) e.resize(static_cast<size_t>(ranks));
-  if (static_cast<unsigned>(ranks) <= std::thread::hardware_concurrency()) spins_ = kSpins;
 }
 
 Error RankGroup::failure() const {
@@ -52,17 +28,6 @@ void RankGroup::abort(Error failure) {
   futex_wake_all(phase_);
 }
 
-void RankGroup::wait_while(uint32_t phase) {
-  const auto same = [&] { return phase_.load(std::memory_order_acquire) == phase; };
-  for (int i = 0; i < spins_ && same(); ++i) pause();
-  auto now = std::chrono::steady_clock::now();
-  for (int i = 0; i < kYields && same() && now >= yields_from_.load(std::memory_order_relaxed); ++i) {
-    const auto before = std::exchange(now, (std::this_thread::yield(), std::chrono::steady_clock::now()));
-    if (now - before > kYieldTooLong) yields_from_.store(now + kYieldPause, std::memory_order_relaxed);
-  }
-  futex_wait(phase_, phase);
-}
-
 Status RankGroup::barrier() {
   const uint32_t phase = phase_.load(std::memory_order_acquire);
   if (aborted()) return failure();
@@ -72,7 +37,7 @@ Status RankGroup::barrier() {
     phase_.fetch_add(1, std::memory_order_acq_rel);
     if (size() > 1) futex_wake_all(phase_);
   } else {
-    wait_while(phase);
+    wait_.while_equal(phase_, phase);
   }
   if (aborted()) return failure();
   return {};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -11,6 +10,7 @@
 
 #include "base/futex.h"
 #include "base/result.h"
+#include "comm/short_wait.h"
 
 namespace baton::comm {
 
@@ -20,9 +20,6 @@ namespace baton::comm {
 // 2. What a rank wrote before a collective is visible to every rank after it.
 // 3. After abort() every collective, begun or to come, returns the error that abort() was given, so a rank that fails
 //    strands nobody. An aborted group stays aborted.
-//
-// Waiting spins for a few microseconds when the machine has a core for every rank, yields a few times while that pays,
-// and then sleeps in the kernel: more ranks than cores must not burn the core that the last rank needs.
 class RankGroup {
  public:
   // ranks >= 1.
@@ -51,18 +48,15 @@ class RankGroup {
   };
   using Pointers = std::vector<const float*>;  // (ranks)
 
-  // Returns when the phase is another.
-  void wait_while(uint32_t phase);
   Pointers& next_exchange(int rank);
   [[nodiscard]] Error failure() const;
 
   std::vector<RankState> ranks_;
   // They take turns: a fast rank may begin the next collective while a slow one still reads the last one's.
   Pointers exchanges_[2];
-  int spins_ = 0;
+  ShortWait wait_;
   alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) FutexWord phase_{0};                                    // barriers completed; also moved by abort()
-  std::atomic<std::chrono::steady_clock::time_point> yields_from_{};  // before then a yield does not pay
+  alignas(64) FutexWord phase_{0};  // barriers completed; also moved by abort()
   std::atomic<bool> aborted_{false};
   mutable std::mutex mutex_;
   std::optional<Error> failure_;

@@ -250,6 +250,7 @@ void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   // The part of the prompt that nobody computed for this request is what clients count as cached.
   live.cached_tokens = static_cast<int>(std::min<int64_t>(result.cached_tokens, live.prompt_tokens()));
   attempt->first_token = token->id;
+  if (live.recipe->reads_history()) live.recipe->history.add(token->id);
   if (live.sampling().max_new_tokens == 0) {
     if (live.request.logprobs >= 0) live.next = std::move(token).value();
     attempt->finish = Output::Finish{FinishReason::kLength, std::nullopt, std::nullopt};
@@ -265,7 +266,7 @@ void DecodeRole::on(const handoff::DecodeFirstToken& event) {
   live.ttft.first_step_ms = to_ms(core_.now() - event.at);
   // A token that ends the request comes with the end, as everywhere: whoever makes text of it must know whether it is a
   // stop token. And that is not said before its KV is known to be good (S7).
-  if (core_.sampler().finish_after(token->id, 1, live.sampling())) {
+  if (core_.finish_after(live, token->id, 1)) {
     attempt->last = std::move(token).value();
   } else {
     core_.show(live, std::move(token).value(), false);

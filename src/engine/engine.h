@@ -14,34 +14,17 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "layout/layout.h"
+#include "sampling/recipe.h"
 
 namespace baton::engine {
 
 enum class Role : uint8_t { kUnified, kPrefill, kDecode };
 [[nodiscard]] const char* role_name(Role role);
 
-// Ranges are checked by validate() in sampling_params.cc; the names are SGLang's.
-struct SamplingParams {
-  int max_new_tokens = 128;  // >= 0
-  int min_new_tokens = 0;
-  double temperature = 1.0;                            // >= 0; below 1e-6 greedy
-  double top_p = 1.0;                                  // (0, 1]
-  double min_p = 0.0;                                  // [0, 1]
-  int top_k = -1;                                      // >= 1, or -1 for all
-  double frequency_penalty = 0, presence_penalty = 0;  // [-2, 2]
-  double repetition_penalty = 1.0;                     // (0, 2]
-  std::optional<uint64_t> seed;                        // the draw of token i depends on (seed, i) alone
-  std::vector<int32_t> stop_token_ids;
-  bool ignore_eos = false;
-  std::map<int32_t, double> logit_bias;  // added before penalties, [-100, 100]
-  // vLLM's names.
-  std::vector<int32_t> allowed_token_ids;  // no other may be generated; empty: all
-  // Sequences of tokens, none empty, that what is generated must not contain: each one's last token is barred where it
-  // would complete it. The prompt is no part of them.
-  std::vector<std::vector<int32_t>> bad_words;
-  bool repetition_of_prompt = false;  // repetition_penalty counts the prompt's tokens, as in transformers
-};
-Status validate(const SamplingParams& params, int vocab);
+using sampling::GeneratedToken;
+using sampling::PromptLogprob;
+using sampling::SamplingParams;
+using sampling::TokenLogprob;
 
 // Where the other leg is, from the router (or a router that is not ours).
 struct Disaggregation {
@@ -68,24 +51,6 @@ struct Request {
 
   // How many of the best are given at each position of the prompt.
   [[nodiscard]] int prompt_tops() const { return prompt_logprobs >= 0 ? prompt_logprobs : logprobs; }
-};
-
-struct TokenLogprob {
-  int32_t token = 0;
-  float logprob = 0;
-};
-struct GeneratedToken {
-  int32_t id = 0;
-  float logprob = 0;              // valid if asked for
-  std::vector<TokenLogprob> top;  // best first
-  std::vector<float> listed{};    // of Request::token_ids_logprob
-};
-// Of prompt token i given those before it; position 0 has none.
-struct PromptLogprob {
-  int32_t token = 0;
-  std::optional<float> logprob;
-  std::vector<TokenLogprob> top;
-  std::vector<float> listed{};
 };
 
 // What TTFT was spent on, in milliseconds, each measured by one process on its own clock; below 0: does not apply.

@@ -11,8 +11,7 @@
 
 namespace baton::engine {
 
-EngineCore::EngineCore(CoreOptions options)
-    : options_(std::move(options)), scheduler_(options_.scheduler), sampler_(options_.info.vocab, options_.eos_ids) {}
+EngineCore::EngineCore(CoreOptions options) : options_(std::move(options)), scheduler_(options_.scheduler) {}
 
 void EngineCore::open(SequenceId id, Request request, OutputSink sink) {
   auto owned = std::make_unique<LiveRequest>();
@@ -21,13 +20,29 @@ void EngineCore::open(SequenceId id, Request request, OutputSink sink) {
   live.request = std::move(request);
   live.sink = std::move(sink);
   live.submitted = live.computable = live.request.arrival;
-  live.seed = live.sampling().seed ? *live.sampling().seed : entropy();
+  live.recipe = recipe_of(live.request);
   live_[live.sequence] = std::move(owned);
   ++requests_;
   prompt_tokens_ += static_cast<uint64_t>(live.prompt_tokens());
   if (Status accepted = role_->accept(live); !accepted) {
     close(live, {FinishReason::kAbort, std::nullopt, accepted.error()});
   }
+}
+
+std::shared_ptr<sampling::Recipe> EngineCore::recipe_of(const Request& request) const {
+  auto recipe = std::make_shared<sampling::Recipe>();
+  recipe->params = request.sampling;
+  recipe->seed = request.sampling.seed ? *request.sampling.seed : entropy();
+  recipe->endings = endings_of(options_.eos_ids, request.sampling);
+  if (request.sampling.repetition_of_prompt && request.sampling.repetition_penalty != 1) {
+    recipe->prompt = request.prompt;
+    std::sort(recipe->prompt.begin(), recipe->prompt.end());
+    recipe->prompt.erase(std::unique(recipe->prompt.begin(), recipe->prompt.end()), recipe->prompt.end());
+  }
+  recipe->logprobs = request.logprobs;
+  recipe->prompt_logprobs = request.prompt_tops();
+  recipe->listed = request.token_ids_logprob;
+  return recipe;
 }
 
 void EngineCore::bound_queue() {
@@ -89,10 +104,9 @@ Output EngineCore::output_of(LiveRequest& live) {
 }
 
 std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken token, bool with_finish) {
-  live.generated.add(token.id);
   ++live.completion_tokens;
   ++generation_tokens_;
-  auto finish = sampler_.finish_after(token.id, live.completion_tokens, live.sampling());
+  auto finish = finish_after(live, token.id, live.completion_tokens);
   Output output = output_of(live);
   if (live.completion_tokens == 1) {
     output.ttft = live.ttft;

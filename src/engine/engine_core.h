@@ -1,4 +1,4 @@
-// What the loop and the roles share: the scheduler, the sampler and the requests that live. The engine's thread only.
+// What the loop and the roles share: the scheduler and the requests that live. The engine's thread only.
 #pragma once
 
 #include <functional>
@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "engine/endings.h"
 #include "engine/engine.h"
 #include "engine/live_request.h"
 #include "engine/queue_options.h"
-#include "engine/sampler.h"
 #include "scheduler/scheduler.h"
 
 namespace baton::engine {
@@ -36,7 +36,11 @@ class EngineCore {
   void set_role(RolePart* role) { role_ = role; }
   [[nodiscard]] scheduler::Scheduler& scheduler() { return scheduler_; }
   [[nodiscard]] const scheduler::Scheduler& scheduler() const { return scheduler_; }
-  [[nodiscard]] Sampler& sampler() { return sampler_; }
+  // Whether the request ends with this token, its `completion_tokens`th.
+  [[nodiscard]] std::optional<Output::Finish> finish_after(const LiveRequest& live, int32_t token,
+                                                           int completion_tokens) const {
+    return engine::finish_after(options_.eos_ids, token, completion_tokens, live.sampling());
+  }
   [[nodiscard]] const InstanceInfo& info() const { return options_.info; }
   [[nodiscard]] EngineObserver* observer() const { return options_.observer; }
   [[nodiscard]] TimePoint now() const { return options_.clock->now(); }
@@ -68,12 +72,12 @@ class EngineCore {
   void fill(EngineStats* stats) const;
 
  private:
+  [[nodiscard]] std::shared_ptr<sampling::Recipe> recipe_of(const Request& request) const;
   [[nodiscard]] int priority_of(const Request& request) const;
   [[nodiscard]] Output output_of(LiveRequest& live);
 
   CoreOptions options_;
   scheduler::Scheduler scheduler_;
-  Sampler sampler_;
   RolePart* role_ = nullptr;
   std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
   uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;

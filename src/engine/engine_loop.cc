@@ -300,19 +300,20 @@ bool EngineLoop::step() {
   begin_steps(turn);
   if (turn.plan.segments.empty()) return !turn.admitted.empty();
   const TimePoint begun = core_->now();
-  Result<kv::StepResult> result = executor_->run(turn.plan);
-  if (!result) {
-    log_error("a step failed, the instance ends its requests: {}", result.error().message);
+  want_rows(turn.plan);
+  Result<model::StepOutput*> output = executor_->collect(executor_->submit(turn.plan, wanted_));
+  if (!output) {
+    log_error("a step failed, the instance ends its requests: {}", output.error().message);
     failed_ = true;
-    role_->machine_failed(result.error().message);
-    fail_all(error(ErrorCode::kUnavailable, "the model could not be run: {}", result.error().message));
+    role_->machine_failed(output.error().message);
+    fail_all(error(ErrorCode::kUnavailable, "the model could not be run: {}", output.error().message));
     return false;
   }
   ++steps_;
   count_step(turn.plan, core_->now() - begun);
   log_decode(turn.plan);
   core_->scheduler().complete(turn.plan);
-  take_result(turn.plan, *result);
+  take_result(turn.plan, **output);
   return true;
 }
 
@@ -376,72 +377,99 @@ void EngineLoop::begin_steps(const scheduler::Turn& turn) {
   }
 }
 
-void EngineLoop::take_result(const kv::StepPlan& plan, const kv::StepResult& result) {
+// What each segment's rows of logits are to be made into.
+void EngineLoop::want_rows(const kv::StepPlan& plan) {
+  wanted_.clear();
+  for (const kv::Segment& segment : plan.segments) {
+    sampling::RowsWanted& rows = wanted_.emplace_back();
+    const LiveRequest& live = *core_->find(segment.sequence);
+    const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+    if (rates_prompt(live, segment)) {
+      const int64_t first = end - segment.logits_rows + 1, prompt = live.prompt_tokens();
+      rows.rated = std::span(live.request.prompt).subspan(static_cast<size_t>(first));
+      rows.rated = rows.rated.first(static_cast<size_t>(std::min<int64_t>(segment.logits_rows, prompt - first)));
+      rows.recipe = live.recipe;
+    }
+    if (end != core_->scheduler().sequence(segment.sequence).size() || !draws(live)) continue;
+    rows.draw = true;
+    rows.index = live.completion_tokens;
+    rows.recipe = live.recipe;
+  }
+}
+
+// Whether the segment's rows say how probable tokens of the prompt were. Those of what is computed again do not.
+bool EngineLoop::rates_prompt(const LiveRequest& live, const kv::Segment& segment) const {
+  const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+  return live.request.prompt_logprob_start >= 0 && live.completion_tokens == 0 && segment.logits_rows > 0 &&
+         options_.info.role != Role::kDecode && end - segment.logits_rows + 1 < live.prompt_tokens();
+}
+
+bool EngineLoop::wants_no_token(const LiveRequest& live) const {
+  return live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified;
+}
+
+// Whether a token is drawn when all that it has is computed.
+bool EngineLoop::draws(const LiveRequest& live) const {
+  // What stands for KV there is nobody's; see DecodeRole.
+  if (options_.info.role == Role::kDecode && live.request.disaggregation->fake) return false;
+  return !wants_no_token(live) || live.request.logprobs >= 0;
+}
+
+void EngineLoop::take_result(const kv::StepPlan& plan, model::StepOutput& output) {
   for (size_t i = 0; i < plan.segments.size(); ++i) {
     const kv::Segment& segment = plan.segments[i];
     LiveRequest& live = *core_->find(segment.sequence);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+    const auto rows = std::span(output.answers).subspan(output.first_row[i], static_cast<size_t>(segment.logits_rows));
     role_->computed(live, end);
-    if (!take_prompt_logprobs(live, segment, result, i)) continue;
-    if (end == core_->scheduler().sequence(segment.sequence).size())
-      sample(live, result.row(i, segment.logits_rows - 1));
+    if (!take_prompt_logprobs(live, segment, rows)) continue;
+    if (end == core_->scheduler().sequence(segment.sequence).size()) take_token(live, &rows.back());
   }
   const int64_t fresh = std::exchange(step_tokens_, 0);
   if (fresh > 0 && options_.observer != nullptr) options_.observer->on_step(fresh);
 }
 
 // False: the logits were unsound and the request has ended.
-bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result,
-                                      size_t index) {
-  const int start = live.request.prompt_logprob_start;
-  if (start < 0 || live.completion_tokens > 0 || segment.logits_rows == 0 || options_.info.role == Role::kDecode)
-    return true;
-  const int64_t prompt = live.prompt_tokens();
+bool EngineLoop::take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment,
+                                      std::span<sampling::RowAnswer> rows) {
+  if (!rates_prompt(live, segment)) return true;
+  const int64_t start = live.request.prompt_logprob_start, prompt = live.prompt_tokens();
   live.prompt_logprobs.resize(static_cast<size_t>(prompt - start));
   if (start == 0) live.prompt_logprobs[0].token = live.request.prompt[0];
   const int64_t end = segment.begin + static_cast<int64_t>(segment.tokens.size());
   for (int r = 0; r < segment.logits_rows; ++r) {
     const int64_t position = end - segment.logits_rows + r + 1;
     if (position < start || position >= prompt) continue;
-    auto scored = core_->sampler().score(result.row(index, r), live.request.prompt[static_cast<size_t>(position)],
-                                         live.request.prompt_tops(), live.request.token_ids_logprob);
-    if (!scored) {
-      core_->fail(live, scored.error());
+    sampling::RowAnswer& row = rows[static_cast<size_t>(r)];
+    if (row.error) {
+      core_->fail(live, *row.error);
       return false;
     }
-    live.prompt_logprobs[static_cast<size_t>(position - start)] = std::move(scored).value();
+    live.prompt_logprobs[static_cast<size_t>(position - start)] = {
+        row.token.id, row.token.logprob, std::move(row.token.top), std::move(row.token.listed)};
   }
   return true;
 }
 
-void EngineLoop::sample(LiveRequest& live, const float* logits) {
-  const bool none_wanted = live.sampling().max_new_tokens == 0 && options_.info.role == Role::kUnified;
-  if (none_wanted && live.request.logprobs < 0) {
+// All that the request has is computed, and `drawn` comes next.
+void EngineLoop::take_token(LiveRequest& live, sampling::RowAnswer* drawn) {
+  if (options_.info.role == Role::kDecode && live.request.disaggregation->fake) return role_->sampled(live, {});
+  if (!draws(live)) {
     finish(live, FinishReason::kLength);
     return;
   }
-  // What stands for KV there is nobody's; see DecodeRole.
-  if (options_.info.role == Role::kDecode && live.request.disaggregation->fake) return role_->sampled(live, {});
-  const Sampler::Draw draw{.params = live.sampling(),
-                           .seed = live.seed,
-                           .index = live.completion_tokens,
-                           .generated = live.generated,
-                           .logprobs = live.request.logprobs,
-                           .prompt = live.request.prompt,
-                           .listed = live.request.token_ids_logprob};
-  auto token = core_->sampler().sample(logits, draw);
-  if (!token) {
-    core_->fail(live, token.error());
+  if (drawn->error) {
+    core_->fail(live, *drawn->error);
     return;
   }
-  if (none_wanted) {
-    live.next = std::move(token).value();
+  if (wants_no_token(live)) {
+    live.next = std::move(drawn->token);
     finish(live, FinishReason::kLength);
     return;
   }
   step_tokens_ += 1 + (live.completion_tokens == 0 ? live.prompt_tokens() : 0);
   if (live.completion_tokens == 0) live.ttft.prefill_ms = to_ms(core_->now() - live.first_step);
-  role_->sampled(live, std::move(token).value());
+  role_->sampled(live, std::move(drawn->token));
 }
 
 void EngineLoop::note_progress() { progress_ns_ = options_.clock->now().time_since_epoch().count(); }

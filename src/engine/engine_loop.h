@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <variant>
@@ -106,9 +107,13 @@ class EngineLoop final : public Engine {
   void log_decode(const kv::StepPlan& plan);
   void begin_steps(const scheduler::Turn& turn);
   void count_step(const kv::StepPlan& plan, Duration took);
-  void take_result(const kv::StepPlan& plan, const kv::StepResult& result);
-  bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, const kv::StepResult& result, size_t index);
-  void sample(LiveRequest& live, const float* logits);
+  void want_rows(const kv::StepPlan& plan);
+  [[nodiscard]] bool rates_prompt(const LiveRequest& live, const kv::Segment& segment) const;
+  [[nodiscard]] bool wants_no_token(const LiveRequest& live) const;
+  [[nodiscard]] bool draws(const LiveRequest& live) const;
+  void take_result(const kv::StepPlan& plan, model::StepOutput& output);
+  bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, std::span<sampling::RowAnswer> rows);
+  void take_token(LiveRequest& live, sampling::RowAnswer* drawn);
   void abort(LiveRequest& live);
   void finish(LiveRequest& live, FinishReason reason);
   void fail_all(const Error& failure);
@@ -127,6 +132,7 @@ class EngineLoop final : public Engine {
   StepTotals totals_;
   bool paused_ = false;                       // no step is computed
   std::function<void(Status)> wait_ended_{};  // of a pause that waits for what computes
+  std::vector<sampling::RowsWanted> wanted_;  // of the step that is planned
   int64_t step_tokens_ = 0;                   // of the step at hand, as on_step() has them
 
   std::atomic<bool> stopping_{false};   // the thread ends

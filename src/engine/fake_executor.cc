@@ -26,7 +26,7 @@ void fill_logits(uint64_t summary, int vocab, float* logits) {
 }  // namespace
 
 FakeExecutor::FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools)
-    : options_(std::move(options)), pools_(std::move(pools)) {
+    : options_(std::move(options)), pools_(std::move(pools)), sampler_({{0, options_.vocab}}) {
   BATON_CHECK(static_cast<int>(pools_.size()) == options_.layout.world());
   BATON_CHECK(options_.geometry.k_dim * options_.geometry.element_size >= 8);
   for (int r = 0; r < options_.layout.world(); ++r) {
@@ -82,32 +82,72 @@ uint64_t FakeExecutor::read(const kv::Segment& segment, int64_t position) const 
   return sound ? h : ~h;
 }
 
-Result<kv::StepResult> FakeExecutor::run(const kv::StepPlan& plan) {
-  if (options_.before_run) options_.before_run(plan);
+model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) {
+  BATON_CHECK(submitted_ - collected_ < static_cast<uint64_t>(steps_max()), "too many steps are not collected");
+  Step& step = steps_[submitted_ % 3];
+  step.plan = plan;
+  step.recipes.clear();
+  step.wanted.clear();
+  step.output.first_row.clear();
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const auto first = step.wanted.size(), count = static_cast<size_t>(plan.segments[i].logits_rows);
+    step.output.first_row.push_back(first);
+    step.wanted.resize(first + count);
+    if (i >= wanted.size() || wanted[i].recipe == nullptr) continue;
+    sampling::Recipe* recipe = wanted[i].recipe.get();
+    step.recipes.push_back(wanted[i].recipe);
+    for (size_t r = 0; r < wanted[i].rated.size(); ++r) step.wanted[first + r] = {recipe, 0, false, wanted[i].rated[r]};
+    if (wanted[i].draw) step.wanted[first + count - 1] = {recipe, wanted[i].index, true, -1};
+  }
+  step.output.answers.resize(step.wanted.size());
+  return submitted_++;
+}
+
+Result<model::StepOutput*> FakeExecutor::collect(model::Ticket ticket) {
+  BATON_CHECK(ticket == collected_ && ticket < submitted_, "step {} is collected, the next is {}", ticket, collected_);
+  Step& step = steps_[ticket % 3];
+  if (options_.before_run) options_.before_run(step.plan);
   if (options_.fault) BATON_TRY(options_.fault());
-  kv::StepResult result;
-  result.vocab = options_.vocab;
-  for (const kv::Segment& segment : plan.segments) {
+  compute(step, steps_[(ticket + 2) % 3]);
+  ++collected_;
+  return &step.output;
+}
+
+void FakeExecutor::compute(Step& step, const Step& before) {
+  std::vector<float> logits;
+  for (kv::Segment& segment : step.plan.segments) {
     const auto count = static_cast<int64_t>(segment.tokens.size());
     const int64_t end = segment.begin + count;
     BATON_CHECK(count > 0 && segment.begin >= 0 && segment.logits_rows >= 0 && segment.logits_rows <= count);
     BATON_CHECK(static_cast<int64_t>(segment.pages.size()) * options_.page_tokens >= end, "{} pages for {} tokens",
                 segment.pages.size(), end);
+    if (segment.drawn_by >= 0) {
+      const auto by = static_cast<size_t>(segment.drawn_by);
+      const size_t row =
+          before.output.first_row.at(by) + static_cast<size_t>(before.plan.segments.at(by).logits_rows) - 1;
+      segment.tokens.back() = before.output.answers.at(row).token.id;
+    }
     uint64_t h = segment.begin == 0 ? kStart : read(segment, segment.begin - 1);
     for (int64_t i = 0; i < count; ++i) {
       h = mix(h, static_cast<uint64_t>(segment.tokens[static_cast<size_t>(i)]));
       write(segment, segment.begin + i, h);
     }
-    result.rows.push_back(static_cast<int64_t>(result.logits.size()) / options_.vocab);
     uint64_t summary = kStart;
     for (int64_t p = 0; p < end; ++p) {
       summary = fold(summary, read(segment, p));
       if (p < end - segment.logits_rows) continue;
-      result.logits.resize(result.logits.size() + static_cast<size_t>(options_.vocab));
-      fill_logits(summary, options_.vocab, result.logits.data() + result.logits.size() - options_.vocab);
+      logits.resize(logits.size() + static_cast<size_t>(options_.vocab));
+      fill_logits(summary, options_.vocab, logits.data() + logits.size() - options_.vocab);
     }
   }
-  return result;
+  const Interval all{0, static_cast<int>(step.wanted.size())};
+  sampler_.reserve(0, step.wanted.size());
+  sampler_.find_best(0, step.wanted, all, logits.data(), options_.vocab);
+  if (sampling::VocabularySampler::needs_weights(step.wanted))
+    sampler_.weigh(0, step.wanted, all, logits.data(), options_.vocab);
+  if (sampling::VocabularySampler::needs_picks(step.wanted))
+    sampler_.pick(0, step.wanted, all, logits.data(), options_.vocab);
+  sampler_.finish(step.wanted, all, step.output.answers);
 }
 
 std::vector<float> FakeExecutor::logits_after(std::span<const int32_t> tokens, int vocab) {

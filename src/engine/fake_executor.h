@@ -10,11 +10,13 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "layout/layout.h"
 #include "model/executor.h"
+#include "sampling/vocabulary_sampler.h"
 
 namespace baton::engine {
 
@@ -31,7 +33,9 @@ class FakeExecutor final : public model::Executor {
  public:
   // pools[r] as for make_thread_executor.
   FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools);
-  Result<kv::StepResult> run(const kv::StepPlan& plan) override;
+  [[nodiscard]] int steps_max() const override { return 2; }
+  model::Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override;
+  Result<model::StepOutput*> collect(model::Ticket ticket) override;
 
   // What a greedy request generates.
   [[nodiscard]] static std::vector<int32_t> greedy_text(const std::vector<int32_t>& prompt, int count, int vocab);
@@ -51,9 +55,21 @@ class FakeExecutor final : public model::Executor {
   void write(const kv::Segment& segment, int64_t position, uint64_t h) const;
   [[nodiscard]] uint64_t read(const kv::Segment& segment, int64_t position) const;
 
+  // A submitted step, with copies of all that was borrowed.
+  struct Step {
+    kv::StepPlan plan;
+    std::vector<std::shared_ptr<sampling::Recipe>> recipes;
+    std::vector<sampling::RowWanted> wanted;  // of all rows
+    model::StepOutput output;
+  };
+  void compute(Step& step, const Step& before);
+
   const FakeExecutorOptions options_;
   const std::vector<std::span<std::byte>> pools_;
   std::vector<layout::PageShape> shapes_;  // of each world rank
+  sampling::VocabularySampler sampler_;
+  Step steps_[3];  // step n is n % 3
+  model::Ticket submitted_ = 0, collected_ = 0;
 };
 
 }  // namespace baton::engine

@@ -1,6 +1,7 @@
 // A request between submit() and its last Output. The engine's thread owns it.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -8,7 +9,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "engine/engine.h"
-#include "engine/sampler.h"
+#include "sampling/recipe.h"
 
 namespace baton::engine {
 
@@ -16,9 +17,8 @@ struct LiveRequest {
   Request request;  // max_new_tokens already cut to what the context allows
   OutputSink sink;
   SequenceId sequence;
-  int dp_rank = 0;  // once admitted
-  uint64_t seed = 0;
-  TokenCounts generated;
+  int dp_rank = 0;                           // once admitted
+  std::shared_ptr<sampling::Recipe> recipe;  // how its tokens are drawn; its history is the executor's
   int completion_tokens = 0;
   int cached_tokens = 0;
   std::vector<PromptLogprob> prompt_logprobs;  // wanted ones; filled chunk by chunk, delivered with the first Output

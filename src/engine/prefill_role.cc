@@ -80,7 +80,7 @@ void PrefillRole::computed(LiveRequest& live, int64_t end) {
 }
 
 void PrefillRole::sampled(LiveRequest& live, GeneratedToken token) {
-  const bool ends = core_.sampler().finish_after(token.id, 1, live.sampling()).has_value();
+  const bool ends = core_.finish_after(live, token.id, 1).has_value();
   if (live.request.disaggregation->fake) {
     core_.scheduler().finish(live.sequence);
     core_.close(live, {FinishReason::kLength, std::nullopt, std::nullopt}, true);

@@ -16,6 +16,9 @@ struct Segment {
   int64_t begin = 0;            // position of tokens[0]
   std::vector<int32_t> tokens;  // never empty
   std::vector<uint32_t> pages;  // page numbers of the sequence in token order, covering begin + tokens.size()
+  // >= 0: the last of `tokens` is not known yet; it is what the step before this one draws for its segment of that
+  // number. What stands in its place is not read.
+  int drawn_by = -1;
   // Logits wanted: of the last `logits_rows` tokens of the segment (0: a chunk that does not end its prompt; 1: sample;
   // more: prompt logprobs).
   int logits_rows = 1;
@@ -23,14 +26,6 @@ struct Segment {
 
 struct StepPlan {
   std::vector<Segment> segments;  // any order; every dp group may have none
-};
-
-// Row r of segment s is at rows[s] + r, each `vocab` floats wide.
-struct StepResult {
-  int vocab = 0;
-  std::vector<int64_t> rows;  // first row of each segment in `logits`
-  std::vector<float> logits;  // (sum of logits_rows, vocab)
-  [[nodiscard]] const float* row(size_t segment, int r) const { return logits.data() + (rows[segment] + r) * vocab; }
 };
 
 }  // namespace baton::kv

@@ -66,9 +66,9 @@ TEST(Executor, RowsOfAllTokensEqualRowsOfTheLast) {
   const ModelConfig config = *load_model_config(o.model_path);
   TestInstance instance(o, config, 2);
   const std::vector<int32_t> tokens{5, 6, 7, 8, 9, 10, 11};
-  const kv::StepResult all = instance.run({instance.segment(0, 0, tokens, 7)});
+  const StepLogits all = instance.run({instance.segment(0, 0, tokens, 7)});
   for (size_t i = 0; i < tokens.size(); ++i) {
-    const kv::StepResult one = instance.run({instance.segment(1, static_cast<int64_t>(i), {tokens[i]}, 1)});
+    const StepLogits one = instance.run({instance.segment(1, static_cast<int64_t>(i), {tokens[i]}, 1)});
     const std::vector<float> ours(one.row(0, 0), one.row(0, 0) + config.vocab);
     const std::vector<float> theirs(all.row(0, static_cast<int>(i)), all.row(0, static_cast<int>(i)) + config.vocab);
     EXPECT_LE(test::relative_error(ours, theirs), 1e-5) << i;
@@ -79,13 +79,13 @@ TEST(Executor, StepsWithoutWorkOrWithoutLogits) {
   const ExecutorOptions o = options_for(fixture("qwen2"), {4, 2, 1, 1});
   TestInstance instance(o, *load_model_config(o.model_path), 2);
   EXPECT_TRUE(instance.run({}).rows.empty());
-  const kv::StepResult silent = instance.run({instance.segment(0, 0, {1, 2, 3}, 0, 1)});
-  EXPECT_EQ(silent.rows, std::vector<int64_t>{0});
+  const StepLogits silent = instance.run({instance.segment(0, 0, {1, 2, 3}, 0, 1)});
+  EXPECT_EQ(silent.rows, std::vector<size_t>{0});
   EXPECT_TRUE(silent.logits.empty());
   // Segments in any order, one with rows behind one without; group 0 has nothing.
-  const kv::StepResult mixed =
+  const StepLogits mixed =
       instance.run({instance.segment(0, 3, {4}, 0, 1), instance.segment(1, 0, {1, 2, 3, 4}, 2, 1)});
-  EXPECT_EQ(mixed.rows, (std::vector<int64_t>{0, 0}));
+  EXPECT_EQ(mixed.rows, (std::vector<size_t>{0, 0}));
   EXPECT_EQ(mixed.logits.size(), 2U * 320);
   EXPECT_NE(mixed.row(1, 1)[7], 0.0F);
 }

@@ -7,6 +7,7 @@
 #include "model/json_fields.h"
 #include "model/quantization_config.h"
 #include "model/rope_config.h"
+#include "sampling/vocabulary_sampler.h"
 
 namespace baton::model {
 
@@ -189,7 +190,7 @@ Status read_generation_config(const std::string& directory, ModelConfig& config)
 
 void read_common(JsonFields& fields, ModelConfig& config) {
   config.model_type = fields.text("model_type", "");
-  config.vocab = fields.count("vocab_size", 1, 1 << 24);
+  config.vocab = fields.count("vocab_size", 1, sampling::kVocabularyMax);
   config.hidden = fields.count("hidden_size", 1, kWidthMax);
   config.layers = fields.count("num_hidden_layers", 1, kLayersMax);
   config.heads = fields.count("num_attention_heads", 1, kHeadsMax);

@@ -60,6 +60,8 @@ void compute(const ModelConfig& config, const std::string& directory) {
     memory.emplace_back(layout::rank_page_shape(options.layout, r, geometry, 16).page_bytes() * 2);
   }
   for (auto& m : memory) pools.emplace_back(m);
+  StepLogits logits;
+  options.logits = &logits;
   auto executor = make_thread_executor(options, config, pools);
   if (!executor) {
     EXPECT_FALSE(executor.error().message.empty());
@@ -67,7 +69,7 @@ void compute(const ModelConfig& config, const std::string& directory) {
   }
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < std::min<int64_t>(8, config.max_position); ++i) tokens.push_back(i % config.vocab);
-  EXPECT_TRUE((*executor)->run(kv::StepPlan{{{SequenceId(1), 0, 0, tokens, {1}, 1}}}).ok());
+  EXPECT_TRUE(compute_logits(**executor, kv::StepPlan{{{SequenceId(1), 0, 0, tokens, {1}, -1, 1}}}, logits).ok());
 }
 
 TEST(Mutations, DamagedConfigs) {

@@ -8,11 +8,23 @@
 
 namespace baton::model {
 
+namespace {
+
+// Rows of logits that a rank has at a time: a prompt whose logprobs are wanted has thousands.
+constexpr int64_t kLogitsRows = 64;
+
+}  // namespace
+
 Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage)
     : config_(config),
       interval_(layout::stage_layers(config.layers, layout.pp, stage)),
       all_(layout.tp),
       layers_(static_cast<size_t>(interval_.size())) {
+  if (is_last()) {
+    std::vector<Interval> shards;
+    for (int r = 0; r < layout.tp; ++r) shards.push_back(rank_share(config, layout, stage * layout.tp + r).vocab);
+    sampler_ = std::make_unique<sampling::VocabularySampler>(std::move(shards));
+  }
   for (int g = 0; g < layout.dp; ++g) attention_groups_.push_back(std::make_unique<comm::RankGroup>(layout.attn_tp()));
 }
 
@@ -69,9 +81,12 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   return {};
 }
 
-void Rank::embed(const StepBatch& batch, LongInterval rows, Activations& activations) const {
+void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before,
+                 Activations& activations) const {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    stage_.embedding()(batch.tokens[static_cast<size_t>(r)], activations.hidden.data() + r * config_.hidden);
+    int32_t token = batch.tokens[static_cast<size_t>(r)];
+    if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
+    stage_.embedding()(token, activations.hidden.data() + r * config_.hidden);
   }
 }
 
@@ -125,7 +140,45 @@ void Rank::add_partials(std::span<const float* const> partials, int64_t first, L
   kernels::axpy(n, 1.0F, sum, activations.hidden.data() + rows.begin * config_.hidden);
 }
 
-Status Rank::forward(const StepBatch& batch, Activations& activations, float* logits) {
+Status Rank::answer_rows(const StepBatch& batch, const Activations& activations, std::span<sampling::RowAnswer> answers,
+                         float* kept) {
+  sampling::VocabularySampler& sampler = stage_.sampler();
+  const int64_t width = share_.vocab.size();
+  const std::span<const sampling::RowWanted> all(batch.wanted);
+  for (int64_t begin = 0; begin < batch.logits_rows; begin += kLogitsRows) {
+    const int count = static_cast<int>(std::min(kLogitsRows, batch.logits_rows - begin));
+    const auto rows = all.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+    float* logits = room(logits_, count * width);
+    if (!lm_head_.empty()) {
+      lm_head_.apply(activations.logits_input.data() + begin * config_.hidden, count, logits);
+      for (int64_t r = 0; kept != nullptr && r < count; ++r) {
+        std::copy_n(logits + r * width, width, kept + (begin + r) * config_.vocab + share_.vocab.begin);
+      }
+    }
+    if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.recipe == nullptr; })) continue;
+    sampler.reserve(share_.tp_rank, static_cast<size_t>(count));
+    // Every rank takes the same turns, since they depend on what is wanted alone.
+    const auto on_all_rows = [&](auto call) -> Status {
+      kernels::on_gemm_threads([&](int part, int parts) {
+        const LongInterval some = row_part({0, count}, parts, part);
+        (sampler.*call)(share_.tp_rank, rows, {static_cast<int>(some.begin), static_cast<int>(some.end)}, logits,
+                        width);
+      });
+      return stage_.all().barrier();
+    };
+    BATON_TRY(on_all_rows(&sampling::VocabularySampler::find_best));
+    if (sampling::VocabularySampler::needs_weights(rows)) BATON_TRY(on_all_rows(&sampling::VocabularySampler::weigh));
+    if (sampling::VocabularySampler::needs_picks(rows)) BATON_TRY(on_all_rows(&sampling::VocabularySampler::pick));
+    const LongInterval own = row_part({0, count}, share_.layout.tp, share_.tp_rank);
+    sampler.finish(rows, {static_cast<int>(own.begin), static_cast<int>(own.end)},
+                   answers.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
+    if (begin + count < batch.logits_rows) BATON_TRY(stage_.all().barrier());
+  }
+  return {};
+}
+
+Status Rank::forward(const StepBatch& batch, Activations& activations, std::span<const sampling::RowAnswer> before,
+                     std::span<sampling::RowAnswer> answers, float* kept) {
   const StepBatch::GroupRows& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
   const int member = share_.at.attn_tp_rank;
   const LongInterval own = row_part(group.rows, share_.layout.attn_tp(), member);
@@ -134,7 +187,7 @@ Status Rank::forward(const StepBatch& batch, Activations& activations, float* lo
   float* ffn_partial = room(ffn_partial_, batch.rows * config_.hidden);
   const Interval layers = stage_.layers();
 
-  if (stage_.is_first()) embed(batch, own, activations);
+  if (stage_.is_first()) embed(batch, own, before, activations);
   begin_attention(layers.begin, batch, own, activations);
   BATON_TRY(attention_group.barrier());
   for (int i = layers.begin; i < layers.end; ++i) {
@@ -156,11 +209,7 @@ Status Rank::forward(const StepBatch& batch, Activations& activations, float* lo
   end_stage(batch, own, activations);
   if (!stage_.is_last()) return {};
   BATON_TRY(stage_.all().barrier());
-  if (!lm_head_.empty() && batch.logits_rows > 0) {
-    lm_head_.apply(activations.logits_input.data(), config_.hidden, batch.logits_rows, logits + share_.vocab.begin,
-                   config_.vocab);
-  }
-  return {};
+  return answer_rows(batch, activations, answers, kept);
 }
 
 }  // namespace baton::model

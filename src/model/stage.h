@@ -7,6 +7,7 @@
 #include "comm/rank_group.h"
 #include "model/layers.h"
 #include "model/moe.h"
+#include "sampling/vocabulary_sampler.h"
 
 namespace baton::model {
 
@@ -20,6 +21,9 @@ namespace baton::model {
 //    need no gathering, being in shared memory), which gives partial sums.
 // 4. After a barrier of the stage, owners: add, norm, and the unsplit part of the next layer's attention.
 // 5. After a barrier of the DP group, the next layer begins.
+//
+// After the last layer every rank has the logits of its part of the vocabulary, and the ranks make tokens of them
+// together (sampling/vocabulary_sampler.h).
 class Stage {
  public:
   Stage(const layout::Layout& layout, const ModelConfig& config, int stage);
@@ -45,6 +49,7 @@ class Stage {
   [[nodiscard]] bool is_last() const { return interval_.end == config_.layers; }
   [[nodiscard]] const RowReader& embedding() const { return embedding_; }
   [[nodiscard]] const std::vector<float>& final_norm() const { return final_norm_; }
+  [[nodiscard]] sampling::VocabularySampler& sampler() { return *sampler_; }
 
  private:
   const ModelConfig& config_;
@@ -52,8 +57,9 @@ class Stage {
   comm::RankGroup all_;
   std::vector<std::unique_ptr<comm::RankGroup>> attention_groups_;
   std::vector<SharedLayer> layers_;
-  RowReader embedding_;            // first stage
-  std::vector<float> final_norm_;  // last stage
+  RowReader embedding_;                                   // first stage
+  std::vector<float> final_norm_;                         // last stage
+  std::unique_ptr<sampling::VocabularySampler> sampler_;  // last stage
 };
 
 // One rank: its weights, its pages, its scratch. Used by its thread.
@@ -65,18 +71,24 @@ class Rank {
   // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
   // have returned.
   Status load(const Weights& weights, RoutingReference* routing);
-  // This rank's part of the stage's pass. In the last stage `logits` (logits rows, vocab) gets this rank's columns.
-  Status forward(const StepBatch& batch, Activations& activations, float* logits);
+  // This rank's part of the stage's pass. `before`: the answers of the step before, for tokens that it drew. In the
+  // last stage the rows of logits become `answers`; `kept` (logits rows, vocab), if not null, gets this rank's columns.
+  Status forward(const StepBatch& batch, Activations& activations, std::span<const sampling::RowAnswer> before,
+                 std::span<sampling::RowAnswer> answers, float* kept);
 
  private:
   struct Layer {
     std::unique_ptr<Attention> attention;
     std::unique_ptr<FeedForward> ffn;
   };
-  void embed(const StepBatch& batch, LongInterval rows, Activations& activations) const;
+  void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before,
+             Activations& activations) const;
   void begin_attention(int layer, const StepBatch& batch, LongInterval rows, Activations& activations) const;
   void begin_ffn(int layer, LongInterval rows, Activations& activations) const;
   void end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const;
+  // From the normed rows to answers. The ranks meet several times.
+  Status answer_rows(const StepBatch& batch, const Activations& activations, std::span<sampling::RowAnswer> answers,
+                     float* kept);
   // hidden[rows] += the partial sums, which begin at row `first`.
   void add_partials(std::span<const float* const> partials, int64_t first, LongInterval rows, Activations& activations);
 
@@ -90,6 +102,7 @@ class Rank {
   RankBuffers scratch_;
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
   std::vector<float> attention_partial_, ffn_partial_, sum_;
+  std::vector<float> logits_;  // (rows of a block, local vocab)
 };
 
 }  // namespace baton::model

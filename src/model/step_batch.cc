@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/check.h"
+
 namespace baton::model {
 
 MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m) {
@@ -22,8 +24,23 @@ LongInterval row_part(LongInterval range, int parts, int i) {
   return {begin, begin + base + (i < larger ? 1 : 0)};
 }
 
-void StepBatch::build(const kv::StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
-                      kv::StepResult& result) {
+namespace {
+
+// What is wanted of each row of logits of a segment whose rows begin at wanted[first].
+void want_rows(const kv::Segment& segment, const sampling::RowsWanted& rows, size_t first,
+               std::vector<sampling::RowWanted>& wanted) {
+  const auto count = static_cast<size_t>(segment.logits_rows);
+  BATON_CHECK(rows.rated.size() <= count && (!rows.draw || count > 0), "{} rated of {} rows", rows.rated.size(), count);
+  for (size_t r = 0; r < rows.rated.size(); ++r) {
+    if (rows.rated[r] >= 0) wanted[first + r] = {rows.recipe.get(), 0, false, rows.rated[r]};
+  }
+  if (rows.draw) wanted[first + count - 1] = {rows.recipe.get(), rows.index, true, -1};
+}
+
+}  // namespace
+
+void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> rows_wanted,
+                      const ModelConfig& config, int dp, MlaPath path, RopeTable& rope, const StepBatch* before) {
   tokens.clear();
   logits_row.clear();
   cos.clear();
@@ -33,11 +50,24 @@ void StepBatch::build(const kv::StepPlan& plan, const ModelConfig& config, int d
   rows = 0;
   logits_rows = 0;
 
-  result.vocab = config.vocab;
-  result.rows.clear();
+  first_row.clear();
+  last_row.clear();
+  size_t page_count = 0;
   for (const kv::Segment& s : plan.segments) {
-    result.rows.push_back(logits_rows);
+    first_row.push_back(static_cast<size_t>(logits_rows));
     logits_rows += s.logits_rows;
+    last_row.push_back(static_cast<size_t>(std::max<int64_t>(1, logits_rows) - 1));
+    page_count += s.pages.size();
+  }
+  // The segments point into it.
+  pages.clear();
+  pages.reserve(page_count);
+  wanted.assign(static_cast<size_t>(logits_rows), {});
+  recipes.clear();
+  for (size_t i = 0; i < rows_wanted.size(); ++i) {
+    if (rows_wanted[i].recipe == nullptr) continue;
+    want_rows(plan.segments[i], rows_wanted[i], first_row[i], wanted);
+    recipes.push_back(rows_wanted[i].recipe);
   }
 
   const auto absorbs = [&](const kv::Segment& s) {
@@ -63,11 +93,13 @@ void StepBatch::build(const kv::StepPlan& plan, const ModelConfig& config, int d
     for (; next != order.end() && plan.segments[*next].dp_rank == g; ++next) {
       const kv::Segment& s = plan.segments[*next];
       const auto m = static_cast<int64_t>(s.tokens.size());
-      segments.push_back({rows, s.begin, m, s.pages.data(), absorbs(s)});
+      segments.push_back({rows, s.begin, m, pages.data() + pages.size(), absorbs(s)});
+      pages.insert(pages.end(), s.pages.begin(), s.pages.end());
       tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+      if (s.drawn_by >= 0) tokens.back() = -1 - static_cast<int32_t>(before->last_row[static_cast<size_t>(s.drawn_by)]);
       for (int64_t t = 0; t < m; ++t) {
-        const int64_t wanted = t - (m - s.logits_rows);
-        logits_row.push_back(wanted < 0 ? -1 : result.rows[*next] + wanted);
+        const int64_t row = t - (m - s.logits_rows);
+        logits_row.push_back(row < 0 ? -1 : static_cast<int64_t>(first_row[*next]) + row);
       }
       rope.gather(s.begin, m, cos, sin);
       rows += m;

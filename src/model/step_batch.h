@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "base/interval.h"
 #include "kv/step_plan.h"
 #include "model/model_config.h"
 #include "model/rope.h"
+#include "sampling/recipe.h"
 
 namespace baton::model {
 
@@ -26,7 +29,7 @@ struct BatchSegment {
   int64_t row = 0;    // of its first token
   int64_t begin = 0;  // position of its first token
   int64_t tokens = 0;
-  const uint32_t* pages = nullptr;  // of the plan
+  const uint32_t* pages = nullptr;  // of the batch
   bool absorbed = false;
 };
 
@@ -42,15 +45,22 @@ struct StepBatch {
   };
   int64_t rows = 0;
   int64_t logits_rows = 0;
-  std::vector<int32_t> tokens;      // (rows)
+  std::vector<int32_t> tokens;      // (rows); -1 - i: answer i of the step before
   std::vector<int64_t> logits_row;  // (rows): where in the result's logits, or -1
   std::vector<float> cos, sin;      // (rows, rope half)
   std::vector<BatchSegment> segments;
   std::vector<GroupRows> groups;  // (dp)
 
-  // Lays out `plan`, which must outlive the batch, and fills the rows of `result`. Capacity is kept between steps.
-  void build(const kv::StepPlan& plan, const ModelConfig& config, int dp, MlaPath path, RopeTable& rope,
-             kv::StepResult& result);
+  std::vector<size_t> first_row;            // (segments of the plan): where its rows begin in the result's logits
+  std::vector<size_t> last_row;             // and the last of them
+  std::vector<uint32_t> pages;              // of all segments, one after another
+  std::vector<sampling::RowWanted> wanted;  // (logits_rows); the recipes live as long
+  std::vector<std::shared_ptr<sampling::Recipe>> recipes;
+
+  // Lays out `plan`; nothing of it is borrowed. `before`: the step before, whose answers Segment::drawn_by names; may
+  // be null if none does. Capacity is kept between steps.
+  void build(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> rows_wanted, const ModelConfig& config,
+             int dp, MlaPath path, RopeTable& rope, const StepBatch* before);
 };
 
 }  // namespace baton::model

@@ -44,7 +44,8 @@ class TestInstance {
  public:
   static constexpr int64_t kTokensMax = 640;
 
-  TestInstance(ExecutorOptions options, ModelConfig config, int sequences)
+  // keeps_logits: run() gives them, and steps come one at a time.
+  TestInstance(ExecutorOptions options, ModelConfig config, int sequences, bool keeps_logits = true)
       : options_(std::move(options)), config_(std::move(config)) {
     const int per_sequence = static_cast<int>((kTokensMax + options_.page_tokens - 1) / options_.page_tokens);
     for (int s = 0; s < sequences; ++s) {
@@ -61,6 +62,7 @@ class TestInstance {
       memory_.emplace_back(shape.page_bytes() * static_cast<size_t>(sequences * per_sequence));
     }
     for (auto& m : memory_) pools.emplace_back(m);
+    if (keeps_logits) options_.logits = &logits_;
     auto made = make_thread_executor(options_, config_, pools);
     if (made.ok()) {
       executor_ = std::move(*made);
@@ -72,14 +74,15 @@ class TestInstance {
   [[nodiscard]] const std::optional<Error>& failure() const { return failure_; }
   [[nodiscard]] kv::Segment segment(int sequence, int64_t begin, std::vector<int32_t> tokens, int logits_rows,
                                     int dp_rank = 0) const {
-    return {SequenceId(static_cast<uint64_t>(sequence) + 1), dp_rank,    begin, std::move(tokens),
-            pages_[static_cast<size_t>(sequence)],           logits_rows};
+    return {SequenceId(static_cast<uint64_t>(sequence) + 1), dp_rank, begin,      std::move(tokens),
+            pages_[static_cast<size_t>(sequence)],           -1,      logits_rows};
   }
-  kv::StepResult run(std::vector<kv::Segment> segments) {
-    auto result = executor_->run(kv::StepPlan{std::move(segments)});
-    EXPECT_TRUE(result.ok()) << result.error().message;
-    return std::move(*result);
+  StepLogits run(std::vector<kv::Segment> segments) {
+    const Status done = compute_logits(*executor_, kv::StepPlan{std::move(segments)}, logits_);
+    EXPECT_TRUE(done.ok()) << done.error().message;
+    return logits_;
   }
+  [[nodiscard]] Executor& executor() { return *executor_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
  private:
@@ -87,6 +90,7 @@ class TestInstance {
   ModelConfig config_;
   std::vector<std::vector<uint32_t>> pages_;
   std::vector<std::vector<std::byte>> memory_;
+  StepLogits logits_;
   std::unique_ptr<Executor> executor_;
   std::optional<Error> failure_;
 };
@@ -122,7 +126,7 @@ inline std::vector<float> drive(TestInstance& instance, int dp, int chunk = 50) 
       segments.push_back(instance.segment(s, done[s], tokens, static_cast<int>(n), s % dp));
       taken[s] = n;
     }
-    const kv::StepResult result = instance.run(segments);
+    const StepLogits result = instance.run(segments);
     size_t at = 0;
     for (int s = 0; s < 2; ++s) {
       if (taken[s] == 0) continue;

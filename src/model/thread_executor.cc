@@ -4,6 +4,7 @@
 
 #include "base/thread.h"
 
+#include "comm/progress.h"
 #include "model/executor.h"
 #include "model/stage.h"
 
@@ -11,11 +12,22 @@ namespace baton::model {
 
 namespace {
 
-// One pipeline stage's threads. They meet the engine's thread at a gate before and after every pass.
+// A step between submit() and the last that needs it.
+struct StepSlot {
+  StepBatch batch;
+  Activations activations;
+  StepOutput output;
+  bool reads_before = false;  // some of its tokens are drawn by the step before
+};
+
+// The slots of an executor: step n is in slot n % size().
+using StepSlots = std::vector<std::unique_ptr<StepSlot>>;
+
+// One pipeline stage's threads. They take every step when the stage before has done it.
 class StageThreads {
  public:
-  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage)
-      : stage_(layout, config, stage), gate_(layout.tp + 1) {}
+  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage, const StepSlots& slots)
+      : stage_(layout, config, stage), slots_(slots), loaded_(layout.tp + 1), done_(layout.world() + 1) {}
   ~StageThreads() {
     abort(error(ErrorCode::kCancelled, "the executor is closed"));
     for (std::thread& t : threads_) t.join();
@@ -25,68 +37,87 @@ class StageThreads {
 
   [[nodiscard]] Stage& stage() { return stage_; }
   void add(std::unique_ptr<Rank> rank) { ranks_.push_back(std::move(rank)); }
+  // Steps that every rank of the stage has finished.
+  [[nodiscard]] comm::Progress& done() { return done_; }
 
-  void start(const Weights& weights, RoutingReference* routing, int gemm_threads) {
-    for (const auto& rank : ranks_) {
-      threads_.emplace_back(
-          [this, &rank = *rank, &weights, routing, gemm_threads] { loop(rank, weights, routing, gemm_threads); });
+  struct Feed {
+    comm::Progress* steps = nullptr;  // how many may be taken: submitted, or done by the stage before
+    comm::Progress* drawn = nullptr;  // how many have drawn their tokens; the first stage's
+    StepLogits* logits = nullptr;     // as in ExecutorOptions; the last stage's
+  };
+  void start(const Feed& feed, const Weights& weights, RoutingReference* routing, int gemm_threads) {
+    feed_ = feed;
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      threads_.emplace_back([this, i, &weights, routing, gemm_threads] { loop(i, weights, routing, gemm_threads); });
     }
   }
-  // Every thread ends at its next barrier or layer; the first failure is the one that callers get. The gate is told
-  // first: a thread that the stage's abort has ended has a failure of its own to tell, which must come second.
+  // Every thread ends at its next barrier or layer; the first failure is the one that callers get. Those who wait for
+  // the stage are told first: a thread that the stage's abort has ended has a failure of its own to tell, which must
+  // come second.
   void abort(const Error& failure) {
-    gate_.abort(failure);
+    loaded_.abort(failure);
+    done_.abort(failure);
     stage_.abort(failure);
   }
   // Waits until every rank has loaded.
-  Status wait_loaded() { return gate_.barrier(); }
-
-  Status run(const StepBatch& batch, Activations& activations, float* logits) {
-    batch_ = &batch;
-    activations_ = &activations;
-    logits_ = logits;
-    BATON_TRY(gate_.barrier());
-    return gate_.barrier();
-  }
+  Status wait_loaded() { return loaded_.barrier(); }
 
  private:
-  void loop(Rank& rank, const Weights& weights, RoutingReference* routing, int gemm_threads) {
+  void loop(size_t index, const Weights& weights, RoutingReference* routing, int gemm_threads) {
     try {
       name_thread("baton-rank");
       kernels::set_gemm_threads(gemm_threads);
-      if (Status loaded = rank.load(weights, routing); !loaded) return abort(loaded.error());
-      if (!gate_.barrier().ok()) return;
-      for (;;) {
-        if (!gate_.barrier().ok()) return;
-        if (Status done = rank.forward(*batch_, *activations_, logits_); !done) return abort(done.error());
-        if (!gate_.barrier().ok()) return;
+      if (Status loaded = ranks_[index]->load(weights, routing); !loaded) return abort(loaded.error());
+      if (!loaded_.barrier().ok()) return;
+      for (uint64_t step = 0;; ++step) {
+        if (Status done = take(index, step); !done) return abort(done.error());
       }
     } catch (const std::exception& e) {  // no memory, most likely
       abort(error(ErrorCode::kResourceExhausted, "a rank failed: {}", e.what()));
     }
   }
 
+  Status take(size_t index, uint64_t step) {
+    BATON_TRY(feed_.steps->await(step + 1));
+    StepSlot& slot = *slots_[step % slots_.size()];
+    if (feed_.drawn != nullptr && slot.reads_before) BATON_TRY(feed_.drawn->await(step));
+    if (slot.batch.rows > 0) {
+      const StepSlot& before = *slots_[(step + slots_.size() - 1) % slots_.size()];
+      float* kept = feed_.logits == nullptr ? nullptr : feed_.logits->logits.data();
+      BATON_TRY(ranks_[index]->forward(slot.batch, slot.activations, before.output.answers, slot.output.answers, kept));
+    }
+    BATON_TRY(stage_.all().barrier());
+    if (index == 0) done_.raise();
+    return {};
+  }
+
   Stage stage_;
-  comm::RankGroup gate_;
+  const StepSlots& slots_;
+  comm::RankGroup loaded_;
+  comm::Progress done_;
+  Feed feed_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   std::vector<std::thread> threads_;
-  // Of the pass between two gates.
-  const StepBatch* batch_ = nullptr;
-  Activations* activations_ = nullptr;
-  float* logits_ = nullptr;
 };
 
 class ThreadExecutor final : public Executor {
  public:
   ThreadExecutor(const ExecutorOptions& options, const ModelConfig& config)
-      : options_(options), config_(config), rope_(config) {}
+      : options_(options), config_(config), rope_(config), submitted_(options.layout.world() + 1) {
+    // One more than may be under way: a step reads what the one before drew, collected or not.
+    for (int i = 0; i < steps_max() + 1; ++i) slots_.push_back(std::make_unique<StepSlot>());
+  }
+  ~ThreadExecutor() override {
+    for (const auto& stage : stages_) stage->abort(closed());
+    submitted_.abort(closed());
+  }
 
   Status start(const std::vector<std::span<std::byte>>& pools) {
     BATON_ASSIGN(weights_, Weights::open(options_, config_));
     const layout::Layout& layout = options_.layout;
     const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
     for (int s = 0; s < layout.pp; ++s) {
-      auto threads = std::make_unique<StageThreads>(layout, config_, s);
+      auto threads = std::make_unique<StageThreads>(layout, config_, s, slots_);
       for (int r = s * layout.tp; r < (s + 1) * layout.tp; ++r) {
         const std::span<std::byte> memory = pools[static_cast<size_t>(r)];
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
@@ -97,30 +128,59 @@ class ThreadExecutor final : public Executor {
       stages_.push_back(std::move(threads));
     }
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    for (const auto& stage : stages_) stage->start(*weights_, options_.routing, std::max(1, cores / layout.tp));
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      StageThreads::Feed feed;
+      feed.steps = s == 0 ? &submitted_ : &stages_[s - 1]->done();
+      if (s == 0) feed.drawn = &stages_.back()->done();
+      if (s + 1 == stages_.size()) feed.logits = options_.logits;
+      stages_[s]->start(feed, *weights_, options_.routing, std::max(1, cores / layout.tp));
+    }
     for (const auto& stage : stages_) {
       Status loaded = stage->wait_loaded();
       if (loaded.ok()) continue;
       for (const auto& other : stages_) other->abort(loaded.error());
+      submitted_.abort(loaded.error());
       return loaded;
     }
     weights_->finish_progress();
     return {};
   }
 
-  Result<kv::StepResult> run(const kv::StepPlan& plan) override {
+  [[nodiscard]] int steps_max() const override { return options_.logits == nullptr ? options_.layout.pp + 1 : 1; }
+
+  Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override {
     check(plan);
-    kv::StepResult result;
-    batch_.build(plan, config_, options_.layout.dp, options_.mla_path, rope_, result);
-    activations_.grow(batch_, config_);
-    result.logits.resize(static_cast<size_t>(batch_.logits_rows) * static_cast<size_t>(config_.vocab));
-    if (batch_.rows == 0) return result;
-    // Stages take turns; hidden states stay where they are.
-    for (const auto& stage : stages_) BATON_TRY(stage->run(batch_, activations_, result.logits.data()));
-    return result;
+    const Ticket step = submitted_.reached();
+    BATON_CHECK(step - collected_ < static_cast<uint64_t>(steps_max()), "step {} before step {} is collected", step,
+                collected_);
+    StepSlot& slot = *slots_[step % slots_.size()];
+    const StepBatch& before = slots_[(step + slots_.size() - 1) % slots_.size()]->batch;
+    slot.batch.build(plan, wanted, config_, options_.layout.dp, options_.mla_path, rope_, &before);
+    slot.reads_before = std::any_of(plan.segments.begin(), plan.segments.end(),
+                                    [](const kv::Segment& segment) { return segment.drawn_by >= 0; });
+    slot.activations.grow(slot.batch, config_);
+    slot.output.first_row = slot.batch.first_row;
+    slot.output.answers.resize(static_cast<size_t>(slot.batch.logits_rows));
+    if (StepLogits* logits = options_.logits) {
+      logits->vocab = config_.vocab;
+      logits->rows = slot.batch.first_row;
+      logits->logits.resize(slot.output.answers.size() * static_cast<size_t>(config_.vocab));
+    }
+    submitted_.raise();
+    return step;
+  }
+
+  Result<StepOutput*> collect(Ticket ticket) override {
+    BATON_CHECK(ticket == collected_ && ticket < submitted_.reached(), "step {} is collected, the next is {}", ticket,
+                collected_);
+    BATON_TRY(stages_.back()->done().await(ticket + 1));
+    ++collected_;
+    return &slots_[ticket % slots_.size()]->output;
   }
 
  private:
+  static Error closed() { return error(ErrorCode::kCancelled, "the executor is closed"); }
+
   void check(const kv::StepPlan& plan) const {
     for (const kv::Segment& s : plan.segments) {
       const auto tokens = static_cast<int64_t>(s.tokens.size());
@@ -130,7 +190,8 @@ class ThreadExecutor final : public Executor {
       BATON_CHECK(s.begin + tokens <= covered, "{} tokens in pages for {}", s.begin + tokens, covered);
       BATON_CHECK(s.begin + tokens <= config_.max_position, "{} tokens, the model has {}", s.begin + tokens,
                   config_.max_position);
-      for (const int32_t t : s.tokens) BATON_CHECK(t >= 0 && t < config_.vocab, "token {} of {}", t, config_.vocab);
+      const std::span<const int32_t> known = std::span(s.tokens).first(s.tokens.size() - (s.drawn_by >= 0 ? 1 : 0));
+      for (const int32_t t : known) BATON_CHECK(t >= 0 && t < config_.vocab, "token {} of {}", t, config_.vocab);
       for (const uint32_t p : s.pages) BATON_CHECK(p < pages_, "page {} of {}", p, pages_);
     }
   }
@@ -140,12 +201,19 @@ class ThreadExecutor final : public Executor {
   RopeTable rope_;
   uint64_t pages_ = UINT64_MAX;  // in the smallest pool
   std::unique_ptr<Weights> weights_;
-  StepBatch batch_;
-  Activations activations_;
+  StepSlots slots_;
+  comm::Progress submitted_;
+  uint64_t collected_ = 0;
   std::vector<std::unique_ptr<StageThreads>> stages_;  // last: their threads use all of the above
 };
 
 }  // namespace
+
+Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& logits) {
+  logits.rows.clear();
+  BATON_TRY(executor.collect(executor.submit(plan, {})));
+  return {};
+}
 
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        std::vector<std::span<std::byte>> pools) {

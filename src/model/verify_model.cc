@@ -125,7 +125,10 @@ Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chun
     memory.emplace_back(shape.page_bytes() * pages);
   }
   std::vector<std::span<std::byte>> pools(memory.begin(), memory.end());
-  BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(how, config, pools));
+  StepLogits logits;
+  ExecutorOptions options = how;
+  options.logits = &logits;
+  BATON_ASSIGN(const std::unique_ptr<Executor> executor, make_thread_executor(options, config, pools));
   for (int step = 0;; ++step) {
     if (how.routing != nullptr) how.routing->begin_step(step);
     kv::StepPlan plan;
@@ -136,10 +139,10 @@ Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chun
       stepped.push_back(&run);
     }
     if (stepped.empty()) return {};
-    BATON_ASSIGN(const kv::StepResult result, executor->run(plan));
+    BATON_TRY(compute_logits(*executor, plan, logits));
     for (size_t i = 0; i < stepped.size(); ++i) {
       stepped[i]->done += static_cast<int64_t>(plan.segments[i].tokens.size());
-      if (plan.segments[i].logits_rows > 0) take(*stepped[i], result.row(i, 0));
+      if (plan.segments[i].logits_rows > 0) take(*stepped[i], logits.row(i, 0));
     }
   }
 }

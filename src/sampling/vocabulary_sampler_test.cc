@@ -1,4 +1,4 @@
-#include "engine/sampler.h"
+#include "sampling/vocabulary_sampler.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -7,13 +7,88 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "base/random.h"
 
-namespace baton::engine {
+namespace baton::sampling {
 namespace {
 
 constexpr int kVocab = 200;
+
+// How the vocabulary is cut in these tests: `count` shards, unlike in size, the second of four or more empty.
+std::vector<Interval> cut(int vocab, int count) {
+  std::vector<Interval> shards;
+  int begin = 0;
+  for (int s = 0; s < count; ++s) {
+    int end = s + 1 == count ? vocab : vocab * (s + 1) * (s + 2) / (count * (count + 1));
+    if (count >= 4 && s == 1) end = begin;
+    shards.push_back({begin, end});
+    begin = end;
+  }
+  return shards;
+}
+
+struct Draw {
+  SamplingParams params;
+  uint64_t seed = 0;
+  int index = 0;
+  TokenCounts generated;
+  int logprobs = -1;
+  std::vector<int32_t> prompt = {};
+  std::vector<int32_t> listed = {};
+};
+
+// One row at a time through a VocabularySampler of `shards` ranks, which take turns here.
+class Sampler {
+ public:
+  Sampler(int vocab, std::vector<int32_t> eos_ids, int shards = 3)
+      : eos_ids_(std::move(eos_ids)), shards_(cut(vocab, shards)), sampler_(shards_) {}
+
+  Result<GeneratedToken> sample(const float* logits, const Draw& draw) {
+    recipe_.params = draw.params;
+    recipe_.seed = draw.seed;
+    recipe_.endings = draw.params.stop_token_ids;
+    if (!draw.params.ignore_eos) recipe_.endings.insert(recipe_.endings.end(), eos_ids_.begin(), eos_ids_.end());
+    recipe_.prompt.clear();
+    if (draw.params.repetition_of_prompt) {
+      const std::set<int32_t> once(draw.prompt.begin(), draw.prompt.end());
+      recipe_.prompt.assign(once.begin(), once.end());
+    }
+    recipe_.logprobs = draw.logprobs;
+    recipe_.listed = draw.listed;
+    recipe_.history = draw.generated;
+    return answer({&recipe_, draw.index, true, -1}, logits);
+  }
+  Result<GeneratedToken> score(const float* logits, int32_t token, int top) {
+    recipe_ = {};
+    recipe_.prompt_logprobs = top;
+    return answer({&recipe_, 0, false, token}, logits);
+  }
+
+ private:
+  Result<GeneratedToken> answer(const RowWanted& wanted, const float* logits) {
+    const std::span<const RowWanted> rows(&wanted, 1);
+    const auto every_rank = [&](auto call) {
+      for (size_t r = 0; r < shards_.size(); ++r) {
+        (sampler_.*call)(static_cast<int>(r), rows, {0, 1}, logits + shards_[r].begin, 1 << 20);
+      }
+    };
+    for (size_t r = 0; r < shards_.size(); ++r) sampler_.reserve(static_cast<int>(r), 1);
+    every_rank(&VocabularySampler::find_best);
+    if (VocabularySampler::needs_weights(rows)) every_rank(&VocabularySampler::weigh);
+    if (VocabularySampler::needs_picks(rows)) every_rank(&VocabularySampler::pick);
+    RowAnswer answer;
+    sampler_.finish(rows, {0, 1}, {&answer, 1});
+    if (answer.error) return *answer.error;
+    return answer.token;
+  }
+
+  std::vector<int32_t> eos_ids_;
+  std::vector<Interval> shards_;
+  VocabularySampler sampler_;
+  Recipe recipe_;
+};
 
 std::vector<float> random_logits(uint64_t seed, int vocab = kVocab, double scale = 4) {
   Random random(seed);
@@ -255,6 +330,35 @@ TEST(Sampler, ABadWordIsBarredWhereItsLastTokenWouldCompleteIt) {
   EXPECT_EQ(sampler.sample(logits, {params, 1, 0, history, -1}).error().code, ErrorCode::kInvalidArgument);
 }
 
+// Whatever is asked for, as many ranks give the same as one: bits of logprobs, tokens of draws, and ties.
+RC_GTEST_PROP(Sampler, HoweverTheVocabularyIsCutTheAnswerIsTheSame, (uint64_t seed)) {
+  const auto& all = *rc::gen::elementOf(cases());
+  std::vector<float> logits = random_logits(seed);
+  if (*rc::gen::arbitrary<bool>()) {
+    for (float& x : logits) x = std::round(x);  // many ties
+  }
+  Draw draw{all.params, seed,       *rc::gen::inRange(0, 50), some_history(), *rc::gen::inRange(-1, 12),
+            {1, 2, 3},  {0, 7, 199}};
+  draw.params.repetition_of_prompt = *rc::gen::arbitrary<bool>();
+  if (*rc::gen::arbitrary<bool>()) draw.params.temperature = 0;
+  Sampler whole(kVocab, {8, 150}, 1);
+  const auto expected = whole.sample(logits.data(), draw);
+  RC_ASSERT(expected.ok());
+  for (const int shards : {2, 3, 6, 8}) {
+    Sampler cut_up(kVocab, {8, 150}, shards);
+    const auto token = cut_up.sample(logits.data(), draw);
+    RC_ASSERT(token.ok());
+    RC_ASSERT(token->id == expected->id);
+    RC_ASSERT(token->logprob == expected->logprob);
+    RC_ASSERT(token->listed == expected->listed);
+    RC_ASSERT(token->top.size() == expected->top.size());
+    for (size_t i = 0; i < token->top.size(); ++i) {
+      RC_ASSERT(token->top[i].token == expected->top[i].token);
+      RC_ASSERT(token->top[i].logprob == expected->top[i].logprob);
+    }
+  }
+}
+
 RC_GTEST_PROP(Sampler, ADrawDependsOnSeedAndIndexAlone, (uint64_t seed)) {
   const int index = *rc::gen::inRange(0, 100000);
   const std::vector<float> logits = random_logits(3);
@@ -322,7 +426,7 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
     EXPECT_EQ(logits[static_cast<size_t>(token->top[i].token)], sorted[i]);
   }
   const auto scored = sampler.score(logits.data(), 40, 0);
-  EXPECT_NEAR(*scored->logprob, logits[40] - std::log(total), 1e-5);
+  EXPECT_NEAR(scored->logprob, logits[40] - std::log(total), 1e-5);
   EXPECT_TRUE(scored->top.empty());
   EXPECT_EQ(sampler.score(logits.data(), 40, 1000)->top.size(), static_cast<size_t>(kVocab));
 }
@@ -341,66 +445,5 @@ TEST(Sampler, UnsoundLogitsAreAnErrorAndNotText) {
   EXPECT_EQ(sampler.sample(one, {{}, 1, 0, TokenCounts(), -1})->id, 1);
 }
 
-TEST(Sampler, Endings) {
-  const Sampler sampler(10, {9});
-  SamplingParams params;
-  params.max_new_tokens = 3;
-  params.stop_token_ids = {4};
-  EXPECT_FALSE(sampler.finish_after(1, 2, params));
-  EXPECT_EQ(sampler.finish_after(1, 3, params)->reason, FinishReason::kLength);
-  EXPECT_EQ(sampler.finish_after(9, 1, params)->reason, FinishReason::kStop);
-  EXPECT_EQ(sampler.finish_after(9, 3, params)->matched_token, 9);
-  EXPECT_EQ(sampler.finish_after(4, 1, params)->matched_token, 4);
-  params.ignore_eos = true;
-  EXPECT_FALSE(sampler.finish_after(9, 1, params));
-  EXPECT_TRUE(sampler.finish_after(4, 1, params));
-}
-
-TEST(SamplingParams, RangesAreNamed) {
-  struct Bad {
-    const char* names;
-    void (*set)(SamplingParams&);
-  };
-  const Bad table[] = {
-      {"temperature", [](SamplingParams& p) { p.temperature = -0.1; }},
-      {"temperature", [](SamplingParams& p) { p.temperature = std::nan(""); }},
-      {"temperature", [](SamplingParams& p) { p.temperature = HUGE_VAL; }},
-      {"top_p", [](SamplingParams& p) { p.top_p = 0; }},
-      {"top_p", [](SamplingParams& p) { p.top_p = 1.01; }},
-      {"top_k", [](SamplingParams& p) { p.top_k = 0; }},
-      {"top_k", [](SamplingParams& p) { p.top_k = -2; }},
-      {"min_p", [](SamplingParams& p) { p.min_p = 1.5; }},
-      {"frequency_penalty", [](SamplingParams& p) { p.frequency_penalty = 2.1; }},
-      {"presence_penalty", [](SamplingParams& p) { p.presence_penalty = -2.1; }},
-      {"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 0; }},
-      {"max_new_tokens", [](SamplingParams& p) { p.max_new_tokens = -1; }},
-      {"min_new_tokens", [](SamplingParams& p) { p.min_new_tokens = 129; }},
-      {"stop_token_ids", [](SamplingParams& p) { p.stop_token_ids = {10}; }},
-      {"logit_bias",
-       [](SamplingParams& p) {
-         p.logit_bias = {{1, 101.0}};
-       }},
-      {"logit_bias",
-       [](SamplingParams& p) {
-         p.logit_bias = {{-1, 1.0}};
-       }},
-      {"allowed_token_ids", [](SamplingParams& p) { p.allowed_token_ids = {10}; }},
-      {"bad_words",
-       [](SamplingParams& p) {
-         p.bad_words = {{3, -1}};
-       }},
-      {"bad_words", [](SamplingParams& p) { p.bad_words.resize(1); }},
-  };
-  EXPECT_TRUE(validate({}, 10).ok());
-  for (const Bad& bad : table) {
-    SamplingParams params;
-    bad.set(params);
-    const Status status = validate(params, 10);
-    ASSERT_FALSE(status.ok()) << bad.names;
-    EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument);
-    EXPECT_NE(status.error().message.find(bad.names), std::string::npos) << status.error().message;
-  }
-}
-
 }  // namespace
-}  // namespace baton::engine
+}  // namespace baton::sampling

@@ -1,20 +1,8 @@
+#include "sampling/sampling_params.h"
+
 #include <cmath>
 
-#include "engine/engine.h"
-
-namespace baton::engine {
-
-const char* role_name(Role role) {
-  switch (role) {
-    case Role::kUnified:
-      return "unified";
-    case Role::kPrefill:
-      return "prefill";
-    case Role::kDecode:
-      return "decode";
-  }
-  return "unknown";
-}
+namespace baton::sampling {
 
 namespace {
 
@@ -76,4 +64,4 @@ Status validate(const SamplingParams& params, int vocab) {
   return {};
 }
 
-}  // namespace baton::engine
+}  // namespace baton::sampling

@@ -65,12 +65,12 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
     pass_on(name, "As of `baton router`", flags.router);
   add_drain_timeout(app, flags.drain_timeout_s);
   for (const char* name :
-       {"--enable-mixed-chunk", "--disable-radix-cache", "--allow-longer-context", "--enable-priority-scheduling",
-        "--log-requests", "--strict-model-names", "--allow-auto-truncate", "--enable-cache-report",
-        "--trust-request-chat-template", "--skip-tokenizer-init", "--disable-priority-preemption",
-        "--abort-on-priority-when-disabled", "--schedule-low-priority-values-first", "--incremental-streaming-output",
-        "--stream-output", "--stream-response-default-include-usage", "--enable-force-include-usage",
-        "--return-tokens-as-token-ids"}) {
+       {"--enable-mixed-chunk", "--disable-radix-cache", "--disable-overlap-schedule", "--allow-longer-context",
+        "--enable-priority-scheduling", "--log-requests", "--strict-model-names", "--allow-auto-truncate",
+        "--enable-cache-report", "--trust-request-chat-template", "--skip-tokenizer-init",
+        "--disable-priority-preemption", "--abort-on-priority-when-disabled", "--schedule-low-priority-values-first",
+        "--incremental-streaming-output", "--stream-output", "--stream-response-default-include-usage",
+        "--enable-force-include-usage", "--return-tokens-as-token-ids"}) {
     app.add_flag_callback(
         name, [name, &flags] { flags.serve.emplace_back(name); }, "As of `baton serve`, for every instance");
   }

@@ -179,7 +179,6 @@ constexpr ForeignGroup kForeign[] = {
      "pdlb-url="},
     {"it is seen from the model", "disaggregation-with-mla="},
     {"admission is by worst-case growth, see --num-reserved-decode-tokens", "schedule-conservativeness="},
-    {"there is no overlap to disable", "disable-overlap-schedule"},
     {"text is made by the threads of --http-threads and --text-threads",
      "batch-notify-size= detokenizer-worker-num= disable-tokenizer-batch-decode "
      "dynamic-batch-tokenizer-batch-size= dynamic-batch-tokenizer-batch-timeout= enable-dynamic-batch-tokenizer "

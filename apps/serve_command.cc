@@ -80,6 +80,7 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   options.queue = queue_options(flags);
   options.decode_log_interval = flags.decode_log_interval;
   options.mixed_chunk = flags.enable_mixed_chunk;
+  options.overlap = !flags.disable_overlap_schedule;
   options.prefix_cache = !flags.disable_radix_cache;
   options.decode_prefix_cache = flags.decode_radix_cache && !flags.disable_radix_cache;
   options.reserved_decode_tokens = flags.num_reserved_decode_tokens;
@@ -108,7 +109,8 @@ std::string args_json(const ServeFlags& f) {
       "\"load_format\":{},\"chunked_prefill_size\":{},"
       "\"enable_mixed_chunk\":{},\"max_prefill_tokens\":{},\"schedule_policy\":{},"
       "\"enable_priority_scheduling\":{},\"max_queued_requests\":{},"
-      "\"disable_radix_cache\":{},\"enable_dp_attention\":{},\"num_reserved_decode_tokens\":{},\"mem_fraction_static\":"
+      "\"disable_radix_cache\":{},\"disable_overlap_schedule\":{},\"enable_dp_attention\":{},\"num_reserved_decode_"
+      "tokens\":{},\"mem_fraction_static\":"
       "{}}}",
       http::json_string(f.host), f.port,
       f.disaggregation_host.empty() ? "null" : http::json_string(f.disaggregation_host),
@@ -116,7 +118,8 @@ std::string args_json(const ServeFlags& f) {
       f.quantization.empty() ? "null" : http::json_string(f.quantization), http::json_string(f.load_format),
       f.chunked_prefill_size, f.enable_mixed_chunk, f.max_prefill_tokens, http::json_string(f.schedule_policy),
       f.enable_priority_scheduling, f.max_queued_requests ? std::to_string(*f.max_queued_requests) : "null",
-      f.disable_radix_cache, f.layout.dp > 1, f.num_reserved_decode_tokens, f.mem_fraction_static);
+      f.disable_radix_cache, f.disable_overlap_schedule, f.layout.dp > 1, f.num_reserved_decode_tokens,
+      f.mem_fraction_static);
 }
 
 // What the same seed gives the same text with: this build, the model and how it is computed. FNV-1a, so that it is the

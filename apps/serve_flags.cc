@@ -140,6 +140,8 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->transform(number_from<int64_t>(1, kTokensMax))
       ->transform(human_number());
   add_queue_flags(app, f);
+  app.add_flag("--disable-overlap-schedule", f.disable_overlap_schedule,
+               "Plan a step when the one before it is over, not while it runs");
   app.add_flag("--enable-mixed-chunk", f.enable_mixed_chunk, "Prompt chunks and running sequences share steps");
   app.add_flag("--disable-radix-cache,--no-enable-prefix-caching", f.disable_radix_cache, "No prefix reuse");
   app.add_option("--num-reserved-decode-tokens", f.num_reserved_decode_tokens,

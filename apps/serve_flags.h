@@ -47,7 +47,7 @@ struct ServeFlags {
        disable_priority_preemption = false;
   std::optional<int> default_priority, max_queued_requests;
   int preemption_threshold = 10;
-  bool enable_mixed_chunk = false, disable_radix_cache = false;
+  bool enable_mixed_chunk = false, disable_radix_cache = false, disable_overlap_schedule = false;
   int num_reserved_decode_tokens = 512;
   double watchdog_timeout_s = 300, drain_timeout_s = 30;
 

@@ -196,7 +196,7 @@ void EngineLoop::run() {
   name_thread("baton-engine");
   bool worked = false;
   while (!stopping_) {
-    auto commands = worked ? inbound_.drain() : inbound_.wait_drain(kIdleWait);
+    auto commands = worked || !under_way_.empty() ? inbound_.drain() : inbound_.wait_drain(kIdleWait);
     for (Command& command : commands) handle(std::move(command));
     role_->poll(core_->now());
     worked = !failed_ && !paused_ && step();
@@ -273,6 +273,7 @@ void EngineLoop::end_wait(const Status& result) {
 
 void EngineLoop::end_steps(PauseMode mode) {
   paused_ = true;
+  drain_steps();
   if (mode == PauseMode::kAbort)
     fail_all(error(ErrorCode::kCancelled, "generation is paused, all requests were aborted"));
   if (mode == PauseMode::kInPlace) return;
@@ -296,31 +297,62 @@ void EngineLoop::fail_all(const Error& failure) {
 }
 
 bool EngineLoop::step() {
-  const scheduler::Turn turn = core_->scheduler().next_turn();
-  begin_steps(turn);
+  const size_t before = under_way_.size();
+  const bool ahead_is_possible = options_.overlap && executor_->steps_max() > 1;
+  bool moved = false;
+  if (under_way_.empty() || (ahead_is_possible && !waits_for_steps_)) moved = begin_step();
+  const bool begun = under_way_.size() > before;
+  while (under_way_.size() > (begun && ahead_is_possible ? 1U : 0U)) {
+    if (!end_step()) return false;
+    moved = true;
+  }
+  return moved;
+}
+
+// False: no sequence got anywhere.
+bool EngineLoop::begin_step() {
+  scheduler::Turn turn = core_->scheduler().next_turn();
+  waits_for_steps_ = turn.waits_for_steps;
+  begin_sequences(turn);
   if (turn.plan.segments.empty()) return !turn.admitted.empty();
-  const TimePoint begun = core_->now();
-  want_rows(turn.plan);
-  Result<model::StepOutput*> output = executor_->collect(executor_->submit(turn.plan, wanted_));
+  StepUnderWay& step = under_way_.emplace_back();
+  step.begun = core_->now();
+  want_rows(turn.plan, &step);
+  step.ticket = executor_->submit(turn.plan, wanted_);
+  step.plan = std::move(turn.plan);
+  return true;
+}
+
+bool EngineLoop::end_step() {
+  const StepUnderWay step = std::move(under_way_.front());
+  under_way_.pop_front();
+  Result<model::StepOutput*> output = executor_->collect(step.ticket);
   if (!output) {
     log_error("a step failed, the instance ends its requests: {}", output.error().message);
     failed_ = true;
+    under_way_.clear();
+    core_->scheduler().abandon_steps();
     role_->machine_failed(output.error().message);
     fail_all(error(ErrorCode::kUnavailable, "the model could not be run: {}", output.error().message));
     return false;
   }
   ++steps_;
-  count_step(turn.plan, core_->now() - begun);
-  log_decode(turn.plan);
-  core_->scheduler().complete(turn.plan);
-  take_result(turn.plan, **output);
+  count_step(step);
+  log_decode(step.plan);
+  core_->scheduler().complete(step.plan);
+  take_result(step, **output);
   return true;
+}
+
+void EngineLoop::drain_steps() {
+  while (!under_way_.empty() && end_step()) {
+  }
 }
 
 void EngineLoop::log_decode(const kv::StepPlan& plan) {
   if (options_.decode_log_interval == 0 || plan.segments.empty()) return;
-  if (core_->find(plan.segments.front().sequence)->completion_tokens == 0)
-    return;  // a prompt; mixed steps end with them
+  const LiveRequest* first = core_->find(plan.segments.front().sequence);
+  if (first == nullptr || first->completion_tokens == 0) return;  // a prompt; mixed steps end with them
   if (++decode_steps_ % static_cast<uint64_t>(options_.decode_log_interval) != 0) return;
   const EngineStats now = stats();
   int64_t used = 0;
@@ -334,20 +366,19 @@ void EngineLoop::log_decode(const kv::StepPlan& plan) {
       now.generation_tokens_per_s, now.waiting);
 }
 
-// Before the scheduler is told that the plan was computed: what runs is known by its state.
-void EngineLoop::count_step(const kv::StepPlan& plan, Duration took) {
-  uint64_t prompts = 0, decoded = 0;
-  for (const kv::Segment& segment : plan.segments) {
-    const bool runs = core_->scheduler().sequence(segment.sequence).state == scheduler::SequenceState::kRunning;
-    (runs ? decoded : prompts) += segment.tokens.size();
-  }
-  totals_.prompt_tokens += prompts;
-  totals_.decode_tokens += decoded;
-  double& seconds = prompts == 0 ? totals_.decode_s : decoded == 0 ? totals_.prompt_s : totals_.mixed_s;
-  seconds += to_seconds(took);
+// The time of a step is that from its beginning, or from the end of the one before it, to its own end.
+void EngineLoop::count_step(const StepUnderWay& step) {
+  const TimePoint now = core_->now(), begun = std::max(step.begun, last_end_);
+  last_end_ = now;
+  totals_.prompt_tokens += step.prompt_tokens;
+  totals_.decode_tokens += step.decode_tokens;
+  double& seconds = step.prompt_tokens == 0   ? totals_.decode_s
+                    : step.decode_tokens == 0 ? totals_.prompt_s
+                                              : totals_.mixed_s;
+  seconds += to_seconds(now - begun);
 }
 
-void EngineLoop::begin_steps(const scheduler::Turn& turn) {
+void EngineLoop::begin_sequences(const scheduler::Turn& turn) {
   const TimePoint now = core_->now();
   for (const SequenceId id : turn.admitted) {
     LiveRequest& live = *core_->find(id);
@@ -378,7 +409,7 @@ void EngineLoop::begin_steps(const scheduler::Turn& turn) {
 }
 
 // What each segment's rows of logits are to be made into.
-void EngineLoop::want_rows(const kv::StepPlan& plan) {
+void EngineLoop::want_rows(const kv::StepPlan& plan, StepUnderWay* step) {
   wanted_.clear();
   for (const kv::Segment& segment : plan.segments) {
     sampling::RowsWanted& rows = wanted_.emplace_back();
@@ -390,9 +421,13 @@ void EngineLoop::want_rows(const kv::StepPlan& plan) {
       rows.rated = rows.rated.first(static_cast<size_t>(std::min<int64_t>(segment.logits_rows, prompt - first)));
       rows.recipe = live.recipe;
     }
-    if (end != core_->scheduler().sequence(segment.sequence).size() || !draws(live)) continue;
+    const scheduler::Sequence& sequence = core_->scheduler().sequence(segment.sequence);
+    const bool decodes = segment.drawn_by >= 0 || sequence.state == scheduler::SequenceState::kRunning;
+    (decodes ? step->decode_tokens : step->prompt_tokens) += segment.tokens.size();
+    step->ends.push_back(end == sequence.size());
+    if (!step->ends.back() || !draws(live)) continue;
     rows.draw = true;
-    rows.index = live.completion_tokens;
+    rows.index = live.completion_tokens + (segment.drawn_by >= 0 ? 1 : 0);
     rows.recipe = live.recipe;
   }
 }
@@ -415,15 +450,16 @@ bool EngineLoop::draws(const LiveRequest& live) const {
   return !wants_no_token(live) || live.request.logprobs >= 0;
 }
 
-void EngineLoop::take_result(const kv::StepPlan& plan, model::StepOutput& output) {
-  for (size_t i = 0; i < plan.segments.size(); ++i) {
-    const kv::Segment& segment = plan.segments[i];
-    LiveRequest& live = *core_->find(segment.sequence);
+void EngineLoop::take_result(const StepUnderWay& step, model::StepOutput& output) {
+  for (size_t i = 0; i < step.plan.segments.size(); ++i) {
+    const kv::Segment& segment = step.plan.segments[i];
+    LiveRequest* live = core_->find(segment.sequence);
+    if (live == nullptr) continue;  // it has ended since the step began
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     const auto rows = std::span(output.answers).subspan(output.first_row[i], static_cast<size_t>(segment.logits_rows));
-    role_->computed(live, end);
-    if (!take_prompt_logprobs(live, segment, rows)) continue;
-    if (end == core_->scheduler().sequence(segment.sequence).size()) take_token(live, &rows.back());
+    role_->computed(*live, end);
+    if (!take_prompt_logprobs(*live, segment, rows)) continue;
+    if (step.ends[i]) take_token(*live, &rows.back());
   }
   const int64_t fresh = std::exchange(step_tokens_, 0);
   if (fresh > 0 && options_.observer != nullptr) options_.observer->on_step(fresh);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -24,6 +25,7 @@ struct EngineLoopOptions {
   InstanceInfo info;
   scheduler::SchedulerOptions scheduler;  // its order of the queue is taken from `queue`
   QueueOptions queue;
+  bool overlap = true;          // the next step is planned and begun while one is under way
   int decode_log_interval = 0;  // a line after so many steps that generate; 0: none
   std::vector<int32_t> eos_ids;
   size_t requests_max = 8192;  // live at once; more are refused
@@ -93,25 +95,38 @@ class EngineLoop final : public Engine {
     bool told;
     std::function<void(Status)> done;
   };
+  // Between submission and collection.
+  struct StepUnderWay {
+    model::Ticket ticket = 0;
+    kv::StepPlan plan;
+    std::vector<bool> ends;  // of each segment: it is the last of what its sequence had, and a token comes next
+    TimePoint begun{};
+    uint64_t prompt_tokens = 0, decode_tokens = 0;
+  };
   using Command = std::variant<Submit, Abort, AbortNamed, AbortAll, ShutDown, Stop, Flush, Pause, Resume, Pair>;
 
   EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executor> executor);
   [[nodiscard]] Status check(Request* request) const;
   void run();
   void handle(Command command);
-  // One turn; false: nothing could be computed.
+  // One turn: plans and begins the next step, then takes what the one before it gave. False: nothing could be done.
   bool step();
+  bool begin_step();
+  // The oldest step under way. False: it failed.
+  bool end_step();
+  // Every step under way.
+  void drain_steps();
   void pause(Pause command);
   void end_steps(PauseMode mode);
   void end_wait(const Status& result);
   void log_decode(const kv::StepPlan& plan);
-  void begin_steps(const scheduler::Turn& turn);
-  void count_step(const kv::StepPlan& plan, Duration took);
-  void want_rows(const kv::StepPlan& plan);
+  void begin_sequences(const scheduler::Turn& turn);
+  void want_rows(const kv::StepPlan& plan, StepUnderWay* step);
+  void count_step(const StepUnderWay& step);
   [[nodiscard]] bool rates_prompt(const LiveRequest& live, const kv::Segment& segment) const;
   [[nodiscard]] bool wants_no_token(const LiveRequest& live) const;
   [[nodiscard]] bool draws(const LiveRequest& live) const;
-  void take_result(const kv::StepPlan& plan, model::StepOutput& output);
+  void take_result(const StepUnderWay& step, model::StepOutput& output);
   bool take_prompt_logprobs(LiveRequest& live, const kv::Segment& segment, std::span<sampling::RowAnswer> rows);
   void take_token(LiveRequest& live, sampling::RowAnswer* drawn);
   void abort(LiveRequest& live);
@@ -130,8 +145,11 @@ class EngineLoop final : public Engine {
   uint64_t steps_ = 0;
   uint64_t decode_steps_ = 0;
   StepTotals totals_;
+  TimePoint last_end_{};                      // of a step
   bool paused_ = false;                       // no step is computed
   std::function<void(Status)> wait_ended_{};  // of a pause that waits for what computes
+  std::deque<StepUnderWay> under_way_;
+  bool waits_for_steps_ = false;              // as Turn has it
   std::vector<sampling::RowsWanted> wanted_;  // of the step that is planned
   int64_t step_tokens_ = 0;                   // of the step at hand, as on_step() has them
 

@@ -137,6 +137,7 @@ EngineLoopOptions loop_options(const EngineOptions& options, const ModelFacts& f
   loop.scheduler.cost = facts.cost;
   loop.queue = options.queue;
   loop.decode_log_interval = options.decode_log_interval;
+  loop.overlap = options.overlap;
   loop.eos_ids = facts.eos_ids;
   loop.requests_max = options.requests_max;
   loop.watchdog_timeout = options.watchdog_timeout;

@@ -43,6 +43,7 @@ struct EngineOptions {
   bool mixed_chunk = false;
   QueueOptions queue;
   int decode_log_interval = 0;
+  bool overlap = true;               // not --disable-overlap-schedule
   bool prefix_cache = true;          // not --disable-radix-cache
   bool decode_prefix_cache = true;   // --disaggregation-decode-enable-radix-cache
   int reserved_decode_tokens = 512;  // --num-reserved-decode-tokens

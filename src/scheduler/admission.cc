@@ -25,7 +25,7 @@ int64_t Scheduler::growth_pages(const Sequence& s) const {
 double Scheduler::work_of(const Sequence& s) const {
   const auto growth = static_cast<double>(std::min<int64_t>(s.new_tokens_left(), options_.reserved_decode_tokens));
   const double decode = growth * options_.cost.chunk(s.size(), 1);
-  return s.state == SequenceState::kComputing ? decode + options_.cost.chunk(s.computed, s.left()) : decode;
+  return s.state == SequenceState::kComputing ? decode + options_.cost.chunk(s.planned, s.left()) : decode;
 }
 
 double Scheduler::work_of(const DpGroup& group) const {
@@ -88,7 +88,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   if (!fresh) return false;
   withdraw_promise(s);
   s.group = group_index;
-  s.computed = s.cached = cached_pages * options_.page_tokens;
+  s.planned = s.computed = s.cached = cached_pages * options_.page_tokens;
   s.pages = std::move(pages);
   std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
   s.state = s.entry == EntryMode::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
@@ -213,6 +213,10 @@ bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
     }
   }
   if (victim == nullptr) return false;
+  if (steps_under_way()) {
+    turn->waits_for_steps = true;
+    return false;
+  }
   retract(*victim);
   turn->retracted.push_back(victim->id);
   ++round->room;

@@ -71,7 +71,7 @@ TEST(Admission, HeldSequencesTakeNoPagesAndCountAsWork) {
   EXPECT_NE(m.scheduler.sequence(next).group, group) << "the held prompt is outstanding work";
   m.scheduler.release(held);
   EXPECT_EQ(m.turn().plan.segments.at(0).sequence, held);
-  m.scheduler.finish(next);
+  m.finish(next);
   m.run_to_idle(10);
 }
 
@@ -117,7 +117,7 @@ TEST(Admission, PrebuiltSequencesGetPagesAndRunAfterTheyJoin) {
   EXPECT_TRUE(m.turn().plan.segments.empty());
   m.fill(id);
   for (size_t i = 2; i < 4; ++i) ledger.settle(s.pages[i]);
-  m.scheduler.join(id, 42);
+  m.join(id, 42);
   turn = m.turn();
   EXPECT_EQ(turn.plan.segments.at(0).begin, 14);
   EXPECT_EQ(turn.plan.segments.at(0).tokens, std::vector<int32_t>{42});
@@ -129,7 +129,7 @@ TEST(Admission, AnAbortedPrebuiltSequenceLeavesNothingInTheTree) {
   const SequenceId id = m.add(prompt_of(12), 3, {}, EntryMode::kPrebuilt);
   m.turn();
   for (const kv::PageLease& lease : m.scheduler.sequence(id).pages) m.scheduler.ledger(0).grant(lease);
-  { const auto pages = m.scheduler.finish(id); }  // granted pages without a lease
+  { const auto pages = m.finish(id); }  // granted pages without a lease
   EXPECT_EQ(m.scheduler.ledger(0).counts().quarantined, 3);
   EXPECT_EQ(m.scheduler.ledger(0).counts().cached, 0);
 }

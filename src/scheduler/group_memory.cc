@@ -41,9 +41,11 @@ void GroupMemory::remember(std::span<const int32_t> tokens, const std::string& s
   tree_->insert(tokens.first(whole * static_cast<size_t>(page_tokens_)), std::move(leases), salt);
 }
 
-void GroupMemory::adopt(std::span<const int32_t> tokens, const std::string& salt, std::vector<kv::PageLease>* pages) {
+std::vector<kv::PageLease> GroupMemory::adopt(std::span<const int32_t> tokens, const std::string& salt,
+                                              std::vector<kv::PageLease>* pages) {
   std::vector<kv::PageLease> ours = match(tokens, salt, static_cast<int64_t>(tokens.size()));
-  std::move(ours.begin(), ours.end(), pages->begin());
+  std::swap_ranges(ours.begin(), ours.end(), pages->begin());
+  return ours;
 }
 
 void GroupMemory::flush() { tree_->clear(); }

@@ -33,8 +33,9 @@ class GroupMemory {
   void remember(std::span<const int32_t> tokens, const std::string& salt, std::span<const kv::PageLease> pages);
   // After remember(): exchanges leases on whole pages for the tree's own of the same tokens, so that duplicates become
   // free and no cached page lies before one that only a sequence holds, where it could not be evicted. Not for pages
-  // that a peer reads.
-  void adopt(std::span<const int32_t> tokens, const std::string& salt, std::vector<kv::PageLease>* pages);
+  // that a peer reads. Returns the leases given up.
+  std::vector<kv::PageLease> adopt(std::span<const int32_t> tokens, const std::string& salt,
+                                   std::vector<kv::PageLease>* pages);
   // Forgets every prefix that no sequence holds.
   void flush();
 

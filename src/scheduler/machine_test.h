@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -26,10 +27,11 @@ inline SchedulerOptions small(int pages = 32, int dp = 1) {
 }
 
 // Carries out plans on pages that hold, for each token, a hash of the prompt up to it. A plan that lets a sequence read
-// what is not its own, or write what another reads, shows at once.
+// what is not its own, or write what another reads, shows at once. ahead: a step is carried out after the next one is
+// planned, as late as may be.
 class Machine {
  public:
-  explicit Machine(const SchedulerOptions& options) : scheduler(options) {
+  explicit Machine(const SchedulerOptions& options, bool ahead = false) : scheduler(options), ahead_(ahead) {
     kv_.resize(static_cast<size_t>(options.dp),
                std::vector<uint64_t>(static_cast<size_t>(options.pages_per_group * options.page_tokens), 0));
   }
@@ -44,29 +46,68 @@ class Machine {
     fresh.entry = entry;
     fresh.priority = priority;
     left_[fresh.id] = max_new_tokens;
+    text_[fresh.id] = fresh.prompt;
     scheduler.add(fresh);
     return SequenceId(last_);
   }
 
   // One turn: checks and computes the plan, appends tokens, finishes sequences that have all theirs.
   Turn turn() {
-    const Turn turn = scheduler.next_turn();
+    if (waits_) settle();
+    Turn turn = scheduler.next_turn();
+    waits_ = turn.waits_for_steps || turn.plan.segments.empty();
     int64_t prompt_tokens = 0;
     std::set<SequenceId> seen;
     for (const kv::Segment& segment : turn.plan.segments) {
       check(segment);
       EXPECT_TRUE(seen.insert(segment.sequence).second) << "one segment a sequence";
-      if (scheduler.sequence(segment.sequence).state == SequenceState::kComputing)
+      if (scheduler.sequence(segment.sequence).state == SequenceState::kComputing && segment.drawn_by < 0)
         prompt_tokens += static_cast<int64_t>(segment.tokens.size());
     }
     EXPECT_LE(prompt_tokens, scheduler.options().chunked_prefill_size);
-    for (const kv::Segment& segment : turn.plan.segments) compute(segment);
-    scheduler.complete(turn.plan);
-    for (const kv::Segment& segment : turn.plan.segments) {
-      if (scheduler.sequence(segment.sequence).state == SequenceState::kDone) next_token(segment.sequence);
+    std::vector<bool> draws;
+    for (const kv::Segment& segment : turn.plan.segments)
+      draws.push_back(scheduler.sequence(segment.sequence).left() == 0);
+    if (planned) planned(turn);
+    settle();
+    if (!turn.plan.segments.empty()) {
+      under_way_ = turn.plan;
+      draws_ = std::move(draws);
+      if (!ahead_) settle();
     }
     return turn;
   }
+
+  // Carries out the step under way.
+  void settle() {
+    if (!under_way_) return;
+    const kv::StepPlan plan = std::move(*under_way_);
+    under_way_.reset();
+    std::map<SequenceId, int32_t> drawn;
+    const std::vector<bool> draws = std::exchange(draws_, {});
+    for (size_t i = 0; i < plan.segments.size(); ++i) {
+      kv::Segment segment = plan.segments[i];
+      std::vector<int32_t> text = text_.at(segment.sequence);
+      if (segment.drawn_by >= 0) {
+        text.resize(static_cast<size_t>(segment.begin));
+        text.push_back(drawn_.at(segment.sequence));
+      }
+      execute(segment, text);
+      if (draws[i]) drawn[segment.sequence] = static_cast<int32_t>(mix(segment.sequence.value(), text.size()) % 3);
+    }
+    drawn_ = drawn;
+    scheduler.complete(plan);
+    for (const auto& [id, token] : drawn) {
+      if (!ended_.contains(id)) next_token(id, token);
+    }
+  }
+
+  // The request ends, whatever is under way.
+  std::vector<kv::PageLease> finish(SequenceId id) {
+    ended_.insert(id);
+    return scheduler.finish(id);
+  }
+  [[nodiscard]] bool ended(SequenceId id) const { return ended_.contains(id); }
 
   void run_to_idle(int turns_max) {
     for (int i = 0; i < turns_max && !scheduler.empty(); ++i) turn();
@@ -76,13 +117,23 @@ class Machine {
   // What a peer does: writes the prompt of a reserved sequence.
   void fill(SequenceId id) {
     const Sequence& s = scheduler.sequence(id);
-    kv::Segment segment{id, s.group, s.computed, {s.tokens.begin() + s.computed, s.tokens.end()}, {}, 1};
+    kv::Segment segment;
+    segment.sequence = id;
+    segment.dp_rank = s.group;
+    segment.begin = s.computed;
+    segment.tokens.assign(s.tokens.begin() + s.computed, s.tokens.end());
     for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
-    compute(segment);
+    execute(segment, s.tokens);
+  }
+  void join(SequenceId id, int32_t token) {
+    scheduler.join(id, token);
+    text_[id].push_back(token);
   }
 
   Scheduler scheduler;
   std::vector<SequenceId> finished;
+  std::function<void(const Turn&)> planned;  // told of each turn before the step under way is carried out
+  uint64_t stop_one_in = 0;                  // tokens are stop tokens; 0: none
 
  private:
   uint64_t& cell(const kv::Segment& segment, int64_t position) {
@@ -96,17 +147,11 @@ class Machine {
     const Sequence& s = scheduler.sequence(segment.sequence);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     ASSERT_FALSE(segment.tokens.empty());
-    ASSERT_EQ(segment.begin, s.computed);
+    ASSERT_EQ(segment.begin, s.planned - static_cast<int64_t>(segment.tokens.size()));
     ASSERT_LE(end, s.size());
     ASSERT_GE(static_cast<int64_t>(segment.pages.size()) * scheduler.options().page_tokens, end);
     EXPECT_EQ(segment.logits_rows >= 1, end == s.size() || (s.logits_from >= 0 && end > s.logits_from));
     EXPECT_EQ(segment.dp_rank, s.wanted_group.value_or(segment.dp_rank));
-    uint64_t hash = 1;
-    for (int64_t p = 0; p < segment.begin; ++p) {
-      hash = mix(hash, static_cast<uint64_t>(s.tokens[static_cast<size_t>(p)]));
-      ASSERT_EQ(cell(segment, p), hash) << "position " << p << " of sequence " << s.id.value()
-                                        << " holds something else";
-    }
     const kv::PageLedger& ledger = scheduler.ledger(segment.dp_rank);
     for (const uint32_t page : segment.pages) EXPECT_EQ(ledger.state(PageId(page)), kv::PageState::kOwned);
     for (int64_t p = segment.begin; p < end; ++p) {
@@ -115,24 +160,39 @@ class Machine {
     }
   }
 
-  void compute(const kv::Segment& segment) {
-    const Sequence& s = scheduler.sequence(segment.sequence);
+  void execute(const kv::Segment& segment, const std::vector<int32_t>& text) {
+    const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
+    ASSERT_GE(static_cast<int64_t>(text.size()), end);
     uint64_t hash = 1;
-    for (int64_t p = 0; p < segment.begin + static_cast<int64_t>(segment.tokens.size()); ++p) {
-      hash = mix(hash, static_cast<uint64_t>(s.tokens[static_cast<size_t>(p)]));
-      if (p >= segment.begin) cell(segment, p) = hash;
+    for (int64_t p = 0; p < end; ++p) {
+      hash = mix(hash, static_cast<uint64_t>(text[static_cast<size_t>(p)]));
+      if (p >= segment.begin) {
+        cell(segment, p) = hash;
+      } else {
+        ASSERT_EQ(cell(segment, p), hash)
+            << "position " << p << " of sequence " << segment.sequence.value() << " holds something else";
+      }
     }
   }
 
-  void next_token(SequenceId id) {
-    if (--left_[id] <= 0) {
-      scheduler.finish(id);
+  void next_token(SequenceId id, int32_t token) {
+    text_[id].push_back(token);
+    const bool stops = stop_one_in > 0 && mix(id.value() + 1, text_[id].size()) % stop_one_in == 0;
+    if (--left_[id] <= 0 || stops) {
+      finish(id);
       finished.push_back(id);
     } else {
-      scheduler.append(id, static_cast<int32_t>(mix(id.value(), static_cast<uint64_t>(left_[id])) % 3));
+      scheduler.append(id, token);
     }
   }
 
+  const bool ahead_;
+  bool waits_ = false;
+  std::optional<kv::StepPlan> under_way_;
+  std::vector<bool> draws_;              // of each segment of it: all that its sequence has is computed then
+  std::map<SequenceId, int32_t> drawn_;  // by the step before
+  std::set<SequenceId> ended_;
+  std::map<SequenceId, std::vector<int32_t>> text_;
   std::vector<std::vector<uint64_t>> kv_;  // (group, page and token)
   std::map<SequenceId, int> left_;
   uint64_t last_ = 0;

@@ -17,13 +17,42 @@ bool Scheduler::any_in(SequenceState state) const {
   return false;
 }
 
+bool Scheduler::any_prompt() const {
+  for (const DpGroup& group : groups_) {
+    for (const auto& [id, s] : group.active) {
+      if (s->state == SequenceState::kComputing && s->left() > 0) return true;
+    }
+  }
+  return false;
+}
+
+bool Scheduler::any_runs() const {
+  for (const DpGroup& group : groups_) {
+    for (const auto& [id, s] : group.active) {
+      if (runs(*s)) return true;
+    }
+  }
+  return false;
+}
+
+// Whether the last step, which is under way, draws its next token, and it goes on after that.
+bool Scheduler::runs_ahead(const Sequence& s) const {
+  return s.under_way > 0 && s.left() == 0 && !s.awaits && s.last_step == planned_steps_ && s.new_tokens_left() >= 2;
+}
+
+// Whether it can be given one token of this step.
+bool Scheduler::runs(const Sequence& s) const {
+  return (s.state == SequenceState::kRunning && s.left() > 0) || runs_ahead(s);
+}
+
 Turn Scheduler::next_turn() {
   BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
+  BATON_CHECK(planned_steps_ - completed_steps_ <= 1, "two steps are under way");
   Turn turn;
   ++turns_;
   admit(&turn);
-  const bool running = any_in(SequenceState::kRunning);
-  const bool prompts = any_in(SequenceState::kComputing);
+  const bool running = any_runs();
+  const bool prompts = any_prompt();
   const bool running_first = running && prompt_steps_in_row_ >= options_.prompt_steps_in_row_max;
   if (running && (options_.mixed_chunk || !prompts || running_first)) {
     plan_running(&turn);
@@ -34,23 +63,36 @@ Turn Scheduler::next_turn() {
     plan_prompts(std::max<int64_t>(1, options_.chunked_prefill_size - used), &turn);
     if (running && used == 0) ++prompt_steps_in_row_;
   }
+  if (!turn.plan.segments.empty()) ++planned_steps_;
   return turn;
 }
 
 // One token of every running sequence that has, or gets, a page for it. Older ones are served first.
 void Scheduler::plan_running(Turn* turn) {
+  constexpr int32_t kUnknown = -1;
   for (DpGroup& group : groups_) {
     std::vector<SequenceId> order;
     for (const auto& [id, s] : group.active) {
-      if (s->state == SequenceState::kRunning) order.push_back(id);
+      if (runs(*s)) order.push_back(id);
     }
-    std::vector<const Sequence*> ready;
+    std::vector<Sequence*> ready;
     for (const SequenceId id : order) {
       Sequence& s = at(id);
-      if (s.state == SequenceState::kRunning && grow(s, turn)) ready.push_back(&s);
+      if (!runs(s)) continue;  // retracted for an older one
+      const bool ahead = s.left() == 0;
+      if (ahead) {
+        s.tokens.push_back(kUnknown);
+        s.awaits = true;
+      }
+      if (grow(s, turn)) {
+        ready.push_back(&s);
+      } else if (ahead) {
+        s.tokens.pop_back();
+        s.awaits = false;
+      }
     }
-    for (const Sequence* s : ready) {
-      if (s->state == SequenceState::kRunning) add_segment(*s, 1, &turn->plan);
+    for (Sequence* s : ready) {
+      if (s->left() > 0 && s->state != SequenceState::kWaiting) add_segment(*s, 1, &turn->plan);
     }
   }
 }
@@ -65,6 +107,10 @@ bool Scheduler::grow(Sequence& s, Turn* turn) {
     if (fresh) {
       std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
       return true;
+    }
+    if (steps_under_way()) {
+      turn->waits_for_steps = true;
+      return false;
     }
     Sequence* victim = nullptr;  // the youngest that holds pages nobody else writes
     int candidates = 0;
@@ -85,7 +131,7 @@ void Scheduler::retract(Sequence& s) {
   remember(s);
   group_of(s).active.erase(s.id);
   s.pages.clear();
-  s.computed = s.cached = 0;
+  s.planned = s.computed = s.cached = 0;
   s.entry = EntryMode::kCompute;
   enqueue(s);
   ++retractions_;
@@ -94,6 +140,7 @@ void Scheduler::retract(Sequence& s) {
 }
 
 void Scheduler::retract_all() {
+  BATON_CHECK(!steps_under_way(), "a step is under way");
   BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
   std::vector<Sequence*> victims;
   for (DpGroup& group : groups_) {
@@ -110,7 +157,7 @@ std::vector<std::vector<Sequence*>> Scheduler::computing_prompts() const {
   std::vector<std::vector<Sequence*>> prompts(groups_.size());
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (const auto& [id, s] : groups_[g].active) {
-      if (s->state == SequenceState::kComputing) prompts[g].push_back(s);
+      if (s->state == SequenceState::kComputing && s->left() > 0) prompts[g].push_back(s);
     }
     std::sort(prompts[g].begin(), prompts[g].end(), [](const Sequence* a, const Sequence* b) {
       return a->priority != b->priority ? a->priority > b->priority : a->ticket < b->ticket;
@@ -127,7 +174,7 @@ std::vector<std::vector<int64_t>> Scheduler::cut_prompts(const std::vector<std::
   for (size_t g = 0; g < prompts.size(); ++g) {
     for (const Sequence* s : prompts[g]) {
       const bool overdue = s->passed_chunks >= kPassFactor * prompt_work(*s);
-      claims[g].push_back({{s->computed, s->left()}, s->priority, overdue});
+      claims[g].push_back({{s->planned, s->left()}, s->priority, overdue});
     }
     pieces[g] = queue_prompts(claims[g]);
   }
@@ -163,17 +210,17 @@ void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
       const Sequence& s = *prompts[g][i];
       int64_t& count = counts[g][i];
       if (s.logits_from >= 0) {
-        count = std::min(count, std::max<int64_t>(0, s.logits_from - s.computed) + rows_left);
+        count = std::min(count, std::max<int64_t>(0, s.logits_from - s.planned) + rows_left);
       }
       // A chunk that does not end its prompt ends at a page, so that whole pages can be handed over.
-      const int64_t page_end = (s.computed + count) / options_.page_tokens * options_.page_tokens;
-      if (count < s.left() && page_end > s.computed) count = page_end - s.computed;
-      if (count == 0) continue;
-      if (s.logits_from >= 0)
-        rows_left -= std::max<int64_t>(0, s.computed + count - std::max(s.computed, s.logits_from));
-      add_segment(s, count, &turn->plan);
+      const int64_t page_end = (s.planned + count) / options_.page_tokens * options_.page_tokens;
+      if (count < s.left() && page_end > s.planned) count = page_end - s.planned;
+      if (s.logits_from >= 0) rows_left -= std::max<int64_t>(0, s.planned + count - std::max(s.planned, s.logits_from));
     }
     note_passed_chunks(prompts[g], counts[g]);
+    for (size_t i = 0; i < prompts[g].size(); ++i) {
+      if (counts[g][i] > 0) add_segment(*prompts[g][i], counts[g][i], &turn->plan);
+    }
   }
 }
 
@@ -183,23 +230,28 @@ void Scheduler::note_passed_chunks(const std::vector<Sequence*>& prompts, const 
   for (size_t i = prompts.size(); i-- > 0;) {
     Sequence& s = *prompts[i];
     if (counts[i] < s.left()) s.passed_chunks += later;
-    later += options_.cost.chunk(s.computed, counts[i]);
+    later += options_.cost.chunk(s.planned, counts[i]);
   }
 }
 
-void Scheduler::add_segment(const Sequence& s, int64_t count, kv::StepPlan* plan) const {
+void Scheduler::add_segment(Sequence& s, int64_t count, kv::StepPlan* plan) {
   kv::Segment segment;
   segment.sequence = s.id;
   segment.dp_rank = s.group;
-  segment.begin = s.computed;
-  const int64_t end = s.computed + count;
-  segment.tokens.assign(s.tokens.begin() + s.computed, s.tokens.begin() + end);
+  segment.begin = s.planned;
+  const int64_t end = s.planned + count;
+  segment.tokens.assign(s.tokens.begin() + s.planned, s.tokens.begin() + end);
+  if (s.awaits) segment.drawn_by = s.last_segment;
   segment.pages.reserve(s.pages.size());
   for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
   segment.logits_rows = end == s.size() ? 1 : 0;
   if (s.logits_from >= 0) {
-    segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.computed, s.logits_from)));
+    segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.planned, s.logits_from)));
   }
+  s.planned = end;
+  ++s.under_way;
+  s.last_step = planned_steps_ + 1;
+  s.last_segment = static_cast<int>(plan->segments.size());
   plan->segments.push_back(std::move(segment));
 }
 

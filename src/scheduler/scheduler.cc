@@ -76,31 +76,47 @@ void Scheduler::join(SequenceId id, int32_t first_token) {
     BATON_CHECK(group_of(s).memory.ledger().state(lease.page()) == kv::PageState::kOwned,
                 "page {} can still be written", lease.page());
   }
-  s.computed = s.size();
+  s.computed = s.planned = s.size();
   share(s);
   s.tokens.push_back(first_token);
   s.state = SequenceState::kRunning;
 }
 
 void Scheduler::complete(const kv::StepPlan& plan) {
+  BATON_CHECK(steps_under_way(), "no step is under way");
+  ++completed_steps_;
+  std::erase_if(kept_, [this](const KeptPages& kept) { return kept.until <= completed_steps_; });
   for (const kv::Segment& segment : plan.segments) {
-    Sequence& s = at(segment.sequence);
-    BATON_CHECK(s.computed == segment.begin, "sequence {} is at {}, the segment at {}", s.id, s.computed,
-                segment.begin);
+    const auto found = sequences_.find(segment.sequence);
+    if (found == sequences_.end()) continue;
+    Sequence& s = found->second;
+    BATON_CHECK(s.computed == segment.begin && s.under_way > 0, "sequence {} is at {}, the segment at {}", s.id,
+                s.computed, segment.begin);
     const auto count = static_cast<int64_t>(segment.tokens.size());
     if (s.state == SequenceState::kComputing) computed_work_ += options_.cost.chunk(s.computed, count);
     s.computed += count;
-    if (s.left() > 0) continue;
+    --s.under_way;
+    if (s.computed < s.size() - (s.awaits ? 1 : 0)) continue;
     if (s.state == SequenceState::kComputing) share(s);
-    s.state = SequenceState::kDone;
+    s.state = s.awaits ? SequenceState::kRunning : SequenceState::kDone;
   }
+}
+
+void Scheduler::abandon_steps() {
+  completed_steps_ = planned_steps_;
+  kept_.clear();
 }
 
 void Scheduler::append(SequenceId id, int32_t token) {
   Sequence& s = at(id);
-  BATON_CHECK(s.state == SequenceState::kDone, "sequence {} has tokens left to compute", id);
-  s.tokens.push_back(token);
+  BATON_CHECK(s.awaits || s.state == SequenceState::kDone, "sequence {} has tokens left to compute", id);
   s.logits_from = -1;
+  if (s.awaits) {
+    s.tokens.back() = token;
+    s.awaits = false;
+    return;
+  }
+  s.tokens.push_back(token);
   s.state = SequenceState::kRunning;
 }
 
@@ -111,6 +127,11 @@ std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
   if (s.group >= 0) group_of(s).active.erase(id);
   // A reserved sequence's pages hold nothing yet, or something half written.
   if (s.state != SequenceState::kReserved) remember(s);
+  if (s.under_way > 0) {
+    KeptPages& kept = kept_.emplace_back();
+    kept.until = planned_steps_;
+    for (const kv::PageLease& lease : s.pages) kept.pages.push_back(lease.share());
+  }
   std::vector<kv::PageLease> pages = std::move(s.pages);
   sequences_.erase(id);
   return pages;
@@ -126,7 +147,9 @@ void Scheduler::remember(const Sequence& s) {
 void Scheduler::share(Sequence& s) {
   remember(s);
   if (s.new_tokens_left() <= 1) return;
-  group_of(s).memory.adopt(std::span(s.tokens).first(static_cast<size_t>(s.computed)), s.cache_salt, &s.pages);
+  auto replaced =
+      group_of(s).memory.adopt(std::span(s.tokens).first(static_cast<size_t>(s.computed)), s.cache_salt, &s.pages);
+  if (s.under_way > 0) kept_.push_back({planned_steps_, std::move(replaced)});
 }
 
 void Scheduler::flush_cache() {

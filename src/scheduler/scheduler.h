@@ -65,6 +65,8 @@ struct Turn {
   kv::StepPlan plan;
   std::vector<SequenceId> admitted;   // got the pages of their prompt now; prebuilt ones may be granted
   std::vector<SequenceId> retracted;  // lost their pages
+  // Somebody should lose pages, which has to wait until no step is under way: complete() them before the next turn.
+  bool waits_for_steps = false;
 };
 
 struct SchedulerCounts {
@@ -89,15 +91,19 @@ class Scheduler {
   // A reserved sequence whose prompt is in its pages, none of them granted any more, and whose first token is known.
   void join(SequenceId id, int32_t first_token);
 
-  // Admits and plans. Call complete() with the plan once it was computed, before the next turn.
+  // Admits and plans a step, which is under way from then on if the plan is not empty; complete() it when it was
+  // computed. The next turn may come before that, once: sequences whose next token the step under way draws are planned
+  // with that token unknown (kv::Segment::drawn_by), unless it is their last in any case.
   Turn next_turn();
-  // The plan was computed. Sequences computed to their end wait for append() or finish() now; both must come before the
-  // next turn.
+  // The oldest step under way was computed. Sequences computed to their end wait for append() or finish() now; both
+  // must come before the next turn. Sequences that have ended meanwhile are passed over.
   void complete(const kv::StepPlan& plan);
+  // No step under way will be computed any more.
+  void abandon_steps();
   // The next token of a sequence that has been computed to its end.
   void append(SequenceId id, int32_t token);
   // Forgets a sequence in any state. What was computed stays in the prefix tree. Returns its leases: drop them to free
-  // the pages, or keep them while a peer still reads or writes.
+  // the pages, or keep them while a peer still reads or writes. Pages that a step under way uses become free after it.
   std::vector<kv::PageLease> finish(SequenceId id);
 
   // The sequence must live.
@@ -115,6 +121,7 @@ class Scheduler {
   void hold_admissions(bool held) { admissions_held_ = held; }
   // Every sequence gives up its pages and waits, except those whose pages a peer reads or writes: held ones that have
   // begun, and prebuilt ones that have not joined.
+  // No step may be under way.
   void retract_all();
   [[nodiscard]] SchedulerCounts counts() const;
   // Of each group, the sequences that wait and can go to no other: a rank was asked for, or they were held for it.
@@ -143,6 +150,7 @@ class Scheduler {
   [[nodiscard]] int64_t pages_for(int64_t tokens) const;
   void remember(const Sequence& s);
   void share(Sequence& s);
+  [[nodiscard]] bool steps_under_way() const { return completed_steps_ < planned_steps_; }
 
   // admission.cc
   [[nodiscard]] int64_t growth_pages(const Sequence& s) const;
@@ -172,6 +180,10 @@ class Scheduler {
 
   // planning.cc
   [[nodiscard]] bool any_in(SequenceState state) const;
+  [[nodiscard]] bool any_prompt() const;
+  [[nodiscard]] bool any_runs() const;
+  [[nodiscard]] bool runs_ahead(const Sequence& s) const;
+  [[nodiscard]] bool runs(const Sequence& s) const;
   void plan_running(Turn* turn);
   bool grow(Sequence& s, Turn* turn);
   void retract(Sequence& s);
@@ -180,7 +192,7 @@ class Scheduler {
                                                               int64_t budget) const;
   void plan_prompts(int64_t budget, Turn* turn);
   void note_passed_chunks(const std::vector<Sequence*>& prompts, const std::vector<int64_t>& counts);
-  void add_segment(const Sequence& s, int64_t count, kv::StepPlan* plan) const;
+  void add_segment(Sequence& s, int64_t count, kv::StepPlan* plan);
 
   const SchedulerOptions options_;
   std::vector<DpGroup> groups_;
@@ -188,6 +200,13 @@ class Scheduler {
   std::vector<Sequence*> waiting_;  // by ticket
   uint64_t last_ticket_ = 0;
   uint64_t turns_ = 0;
+  uint64_t planned_steps_ = 0, completed_steps_ = 0;
+  // Let go of while steps were under way, which may read or write them; until so many steps are completed.
+  struct KeptPages {
+    uint64_t until = 0;
+    std::vector<kv::PageLease> pages;
+  };
+  std::vector<KeptPages> kept_;
   double computed_work_ = 0;  // of prompts, since the start
   SequenceId last_id_{};
   bool admissions_held_ = false;

@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
-#include <algorithm>
 #include <set>
 
 #include "scheduler/machine_test.h"
@@ -22,17 +21,23 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
   options.policy = static_cast<QueuePolicy>(random.below(7));
   options.priorities = random.below(3) == 0;
   if (random.below(2) == 0) options.preemption_threshold = 1;
-  Machine m(options);
+  Machine m(options, random.below(2) == 0);
+  if (random.below(2) == 0) m.stop_one_in = 1 + random.below(8);
   std::set<SequenceId> held, reserved;
-  const auto step = [&] {
-    const Turn turn = m.turn();
+  std::vector<SequenceId> alive;
+  // Peers may write what was granted at once, or later.
+  std::set<SequenceId> filled;
+  m.planned = [&](const Turn& turn) {
     for (const SequenceId id : turn.admitted) {
-      const bool over = std::find(m.finished.begin(), m.finished.end(), id) != m.finished.end();
-      if (over || m.scheduler.sequence(id).state != SequenceState::kReserved) continue;
       const Sequence& s = m.scheduler.sequence(id);
+      if (s.state != SequenceState::kReserved) continue;
       for (size_t i = static_cast<size_t>(s.cached / options.page_tokens); i < s.pages.size(); ++i)
         m.scheduler.ledger(s.group).grant(s.pages[i]);
       reserved.insert(id);
+      if (random.below(2) == 0) {
+        m.fill(id);
+        filled.insert(id);
+      }
     }
   };
   const auto settle = [&](SequenceId id) {
@@ -51,6 +56,7 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
     const SequenceId id = m.add(prompt_of(length, static_cast<int32_t>(random.below(3))), new_tokens, group, entry,
                                 static_cast<int>(random.below(3)));
     if (entry == EntryMode::kHeld) held.insert(id);
+    alive.push_back(id);
   };
   const auto resolve = [&](bool all) {
     for (auto& set : {&held, &reserved}) {
@@ -62,25 +68,28 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
         if (set == &held) {
           m.scheduler.release(*it);
         } else {
-          m.fill(*it);
+          if (!filled.contains(*it)) m.fill(*it);
           settle(*it);
-          m.scheduler.join(*it, 5);
+          m.join(*it, 5);
         }
         it = set->erase(it);
       }
     }
   };
-  std::vector<SequenceId> all;
   for (int round = 0; round < 60; ++round) {
     if (random.below(2) == 0) arrive();
     resolve(false);
     if (random.below(8) == 0 && !reserved.empty()) {  // a transfer is cancelled and its writers are quiet
       const SequenceId id = *reserved.begin();
       settle(id);
-      m.scheduler.finish(id);
+      m.finish(id);
       reserved.erase(id);
     }
-    step();
+    m.turn();
+    if (random.below(6) == 0 && !alive.empty()) {  // a client leaves, in the middle of a step or not
+      const SequenceId id = alive[random.below(alive.size())];
+      if (!m.ended(id) && !held.contains(id) && !reserved.contains(id)) m.finish(id);
+    }
     for (int g = 0; g < options.dp; ++g) RC_ASSERT(m.scheduler.ledger(g).counts().total() == options.pages_per_group);
     const SchedulerCounts counts = m.scheduler.counts();
     RC_ASSERT(counts.computing + counts.running + counts.reserved <= options.max_running_requests);
@@ -88,8 +97,9 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
   }
   for (int i = 0; i < 6000 && !m.scheduler.empty(); ++i) {
     resolve(true);
-    step();
+    m.turn();
   }
+  m.settle();
   RC_ASSERT(m.scheduler.empty());
   RC_ASSERT(!testing::Test::HasFailure());
   m.scheduler.flush_cache();

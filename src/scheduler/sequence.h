@@ -50,9 +50,14 @@ struct Sequence {
   int group = -1;               // valid once placed
   std::vector<int32_t> tokens;  // prompt and what was generated
   int64_t prompt_tokens = 0;    // how many of them the client sent
+  int64_t planned = 0;          // the KV of tokens [0, planned) is in `pages`, or will be after the steps under way
   int64_t computed = 0;         // the KV of tokens [0, computed) is in `pages`
-  int64_t cached = 0;           // tokens found in the prefix tree when last admitted
-  int64_t first_cached = 0;     // the same when first admitted: what the client is told
+  int under_way = 0;            // steps under way that have a segment of it
+  bool awaits = false;          // the last token is not known yet: a step under way draws it
+  uint64_t last_step = 0;       // that has a segment of it, and that segment's number
+  int last_segment = 0;
+  int64_t cached = 0;        // tokens found in the prefix tree when last admitted
+  int64_t first_cached = 0;  // the same when first admitted: what the client is told
   int64_t logits_from = -1;
   int max_new_tokens = 1;
   std::string cache_salt;
@@ -66,7 +71,7 @@ struct Sequence {
   double passed_chunks = 0;  // work of later prompts computed while its own was admitted and not complete
 
   [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }
-  [[nodiscard]] int64_t left() const { return size() - computed; }
+  [[nodiscard]] int64_t left() const { return size() - planned; }
   [[nodiscard]] int64_t new_tokens_left() const {
     return std::max<int64_t>(0, prompt_tokens + max_new_tokens - size());
   }

@@ -21,7 +21,7 @@ MEANT = {
     "log-level": "info", "tp-size": "1", "tensor-parallel-size": "1", "dp-size": "1", "data-parallel-size": "1", "attn-dp-size": "1", "attention-data-parallel-size": "1", "pp-size": "1",
     "pipeline-parallel-size": "1", "ep-size": "1", "ep": "1", "expert-parallel-size": "1", "enable-dp-attention": None, "dtype": "auto", "kv-cache-dtype": "auto", "quantization": "fp8",
     "load-format": "auto", "context-length": "100", "random-seed": "1", "page-size": "16", "max-total-tokens": "1Ki", "mem-fraction-static": "0.5", "max-running-requests": "8",
-    "chunked-prefill-size": "-1", "enable-cache-report": None, "enable-mixed-chunk": None, "disable-radix-cache": None, "num-reserved-decode-tokens": "8", "watchdog-timeout": "30", "disaggregation-mode": "null",
+    "chunked-prefill-size": "-1", "enable-cache-report": None, "enable-mixed-chunk": None, "disable-radix-cache": None, "disable-overlap-schedule": None, "num-reserved-decode-tokens": "8", "watchdog-timeout": "30", "disaggregation-mode": "null",
     "disaggregation-transfer-backend": "mooncake", "disaggregation-bootstrap-port": "8998", "disaggregation-decode-enable-radix-cache": None, "max-queued-requests": "3",
     "max-prefill-tokens": "25.6k", "schedule-policy": "lpm", "enable-priority-scheduling": None, "disable-priority-preemption": None, "default-priority-value": "-1",
     "abort-on-priority-when-disabled": None, "schedule-low-priority-values-first": None, "priority-scheduling-preemption-threshold": "5", "log-requests": None, "log-requests-level": "3",

@@ -134,13 +134,14 @@ def write_gguf(path, shape):
 
 
 class Baton:
-    """One undivided instance with dummy weights, driven by token ids over HTTP."""
+    """One undivided instance, driven by token ids over HTTP."""
 
-    def __init__(self, model, isa):
+    def __init__(self, model, isa="native", binary=BATON, arguments=("--load-format", "dummy")):
         began = time.monotonic()
+        self.vocab = json.loads((pathlib.Path(model) / "config.json").read_text())["vocab_size"]
         environment = dict(os.environ, BATON_INSTRUCTION_SET=OUR_LIMIT[isa])
         self.process = subprocess.Popen(
-            [BATON, "up", "--model-path", model, "--unified", "tp=1", "--load-format", "dummy", "--port", "0",
+            [binary, "up", "--model-path", model, "--unified", "tp=1", *arguments, "--port", "0",
              "--max-total-tokens", "16384", "--disable-radix-cache", "--log-level", "warning"],
             stdout=subprocess.PIPE, text=True, env=environment)
         found = (re.search(r"API: (http://\S+)", line) for line in self.process.stdout)
@@ -152,7 +153,7 @@ class Baton:
 
     def generate(self, prompt, tokens):
         """The times of the events: when it was sent, and when each token came."""
-        ids = [random.randrange(3, SHAPE["vocab_size"]) for _ in range(prompt)]
+        ids = [random.randrange(3, self.vocab) for _ in range(prompt)]
         body = json.dumps({"input_ids": ids, "stream": True, "sampling_params": {
             "max_new_tokens": tokens, "ignore_eos": True, "temperature": 0}}).encode()
         times = [time.monotonic()]

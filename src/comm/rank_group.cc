@@ -1,14 +1,18 @@
 #include "comm/rank_group.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
 
 namespace baton::comm {
 
-RankGroup::RankGroup(int ranks) : ranks_(static_cast<size_t>(ranks)), wait_(ranks) {
+RankGroup::RankGroup(int ranks)
+    : ranks_(static_cast<size_t>(ranks)),
+      mail_(static_cast<size_t>(ranks) * static_cast<size_t>(ranks)),
+      wait_(ranks) {
   BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
-  for (Pointers& e : exchanges_) e.resize(static_cast<size_t>(ranks));
+  for (std::vector<Pointers>& e : exchanges_) e.resize(static_cast<size_t>(ranks));
 }
 
 Error RankGroup::failure() const {
@@ -26,6 +30,11 @@ void RankGroup::abort(Error failure) {
   aborted_.store(true, std::memory_order_release);
   phase_.fetch_add(1, std::memory_order_acq_rel);
   futex_wake_all(phase_);
+  // The same for those who wait for mail, without giving the turn to anybody.
+  for (Mailbox& box : mail_) {
+    box.turns.fetch_add(2, std::memory_order_acq_rel);
+    futex_wake_all(box.turns);
+  }
 }
 
 Status RankGroup::barrier() {
@@ -43,18 +52,49 @@ Status RankGroup::barrier() {
   return {};
 }
 
-RankGroup::Pointers& RankGroup::next_exchange(int rank) {
+Result<std::span<const RankGroup::Pointers>> RankGroup::exchange(int rank, const Pointers& mine) {
   BATON_CHECK(rank >= 0 && rank < size(), "rank {} of {}", rank, size());
-  return exchanges_[ranks_[static_cast<size_t>(rank)].operations++ % 2];
+  const auto at = static_cast<size_t>(rank);
+  // Each collective has a barrier, so a rank that writes the exchange of two collectives ago knows that everybody has
+  // left it. But for those of an aborted group, which hold nobody.
+  if (aborted()) return failure();
+  std::vector<Pointers>& exchange = exchanges_[ranks_[at].operations++ % 2];
+  exchange[at] = mine;
+  BATON_TRY(barrier());
+  return std::span<const Pointers>(exchange);
 }
 
-Result<std::span<const float* const>> RankGroup::all_gather(int rank, const float* mine) {
-  // Each collective has a barrier, so a rank that writes the exchange of two collectives ago knows that everybody has
-  // left it.
-  Pointers& exchange = next_exchange(rank);
-  exchange[static_cast<size_t>(rank)] = mine;
-  BATON_TRY(barrier());
-  return std::span<const float* const>(exchange);
+RankGroup::Mailbox& RankGroup::mailbox(int from, int to) {
+  BATON_CHECK(from >= 0 && from < size() && to >= 0 && to < size(), "from {} to {} of {}", from, to, size());
+  return mail_[static_cast<size_t>(from) * ranks_.size() + static_cast<size_t>(to)];
+}
+
+Status RankGroup::wait_for(const Mailbox& box, bool full) const {
+  for (;;) {
+    const uint32_t turns = box.turns.load(std::memory_order_acquire);
+    if (aborted()) return failure();
+    if ((turns % 2 == 1) == full) return {};
+    futex_wait(box.turns, turns);
+  }
+}
+
+Status RankGroup::post(int from, int to, std::span<const float> values) {
+  Mailbox& box = mailbox(from, to);
+  BATON_TRY(wait_for(box, false));
+  box.values.assign(values.begin(), values.end());
+  box.turns.fetch_add(1, std::memory_order_acq_rel);
+  futex_wake_all(box.turns);
+  return {};
+}
+
+Status RankGroup::fetch(int from, int to, std::span<float> values) {
+  Mailbox& box = mailbox(from, to);
+  BATON_TRY(wait_for(box, true));
+  BATON_CHECK(box.values.size() == values.size(), "{} values sent, {} expected", box.values.size(), values.size());
+  std::copy(box.values.begin(), box.values.end(), values.begin());
+  box.turns.fetch_add(1, std::memory_order_acq_rel);
+  futex_wake_all(box.turns);
+  return {};
 }
 
 }  // namespace baton::comm

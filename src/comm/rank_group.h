@@ -1,6 +1,7 @@
-// Collectives between the rank threads of one process. Memory is shared, so they hand pointers round instead of bytes.
+// Where the rank threads of one process meet. comm/thread_comm.h makes the operations of comm/comm.h of it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -10,6 +11,7 @@
 
 #include "base/futex.h"
 #include "base/result.h"
+#include "comm/comm.h"
 #include "comm/short_wait.h"
 
 namespace baton::comm {
@@ -32,10 +34,16 @@ class RankGroup {
   // Returns when all ranks have called it.
   Status barrier();
 
-  // Every rank gives a pointer (null is allowed) and gets those of all, in rank order. Nothing is copied: the
+  // Every rank gives a few pointers (null is allowed) and gets those of all, in rank order. Nothing is copied: the
   // pointed-to memory must stay as it is until a later collective tells its owner that the others have read it. The
   // span holds until this rank's next collective.
-  Result<std::span<const float* const>> all_gather(int rank, const float* mine);
+  using Pointers = std::array<const void*, Comm::kBuffersMax>;
+  Result<std::span<const Pointers>> exchange(int rank, const Pointers& mine);
+
+  // Of two ranks: one copies the values into a mailbox, the other one out of it. post() waits while the mailbox is
+  // full, fetch() while it is empty; both sides mean the same number of values.
+  Status post(int from, int to, std::span<const float> values);
+  Status fetch(int from, int to, std::span<float> values);
 
   // Thread safe, also from threads that are no rank. The first error stays.
   void abort(Error failure);
@@ -46,14 +54,20 @@ class RankGroup {
   struct alignas(64) RankState {
     uint64_t operations = 0;  // collectives that exchange something, so far
   };
-  using Pointers = std::vector<const float*>;  // (ranks)
+  struct Mailbox {
+    FutexWord turns{0};  // odd: full. The thread whose turn it is owns `values`.
+    std::vector<float> values;
+  };
 
-  Pointers& next_exchange(int rank);
+  // Returns when the box is full, or empty.
+  Status wait_for(const Mailbox& box, bool full) const;
+  Mailbox& mailbox(int from, int to);
   [[nodiscard]] Error failure() const;
 
   std::vector<RankState> ranks_;
   // They take turns: a fast rank may begin the next collective while a slow one still reads the last one's.
-  Pointers exchanges_[2];
+  std::vector<Pointers> exchanges_[2];  // (ranks)
+  std::vector<Mailbox> mail_;           // (from, to)
   ShortWait wait_;
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) FutexWord phase_{0};  // barriers completed; also moved by abort()

@@ -3,18 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <functional>
 #include <thread>
+
+#include "comm/rank_testing.h"
 
 namespace baton::comm {
 namespace {
-
-void on_ranks(int ranks, const std::function<void(int)>& body) {
-  std::vector<std::thread> threads;
-  threads.reserve(static_cast<size_t>(ranks));
-  for (int r = 0; r < ranks; ++r) threads.emplace_back(body, r);
-  for (std::thread& t : threads) t.join();
-}
 
 TEST(RankGroup, BarrierHoldsEveryRankUntilTheLast) {
   // Sixteen ranks, also on two cores: no rank is ever a barrier ahead of another.
@@ -34,17 +28,19 @@ TEST(RankGroup, BarrierHoldsEveryRankUntilTheLast) {
   EXPECT_EQ(violations, 0);
 }
 
-TEST(RankGroup, AllGatherHandsPointersRound) {
+TEST(RankGroup, ExchangeHandsPointersRound) {
   constexpr int kRanks = 6;
   RankGroup group(kRanks);
   on_ranks(kRanks, [&](int rank) {
-    float mine[2] = {};
+    int mine[2] = {};
     for (int round = 0; round < 200; ++round) {
-      float& value = mine[round % 2];  // the other one may still be read
-      value = static_cast<float>(round * 100 + rank);
-      const auto all = group.all_gather(rank, &value);
+      int& value = mine[round % 2];  // the other one may still be read
+      value = round * 100 + rank;
+      const auto all = group.exchange(rank, {&value});
       ASSERT_TRUE(all.ok());
-      for (int r = 0; r < kRanks; ++r) ASSERT_EQ(*(*all)[static_cast<size_t>(r)], static_cast<float>(round * 100 + r));
+      for (int r = 0; r < kRanks; ++r) {
+        ASSERT_EQ(*static_cast<const int*>((*all)[static_cast<size_t>(r)][0]), round * 100 + r);
+      }
     }
     ASSERT_TRUE(group.barrier().ok());  // `mine` stays until all have read it
   });
@@ -61,11 +57,10 @@ TEST(RankGroup, AbortFreesThoseWhoWait) {
       group.abort(error(ErrorCode::kCancelled, "too late to matter"));
       return;
     }
-    const float x = 1;
-    const auto all = group.all_gather(rank, &x);
-    ASSERT_FALSE(all.ok());
-    EXPECT_EQ(all.error().code, ErrorCode::kCorrupt);
-    EXPECT_EQ(all.error().message, "rank 3 fell over");
+    const Status met = group.barrier();
+    ASSERT_FALSE(met.ok());
+    EXPECT_EQ(met.error().code, ErrorCode::kCorrupt);
+    EXPECT_EQ(met.error().message, "rank 3 fell over");
   });
   EXPECT_FALSE(group.barrier().ok());
   EXPECT_TRUE(group.aborted());

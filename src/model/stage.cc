@@ -126,15 +126,15 @@ void Rank::end_stage(const StepBatch& batch, LongInterval rows, Activations& act
   }
 }
 
-void Rank::add_partials(std::span<const float* const> partials, int64_t first, LongInterval rows,
+void Rank::add_partials(std::span<const comm::RankGroup::Pointers> partials, int64_t first, LongInterval rows,
                         Activations& activations) {
   const int64_t n = rows.size() * config_.hidden;
   if (n == 0) return;
   const int64_t offset = (rows.begin - first) * config_.hidden;
   float* sum = room(sum_, n);
-  std::copy_n(partials[0] + offset, n, sum);
+  std::copy_n(static_cast<const float*>(partials[0][0]) + offset, n, sum);
   for (size_t r = 1; r < partials.size(); ++r) {
-    const float* part = partials[r] + offset;
+    const float* part = static_cast<const float*>(partials[r][0]) + offset;
     for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
   }
   kernels::axpy(n, 1.0F, sum, activations.hidden.data() + rows.begin * config_.hidden);
@@ -193,13 +193,13 @@ Status Rank::forward(const StepBatch& batch, Activations& activations, std::span
   for (int i = layers.begin; i < layers.end; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
     layer.attention->forward(batch, group, activations, pool_, scratch_, attention_partial);
-    BATON_ASSIGN(const auto attention_parts, attention_group.all_gather(member, attention_partial));
+    BATON_ASSIGN(const auto attention_parts, attention_group.exchange(member, {attention_partial}));
     add_partials(attention_parts, group.rows.begin, own, activations);
     begin_ffn(i, own, activations);
     BATON_TRY(stage_.all().barrier());
 
     layer.ffn->forward(batch.rows, activations, scratch_, ffn_partial);
-    BATON_ASSIGN(const auto ffn_parts, stage_.all().all_gather(share_.tp_rank, ffn_partial));
+    BATON_ASSIGN(const auto ffn_parts, stage_.all().exchange(share_.tp_rank, {ffn_partial}));
     add_partials(ffn_parts, 0, own, activations);
     if (i + 1 < layers.end) {
       begin_attention(i + 1, batch, own, activations);

@@ -90,7 +90,8 @@ class Rank {
   Status answer_rows(const StepBatch& batch, const Activations& activations, std::span<sampling::RowAnswer> answers,
                      float* kept);
   // hidden[rows] += the partial sums, which begin at row `first`.
-  void add_partials(std::span<const float* const> partials, int64_t first, LongInterval rows, Activations& activations);
+  void add_partials(std::span<const comm::RankGroup::Pointers> partials, int64_t first, LongInterval rows,
+                    Activations& activations);
 
   Stage& stage_;
   const ModelConfig& config_;

@@ -1,0 +1,28 @@
+// The exchange between rank threads of one process: each reads the others' buffers.
+#pragma once
+
+#include "comm/comm.h"
+#include "comm/rank_group.h"
+
+namespace baton::comm {
+
+// Borrows the group, which all ranks share.
+class ThreadComm final : public Comm {
+ public:
+  ThreadComm(RankGroup& group, int rank) : group_(group), rank_(rank) {}
+
+  [[nodiscard]] int rank() const override { return rank_; }
+  [[nodiscard]] int size() const override { return group_.size(); }
+  Status reduce_scatter(float* partial, RowBounds bounds, int64_t width) override;
+  Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) override;
+  Status send(int to, std::span<const float> values) override { return group_.post(rank_, to, values); }
+  Status receive(int from, std::span<float> values) override { return group_.fetch(from, rank_, values); }
+  void abort(Error failure) override { group_.abort(std::move(failure)); }
+  [[nodiscard]] bool aborted() const override { return group_.aborted(); }
+
+ private:
+  RankGroup& group_;
+  int rank_;
+};
+
+}  // namespace baton::comm

@@ -8,9 +8,7 @@
 namespace baton::comm {
 
 RankGroup::RankGroup(int ranks)
-    : ranks_(static_cast<size_t>(ranks)),
-      mail_(static_cast<size_t>(ranks) * static_cast<size_t>(ranks)),
-      wait_(ranks) {
+    : ranks_(static_cast<size_t>(ranks)), mail_(static_cast<size_t>(ranks) * static_cast<size_t>(ranks)), wait_(ranks) {
   BATON_CHECK(ranks >= 1, "a group of {} ranks", ranks);
   for (std::vector<Pointers>& e : exchanges_) e.resize(static_cast<size_t>(ranks));
 }

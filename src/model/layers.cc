@@ -2,9 +2,9 @@
 
 namespace baton::model {
 
-void Activations::grow(const StepBatch& batch, const ModelConfig& config) {
+void Activations::grow(const StepBatch& batch, int64_t own_rows, const ModelConfig& config) {
   const int64_t rows = batch.rows;
-  (void)room(hidden, rows * config.hidden);
+  (void)room(hidden, own_rows * config.hidden);
   (void)room(normed, rows * config.hidden);
   if (config.is_mla()) {
     (void)room(q_latent, rows * config.q_lora);
@@ -13,6 +13,7 @@ void Activations::grow(const StepBatch& batch, const ModelConfig& config) {
   const auto choices = static_cast<size_t>(rows * config.moe.experts_per_token);
   if (expert.size() < choices) expert.resize(choices);
   (void)room(expert_weight, rows * config.moe.experts_per_token);
+  (void)room(final_rows, batch.logits_rows * config.hidden);
   (void)room(logits_input, batch.logits_rows * config.hidden);
 }
 

@@ -1,6 +1,6 @@
 // The parts of a decoder layer. A part that has no dimension to split (norms, gates, MLA's down-projections) is
-// computed once per token: the rank that owns a row does it for the stage, and the others read the result in shared
-// memory. A split part is computed by every rank over its share and leaves a partial sum.
+// computed once per token, by the rank that owns the row, and gathered. A split part is computed by every rank over its
+// share and leaves a partial sum.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +17,23 @@
 
 namespace baton::model {
 
-// Buffers that the ranks of an instance share. Rows are those of the StepBatch. The engine's thread grows them between
-// steps.
+// A rank's activations. `hidden` has the rows that the rank owns; the others have a place for every row of the
+// StepBatch, in which the owner writes its own and the others' are gathered (those of its DP group before attention,
+// all before the FFN).
 struct Activations {
-  std::vector<float> hidden;         // (rows, hidden): the residual stream
+  std::vector<float> hidden;         // (own rows, hidden): the residual stream
   std::vector<float> normed;         // (rows, hidden): input of the current block
   std::vector<float> q_latent;       // (rows, q_lora): MLA
   std::vector<float> kv_entry;       // (rows, kv_lora + qk_rope): MLA's new KV
   std::vector<int32_t> expert;       // (rows, experts_per_token): MoE
   std::vector<float> expert_weight;  // (rows, experts_per_token)
-  std::vector<float> logits_input;   // (logits rows, hidden)
+  std::vector<float> final_rows;     // (logits rows, hidden): normed for the logits, in the order of the batch
+  std::vector<float> logits_input;   // (logits rows, hidden): the same in the order of the result's logits
 
-  void grow(const StepBatch& batch, const ModelConfig& config);
+  void grow(const StepBatch& batch, int64_t own_rows, const ModelConfig& config);
 };
 
-// A rank's own buffers; they grow to a high-water mark and stay.
+// What a rank computes with and nobody else reads; buffers grow to a high-water mark and stay.
 struct RankBuffers {
   std::vector<float> query, absorbed_query, attention, latent;       // attention
   std::vector<float> entries, key_up, key, value, row_max, row_sum;  // MLA, expanded

@@ -1,7 +1,9 @@
 #include "model/stage.h"
 
 #include <algorithm>
+#include <array>
 
+#include "comm/thread_comm.h"
 #include "model/feed_forward.h"
 #include "model/gqa.h"
 #include "model/mla.h"
@@ -15,10 +17,11 @@ constexpr int64_t kLogitsRows = 64;
 
 }  // namespace
 
-Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage)
+Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines)
     : config_(config),
       interval_(layout::stage_layers(config.layers, layout.pp, stage)),
       all_(layout.tp),
+      pipelines_(pipelines),
       layers_(static_cast<size_t>(interval_.size())) {
   if (is_last()) {
     std::vector<Interval> shards;
@@ -31,6 +34,15 @@ Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage)
 void Stage::abort(const Error& failure) {
   all_.abort(failure);
   for (const auto& group : attention_groups_) group->abort(failure);
+  for (const auto& pipeline : pipelines_) pipeline->abort(failure);
+}
+
+RankComms Stage::comms(const RankShare& share) {
+  comm::RankGroup& attention = *attention_groups_[static_cast<size_t>(share.at.dp_rank)];
+  comm::RankGroup& pipeline = *pipelines_[static_cast<size_t>(share.tp_rank)];
+  return {.stage = std::make_unique<comm::ThreadComm>(all_, share.tp_rank),
+          .attention = std::make_unique<comm::ThreadComm>(attention, share.at.attn_tp_rank),
+          .pipeline = std::make_unique<comm::ThreadComm>(pipeline, share.at.pp_stage)};
 }
 
 Status Stage::load_shared_layer(const LayerContext& c) {
@@ -81,67 +93,83 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   return {};
 }
 
-void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before,
-                 Activations& activations) const {
+void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before) {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     int32_t token = batch.tokens[static_cast<size_t>(r)];
     if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
-    stage_.embedding()(token, activations.hidden.data() + r * config_.hidden);
+    stage_.embedding()(token, activations_.hidden.data() + (r - rows.begin) * config_.hidden);
   }
+}
+
+void Rank::norm(const std::vector<float>& weight, LongInterval rows) {
+  const int64_t hidden = config_.hidden;
+  kernels::rms_norm(activations_.hidden.data(), hidden, weight.data(), static_cast<float>(config_.rms_eps), rows.size(),
+                    hidden, activations_.normed.data() + rows.begin * hidden, hidden);
 }
 
 namespace {
 
-void norm_rows(const ModelConfig& config, const std::vector<float>& weight, LongInterval rows,
-               Activations& activations) {
-  const int64_t hidden = config.hidden;
-  kernels::rms_norm(activations.hidden.data() + rows.begin * hidden, hidden, weight.data(),
-                    static_cast<float>(config.rms_eps), rows.size(), hidden,
-                    activations.normed.data() + rows.begin * hidden, hidden);
+// A buffer whose rows are `width` values, from row `first` on.
+template <typename T>
+comm::RowBuffer rows_of(std::vector<T>& buffer, int64_t width, int64_t first) {
+  return {buffer.data() + first * width, static_cast<size_t>(width) * sizeof(T)};
 }
 
 }  // namespace
 
-void Rank::begin_attention(int layer, const StepBatch& batch, LongInterval rows, Activations& activations) const {
+Status Rank::begin_attention(int layer, const StepBatch& batch, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
-  norm_rows(config_, shared.attention_norm, rows, activations);
-  if (shared.preparation) shared.preparation->prepare(batch, rows, activations);
+  norm(shared.attention_norm, rows);
+  if (shared.preparation) shared.preparation->prepare(batch, rows, activations_);
+
+  const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
+  const auto all = [&](std::vector<float>& buffer, int64_t width) { return rows_of(buffer, width, bounds[0]); };
+  Activations& a = activations_;
+  if (!config_.is_mla()) return comms_.attention->all_gather(std::array{all(a.normed, config_.hidden)}, bounds);
+  const comm::RowBuffer query = config_.q_lora > 0 ? all(a.q_latent, config_.q_lora) : all(a.normed, config_.hidden);
+  return comms_.attention->all_gather(std::array{query, all(a.kv_entry, config_.kv_lora + config_.qk_rope)}, bounds);
 }
 
-void Rank::begin_ffn(int layer, LongInterval rows, Activations& activations) const {
+Status Rank::begin_ffn(int layer, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
-  norm_rows(config_, shared.ffn_norm, rows, activations);
-  if (shared.gate) shared.gate->route(rows, activations);
+  norm(shared.ffn_norm, rows);
+  const comm::RowBuffer normed = rows_of(activations_.normed, config_.hidden, 0);
+  if (!shared.gate) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
+  shared.gate->route(rows, activations_);
+  const int64_t choices = config_.moe.experts_per_token;
+  const std::array buffers{normed, rows_of(activations_.expert, choices, 0),
+                           rows_of(activations_.expert_weight, choices, 0)};
+  return comms_.stage->all_gather(buffers, owners_.rows);
 }
 
-void Rank::end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const {
-  if (!stage_.is_last()) return;
+Status Rank::end_stage(const StepBatch& batch, LongInterval rows) {
   const int64_t hidden = config_.hidden;
+  if (!stage_.is_last()) {
+    const auto size = static_cast<size_t>(rows.size() * hidden);
+    return comms_.pipeline->send(comms_.pipeline->rank() + 1, std::span(activations_.hidden).first(size));
+  }
+  float* to = activations_.final_rows.data() + owners_.logits[static_cast<size_t>(share_.tp_rank)] * hidden;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const int64_t to = batch.logits_row[static_cast<size_t>(r)];
-    if (to < 0) continue;
-    kernels::rms_norm(activations.hidden.data() + r * hidden, hidden, stage_.final_norm().data(),
-                      static_cast<float>(config_.rms_eps), 1, hidden, activations.logits_input.data() + to * hidden,
-                      hidden);
+    if (batch.logits_row[static_cast<size_t>(r)] < 0) continue;
+    kernels::rms_norm(activations_.hidden.data() + (r - rows.begin) * hidden, hidden, stage_.final_norm().data(),
+                      static_cast<float>(config_.rms_eps), 1, hidden, to, hidden);
+    to += hidden;
   }
+  BATON_TRY(comms_.stage->all_gather(std::array{rows_of(activations_.final_rows, hidden, 0)}, owners_.logits));
+  const float* from = activations_.final_rows.data();
+  for (const int64_t row : batch.logits_row) {
+    if (row < 0) continue;
+    std::copy_n(from, hidden, activations_.logits_input.data() + row * hidden);
+    from += hidden;
+  }
+  return {};
 }
 
-void Rank::add_partials(std::span<const comm::RankGroup::Pointers> partials, int64_t first, LongInterval rows,
-                        Activations& activations) {
-  const int64_t n = rows.size() * config_.hidden;
-  if (n == 0) return;
-  const int64_t offset = (rows.begin - first) * config_.hidden;
-  float* sum = room(sum_, n);
-  std::copy_n(static_cast<const float*>(partials[0][0]) + offset, n, sum);
-  for (size_t r = 1; r < partials.size(); ++r) {
-    const float* part = static_cast<const float*>(partials[r][0]) + offset;
-    for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
-  }
-  kernels::axpy(n, 1.0F, sum, activations.hidden.data() + rows.begin * config_.hidden);
+void Rank::add_to_hidden(const float* sums, LongInterval rows) {
+  kernels::axpy(rows.size() * config_.hidden, 1.0F, sums, activations_.hidden.data());
 }
 
-Status Rank::answer_rows(const StepBatch& batch, const Activations& activations, std::span<sampling::RowAnswer> answers,
-                         float* kept) {
+Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
   sampling::VocabularySampler& sampler = stage_.sampler();
   const int64_t width = share_.vocab.size();
   const std::span<const sampling::RowWanted> all(batch.wanted);
@@ -150,7 +178,7 @@ Status Rank::answer_rows(const StepBatch& batch, const Activations& activations,
     const auto rows = all.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
     float* logits = room(logits_, count * width);
     if (!lm_head_.empty()) {
-      lm_head_.apply(activations.logits_input.data() + begin * config_.hidden, count, logits);
+      lm_head_.apply(activations_.logits_input.data() + begin * config_.hidden, count, logits);
       for (int64_t r = 0; kept != nullptr && r < count; ++r) {
         std::copy_n(logits + r * width, width, kept + (begin + r) * config_.vocab + share_.vocab.begin);
       }
@@ -177,39 +205,40 @@ Status Rank::answer_rows(const StepBatch& batch, const Activations& activations,
   return {};
 }
 
-Status Rank::forward(const StepBatch& batch, Activations& activations, std::span<const sampling::RowAnswer> before,
+Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
                      std::span<sampling::RowAnswer> answers, float* kept) {
   const StepBatch::GroupRows& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
-  const int member = share_.at.attn_tp_rank;
-  const LongInterval own = row_part(group.rows, share_.layout.attn_tp(), member);
-  comm::RankGroup& attention_group = stage_.attention_group(share_.at.dp_rank);
-  float* attention_partial = room(attention_partial_, group.rows.size() * config_.hidden);
-  float* ffn_partial = room(ffn_partial_, batch.rows * config_.hidden);
+  owners_.cut(batch, share_.layout.attn_tp());
+  const LongInterval own = owners_.of(share_.tp_rank);
+  const int64_t hidden = config_.hidden;
+  activations_.grow(batch, own.size(), config_);
+  float* attention_partial = room(attention_partial_, group.rows.size() * hidden);
+  float* ffn_partial = room(ffn_partial_, batch.rows * hidden);
   const Interval layers = stage_.layers();
 
-  if (stage_.is_first()) embed(batch, own, before, activations);
-  begin_attention(layers.begin, batch, own, activations);
-  BATON_TRY(attention_group.barrier());
+  if (stage_.is_first()) {
+    embed(batch, own, before);
+  } else {
+    const auto size = static_cast<size_t>(own.size() * hidden);
+    BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, std::span(activations_.hidden).first(size)));
+  }
+  BATON_TRY(begin_attention(layers.begin, batch, own));
   for (int i = layers.begin; i < layers.end; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
-    layer.attention->forward(batch, group, activations, pool_, scratch_, attention_partial);
-    BATON_ASSIGN(const auto attention_parts, attention_group.exchange(member, {attention_partial}));
-    add_partials(attention_parts, group.rows.begin, own, activations);
-    begin_ffn(i, own, activations);
-    BATON_TRY(stage_.all().barrier());
+    layer.attention->forward(batch, group, activations_, pool_, scratch_, attention_partial);
+    const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
+    BATON_TRY(comms_.attention->reduce_scatter(attention_partial, of_group, hidden));
+    add_to_hidden(attention_partial + (own.begin - group.rows.begin) * hidden, own);
+    BATON_TRY(begin_ffn(i, own));
 
-    layer.ffn->forward(batch.rows, activations, scratch_, ffn_partial);
-    BATON_ASSIGN(const auto ffn_parts, stage_.all().exchange(share_.tp_rank, {ffn_partial}));
-    add_partials(ffn_parts, 0, own, activations);
-    if (i + 1 < layers.end) {
-      begin_attention(i + 1, batch, own, activations);
-      BATON_TRY(attention_group.barrier());
-    }
+    layer.ffn->forward(batch.rows, activations_, scratch_, ffn_partial);
+    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial, owners_.rows, hidden));
+    add_to_hidden(ffn_partial + own.begin * hidden, own);
+    if (i + 1 < layers.end) BATON_TRY(begin_attention(i + 1, batch, own));
   }
-  end_stage(batch, own, activations);
+  BATON_TRY(end_stage(batch, own));
   if (!stage_.is_last()) return {};
-  BATON_TRY(stage_.all().barrier());
-  return answer_rows(batch, activations, answers, kept);
+  return answer_rows(batch, answers, kept);
 }
 
 }  // namespace baton::model

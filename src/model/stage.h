@@ -7,31 +7,42 @@
 #include "comm/rank_group.h"
 #include "model/layers.h"
 #include "model/moe.h"
+#include "model/row_owners.h"
 #include "sampling/vocabulary_sampler.h"
 
 namespace baton::model {
+
+// The groups in which a rank exchanges data: its stage, its DP group within the stage, and the ranks of its place in
+// all stages.
+struct RankComms {
+  std::unique_ptr<comm::Comm> stage, attention, pipeline;
+};
 
 // What the ranks of a stage share: the groups they meet in, and the weights that are not split.
 //
 // The rows of a DP group are cut over its ranks; the rank that has a row "owns" it. A layer is done in these steps:
 //
 // 1. Every rank: attention of its DP group's rows with its own heads, which gives partial sums.
-// 2. After a barrier of the DP group, owners: add the partial sums to `hidden` in rank order, norm, choose experts.
-// 3. After a barrier of the stage, every rank: its share of the FFN or of the experts for the rows of all groups (they
-//    need no gathering, being in shared memory), which gives partial sums.
-// 4. After a barrier of the stage, owners: add, norm, and the unsplit part of the next layer's attention.
-// 5. After a barrier of the DP group, the next layer begins.
+// 2. Reduced and scattered over the DP group. Owners: add the sums to `hidden`, norm, choose experts.
+// 3. Gathered over the stage. Every rank: its share of the FFN or of the experts for the rows of all groups, which
+//    gives partial sums.
+// 4. Reduced and scattered over the stage. Owners: add, norm, and the unsplit part of the next layer's attention.
+// 5. Gathered over the DP group, the next layer begins.
+//
+// A group without rows takes part. After its last layer a rank sends its rows of `hidden` to the rank of its place in
+// the next stage.
 //
 // After the last layer every rank has the logits of its part of the vocabulary, and the ranks make tokens of them
 // together (sampling/vocabulary_sampler.h).
 class Stage {
  public:
-  Stage(const layout::Layout& layout, const ModelConfig& config, int stage);
+  // pipelines[r]: the ranks number r of all stages.
+  using Pipelines = std::vector<std::unique_ptr<comm::RankGroup>>;
+  Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines);
 
   [[nodiscard]] comm::RankGroup& all() { return all_; }
-  [[nodiscard]] comm::RankGroup& attention_group(int dp_rank) {
-    return *attention_groups_[static_cast<size_t>(dp_rank)];
-  }
+  [[nodiscard]] RankComms comms(const RankShare& share);
+  // Of all groups of the stage's ranks, so that other stages end, too.
   void abort(const Error& failure);
 
   // Weights of one layer that no rank splits.
@@ -56,24 +67,25 @@ class Stage {
   Interval interval_;
   comm::RankGroup all_;
   std::vector<std::unique_ptr<comm::RankGroup>> attention_groups_;
+  const Pipelines& pipelines_;
   std::vector<SharedLayer> layers_;
   RowReader embedding_;                                   // first stage
   std::vector<float> final_norm_;                         // last stage
   std::unique_ptr<sampling::VocabularySampler> sampler_;  // last stage
 };
 
-// One rank: its weights, its pages, its scratch. Used by its thread.
+// One rank: its weights, its pages, its activations. Used by its thread.
 class Rank {
  public:
   Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, kernels::Compute compute)
-      : stage_(stage), config_(config), share_(share), pool_(pool), compute_(compute) {}
+      : stage_(stage), config_(config), share_(share), comms_(stage.comms(share)), pool_(pool), compute_(compute) {}
 
   // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
   // have returned.
   Status load(const Weights& weights, RoutingReference* routing);
   // This rank's part of the stage's pass. `before`: the answers of the step before, for tokens that it drew. In the
   // last stage the rows of logits become `answers`; `kept` (logits rows, vocab), if not null, gets this rank's columns.
-  Status forward(const StepBatch& batch, Activations& activations, std::span<const sampling::RowAnswer> before,
+  Status forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
                  std::span<sampling::RowAnswer> answers, float* kept);
 
  private:
@@ -81,28 +93,30 @@ class Rank {
     std::unique_ptr<Attention> attention;
     std::unique_ptr<FeedForward> ffn;
   };
-  void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before,
-             Activations& activations) const;
-  void begin_attention(int layer, const StepBatch& batch, LongInterval rows, Activations& activations) const;
-  void begin_ffn(int layer, LongInterval rows, Activations& activations) const;
-  void end_stage(const StepBatch& batch, LongInterval rows, Activations& activations) const;
+  // The rows are those that this rank owns.
+  void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
+  Status begin_attention(int layer, const StepBatch& batch, LongInterval rows);
+  Status begin_ffn(int layer, LongInterval rows);
+  Status end_stage(const StepBatch& batch, LongInterval rows);
   // From the normed rows to answers. The ranks meet several times.
-  Status answer_rows(const StepBatch& batch, const Activations& activations, std::span<sampling::RowAnswer> answers,
-                     float* kept);
-  // hidden[rows] += the partial sums, which begin at row `first`.
-  void add_partials(std::span<const comm::RankGroup::Pointers> partials, int64_t first, LongInterval rows,
-                    Activations& activations);
+  Status answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
+  void norm(const std::vector<float>& weight, LongInterval rows);
+  // hidden += sums (rows, hidden).
+  void add_to_hidden(const float* sums, LongInterval rows);
 
   Stage& stage_;
   const ModelConfig& config_;
   RankShare share_;
+  RankComms comms_;
   KvPool pool_;
   kernels::Compute compute_;
   std::vector<Layer> layers_;
   kernels::Linear lm_head_;  // (local vocab, hidden); last stage
+  RowOwners owners_;         // of the pass
+  Activations activations_;
   RankBuffers scratch_;
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
-  std::vector<float> attention_partial_, ffn_partial_, sum_;
+  std::vector<float> attention_partial_, ffn_partial_;
   std::vector<float> logits_;  // (rows of a block, local vocab)
 };
 

@@ -15,7 +15,6 @@ namespace {
 // A step between submit() and the last that needs it.
 struct StepSlot {
   StepBatch batch;
-  Activations activations;
   StepOutput output;
   bool reads_before = false;  // some of its tokens are drawn by the step before
 };
@@ -26,8 +25,9 @@ using StepSlots = std::vector<std::unique_ptr<StepSlot>>;
 // One pipeline stage's threads. They take every step when the stage before has done it.
 class StageThreads {
  public:
-  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage, const StepSlots& slots)
-      : stage_(layout, config, stage), slots_(slots), loaded_(layout.tp + 1), done_(layout.world() + 1) {}
+  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage, const Stage::Pipelines& pipelines,
+               const StepSlots& slots)
+      : stage_(layout, config, stage, pipelines), slots_(slots), loaded_(layout.tp + 1), done_(layout.world() + 1) {}
   ~StageThreads() {
     abort(error(ErrorCode::kCancelled, "the executor is closed"));
     for (std::thread& t : threads_) t.join();
@@ -84,7 +84,7 @@ class StageThreads {
     if (slot.batch.rows > 0) {
       const StepSlot& before = *slots_[(step + slots_.size() - 1) % slots_.size()];
       float* kept = feed_.logits == nullptr ? nullptr : feed_.logits->logits.data();
-      BATON_TRY(ranks_[index]->forward(slot.batch, slot.activations, before.output.answers, slot.output.answers, kept));
+      BATON_TRY(ranks_[index]->forward(slot.batch, before.output.answers, slot.output.answers, kept));
     }
     BATON_TRY(stage_.all().barrier());
     if (index == 0) done_.raise();
@@ -116,8 +116,9 @@ class ThreadExecutor final : public Executor {
     BATON_ASSIGN(weights_, Weights::open(options_, config_));
     const layout::Layout& layout = options_.layout;
     const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
+    for (int r = 0; r < layout.tp; ++r) pipelines_.push_back(std::make_unique<comm::RankGroup>(layout.pp));
     for (int s = 0; s < layout.pp; ++s) {
-      auto threads = std::make_unique<StageThreads>(layout, config_, s, slots_);
+      auto threads = std::make_unique<StageThreads>(layout, config_, s, pipelines_, slots_);
       for (int r = s * layout.tp; r < (s + 1) * layout.tp; ++r) {
         const std::span<std::byte> memory = pools[static_cast<size_t>(r)];
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
@@ -158,7 +159,6 @@ class ThreadExecutor final : public Executor {
     slot.batch.build(plan, wanted, config_, options_.layout.dp, options_.mla_path, rope_, &before);
     slot.reads_before = std::any_of(plan.segments.begin(), plan.segments.end(),
                                     [](const kv::Segment& segment) { return segment.drawn_by >= 0; });
-    slot.activations.grow(slot.batch, config_);
     slot.output.first_row = slot.batch.first_row;
     slot.output.answers.resize(static_cast<size_t>(slot.batch.logits_rows));
     if (StepLogits* logits = options_.logits) {
@@ -204,6 +204,7 @@ class ThreadExecutor final : public Executor {
   StepSlots slots_;
   comm::Progress submitted_;
   uint64_t collected_ = 0;
+  Stage::Pipelines pipelines_;
   std::vector<std::unique_ptr<StageThreads>> stages_;  // last: their threads use all of the above
 };
 

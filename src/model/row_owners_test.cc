@@ -1,0 +1,45 @@
+#include "model/row_owners.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+
+namespace baton::model {
+namespace {
+
+// A batch of which only the rows matter: per DP group, how many and (from the end) how many of them have logits.
+StepBatch batch_of(const std::vector<std::pair<int64_t, int64_t>>& groups) {
+  StepBatch batch;
+  for (const auto& [rows, logits] : groups) {
+    StepBatch::GroupRows& group = batch.groups.emplace_back();
+    group.rows = {batch.rows, batch.rows + rows};
+    for (int64_t r = 0; r < rows; ++r) batch.logits_row.push_back(r < rows - logits ? -1 : batch.logits_rows++);
+    batch.rows += rows;
+  }
+  return batch;
+}
+
+TEST(RowOwners, CutsEachGroupOverItsRanks) {
+  struct Case {
+    std::vector<std::pair<int64_t, int64_t>> groups;
+    int attn_tp;
+    std::vector<int64_t> rows, logits;
+  };
+  const Case cases[] = {
+      {{{7, 1}}, 3, {0, 3, 5, 7}, {0, 0, 0, 1}},
+      {{{1, 1}}, 4, {0, 1, 1, 1, 1}, {0, 1, 1, 1, 1}},
+      {{{3, 3}, {0, 0}, {4, 2}}, 2, {0, 2, 3, 3, 3, 5, 7}, {0, 2, 3, 3, 3, 3, 5}},
+  };
+  RowOwners owners;  // one for all of them, as for all steps
+  for (const Case& c : cases) {
+    owners.cut(batch_of(c.groups), c.attn_tp);
+    EXPECT_EQ(owners.rows, c.rows);
+    EXPECT_EQ(owners.logits, c.logits);
+  }
+  EXPECT_EQ(owners.of(1), (LongInterval{2, 3}));
+  const comm::RowBounds group = owners.of_group(2, 2);
+  EXPECT_EQ(std::vector(group.begin(), group.end()), (std::vector<int64_t>{3, 5, 7}));
+}
+
+}  // namespace
+}  // namespace baton::model

@@ -297,6 +297,7 @@ void EngineLoop::fail_all(const Error& failure) {
 }
 
 bool EngineLoop::step() {
+  timer_.end(&StepTimes::between);
   const size_t before = under_way_.size();
   const bool ahead_is_possible = options_.overlap && executor_->steps_max() > 1;
   bool moved = false;
@@ -318,7 +319,9 @@ bool EngineLoop::begin_step() {
   StepUnderWay& step = under_way_.emplace_back();
   step.begun = core_->now();
   want_rows(turn.plan, &step);
+  timer_.end(&StepTimes::plan);
   step.ticket = executor_->submit(turn.plan, wanted_);
+  timer_.end(&StepTimes::execute);
   step.plan = std::move(turn.plan);
   return true;
 }
@@ -327,6 +330,7 @@ bool EngineLoop::end_step() {
   const StepUnderWay step = std::move(under_way_.front());
   under_way_.pop_front();
   Result<model::StepOutput*> output = executor_->collect(step.ticket);
+  timer_.end(&StepTimes::execute);
   if (!output) {
     log_error("a step failed, the instance ends its requests: {}", output.error().message);
     failed_ = true;
@@ -341,6 +345,8 @@ bool EngineLoop::end_step() {
   log_decode(step.plan);
   core_->scheduler().complete(step.plan);
   take_result(step, **output);
+  timer_.end(&StepTimes::take);
+  timer_.end_step();
   return true;
 }
 

@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "engine/engine_core.h"
 #include "engine/role_part.h"
+#include "engine/step_times.h"
 #include "engine/token_rate.h"
 #include "model/executor.h"
 
@@ -62,6 +63,8 @@ class EngineLoop final : public Engine {
   void pair(const std::string& host, int port, bool told, std::function<void(Status)> done) override;
   [[nodiscard]] std::string describe_pairs() const override;
   [[nodiscard]] bool healthy() const override;
+  // On the engine's thread: its sinks, its executor.
+  [[nodiscard]] const StepTimes& step_times() const { return timer_.times(); }
 
  private:
   struct Submit {
@@ -142,6 +145,7 @@ class EngineLoop final : public Engine {
   std::unique_ptr<EngineCore> core_;
   std::unique_ptr<RolePart> role_;  // after the core, whose pages it may hold
   TokenRate rate_;
+  StepTimer timer_;
   uint64_t steps_ = 0;
   uint64_t decode_steps_ = 0;
   StepTotals totals_;

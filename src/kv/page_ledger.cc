@@ -134,6 +134,11 @@ void PageLedger::mark_cached(PageId page, bool in_tree) {
   check();
 }
 
+void PageLedger::observe_use(PageUseObserver* observer) {
+  BATON_CHECK(observer == nullptr || observer_ == nullptr, "a ledger of two prefix trees");
+  observer_ = observer;
+}
+
 PageState PageLedger::state(PageId page) const { return entry(page).state; }
 uint32_t PageLedger::generation(PageId page) const { return entry(page).generation; }
 int PageLedger::references(PageId page) const { return entry(page).references; }
@@ -142,9 +147,11 @@ void PageLedger::retain(PageId page) {
   PageRecord& e = entry(page);
   BATON_CHECK(e.state == PageState::kOwned || e.state == PageState::kCached, "share of page {}: {}", page,
               page_state_name(e.state));
+  const bool first_use = e.state == PageState::kCached;
   ++e.references;
   move_to(e, PageState::kOwned);
   check();
+  if (first_use && observer_ != nullptr) observer_->page_used(page);
 }
 
 void PageLedger::drop(PageId page) {
@@ -159,6 +166,7 @@ void PageLedger::drop(PageId page) {
     free_page(page);
   } else if (e.references == 1 && e.in_tree) {
     move_to(e, PageState::kCached);
+    if (observer_ != nullptr) observer_->page_unused(page);
   }
   check();
 }

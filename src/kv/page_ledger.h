@@ -54,6 +54,17 @@ class PageLease {
   PageId page_{};
 };
 
+// The prefix tree, told of its own pages as their first user comes and their last one goes: cached -> owned and back.
+// It must not change the ledger meanwhile.
+class PageUseObserver {
+ public:
+  virtual void page_used(PageId page) = 0;
+  virtual void page_unused(PageId page) = 0;
+
+ protected:
+  ~PageUseObserver() = default;
+};
+
 class PageLedger {
  public:
   explicit PageLedger(int pages);  // pages >= 1, all free
@@ -77,6 +88,8 @@ class PageLedger {
   // The prefix tree's reference: a page that only the tree holds counts as cached. The tree marks a page while it holds
   // a lease of it, and unmarks it before it drops that lease.
   void mark_cached(PageId page, bool in_tree);
+  // There is one at most; null: none. Not told of what mark_cached() does.
+  void observe_use(PageUseObserver* observer);
 
   [[nodiscard]] PageState state(PageId page) const;
   // Raised each time a page leaves the free list, so 0 is a page never reserved; a message about an older generation is
@@ -114,6 +127,7 @@ class PageLedger {
 
   std::vector<PageRecord> entries_;
   PageCounts counts_;
+  PageUseObserver* observer_ = nullptr;
   // The free pages as maximal runs: begin -> end, and (length, begin) to find the shortest that fits.
   std::map<uint32_t, uint32_t> free_runs_;
   std::set<std::pair<uint32_t, uint32_t>> free_runs_by_length_;

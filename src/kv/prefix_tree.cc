@@ -1,17 +1,27 @@
 #include "kv/prefix_tree.h"
 
 #include <algorithm>
-#include <queue>
 #include <unordered_map>
 
 namespace baton::kv {
 
 struct PrefixTree::Node {
-  Node* parent = nullptr;       // nullptr: a root
-  std::vector<int32_t> tokens;  // pages.size() * page_tokens
+  Node* parent = nullptr;             // nullptr: a root
+  const std::string* salt = nullptr;  // of a root
+  std::vector<int32_t> tokens;        // pages.size() * page_tokens
   std::vector<PageLease> pages;
   std::map<std::vector<int32_t>, std::unique_ptr<Node>, Less> children;  // by the tokens of their first page
   uint64_t used = 0;                                                     // never after the parent's
+  size_t depth = 0;                                                      // pages before its first
+  size_t in_use = 0;    // of its pages, those that not only the tree holds
+  size_t tail = 0;      // pages at its end that only the tree holds
+  int blocked = 0;      // children that are in use, or before pages in use
+  bool listed = false;  // among the unused leaves
+
+  // A page in use is in it or behind it.
+  [[nodiscard]] bool is_used() const { return in_use > 0 || blocked > 0; }
+  // Of its pages, those that evict() could free.
+  [[nodiscard]] int evictable() const { return blocked == 0 ? static_cast<int>(tail) : 0; }
 };
 
 bool PrefixTree::Less::operator()(std::span<const int32_t> a, std::span<const int32_t> b) const {
@@ -20,9 +30,14 @@ bool PrefixTree::Less::operator()(std::span<const int32_t> a, std::span<const in
 
 PrefixTree::PrefixTree(PageLedger& ledger, int page_tokens) : ledger_(ledger), page_tokens_(page_tokens) {
   BATON_CHECK(page_tokens >= 1, "pages of {} tokens", page_tokens);
+  ledger.observe_use(this);
+  places_.resize(static_cast<size_t>(ledger.total()));
 }
 
-PrefixTree::~PrefixTree() { clear(); }
+PrefixTree::~PrefixTree() {
+  clear();
+  ledger_.observe_use(nullptr);
+}
 
 std::vector<PageLease> PrefixTree::match(std::span<const int32_t> tokens, std::string_view salt) {
   std::vector<PageLease> leases;
@@ -33,7 +48,7 @@ std::vector<PageLease> PrefixTree::match(std::span<const int32_t> tokens, std::s
   while (Node* child = child_of(*node, tokens)) {
     const size_t common = common_pages(*child, tokens);
     node = common < child->pages.size() ? &split(*child, common) : child;  // so that only what matched becomes recent
-    node->used = tick_;
+    touch(*node);
     for (const PageLease& page : node->pages) leases.push_back(page.share());
     tokens = tokens.subspan(node->tokens.size());
   }
@@ -61,14 +76,17 @@ int PrefixTree::insert(std::span<const int32_t> tokens, std::vector<PageLease> p
   if (pages.empty()) return 0;
   tokens = tokens.first(pages.size() * static_cast<size_t>(page_tokens_));
   auto root = roots_.find(salt);
-  if (root == roots_.end()) root = roots_.emplace(salt, std::make_unique<Node>()).first;
+  if (root == roots_.end()) {
+    root = roots_.emplace(salt, std::make_unique<Node>()).first;
+    root->second->salt = &root->first;
+  }
   ++tick_;
   Node* node = root->second.get();
   size_t known = 0;
   while (Node* child = child_of(*node, tokens)) {
     const size_t common = common_pages(*child, tokens);
     node = common < child->pages.size() ? &split(*child, common) : child;
-    node->used = tick_;
+    touch(*node);
     known += common;
     tokens = tokens.subspan(node->tokens.size());
   }
@@ -96,13 +114,26 @@ PrefixTree::Node* PrefixTree::child_of(const Node& node, Tokens tokens) const {
 PrefixTree::Node& PrefixTree::split(Node& node, size_t pages) {
   const auto tokens = static_cast<ptrdiff_t>(pages) * page_tokens_;
   const auto cut = static_cast<ptrdiff_t>(pages);
+  evictable_ -= node.evictable();
   auto front = std::make_unique<Node>();
   front->parent = node.parent;
   front->used = node.used;
+  front->depth = node.depth;
   front->tokens.assign(node.tokens.begin(), node.tokens.begin() + tokens);
   front->pages.assign(std::make_move_iterator(node.pages.begin()), std::make_move_iterator(node.pages.begin() + cut));
   node.tokens.erase(node.tokens.begin(), node.tokens.begin() + tokens);
   node.pages.erase(node.pages.begin(), node.pages.begin() + cut);
+  node.depth += pages;
+  for (const PageLease& page : front->pages) {
+    places_[page.page().value()].node = front.get();
+    const bool unused = ledger_.state(page.page()) == PageState::kCached;
+    front->in_use += unused ? 0 : 1;
+    front->tail = unused ? front->tail + 1 : 0;
+  }
+  node.in_use -= front->in_use;
+  node.tail = std::min(node.tail, node.pages.size());
+  front->blocked = node.is_used() ? 1 : 0;
+  evictable_ += front->evictable() + node.evictable();
 
   std::unique_ptr<Node>& place = node.parent->children.find(first_page(front->tokens))->second;
   const Tokens back_key = first_page(node.tokens);
@@ -114,16 +145,28 @@ PrefixTree::Node& PrefixTree::split(Node& node, size_t pages) {
 }
 
 void PrefixTree::add_leaf(Node& parent, Tokens tokens, std::vector<PageLease> pages) {
-  for (const PageLease& page : pages) ledger_.mark_cached(page.page(), true);
-  pages_ += static_cast<int>(pages.size());
-  ++nodes_;
   auto leaf = std::make_unique<Node>();
   leaf->parent = &parent;
+  leaf->depth = parent.depth + parent.pages.size();
   leaf->tokens.assign(tokens.begin(), tokens.end());
   leaf->pages = std::move(pages);
   leaf->used = tick_;
+  for (size_t i = 0; i < leaf->pages.size(); ++i) {
+    const PageId page = leaf->pages[i].page();
+    ledger_.mark_cached(page, true);
+    places_[page.value()] = {leaf.get(), leaf->depth + i};
+    const bool unused = ledger_.state(page) == PageState::kCached;
+    leaf->in_use += unused ? 0 : 1;
+    leaf->tail = unused ? leaf->tail + 1 : 0;
+  }
+  pages_ += static_cast<int>(leaf->pages.size());
+  ++nodes_;
+  evictable_ += leaf->evictable();
+  if (leaf->is_used()) note_blocked_child(&parent, 1);
+  note_unused_leaf(*leaf);
   const Tokens key = first_page(tokens);
   parent.children.emplace(std::vector<int32_t>(key.begin(), key.end()), std::move(leaf));
+  note_unused_leaf(parent);
 }
 
 void PrefixTree::drop_last_page(Node& node) {
@@ -132,32 +175,91 @@ void PrefixTree::drop_last_page(Node& node) {
   --pages_;
 }
 
+// The node is used by the operation at hand.
+void PrefixTree::touch(Node& node) {
+  if (node.listed) unused_leaves_.erase(node.used);
+  node.used = tick_;
+  if (node.listed) unused_leaves_.emplace(tick_, &node);
+}
+
+void PrefixTree::page_used(PageId page) {
+  const Place place = places_[page.value()];
+  Node& node = *place.node;
+  const bool was_used = node.is_used();
+  evictable_ -= node.evictable();
+  ++node.in_use;
+  node.tail = std::min(node.tail, node.pages.size() - 1 - (place.depth - node.depth));
+  evictable_ += node.evictable();
+  note_unused_leaf(node);
+  if (!was_used) note_blocked_child(node.parent, 1);
+}
+
+void PrefixTree::page_unused(PageId page) {
+  Node& node = *places_[page.value()].node;
+  evictable_ -= node.evictable();
+  --node.in_use;
+  const auto is_unused = [&](size_t i) { return ledger_.state(node.pages[i].page()) == PageState::kCached; };
+  if (node.in_use == 0) node.tail = node.pages.size();
+  while (node.tail < node.pages.size() && is_unused(node.pages.size() - 1 - node.tail)) ++node.tail;
+  evictable_ += node.evictable();
+  note_unused_leaf(node);
+  if (!node.is_used()) note_blocked_child(node.parent, -1);
+}
+
+// A child of `node` is used now (1), or no longer (-1).
+void PrefixTree::note_blocked_child(Node* node, int change) {
+  for (; node->parent != nullptr; node = node->parent) {
+    const bool was_used = node->is_used();
+    evictable_ -= node->evictable();
+    node->blocked += change;
+    evictable_ += node->evictable();
+    if (node->is_used() == was_used) return;
+  }
+}
+
+// Whether the node is a leaf, or what of it is unused, may have changed.
+void PrefixTree::note_unused_leaf(Node& node) {
+  const bool is_unused = node.parent != nullptr && node.children.empty() && node.tail > 0;
+  if (is_unused == node.listed) return;
+  node.listed = is_unused;
+  if (!is_unused) {
+    unused_leaves_.erase(node.used);
+    return;
+  }
+  const bool is_new = unused_leaves_.emplace(node.used, &node).second;
+  BATON_CHECK(is_new, "two leaves used at {}", node.used);
+}
+
 int PrefixTree::evict(int pages) {
   BATON_CHECK(pages >= 0, "evict({})", pages);
-  const auto later = [](const Node* a, const Node* b) { return a->used > b->used; };
-  std::priority_queue<Node*, std::vector<Node*>, decltype(later)> leaves(later);
-  for (Node* node : parents_first()) {
-    if (node->children.empty()) leaves.push(node);
-  }
   int evicted = 0;
-  while (evicted < pages && !leaves.empty()) {
-    Node* leaf = leaves.top();
-    leaves.pop();
-    while (evicted < pages && !leaf->pages.empty() && ledger_.state(leaf->pages.back().page()) == PageState::kCached) {
-      drop_last_page(*leaf);
-      ++evicted;
+  while (evicted < pages && !unused_leaves_.empty()) {
+    Node& leaf = *unused_leaves_.begin()->second;
+    for (; evicted < pages && leaf.tail > 0; ++evicted) {
+      drop_last_page(leaf);
+      --leaf.tail;
+      --evictable_;
     }
-    if (!leaf->pages.empty()) {  // the rest is in use, or enough is evicted
-      leaf->tokens.resize(leaf->pages.size() * static_cast<size_t>(page_tokens_));
-      continue;
+    note_unused_leaf(leaf);
+    if (leaf.pages.empty()) {
+      remove_leaf(leaf);
+    } else {
+      leaf.tokens.resize(leaf.pages.size() * static_cast<size_t>(page_tokens_));
     }
-    Node* parent = leaf->parent;
-    parent->children.erase(parent->children.find(first_page(leaf->tokens)));
-    --nodes_;
-    if (parent->children.empty() && parent->parent != nullptr) leaves.push(parent);
   }
-  std::erase_if(roots_, [](const auto& root) { return root.second->children.empty(); });
   return evicted;
+}
+
+// It has no pages any more. Its parent may be a leaf then, or a root without children, which goes too.
+void PrefixTree::remove_leaf(Node& leaf) {
+  Node& parent = *leaf.parent;
+  parent.children.erase(parent.children.find(first_page(leaf.tokens)));
+  --nodes_;
+  if (parent.parent != nullptr) {
+    note_unused_leaf(parent);
+  } else if (parent.children.empty()) {
+    roots_.erase(roots_.find(*parent.salt));
+  }
 }
 
 // Node by node: a chain of thousands of nodes must not be destroyed by recursion.
@@ -170,7 +272,8 @@ void PrefixTree::clear() {
     auto children = std::move(nodes[i]->children);
     for (auto& [key, child] : children) nodes.push_back(std::move(child));
   }
-  nodes_ = 0;
+  nodes_ = evictable_ = 0;
+  unused_leaves_.clear();
   BATON_CHECK(pages_ == 0, "{} pages left after clear()", pages_);
 }
 
@@ -186,7 +289,8 @@ std::vector<PrefixTree::Node*> PrefixTree::parents_first() const {
   return nodes;
 }
 
-int PrefixTree::evictable_pages() const {
+// What evictable_pages() must be.
+int PrefixTree::count_evictable() const {
   const std::vector<Node*> nodes = parents_first();
   std::unordered_map<const Node*, bool> blocked;  // a page in use lies behind
   int evictable = 0;
@@ -203,6 +307,7 @@ int PrefixTree::evictable_pages() const {
 
 void PrefixTree::audit() const {
   int pages = 0;
+  size_t unused_leaves = 0;
   const std::vector<Node*> nodes = parents_first();
   for (const auto& [salt, root] : roots_) {
     BATON_CHECK(root->pages.empty() && root->parent == nullptr && !root->children.empty(), "root of salt \"{}\"", salt);
@@ -215,15 +320,36 @@ void PrefixTree::audit() const {
                 "a node is not where its tokens say");
     BATON_CHECK(node->used <= tick_ && (node->parent->parent == nullptr || node->used <= node->parent->used),
                 "a node used at {}, its parent at {}", node->used, node->parent->used);
+    size_t in_use = 0, tail = 0, depth = node->depth;
+    BATON_CHECK(depth == node->parent->depth + node->parent->pages.size(), "a node begins at page {}", depth);
     for (const PageLease& page : node->pages) {
       const PageState state = ledger_.state(page.page());
       BATON_CHECK(state == PageState::kCached || (state == PageState::kOwned && ledger_.references(page.page()) >= 2),
                   "page {} of the tree is {}", page.page(), page_state_name(state));
+      const Place& known = places_[page.page().value()];
+      BATON_CHECK(known.node == node && known.depth == depth++, "page {} of the tree is looked for elsewhere",
+                  page.page());
+      in_use += state == PageState::kCached ? 0 : 1;
+      tail = state == PageState::kCached ? tail + 1 : 0;
     }
+    const auto blocked = std::count_if(node->children.begin(), node->children.end(),
+                                       [](const auto& child) { return child.second->is_used(); });
+    BATON_CHECK(in_use == node->in_use && tail == node->tail && blocked == node->blocked,
+                "a node has {} pages in use, {} unused at its end, {} used children; noted {}, {}, {}", in_use, tail,
+                blocked, node->in_use, node->tail, node->blocked);
+    const auto leaf = unused_leaves_.find(node->used);
+    const bool listed = leaf != unused_leaves_.end() && leaf->second == node;
+    BATON_CHECK(listed == node->listed && listed == (node->children.empty() && tail > 0),
+                "a node of {} children and {} unused pages at its end is listed: {}", node->children.size(), tail,
+                listed);
+    unused_leaves += listed ? 1 : 0;
     pages += static_cast<int>(node->pages.size());
   }
   BATON_CHECK(pages == pages_ && static_cast<int>(nodes.size()) == nodes_, "{} pages in {} nodes, noted {} in {}",
               pages, nodes.size(), pages_, nodes_);
+  BATON_CHECK(unused_leaves == unused_leaves_.size() && count_evictable() == evictable_,
+              "{} unused leaves, {} pages to evict; noted {} and {}", unused_leaves, count_evictable(),
+              unused_leaves_.size(), evictable_);
 }
 
 }  // namespace baton::kv

@@ -19,9 +19,11 @@
 
 namespace baton::kv {
 
-class PrefixTree {
+// What can be evicted is known at any time, because the ledger tells the tree when its pages are used: a count, and the
+// unused leaves by their last use. Evicting takes constant time a page.
+class PrefixTree final : private PageUseObserver {
  public:
-  // `ledger` outlives the tree. page_tokens >= 1.
+  // `ledger` outlives the tree and has no other. page_tokens >= 1.
   PrefixTree(PageLedger& ledger, int page_tokens);
   ~PrefixTree();
   PrefixTree(const PrefixTree&) = delete;
@@ -47,10 +49,10 @@ class PrefixTree {
 
   [[nodiscard]] int pages() const { return pages_; }
   [[nodiscard]] int nodes() const { return nodes_; }
-  // What evict() could free at most. At times less than the ledger's cached pages. O(pages).
-  [[nodiscard]] int evictable_pages() const;
+  // What evict() could free at most. At times less than the ledger's cached pages.
+  [[nodiscard]] int evictable_pages() const { return evictable_; }
 
-  // Checks the structure of the whole tree against the ledger. O(tokens).
+  // Checks the structure of the whole tree against the ledger, and recounts what is kept. O(tokens).
   void audit() const;
 
  private:
@@ -60,6 +62,11 @@ class PrefixTree {
     bool operator()(std::span<const int32_t> a, std::span<const int32_t> b) const;
   };
   using Tokens = std::span<const int32_t>;
+  // Of a page of the tree: the node that has it, and how many pages come before it from the root on.
+  struct Place {
+    Node* node = nullptr;
+    size_t depth = 0;
+  };
 
   [[nodiscard]] Tokens first_page(Tokens tokens) const { return tokens.first(static_cast<size_t>(page_tokens_)); }
   [[nodiscard]] size_t common_pages(const Node& node, Tokens tokens) const;
@@ -68,6 +75,13 @@ class PrefixTree {
   Node& split(Node& node, size_t pages);
   void add_leaf(Node& parent, Tokens tokens, std::vector<PageLease> pages);
   void drop_last_page(Node& node);
+  void touch(Node& node);
+  void page_used(PageId page) override;
+  void page_unused(PageId page) override;
+  void note_blocked_child(Node* node, int change);
+  void note_unused_leaf(Node& node);
+  void remove_leaf(Node& leaf);
+  [[nodiscard]] int count_evictable() const;
   [[nodiscard]] std::vector<Node*> parents_first() const;
 
   PageLedger& ledger_;
@@ -76,6 +90,11 @@ class PrefixTree {
   uint64_t tick_ = 0;
   int pages_ = 0;
   int nodes_ = 0;
+  int evictable_ = 0;
+  std::vector<Place> places_;  // by page; of pages outside the tree meaningless
+  // Leaves with a last page that only the tree holds, by their last use. No two have the same: an operation touches one
+  // path, and of a path only one node is a leaf.
+  std::map<uint64_t, Node*> unused_leaves_;
 };
 
 }  // namespace baton::kv

@@ -295,6 +295,9 @@ class Model {
     tree_.audit();
     ledger_.audit();
     ASSERT_EQ(tree_.pages(), static_cast<int>(model_.size()));
+    // As many pages, and these: what was evicted is what the model evicts.
+    for (const auto& [key, entry] : model_)
+      ASSERT_EQ(tree_.cached_tokens(key.second, key.first), static_cast<int64_t>(key.second.size()));
     int cached = 0;
     for (const auto& [key, entry] : model_) cached += in_use(entry.page) ? 0 : 1;
     ASSERT_EQ(ledger_.counts().cached, cached);

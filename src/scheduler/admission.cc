@@ -83,7 +83,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   for (const auto& [id, other] : group.active) {
     worst += growth_pages(*other) + pages_for(other->size()) - static_cast<int64_t>(other->pages.size());
   }
-  if (!group.memory.has(worst)) return false;
+  if (worst > group.memory.available()) return false;
   auto fresh = group.memory.reserve(static_cast<int>(now));
   if (!fresh) return false;
   withdraw_promise(s);

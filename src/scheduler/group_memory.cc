@@ -10,11 +10,7 @@ GroupMemory::GroupMemory(int pages, int page_tokens, bool cache)
       ledger_(std::make_unique<kv::PageLedger>(pages)),
       tree_(std::make_unique<kv::PrefixTree>(*ledger_, page_tokens)) {}
 
-bool GroupMemory::has(int64_t pages) const {
-  const kv::PageCounts counts = ledger_->counts();
-  if (pages > counts.free + counts.cached) return false;
-  return pages <= counts.free || pages <= counts.free + tree_->evictable_pages();
-}
+int64_t GroupMemory::available() const { return int64_t{ledger_->counts().free} + tree_->evictable_pages(); }
 
 int64_t GroupMemory::cached_tokens(std::span<const int32_t> tokens, const std::string& salt, int64_t limit) const {
   return cache_ ? tree_->cached_tokens(tokens.first(static_cast<size_t>(limit)), salt) : 0;

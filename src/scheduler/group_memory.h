@@ -20,8 +20,8 @@ class GroupMemory {
 
   [[nodiscard]] kv::PageLedger& ledger() { return *ledger_; }
   [[nodiscard]] const kv::PageLedger& ledger() const { return *ledger_; }
-  // Whether reserve(pages) would succeed.
-  [[nodiscard]] bool has(int64_t pages) const;
+  // The most that reserve() can give.
+  [[nodiscard]] int64_t available() const;
 
   // The length of the longest cached prefix of whole pages within tokens [0, limit).
   [[nodiscard]] int64_t cached_tokens(std::span<const int32_t> tokens, const std::string& salt, int64_t limit) const;

@@ -312,7 +312,7 @@ bool EngineLoop::step() {
 
 // False: no sequence got anywhere.
 bool EngineLoop::begin_step() {
-  scheduler::Turn turn = core_->scheduler().next_turn();
+  const scheduler::Turn& turn = core_->scheduler().next_turn();
   waits_for_steps_ = turn.waits_for_steps;
   begin_sequences(turn);
   if (turn.plan.segments.empty()) return !turn.admitted.empty();
@@ -322,7 +322,7 @@ bool EngineLoop::begin_step() {
   timer_.end(&StepTimes::plan);
   step.ticket = executor_->submit(turn.plan, wanted_);
   timer_.end(&StepTimes::execute);
-  step.plan = std::move(turn.plan);
+  step.plan = &turn.plan;
   return true;
 }
 
@@ -342,8 +342,8 @@ bool EngineLoop::end_step() {
   }
   ++steps_;
   count_step(step);
-  log_decode(step.plan);
-  core_->scheduler().complete(step.plan);
+  log_decode(*step.plan);
+  core_->scheduler().complete(*step.plan);
   take_result(step, **output);
   timer_.end(&StepTimes::take);
   timer_.end_step();
@@ -457,8 +457,8 @@ bool EngineLoop::draws(const LiveRequest& live) const {
 }
 
 void EngineLoop::take_result(const StepUnderWay& step, model::StepOutput& output) {
-  for (size_t i = 0; i < step.plan.segments.size(); ++i) {
-    const kv::Segment& segment = step.plan.segments[i];
+  for (size_t i = 0; i < step.plan->segments.size(); ++i) {
+    const kv::Segment& segment = step.plan->segments[i];
     LiveRequest* live = core_->find(segment.sequence);
     if (live == nullptr) continue;  // it has ended since the step began
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());

@@ -101,7 +101,7 @@ class EngineLoop final : public Engine {
   // Between submission and collection.
   struct StepUnderWay {
     model::Ticket ticket = 0;
-    kv::StepPlan plan;
+    const kv::StepPlan* plan = nullptr;  // the scheduler's; what it borrows is gone
     std::vector<bool> ends;  // of each segment: it is the last of what its sequence had, and a token comes next
     TimePoint begun{};
     uint64_t prompt_tokens = 0, decode_tokens = 0;

@@ -36,7 +36,9 @@ FakeExecutor::FakeExecutor(FakeExecutorOptions options, std::vector<std::span<st
 
 template <typename Visit>
 void FakeExecutor::for_each_slot(const kv::Segment& segment, int64_t position, Visit visit) const {
-  const uint32_t page = segment.pages.at(static_cast<size_t>(position / options_.page_tokens));
+  const auto index = static_cast<size_t>(position / options_.page_tokens);
+  BATON_CHECK(index < segment.pages.size(), "position {} lies outside {} pages", position, segment.pages.size());
+  const uint32_t page = segment.pages[index];
   const int token = static_cast<int>(position % options_.page_tokens);
   for (int r = 0; r < options_.layout.world(); ++r) {
     if (options_.layout.coordinates_of(r).dp_rank != segment.dp_rank) continue;
@@ -85,7 +87,7 @@ uint64_t FakeExecutor::read(const kv::Segment& segment, int64_t position) const 
 model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) {
   BATON_CHECK(submitted_ - collected_ < static_cast<uint64_t>(steps_max()), "too many steps are not collected");
   Step& step = steps_[submitted_ % 3];
-  step.plan = plan;
+  step.plan = kv::KeptPlan(plan);
   step.recipes.clear();
   step.wanted.clear();
   step.output.first_row.clear();
@@ -106,7 +108,7 @@ model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sam
 Result<model::StepOutput*> FakeExecutor::collect(model::Ticket ticket) {
   BATON_CHECK(ticket == collected_ && ticket < submitted_, "step {} is collected, the next is {}", ticket, collected_);
   Step& step = steps_[ticket % 3];
-  if (options_.before_run) options_.before_run(step.plan);
+  if (options_.before_run) options_.before_run(step.plan.plan());
   if (options_.fault) BATON_TRY(options_.fault());
   compute(step, steps_[(ticket + 2) % 3]);
   ++collected_;
@@ -115,7 +117,8 @@ Result<model::StepOutput*> FakeExecutor::collect(model::Ticket ticket) {
 
 void FakeExecutor::compute(Step& step, const Step& before) {
   std::vector<float> logits;
-  for (kv::Segment& segment : step.plan.segments) {
+  for (size_t i = 0; i < step.plan.plan().segments.size(); ++i) {
+    const kv::Segment& segment = step.plan.plan().segments[i];
     const auto count = static_cast<int64_t>(segment.tokens.size());
     const int64_t end = segment.begin + count;
     BATON_CHECK(count > 0 && segment.begin >= 0 && segment.logits_rows >= 0 && segment.logits_rows <= count);
@@ -124,13 +127,13 @@ void FakeExecutor::compute(Step& step, const Step& before) {
     if (segment.drawn_by >= 0) {
       const auto by = static_cast<size_t>(segment.drawn_by);
       const size_t row =
-          before.output.first_row.at(by) + static_cast<size_t>(before.plan.segments.at(by).logits_rows) - 1;
-      segment.tokens.back() = before.output.answers.at(row).token.id;
+          before.output.first_row.at(by) + static_cast<size_t>(before.plan.plan().segments.at(by).logits_rows) - 1;
+      step.plan.tokens(i).back() = before.output.answers.at(row).token.id;
     }
     uint64_t h = segment.begin == 0 ? kStart : read(segment, segment.begin - 1);
-    for (int64_t i = 0; i < count; ++i) {
-      h = mix(h, static_cast<uint64_t>(segment.tokens[static_cast<size_t>(i)]));
-      write(segment, segment.begin + i, h);
+    for (int64_t t = 0; t < count; ++t) {
+      h = mix(h, static_cast<uint64_t>(segment.tokens[static_cast<size_t>(t)]));
+      write(segment, segment.begin + t, h);
     }
     uint64_t summary = kStart;
     for (int64_t p = 0; p < end; ++p) {

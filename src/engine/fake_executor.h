@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "kv/plan_testing.h"
 #include "layout/layout.h"
 #include "model/executor.h"
 #include "sampling/vocabulary_sampler.h"
@@ -57,7 +58,7 @@ class FakeExecutor final : public model::Executor {
 
   // A submitted step, with copies of all that was borrowed.
   struct Step {
-    kv::StepPlan plan;
+    kv::KeptPlan plan;
     std::vector<std::shared_ptr<sampling::Recipe>> recipes;
     std::vector<sampling::RowWanted> wanted;  // of all rows
     model::StepOutput output;

@@ -69,7 +69,8 @@ void compute(const ModelConfig& config, const std::string& directory) {
   }
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < std::min<int64_t>(8, config.max_position); ++i) tokens.push_back(i % config.vocab);
-  EXPECT_TRUE(compute_logits(**executor, kv::StepPlan{{{SequenceId(1), 0, 0, tokens, {1}, -1, 1}}}, logits).ok());
+  const std::vector<uint32_t> pages = {1};
+  EXPECT_TRUE(compute_logits(**executor, kv::StepPlan{{{SequenceId(1), 0, 0, tokens, pages, -1, 1}}}, logits).ok());
 }
 
 TEST(Mutations, DamagedConfigs) {

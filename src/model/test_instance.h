@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -74,7 +75,8 @@ class TestInstance {
   [[nodiscard]] const std::optional<Error>& failure() const { return failure_; }
   [[nodiscard]] kv::Segment segment(int sequence, int64_t begin, std::vector<int32_t> tokens, int logits_rows,
                                     int dp_rank = 0) const {
-    return {SequenceId(static_cast<uint64_t>(sequence) + 1), dp_rank, begin,      std::move(tokens),
+    tokens_.push_back(std::move(tokens));
+    return {SequenceId(static_cast<uint64_t>(sequence) + 1), dp_rank, begin,      tokens_.back(),
             pages_[static_cast<size_t>(sequence)],           -1,      logits_rows};
   }
   StepLogits run(std::vector<kv::Segment> segments) {
@@ -89,6 +91,7 @@ class TestInstance {
   ExecutorOptions options_;
   ModelConfig config_;
   std::vector<std::vector<uint32_t>> pages_;
+  mutable std::deque<std::vector<int32_t>> tokens_;  // of every segment so far
   std::vector<std::vector<std::byte>> memory_;
   StepLogits logits_;
   std::unique_ptr<Executor> executor_;

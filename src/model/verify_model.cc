@@ -46,7 +46,7 @@ kv::Segment next_segment(const Run& run, int chunk_tokens) {
   s.sequence = SequenceId(static_cast<uint64_t>(run.index) + 1);
   s.dp_rank = run.dp_rank;
   s.begin = run.done;
-  s.tokens.assign(run.tokens.begin() + run.done, run.tokens.begin() + run.done + n);
+  s.tokens = std::span(run.tokens).subspan(static_cast<size_t>(run.done), static_cast<size_t>(n));
   s.pages = run.pages;
   s.logits_rows = run.done + n >= prompt ? 1 : 0;
   return s;

@@ -91,6 +91,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   s.planned = s.computed = s.cached = cached_pages * options_.page_tokens;
   s.pages = std::move(pages);
   std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
+  list_pages(s);
   s.state = s.entry == EntryMode::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
   group.active.emplace(s.id, &s);
   ++admissions_;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "kv/plan_testing.h"
 #include "scheduler/scheduler.h"
 
 namespace baton::scheduler {
@@ -54,7 +56,7 @@ class Machine {
   // One turn: checks and computes the plan, appends tokens, finishes sequences that have all theirs.
   Turn turn() {
     if (waits_) settle();
-    Turn turn = scheduler.next_turn();
+    const Turn turn = keep(scheduler.next_turn());
     waits_ = turn.waits_for_steps || turn.plan.segments.empty();
     int64_t prompt_tokens = 0;
     std::set<SequenceId> seen;
@@ -117,13 +119,12 @@ class Machine {
   // What a peer does: writes the prompt of a reserved sequence.
   void fill(SequenceId id) {
     const Sequence& s = scheduler.sequence(id);
-    kv::Segment segment;
-    segment.sequence = id;
-    segment.dp_rank = s.group;
-    segment.begin = s.computed;
-    segment.tokens.assign(s.tokens.begin() + s.computed, s.tokens.end());
-    for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
-    execute(segment, s.tokens);
+    execute({.sequence = id,
+             .dp_rank = s.group,
+             .begin = s.computed,
+             .tokens = std::span(s.tokens).subspan(static_cast<size_t>(s.computed)),
+             .pages = s.page_numbers},
+            s.tokens);
   }
   void join(SequenceId id, int32_t token) {
     scheduler.join(id, token);
@@ -136,9 +137,16 @@ class Machine {
   uint64_t stop_one_in = 0;                  // tokens are stop tokens; 0: none
 
  private:
+  // For who looks at it after the scheduler went on.
+  Turn keep(Turn turn) {
+    kept_.emplace_back(turn.plan);
+    turn.plan = kept_.back().plan();
+    return turn;
+  }
+
   uint64_t& cell(const kv::Segment& segment, int64_t position) {
     const int64_t page_tokens = scheduler.options().page_tokens;
-    const auto page = segment.pages.at(static_cast<size_t>(position / page_tokens));
+    const auto page = segment.pages[static_cast<size_t>(position / page_tokens)];
     return kv_[static_cast<size_t>(segment.dp_rank)]
               [page * static_cast<size_t>(page_tokens) + static_cast<size_t>(position % page_tokens)];
   }
@@ -149,6 +157,8 @@ class Machine {
     ASSERT_FALSE(segment.tokens.empty());
     ASSERT_EQ(segment.begin, s.planned - static_cast<int64_t>(segment.tokens.size()));
     ASSERT_LE(end, s.size());
+    ASSERT_EQ(segment.pages.size(), s.pages.size());
+    for (size_t i = 0; i < s.pages.size(); ++i) ASSERT_EQ(segment.pages[i], s.pages[i].page().value());
     ASSERT_GE(static_cast<int64_t>(segment.pages.size()) * scheduler.options().page_tokens, end);
     EXPECT_EQ(segment.logits_rows >= 1, end == s.size() || (s.logits_from >= 0 && end > s.logits_from));
     EXPECT_EQ(segment.dp_rank, s.wanted_group.value_or(segment.dp_rank));
@@ -194,6 +204,7 @@ class Machine {
   std::set<SequenceId> ended_;
   std::map<SequenceId, std::vector<int32_t>> text_;
   std::vector<std::vector<uint64_t>> kv_;  // (group, page and token)
+  std::deque<kv::KeptPlan> kept_;
   std::map<SequenceId, int> left_;
   uint64_t last_ = 0;
 };

@@ -45,11 +45,14 @@ bool Scheduler::runs(const Sequence& s) const {
   return (s.state == SequenceState::kRunning && s.left() > 0) || runs_ahead(s);
 }
 
-Turn Scheduler::next_turn() {
+const Turn& Scheduler::next_turn() {
   BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
   BATON_CHECK(planned_steps_ - completed_steps_ <= 1, "two steps are under way");
-  Turn turn;
-  ++turns_;
+  Turn& turn = turn_[++turns_ % 2];
+  turn.plan.segments.clear();
+  turn.admitted.clear();
+  turn.retracted.clear();
+  turn.waits_for_steps = false;
   admit(&turn);
   const bool running = any_runs();
   const bool prompts = any_prompt();
@@ -71,28 +74,24 @@ Turn Scheduler::next_turn() {
 void Scheduler::plan_running(Turn* turn) {
   constexpr int32_t kUnknown = -1;
   for (DpGroup& group : groups_) {
-    std::vector<SequenceId> order;
+    to_grow_.clear();
     for (const auto& [id, s] : group.active) {
-      if (runs(*s)) order.push_back(id);
+      if (runs(*s)) to_grow_.push_back(s);
     }
-    std::vector<Sequence*> ready;
-    for (const SequenceId id : order) {
-      Sequence& s = at(id);
-      if (!runs(s)) continue;  // retracted for an older one
-      const bool ahead = s.left() == 0;
+    // Who is retracted came later than the one that it is retracted for, so nobody loses pages that has a segment.
+    for (Sequence* s : to_grow_) {
+      if (!runs(*s)) continue;  // retracted for an older one
+      const bool ahead = s->left() == 0;
       if (ahead) {
-        s.tokens.push_back(kUnknown);
-        s.awaits = true;
+        s->tokens.push_back(kUnknown);
+        s->awaits = true;
       }
-      if (grow(s, turn)) {
-        ready.push_back(&s);
+      if (grow(*s, turn)) {
+        add_segment(*s, 1, &turn->plan);
       } else if (ahead) {
-        s.tokens.pop_back();
-        s.awaits = false;
+        s->tokens.pop_back();
+        s->awaits = false;
       }
-    }
-    for (Sequence* s : ready) {
-      if (s->left() > 0 && s->state != SequenceState::kWaiting) add_segment(*s, 1, &turn->plan);
     }
   }
 }
@@ -100,12 +99,15 @@ void Scheduler::plan_running(Turn* turn) {
 // Makes room for the KV of all tokens of `s`. False: `s` sits this step out, or was itself retracted.
 bool Scheduler::grow(Sequence& s, Turn* turn) {
   DpGroup& group = group_of(s);
+  if (s.size() <= static_cast<int64_t>(s.pages.size()) * options_.page_tokens) return true;
   const int64_t missing = pages_for(s.size()) - static_cast<int64_t>(s.pages.size());
-  if (missing <= 0) return true;
   for (;;) {
     auto fresh = group.memory.reserve(static_cast<int>(missing));
     if (fresh) {
-      std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
+      for (kv::PageLease& lease : *fresh) {
+        s.page_numbers.push_back(lease.page().value());
+        s.pages.push_back(std::move(lease));
+      }
       return true;
     }
     if (steps_under_way()) {
@@ -131,6 +133,7 @@ void Scheduler::retract(Sequence& s) {
   remember(s);
   group_of(s).active.erase(s.id);
   s.pages.clear();
+  s.page_numbers.clear();
   s.planned = s.computed = s.cached = 0;
   s.entry = EntryMode::kCompute;
   enqueue(s);
@@ -240,10 +243,9 @@ void Scheduler::add_segment(Sequence& s, int64_t count, kv::StepPlan* plan) {
   segment.dp_rank = s.group;
   segment.begin = s.planned;
   const int64_t end = s.planned + count;
-  segment.tokens.assign(s.tokens.begin() + s.planned, s.tokens.begin() + end);
+  segment.tokens = std::span(s.tokens).subspan(static_cast<size_t>(s.planned), static_cast<size_t>(count));
   if (s.awaits) segment.drawn_by = s.last_segment;
-  segment.pages.reserve(s.pages.size());
-  for (const kv::PageLease& lease : s.pages) segment.pages.push_back(lease.page().value());
+  segment.pages = s.page_numbers;
   segment.logits_rows = end == s.size() ? 1 : 0;
   if (s.logits_from >= 0) {
     segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.planned, s.logits_from)));
@@ -252,7 +254,7 @@ void Scheduler::add_segment(Sequence& s, int64_t count, kv::StepPlan* plan) {
   ++s.under_way;
   s.last_step = planned_steps_ + 1;
   s.last_segment = static_cast<int>(plan->segments.size());
-  plan->segments.push_back(std::move(segment));
+  plan->segments.push_back(segment);
 }
 
 }  // namespace baton::scheduler

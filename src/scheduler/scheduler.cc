@@ -149,7 +149,13 @@ void Scheduler::share(Sequence& s) {
   if (s.new_tokens_left() <= 1) return;
   auto replaced =
       group_of(s).memory.adopt(std::span(s.tokens).first(static_cast<size_t>(s.computed)), s.cache_salt, &s.pages);
+  list_pages(s);
   if (s.under_way > 0) kept_.push_back({planned_steps_, std::move(replaced)});
+}
+
+void Scheduler::list_pages(Sequence& s) {
+  s.page_numbers.clear();
+  for (const kv::PageLease& lease : s.pages) s.page_numbers.push_back(lease.page().value());
 }
 
 void Scheduler::flush_cache() {

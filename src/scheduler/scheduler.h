@@ -60,7 +60,7 @@ struct SchedulerOptions {
 };
 
 // What one call of next_turn() decided. The plan may be empty: then nothing can be computed until something is added,
-// joined, released or finished.
+// joined, released or finished. What its segments borrow is valid until the scheduler is told anything.
 struct Turn {
   kv::StepPlan plan;
   std::vector<SequenceId> admitted;   // got the pages of their prompt now; prebuilt ones may be granted
@@ -93,8 +93,9 @@ class Scheduler {
 
   // Admits and plans a step, which is under way from then on if the plan is not empty; complete() it when it was
   // computed. The next turn may come before that, once: sequences whose next token the step under way draws are planned
-  // with that token unknown (kv::Segment::drawn_by), unless it is their last in any case.
-  Turn next_turn();
+  // with that token unknown (kv::Segment::drawn_by), unless it is their last in any case. What is returned stays until
+  // the turn after the next one.
+  const Turn& next_turn();
   // The oldest step under way was computed. Sequences computed to their end wait for append() or finish() now; both
   // must come before the next turn. Sequences that have ended meanwhile are passed over.
   void complete(const kv::StepPlan& plan);
@@ -150,6 +151,7 @@ class Scheduler {
   [[nodiscard]] int64_t pages_for(int64_t tokens) const;
   void remember(const Sequence& s);
   void share(Sequence& s);
+  static void list_pages(Sequence& s);
   [[nodiscard]] bool steps_under_way() const { return completed_steps_ < planned_steps_; }
 
   // admission.cc
@@ -201,6 +203,8 @@ class Scheduler {
   uint64_t last_ticket_ = 0;
   uint64_t turns_ = 0;
   uint64_t planned_steps_ = 0, completed_steps_ = 0;
+  Turn turn_[2];                    // of even and odd turns; their storage is used again
+  std::vector<Sequence*> to_grow_;  // plan_running()'s
   // Let go of while steps were under way, which may read or write them; until so many steps are completed.
   struct KeptPages {
     uint64_t until = 0;

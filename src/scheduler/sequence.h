@@ -61,7 +61,8 @@ struct Sequence {
   int64_t logits_from = -1;
   int max_new_tokens = 1;
   std::string cache_salt;
-  std::vector<kv::PageLease> pages;  // in token order
+  std::vector<kv::PageLease> pages;    // in token order
+  std::vector<uint32_t> page_numbers;  // theirs, as plans borrow them
   bool ever_admitted = false;
   double promised_work = 0;  // its share of its group's promised work
   int priority = 0;

@@ -14,11 +14,12 @@ constexpr int kMissesMax = 64;
 
 }  // namespace
 
-// Pages that a sequence may still ask for, its prompt's excepted. The KV of the last generated token is never needed.
-int64_t Scheduler::growth_pages(const Sequence& s) const {
+// The pages that a sequence has at the most, as far as they are reserved for. The KV of the last generated token is
+// never needed.
+int64_t Scheduler::pages_at_most(const Sequence& s) const {
   const int64_t growth =
       std::min<int64_t>(std::max<int64_t>(s.new_tokens_left() - 1, 0), options_.reserved_decode_tokens);
-  return pages_for(s.size() + growth) - pages_for(s.size());
+  return pages_for(s.size() + growth);
 }
 
 // Outstanding work of a sequence that has pages. A prebuilt prompt costs nothing here.
@@ -30,14 +31,13 @@ double Scheduler::work_of(const Sequence& s) const {
 
 double Scheduler::work_of(const DpGroup& group) const {
   double work = group.promised_work;
-  for (const auto& [id, s] : group.active) work += work_of(*s);
+  for (const Sequence* s : group.active) work += work_of(*s);
   return work;
 }
 
 int Scheduler::active_count() const {
-  int count = 0;
-  for (const DpGroup& group : groups_) count += static_cast<int>(group.active.size());
-  return count;
+  return count(SequenceState::kReserved) + count(SequenceState::kComputing) + count(SequenceState::kRunning) +
+         count(SequenceState::kDone);
 }
 
 // The tokens of `s` that may come from the prefix tree: at least one is computed here, and those whose logits are
@@ -79,11 +79,7 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   std::vector<kv::PageLease> pages = group.memory.match(s.tokens, s.cache_salt, match_limit(s));
   const auto cached_pages = static_cast<int64_t>(pages.size());
   const int64_t now = pages_for(s.size()) - cached_pages;
-  int64_t worst = now + growth_pages(s);
-  for (const auto& [id, other] : group.active) {
-    worst += growth_pages(*other) + pages_for(other->size()) - static_cast<int64_t>(other->pages.size());
-  }
-  if (worst > group.memory.available()) return false;
+  if (pages_at_most(s) - cached_pages + group.owed > group.memory.available()) return false;
   auto fresh = group.memory.reserve(static_cast<int>(now));
   if (!fresh) return false;
   withdraw_promise(s);
@@ -92,8 +88,8 @@ bool Scheduler::take_pages(Sequence& s, int group_index) {
   s.pages = std::move(pages);
   std::move(fresh->begin(), fresh->end(), std::back_inserter(s.pages));
   list_pages(s);
-  s.state = s.entry == EntryMode::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing;
-  group.active.emplace(s.id, &s);
+  move_to(s, s.entry == EntryMode::kPrebuilt ? SequenceState::kReserved : SequenceState::kComputing);
+  activate(s);
   ++admissions_;
   if (!s.ever_admitted) {
     s.ever_admitted = true;
@@ -205,7 +201,7 @@ bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
   if (!options_.priorities || !options_.preemption_threshold) return false;
   Sequence* victim = nullptr;
   for (const DpGroup& group : groups_) {
-    for (const auto& [id, other] : group.active) {
+    for (Sequence* other : group.active) {
       if (other->state != SequenceState::kRunning || (s.wanted_group && *s.wanted_group != other->group)) continue;
       if (int64_t{s.priority} - other->priority < *options_.preemption_threshold) continue;
       const bool lesser = victim == nullptr || (other->priority != victim->priority ? other->priority < victim->priority

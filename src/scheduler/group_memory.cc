@@ -46,4 +46,9 @@ std::vector<kv::PageLease> GroupMemory::adopt(std::span<const int32_t> tokens, c
 
 void GroupMemory::flush() { tree_->clear(); }
 
+void GroupMemory::audit() const {
+  tree_->audit();
+  ledger_->audit();
+}
+
 }  // namespace baton::scheduler

@@ -38,6 +38,7 @@ class GroupMemory {
                                    std::vector<kv::PageLease>* pages);
   // Forgets every prefix that no sequence holds.
   void flush();
+  void audit() const;
 
  private:
   int page_tokens_;

@@ -70,6 +70,7 @@ class Machine {
     std::vector<bool> draws;
     for (const kv::Segment& segment : turn.plan.segments)
       draws.push_back(scheduler.sequence(segment.sequence).left() == 0);
+    scheduler.audit();
     if (planned) planned(turn);
     settle();
     if (!turn.plan.segments.empty()) {
@@ -99,6 +100,7 @@ class Machine {
     }
     drawn_ = drawn;
     scheduler.complete(plan);
+    scheduler.audit();
     for (const auto& [id, token] : drawn) {
       if (!ended_.contains(id)) next_token(id, token);
     }

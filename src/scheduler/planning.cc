@@ -8,18 +8,10 @@
 
 namespace baton::scheduler {
 
-bool Scheduler::any_in(SequenceState state) const {
-  for (const DpGroup& group : groups_) {
-    for (const auto& [id, s] : group.active) {
-      if (s->state == state) return true;
-    }
-  }
-  return false;
-}
-
 bool Scheduler::any_prompt() const {
+  if (count(SequenceState::kComputing) == 0) return false;
   for (const DpGroup& group : groups_) {
-    for (const auto& [id, s] : group.active) {
+    for (Sequence* s : group.active) {
       if (s->state == SequenceState::kComputing && s->left() > 0) return true;
     }
   }
@@ -28,7 +20,7 @@ bool Scheduler::any_prompt() const {
 
 bool Scheduler::any_runs() const {
   for (const DpGroup& group : groups_) {
-    for (const auto& [id, s] : group.active) {
+    for (Sequence* s : group.active) {
       if (runs(*s)) return true;
     }
   }
@@ -46,7 +38,7 @@ bool Scheduler::runs(const Sequence& s) const {
 }
 
 const Turn& Scheduler::next_turn() {
-  BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
+  BATON_CHECK(count(SequenceState::kDone) == 0, "a sequence computed to its end was neither appended to nor finished");
   BATON_CHECK(planned_steps_ - completed_steps_ <= 1, "two steps are under way");
   Turn& turn = turn_[++turns_ % 2];
   turn.plan.segments.clear();
@@ -75,7 +67,7 @@ void Scheduler::plan_running(Turn* turn) {
   constexpr int32_t kUnknown = -1;
   for (DpGroup& group : groups_) {
     to_grow_.clear();
-    for (const auto& [id, s] : group.active) {
+    for (Sequence* s : group.active) {
       if (runs(*s)) to_grow_.push_back(s);
     }
     // Who is retracted came later than the one that it is retracted for, so nobody loses pages that has a segment.
@@ -85,12 +77,14 @@ void Scheduler::plan_running(Turn* turn) {
       if (ahead) {
         s->tokens.push_back(kUnknown);
         s->awaits = true;
+        note_owed(*s);
       }
       if (grow(*s, turn)) {
         add_segment(*s, 1, &turn->plan);
       } else if (ahead) {
         s->tokens.pop_back();
         s->awaits = false;
+        note_owed(*s);
       }
     }
   }
@@ -108,6 +102,7 @@ bool Scheduler::grow(Sequence& s, Turn* turn) {
         s.page_numbers.push_back(lease.page().value());
         s.pages.push_back(std::move(lease));
       }
+      note_owed(s);
       return true;
     }
     if (steps_under_way()) {
@@ -116,7 +111,7 @@ bool Scheduler::grow(Sequence& s, Turn* turn) {
     }
     Sequence* victim = nullptr;  // the youngest that holds pages nobody else writes
     int candidates = 0;
-    for (const auto& [id, other] : group.active) {
+    for (Sequence* other : group.active) {
       if (other->state != SequenceState::kRunning && other->state != SequenceState::kComputing) continue;
       victim = other;
       ++candidates;
@@ -131,7 +126,7 @@ bool Scheduler::grow(Sequence& s, Turn* turn) {
 
 void Scheduler::retract(Sequence& s) {
   remember(s);
-  group_of(s).active.erase(s.id);
+  deactivate(s);
   s.pages.clear();
   s.page_numbers.clear();
   s.planned = s.computed = s.cached = 0;
@@ -144,10 +139,10 @@ void Scheduler::retract(Sequence& s) {
 
 void Scheduler::retract_all() {
   BATON_CHECK(!steps_under_way(), "a step is under way");
-  BATON_CHECK(!any_in(SequenceState::kDone), "a sequence computed to its end was neither appended to nor finished");
+  BATON_CHECK(count(SequenceState::kDone) == 0, "a sequence computed to its end was neither appended to nor finished");
   std::vector<Sequence*> victims;
   for (DpGroup& group : groups_) {
-    for (const auto& [id, s] : group.active) {
+    for (Sequence* s : group.active) {
       const bool computing = s->state == SequenceState::kComputing && s->entry != EntryMode::kHeld;
       if (computing || s->state == SequenceState::kRunning) victims.push_back(s);
     }
@@ -159,7 +154,7 @@ void Scheduler::retract_all() {
 std::vector<std::vector<Sequence*>> Scheduler::computing_prompts() const {
   std::vector<std::vector<Sequence*>> prompts(groups_.size());
   for (size_t g = 0; g < groups_.size(); ++g) {
-    for (const auto& [id, s] : groups_[g].active) {
+    for (Sequence* s : groups_[g].active) {
       if (s->state == SequenceState::kComputing && s->left() > 0) prompts[g].push_back(s);
     }
     std::sort(prompts[g].begin(), prompts[g].end(), [](const Sequence* a, const Sequence* b) {
@@ -205,6 +200,7 @@ std::vector<std::vector<int64_t>> Scheduler::cut_prompts(const std::vector<std::
 }
 
 void Scheduler::plan_prompts(int64_t budget, Turn* turn) {
+  if (!any_prompt()) return;
   const auto prompts = computing_prompts();
   auto counts = cut_prompts(prompts, budget);
   int64_t rows_left = options_.logits_rows_max;

@@ -20,7 +20,7 @@ void Scheduler::enqueue(Sequence& s) {
     s.ticket = ++last_ticket_;
     s.queued_at = computed_work_;
   }
-  s.state = SequenceState::kWaiting;
+  move_to(s, SequenceState::kWaiting);
   const auto place = std::upper_bound(waiting_.begin(), waiting_.end(), &s,
                                       [](const Sequence* a, const Sequence* b) { return a->ticket < b->ticket; });
   waiting_.insert(place, &s);

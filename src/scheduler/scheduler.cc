@@ -10,7 +10,8 @@ Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
   BATON_CHECK(options.dp >= 1 && options.pages_per_group >= 1 && options.page_tokens >= 1);
   BATON_CHECK(options.max_running_requests >= 1 && options.chunked_prefill_size >= 1 && options.logits_rows_max >= 1);
   for (int g = 0; g < options.dp; ++g) {
-    groups_.push_back(DpGroup{GroupMemory(options.pages_per_group, options.page_tokens, options.prefix_cache), {}, 0});
+    groups_.push_back(
+        DpGroup{GroupMemory(options.pages_per_group, options.page_tokens, options.prefix_cache), {}, 0, 0});
   }
 }
 
@@ -32,6 +33,77 @@ int64_t Scheduler::pages_for(int64_t tokens) const {
   return (tokens + options_.page_tokens - 1) / options_.page_tokens;
 }
 
+void Scheduler::move_to(Sequence& s, SequenceState state) {
+  --in_state_[static_cast<size_t>(s.state)];
+  ++in_state_[static_cast<size_t>(state)];
+  s.state = state;
+}
+
+namespace {
+
+template <typename Sequences>
+auto place_of(const Sequence& s, Sequences& oldest_first) {
+  return std::lower_bound(oldest_first.begin(), oldest_first.end(), s.id,
+                          [](const Sequence* other, SequenceId id) { return other->id < id; });
+}
+
+}  // namespace
+
+// It has pages now.
+void Scheduler::activate(Sequence& s) {
+  std::vector<Sequence*>& active = group_of(s).active;
+  active.insert(place_of(s, active), &s);
+  note_owed(s);
+}
+
+// It has none any more, if it had.
+void Scheduler::deactivate(Sequence& s) {
+  if (s.group < 0) return;
+  DpGroup& group = group_of(s);
+  const auto place = place_of(s, group.active);
+  if (place == group.active.end() || *place != &s) return;
+  group.active.erase(place);
+  group.owed -= s.owed;
+  s.owed = 0;
+}
+
+// The tokens or the pages of a sequence with pages have changed.
+void Scheduler::note_owed(Sequence& s) {
+  const int64_t owed = pages_at_most(s) - static_cast<int64_t>(s.pages.size());
+  group_of(s).owed += owed - s.owed;
+  s.owed = owed;
+}
+
+void Scheduler::audit() const {
+  std::array<int, kSequenceStates> in_state{};
+  for (const auto& [id, s] : sequences_) ++in_state[static_cast<size_t>(s.state)];
+  BATON_CHECK(in_state == in_state_, "sequences are in other states than noted");
+  size_t with_pages = 0;
+  for (const DpGroup& group : groups_) {
+    int64_t owed = 0;
+    for (size_t i = 0; i < group.active.size(); ++i) {
+      const Sequence& s = *group.active[i];
+      BATON_CHECK(i == 0 || group.active[i - 1]->id < s.id, "sequence {} is out of order", s.id);
+      BATON_CHECK(&s == &sequence(s.id) && &group == &groups_[static_cast<size_t>(s.group)] && !s.pages.empty(),
+                  "sequence {} has no pages of this group", s.id);
+      BATON_CHECK(s.owed == pages_at_most(s) - static_cast<int64_t>(s.pages.size()), "sequence {} owes {} pages", s.id,
+                  s.owed);
+      owed += s.owed;
+    }
+    BATON_CHECK(owed == group.owed, "{} pages may be asked for, noted {}", owed, group.owed);
+    with_pages += group.active.size();
+    group.memory.audit();
+  }
+  for (const auto& [id, s] : sequences_) {
+    if (s.pages.empty()) BATON_CHECK(s.owed == 0, "sequence {} has no pages and owes {}", id, s.owed);
+    with_pages -= s.pages.empty() ? 0 : 1;
+    BATON_CHECK(s.page_numbers.size() == s.pages.size(), "sequence {} has other pages than listed", id);
+    for (size_t i = 0; i < s.pages.size(); ++i)
+      BATON_CHECK(s.pages[i].page().value() == s.page_numbers[i], "sequence {} has other pages than listed", id);
+  }
+  BATON_CHECK(with_pages == 0, "sequences with pages are not listed");
+}
+
 void Scheduler::add(NewSequence fresh) {
   BATON_CHECK(fresh.id > last_id_, "sequence {} after {}", fresh.id, last_id_);
   const auto prompt_tokens = static_cast<int64_t>(fresh.prompt.size());
@@ -41,6 +113,7 @@ void Scheduler::add(NewSequence fresh) {
   BATON_CHECK(!fresh.dp_rank || (*fresh.dp_rank >= 0 && *fresh.dp_rank < options_.dp), "group of {}", options_.dp);
   last_id_ = fresh.id;
   Sequence& s = sequences_[fresh.id];
+  ++in_state_[static_cast<size_t>(s.state)];
   s.id = fresh.id;
   s.entry = fresh.entry;
   s.wanted_group = fresh.dp_rank;
@@ -57,7 +130,7 @@ void Scheduler::add(NewSequence fresh) {
     group_of(s).promised_work += s.promised_work;
   }
   if (s.entry == EntryMode::kHeld) {
-    s.state = SequenceState::kHeld;
+    move_to(s, SequenceState::kHeld);
   } else {
     enqueue(s);
   }
@@ -79,7 +152,8 @@ void Scheduler::join(SequenceId id, int32_t first_token) {
   s.computed = s.planned = s.size();
   share(s);
   s.tokens.push_back(first_token);
-  s.state = SequenceState::kRunning;
+  note_owed(s);
+  move_to(s, SequenceState::kRunning);
 }
 
 void Scheduler::complete(const kv::StepPlan& plan) {
@@ -98,7 +172,7 @@ void Scheduler::complete(const kv::StepPlan& plan) {
     --s.under_way;
     if (s.computed < s.size() - (s.awaits ? 1 : 0)) continue;
     if (s.state == SequenceState::kComputing) share(s);
-    s.state = s.awaits ? SequenceState::kRunning : SequenceState::kDone;
+    move_to(s, s.awaits ? SequenceState::kRunning : SequenceState::kDone);
   }
 }
 
@@ -117,14 +191,15 @@ void Scheduler::append(SequenceId id, int32_t token) {
     return;
   }
   s.tokens.push_back(token);
-  s.state = SequenceState::kRunning;
+  note_owed(s);
+  move_to(s, SequenceState::kRunning);
 }
 
 std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
   Sequence& s = at(id);
   if (s.state == SequenceState::kWaiting) std::erase(waiting_, &s);
   withdraw_promise(s);
-  if (s.group >= 0) group_of(s).active.erase(id);
+  deactivate(s);
   // A reserved sequence's pages hold nothing yet, or something half written.
   if (s.state != SequenceState::kReserved) remember(s);
   if (s.under_way > 0) {
@@ -133,6 +208,7 @@ std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
     for (const kv::PageLease& lease : s.pages) kept.pages.push_back(lease.share());
   }
   std::vector<kv::PageLease> pages = std::move(s.pages);
+  --in_state_[static_cast<size_t>(s.state)];
   sequences_.erase(id);
   return pages;
 }
@@ -164,25 +240,15 @@ void Scheduler::flush_cache() {
 
 SchedulerCounts Scheduler::counts() const {
   SchedulerCounts counts;
-  for (const auto& [id, s] : sequences_) {
-    switch (s.state) {
-      case SequenceState::kHeld:
-        ++counts.held;
-        break;
-      case SequenceState::kWaiting:
-        ++counts.waiting;
-        break;
-      case SequenceState::kReserved:
-        ++counts.reserved;
-        break;
-      case SequenceState::kComputing:
-        ++counts.computing;
-        break;
-      case SequenceState::kRunning:
-      case SequenceState::kDone:
-        ++counts.running;
-        counts.running_tokens += s.size();
-        break;
+  counts.held = count(SequenceState::kHeld);
+  counts.waiting = count(SequenceState::kWaiting);
+  counts.reserved = count(SequenceState::kReserved);
+  counts.computing = count(SequenceState::kComputing);
+  counts.running = count(SequenceState::kRunning) + count(SequenceState::kDone);
+  for (const DpGroup& group : groups_) {
+    for (const Sequence* s : group.active) {
+      const bool runs = s->state == SequenceState::kRunning || s->state == SequenceState::kDone;
+      if (runs) counts.running_tokens += s->size();
     }
   }
   counts.prompt_tokens = prompt_tokens_;

@@ -22,10 +22,11 @@
 // The other policies order the queue, compute one prompt after another, and heed the bound on admission.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "kv/step_plan.h"
@@ -134,12 +135,15 @@ class Scheduler {
   [[nodiscard]] const SchedulerOptions& options() const { return options_; }
   // Drops every cached prefix that no sequence holds.
   void flush_cache();
+  // Recounts what is kept beside the sequences. O(pages and tokens), for tests.
+  void audit() const;
 
  private:
   struct DpGroup {
     GroupMemory memory;
-    std::map<SequenceId, Sequence*> active;  // those with pages, oldest first
-    double promised_work = 0;                // of sequences bound to this group that have no pages yet
+    std::vector<Sequence*> active;  // those with pages, oldest first
+    int64_t owed = 0;               // theirs
+    double promised_work = 0;       // of sequences bound to this group that have no pages yet
   };
   // kNotYet: the step is full without it, or it would pass another too far. kNoRoom: no pages or no sequence is free.
   enum class Trial : uint8_t { kAdmitted, kNotYet, kNoRoom };
@@ -149,13 +153,18 @@ class Scheduler {
   Sequence& at(SequenceId id);
   [[nodiscard]] DpGroup& group_of(const Sequence& s) { return groups_[static_cast<size_t>(s.group)]; }
   [[nodiscard]] int64_t pages_for(int64_t tokens) const;
+  [[nodiscard]] int count(SequenceState state) const { return in_state_[static_cast<size_t>(state)]; }
+  void move_to(Sequence& s, SequenceState state);
+  void activate(Sequence& s);
+  void deactivate(Sequence& s);
+  void note_owed(Sequence& s);
   void remember(const Sequence& s);
   void share(Sequence& s);
   static void list_pages(Sequence& s);
   [[nodiscard]] bool steps_under_way() const { return completed_steps_ < planned_steps_; }
 
   // admission.cc
-  [[nodiscard]] int64_t growth_pages(const Sequence& s) const;
+  [[nodiscard]] int64_t pages_at_most(const Sequence& s) const;
   [[nodiscard]] double work_of(const Sequence& s) const;
   [[nodiscard]] double work_of(const DpGroup& group) const;
   [[nodiscard]] int active_count() const;
@@ -181,7 +190,6 @@ class Scheduler {
   [[nodiscard]] std::vector<Sequence*> queue_order() const;
 
   // planning.cc
-  [[nodiscard]] bool any_in(SequenceState state) const;
   [[nodiscard]] bool any_prompt() const;
   [[nodiscard]] bool any_runs() const;
   [[nodiscard]] bool runs_ahead(const Sequence& s) const;
@@ -198,8 +206,9 @@ class Scheduler {
 
   const SchedulerOptions options_;
   std::vector<DpGroup> groups_;
-  std::map<SequenceId, Sequence> sequences_;
-  std::vector<Sequence*> waiting_;  // by ticket
+  std::unordered_map<SequenceId, Sequence> sequences_;
+  std::array<int, kSequenceStates> in_state_{};  // how many of them
+  std::vector<Sequence*> waiting_;               // by ticket
   uint64_t last_ticket_ = 0;
   uint64_t turns_ = 0;
   uint64_t planned_steps_ = 0, completed_steps_ = 0;

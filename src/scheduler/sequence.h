@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -41,6 +42,7 @@ enum class SequenceState : uint8_t {
   kRunning,    // one token a step
   kDone,       // computed to the end, waits for append() or finish()
 };
+inline constexpr size_t kSequenceStates = 6;
 
 struct Sequence {
   SequenceId id;
@@ -63,6 +65,7 @@ struct Sequence {
   std::string cache_salt;
   std::vector<kv::PageLease> pages;    // in token order
   std::vector<uint32_t> page_numbers;  // theirs, as plans borrow them
+  int64_t owed = 0;                    // pages that it may still ask for; 0 without pages
   bool ever_admitted = false;
   double promised_work = 0;  // its share of its group's promised work
   int priority = 0;

@@ -220,8 +220,27 @@ bool Scheduler::preempt_for(const Sequence& s, Round* round, Turn* turn) {
   return true;
 }
 
+// Whether a round would admit nobody, because the last one did and nothing is different: the queue, who runs, how much
+// of the prompts is left. A request that found no room finds none as long as no group has more spare pages, whatever is
+// evicted meanwhile: running sequences only use what they owed. Not known where the order of the queue changes by
+// itself.
+bool Scheduler::is_blocked() const {
+  const QueuePolicy policy = options_.policy;
+  const bool order_stays =
+      policy != QueuePolicy::kRandom && policy != QueuePolicy::kLongestPrefix && policy != QueuePolicy::kShortestPrompt;
+  return order_stays && blocked_at_ == changes_ &&
+         std::all_of(groups_.begin(), groups_.end(),
+                     [](const DpGroup& group) { return spare_pages(group) <= group.spare_at_block; });
+}
+
+void Scheduler::note_blocked() {
+  blocked_at_ = changes_;
+  for (DpGroup& group : groups_) group.spare_at_block = spare_pages(group);
+}
+
 void Scheduler::admit(Turn* turn) {
-  if (waiting_.empty() || admissions_held_) return;
+  if (waiting_.empty() || admissions_held_ || is_blocked()) return;
+  ++admission_rounds_;
   Round round = begin_round();
   for (Sequence* s : queue_order()) {
     if (round.all_closed() || round.misses_left <= 0) break;
@@ -236,6 +255,7 @@ void Scheduler::admit(Turn* turn) {
     }
   }
   std::erase_if(waiting_, [](const Sequence* s) { return s->state != SequenceState::kWaiting; });
+  if (turn->admitted.empty() && turn->retracted.empty() && !turn->waits_for_steps) note_blocked();
 }
 
 }  // namespace baton::scheduler

@@ -135,5 +135,42 @@ TEST(Admission, AnAbortedPrebuiltSequenceLeavesNothingInTheTree) {
   EXPECT_EQ(m.scheduler.ledger(0).counts().cached, 0);
 }
 
+// A request that finds no room is not tried again until something that matters is different.
+TEST(Admission, ABlockedQueueIsTriedAgainWhenPagesComeBack) {
+  for (const bool kept : {false, true}) {
+    Machine m(small(16));
+    m.add(prompt_of(24), 30);                               // 6 pages, and 2 for 8 tokens; it grows all the time
+    const SequenceId other = m.add(prompt_of(16, 100), 8);  // 4, and 2
+    m.turn();
+    m.turn();
+    const SequenceId blocked = m.add(prompt_of(20, 200), 4);
+    const auto turns_and_rounds = [&m](int turns) {
+      const uint64_t before = m.scheduler.counts().admission_rounds;
+      for (int i = 0; i < turns; ++i) m.turn();
+      return m.scheduler.counts().admission_rounds - before;
+    };
+    turns_and_rounds(2);
+    ASSERT_EQ(m.scheduler.counts().waiting, 1);
+    EXPECT_EQ(turns_and_rounds(3), 0u);
+    auto pages = m.finish(other);  // which a peer may still read
+    if (!kept) pages.clear();
+    EXPECT_EQ(turns_and_rounds(1), 1u);
+    EXPECT_EQ(m.scheduler.counts().waiting, kept ? 1 : 0);
+    if (!kept) continue;
+    EXPECT_EQ(turns_and_rounds(2), 0u);
+    pages.clear();
+    m.turn();
+    EXPECT_EQ(m.scheduler.sequence(blocked).state, SequenceState::kComputing);
+  }
+}
+
+// What is computed of prompts makes room in the next step for more of them.
+TEST(Admission, ABlockedQueueIsTriedAgainAsPromptsAreComputed) {
+  Machine m(small(64));
+  const SequenceId first = m.add(prompt_of(40), 2), second = m.add(prompt_of(48, 100), 2);
+  while (m.scheduler.sequence(second).state == SequenceState::kWaiting) ASSERT_FALSE(m.turn().plan.segments.empty());
+  EXPECT_FALSE(m.ended(first)) << "its last chunk leaves room in the step";
+}
+
 }  // namespace
 }  // namespace baton::scheduler

@@ -246,6 +246,7 @@ void Scheduler::add_segment(Sequence& s, int64_t count, kv::StepPlan* plan) {
   if (s.logits_from >= 0) {
     segment.logits_rows = std::max(segment.logits_rows, static_cast<int>(end - std::max(s.planned, s.logits_from)));
   }
+  if (s.state == SequenceState::kComputing) ++changes_;
   s.planned = end;
   ++s.under_way;
   s.last_step = planned_steps_ + 1;

@@ -21,6 +21,7 @@ void Scheduler::enqueue(Sequence& s) {
     s.queued_at = computed_work_;
   }
   move_to(s, SequenceState::kWaiting);
+  ++changes_;
   const auto place = std::upper_bound(waiting_.begin(), waiting_.end(), &s,
                                       [](const Sequence* a, const Sequence* b) { return a->ticket < b->ticket; });
   waiting_.insert(place, &s);

@@ -154,6 +154,7 @@ void Scheduler::join(SequenceId id, int32_t first_token) {
   s.tokens.push_back(first_token);
   note_owed(s);
   move_to(s, SequenceState::kRunning);
+  ++changes_;
 }
 
 void Scheduler::complete(const kv::StepPlan& plan) {
@@ -167,7 +168,10 @@ void Scheduler::complete(const kv::StepPlan& plan) {
     BATON_CHECK(s.computed == segment.begin && s.under_way > 0, "sequence {} is at {}, the segment at {}", s.id,
                 s.computed, segment.begin);
     const auto count = static_cast<int64_t>(segment.tokens.size());
-    if (s.state == SequenceState::kComputing) computed_work_ += options_.cost.chunk(s.computed, count);
+    if (s.state == SequenceState::kComputing) {
+      computed_work_ += options_.cost.chunk(s.computed, count);
+      ++changes_;
+    }
     s.computed += count;
     --s.under_way;
     if (s.computed < s.size() - (s.awaits ? 1 : 0)) continue;
@@ -200,6 +204,7 @@ std::vector<kv::PageLease> Scheduler::finish(SequenceId id) {
   if (s.state == SequenceState::kWaiting) std::erase(waiting_, &s);
   withdraw_promise(s);
   deactivate(s);
+  ++changes_;
   // A reserved sequence's pages hold nothing yet, or something half written.
   if (s.state != SequenceState::kReserved) remember(s);
   if (s.under_way > 0) {
@@ -254,6 +259,7 @@ SchedulerCounts Scheduler::counts() const {
   counts.prompt_tokens = prompt_tokens_;
   counts.cached_tokens = cached_tokens_;
   counts.retractions = retractions_;
+  counts.admission_rounds = admission_rounds_;
   counts.retracted_prompt_tokens = retracted_prompt_tokens_;
   counts.retracted_new_tokens = retracted_new_tokens_;
   return counts;

@@ -74,6 +74,7 @@ struct SchedulerCounts {
   int held = 0, waiting = 0, reserved = 0, computing = 0, running = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0;  // of first admissions since the start
   uint64_t retractions = 0;
+  uint64_t admission_rounds = 0;                                   // turns that went through the queue
   uint64_t retracted_prompt_tokens = 0, retracted_new_tokens = 0;  // whose KV was given up
   int64_t running_tokens = 0;                                      // the lengths of what runs
 };
@@ -144,6 +145,7 @@ class Scheduler {
     std::vector<Sequence*> active;  // those with pages, oldest first
     int64_t owed = 0;               // theirs
     double promised_work = 0;       // of sequences bound to this group that have no pages yet
+    int64_t spare_at_block = 0;     // its spare pages when admission was found blocked
   };
   // kNotYet: the step is full without it, or it would pass another too far. kNoRoom: no pages or no sequence is free.
   enum class Trial : uint8_t { kAdmitted, kNotYet, kNoRoom };
@@ -178,6 +180,9 @@ class Scheduler {
   void skip(const Sequence& s, Trial why, Round* round) const;
   void note_admission(const Sequence& s, Round* round);
   bool preempt_for(const Sequence& s, Round* round, Turn* turn);
+  [[nodiscard]] static int64_t spare_pages(const DpGroup& group) { return group.memory.available() - group.owed; }
+  [[nodiscard]] bool is_blocked() const;
+  void note_blocked();
   void admit(Turn* turn);
 
   // queue_order.cc
@@ -209,6 +214,8 @@ class Scheduler {
   std::unordered_map<SequenceId, Sequence> sequences_;
   std::array<int, kSequenceStates> in_state_{};  // how many of them
   std::vector<Sequence*> waiting_;               // by ticket
+  // Raised by all that may let a request be admitted but pages that become available. Nobody could be at blocked_at_.
+  uint64_t changes_ = 1, blocked_at_ = 0, admission_rounds_ = 0;
   uint64_t last_ticket_ = 0;
   uint64_t turns_ = 0;
   uint64_t planned_steps_ = 0, completed_steps_ = 0;

@@ -23,7 +23,7 @@ constexpr Compute kComputes[] = {Compute::kF32, Compute::kBF16};
 void fill(const TestPool& pool, const KvShape& shape, int64_t tokens) {
   const auto k = random_floats(tokens * shape.heads * shape.k_dim, 11),
              v = random_floats(tokens * shape.heads * shape.v_dim, 12);
-  write_kv(pool.view(), 0, tokens, shape.heads, k.data(), int64_t{shape.heads} * shape.k_dim, v.data(),
+  write_kv(pool.view(), one_sequence(0, tokens), shape.heads, k.data(), int64_t{shape.heads} * shape.k_dim, v.data(),
            int64_t{shape.heads} * shape.v_dim);
 }
 
@@ -44,12 +44,13 @@ void expect_gqa(const GqaCase& c) {
   auto q = random_floats(c.m * stride, 13);
   for (float& x : q) x *= 4;  // scores far enough apart that the running maximum moves
   std::vector<float> expected(c.m * heads * c.v_dim), actual(expected.size());
-  gqa_attention_ref(q.data(), stride, c.begin, c.m, heads, c.kv_head_of.data(), pool.view(), 0.3f, expected.data());
+  gqa_attention_ref(q.data(), stride, one_sequence(c.begin, c.m), heads, c.kv_head_of.data(), pool.view(), 0.3f,
+                    expected.data());
   for (const Compute compute : kComputes) {
     SCOPED_TRACE(fmt::format("page {} {} k {} v {} heads {} begin {} m {} {}", c.page_tokens,
                              tensor::dtype_name(c.dtype), c.k_dim, c.v_dim, heads, c.begin, c.m,
                              compute == Compute::kF32 ? "f32" : "bf16"));
-    gqa_attention(q.data(), stride, c.begin, c.m, heads, c.kv_head_of.data(), pool.view(), 0.3f, compute,
+    gqa_attention(q.data(), stride, one_sequence(c.begin, c.m), heads, c.kv_head_of.data(), pool.view(), 0.3f, compute,
                   actual.data());
     expect_close(actual, expected, tolerance(compute) * (c.k_dim > 100 ? 2 : 1));
   }
@@ -92,11 +93,11 @@ TEST(MlaAttention, EqualsReferenceOnEveryTarget) {
       fill(pool, shape, c.begin + c.m);
       auto q = random_floats(c.m * c.heads * shape.k_dim, 14);
       std::vector<float> expected(c.m * c.heads * c.lora), actual(expected.size());
-      mla_attention_ref(q.data(), c.begin, c.m, c.heads, c.lora, pool.view(), 0.5f, expected.data());
+      mla_attention_ref(q.data(), one_sequence(c.begin, c.m), c.heads, c.lora, pool.view(), 0.5f, expected.data());
       for (const Compute compute : kComputes) {
         SCOPED_TRACE(fmt::format("page {} heads {} lora {} rope {} begin {} m {} {}", c.page_tokens, c.heads, c.lora,
                                  c.rope, c.begin, c.m, compute == Compute::kF32 ? "f32" : "bf16"));
-        mla_attention(q.data(), c.begin, c.m, c.heads, c.lora, pool.view(), 0.5f, compute, actual.data());
+        mla_attention(q.data(), one_sequence(c.begin, c.m), c.heads, c.lora, pool.view(), 0.5f, compute, actual.data());
         expect_close(actual, expected, tolerance(compute) * (c.lora > 100 ? 2 : 1));
       }
     }
@@ -164,11 +165,99 @@ TEST(GqaAttention, ChunksGiveTheSameBits) {
   const auto q = random_floats(m * 64, 18);
   for (const Compute compute : kComputes) {
     std::vector<float> whole(m * 64), cut(m * 64);
-    gqa_attention(q.data(), 64, 0, m, 2, heads.data(), pool.view(), 0.2f, compute, whole.data());
+    gqa_attention(q.data(), 64, one_sequence(0, m), 2, heads.data(), pool.view(), 0.2f, compute, whole.data());
     for (int64_t at = 0, n = 2; at < m; at += n, n = std::min<int64_t>(n + 7, m - at))
-      gqa_attention(q.data() + at * 64, 64, at, n, 2, heads.data(), pool.view(), 0.2f, compute, cut.data() + at * 64);
+      gqa_attention(q.data() + at * 64, 64, one_sequence(at, n), 2, heads.data(), pool.view(), 0.2f, compute,
+                    cut.data() + at * 64);
     EXPECT_EQ(whole, cut);
   }
+}
+
+// Sequences of a batch, one after another in rows and in the block table; some decode, some prefill.
+struct Batch {
+  explicit Batch(int page_tokens) {
+    const std::pair<int64_t, int64_t> begin_and_tokens[] = {{70, 1}, {0, 90}, {0, 1}, {129, 3}, {64, 1}, {500, 1}};
+    for (const auto& [begin, tokens] : begin_and_tokens) {
+      sequences.push_back({rows, begin, tokens, pages});
+      rows += tokens;
+      pages += (begin + tokens + page_tokens - 1) / page_tokens;
+    }
+  }
+  std::vector<PagedRows> sequences;
+  int64_t rows = 0, pages = 0;
+};
+
+TEST(GqaAttention, ABatchEqualsTheReferenceAndItsSequencesAlone) {
+  const Batch batch(16);
+  const KvShape shape{16, 2, 32, 32, DType::kBF16};
+  const TestPool pool(shape, batch.pages * 16);
+  fill(pool, shape, batch.pages * 16);
+  const std::vector<int> heads = {0, 0, 0, 1, 1, 1};
+  const int64_t width = 6 * 32, stride = width + 5;
+  const auto q = random_floats(batch.rows * stride, 20);
+  std::vector<float> expected(batch.rows * width);
+  gqa_attention_ref(q.data(), stride, batch.sequences, 6, heads.data(), pool.view(), 0.2f, expected.data());
+  for (const Compute compute : kComputes)
+    for (const int threads : {1, 3}) {
+      std::vector<float> together(expected.size()), alone(expected.size());
+      set_gemm_threads(threads);
+      gqa_attention(q.data(), stride, batch.sequences, 6, heads.data(), pool.view(), 0.2f, compute, together.data());
+      set_gemm_threads(1);
+      for (const PagedRows& s : batch.sequences)
+        gqa_attention(q.data(), stride, {&s, 1}, 6, heads.data(), pool.view(), 0.2f, compute, alone.data());
+      EXPECT_EQ(together, alone);
+      expect_close(together, expected, tolerance(compute));
+    }
+}
+
+TEST(MlaAttention, ABatchEqualsTheReferenceAndItsSequencesAlone) {
+  const Batch batch(16);
+  const KvShape shape{16, 1, 48 + 16, 0, DType::kBF16};
+  const TestPool pool(shape, batch.pages * 16);
+  fill(pool, shape, batch.pages * 16);
+  const auto q = random_floats(batch.rows * 5 * 64, 21);
+  std::vector<float> expected(batch.rows * 5 * 48);
+  mla_attention_ref(q.data(), batch.sequences, 5, 48, pool.view(), 0.2f, expected.data());
+  for (const Compute compute : kComputes)
+    for (const int threads : {1, 3}) {
+      std::vector<float> together(expected.size()), alone(expected.size());
+      set_gemm_threads(threads);
+      mla_attention(q.data(), batch.sequences, 5, 48, pool.view(), 0.2f, compute, together.data());
+      set_gemm_threads(1);
+      for (const PagedRows& s : batch.sequences)
+        mla_attention(q.data(), {&s, 1}, 5, 48, pool.view(), 0.2f, compute, alone.data());
+      EXPECT_EQ(together, alone);
+      expect_close(together, expected, tolerance(compute));
+    }
+}
+
+TEST(MlaExpandedAttention, ABatchEqualsTheReference) {
+  const Batch batch(16);
+  constexpr int kHeads = 3, kNope = 24, kRope = 8, kV = 20, kLora = 40;
+  const KvShape shape{16, 1, kLora + kRope, 0, DType::kBF16};
+  const TestPool pool(shape, batch.pages * 16);
+  fill(pool, shape, batch.pages * 16);
+  const auto q = random_floats(batch.rows * kHeads * (kNope + kRope), 22);
+  const auto key = random_floats(kHeads * kNope * kLora, 23), value = random_floats(kHeads * kV * kLora, 24);
+  std::vector<float> expected(batch.rows * kHeads * kV), actual(expected.size());
+  mla_expanded_attention_ref(q.data(), batch.sequences, key.data(), value.data(), kHeads, kNope, kRope, kV, pool.view(),
+                             0.1f, expected.data());
+  for_each_target([&] {
+    for (const Compute compute : kComputes) {
+      const Linear key_up(key, kHeads * kNope, kLora, compute), value_up(value, kHeads * kV, kLora, compute);
+      const MlaExpansion up{&key_up, &value_up, kHeads, kNope, kRope, kV};
+      mla_expanded_attention(q.data(), batch.sequences, up, pool.view(), 0.1f, compute, actual.data());
+      expect_close(actual, expected, tolerance(compute) * 2);
+    }
+  });
+}
+
+TEST(CopyColumns, LeavesTheRestAlone) {
+  const float x[] = {1, 2, 3, 4, 5, 6};
+  float y[] = {0, 0, 0, 0, 0, 0, 0, 0};
+  copy_columns(x, 3, 2, 2, y + 1, 4);
+  const float expected[] = {0, 1, 2, 0, 0, 4, 5, 0};
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(y[i], expected[i]) << i;
 }
 
 TEST(GqaAttention, ManyThreadsAtOnce) {
@@ -184,12 +273,13 @@ TEST(GqaAttention, ManyThreadsAtOnce) {
   for (auto& out : results)
     threads.emplace_back([&] {
       for (int i = 0; i < 10; ++i)
-        gqa_attention(q.data(), 128, begin, m, 4, heads.data(), pool.view(), 0.2f, Compute::kF32, out.data());
+        gqa_attention(q.data(), 128, one_sequence(begin, m), 4, heads.data(), pool.view(), 0.2f, Compute::kF32,
+                      out.data());
     });
   for (std::thread& thread : threads) thread.join();
   for (const auto& out : results) EXPECT_EQ(out, results[0]);
   std::vector<float> expected(m * 128);
-  gqa_attention_ref(q.data(), 128, begin, m, 4, heads.data(), pool.view(), 0.2f, expected.data());
+  gqa_attention_ref(q.data(), 128, one_sequence(begin, m), 4, heads.data(), pool.view(), 0.2f, expected.data());
   expect_close(results[0], expected, 1e-5);
 }
 

@@ -67,6 +67,9 @@ void rope_half(float* x, int64_t m, int64_t row_stride, int heads, int64_t head_
 // y (m, n) = silu(gate) * up with gate and up the two halves of each row of gate_up (m, 2n).
 void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y);
 
+// y (m, n) = x (m, n), rows apart by the strides.
+void copy_columns(const float* x, int64_t x_stride, int64_t m, int64_t n, float* y, int64_t y_stride);
+
 // y[i] += a * x[i]
 void axpy(int64_t n, float a, const float* x, float* y);
 
@@ -74,30 +77,40 @@ void axpy(int64_t n, float a, const float* x, float* y);
 // alone. Elements of a row have numbers below 2^32.
 void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float* out);
 
-// Stores rows of K and V for tokens [begin, begin + m) of the sequence. k: (m, heads, k_dim), v: (m, heads, v_dim) or
-// null when v_dim is 0; row strides in floats. Values are rounded to kv.dtype.
-void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
+// Stores the K and V of every sequence's new tokens. k: (rows, heads, k_dim), v: (rows, heads, v_dim) or null when
+// v_dim is 0; row strides in floats. Values are rounded to kv.dtype.
+void write_kv(const PagedKv& kv, std::span<const PagedRows> sequences, int heads, const float* k, int64_t k_row_stride,
               const float* v, int64_t v_row_stride);
 
 // Reads K (and V if v_dim > 0) rows of tokens [begin, begin + m) of local kv head `head` as float32: k (m, k_dim), v
 // (m, v_dim).
 void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v);
 
-// Causal attention of m query tokens at positions [begin, begin + m) over the sequence's KV [0, begin + m), which is
-// already stored. q: (m, q_heads, k_dim), row stride in floats. Query head j reads local kv head kv_head_of[j]. out:
-// (m, q_heads, v_dim) dense. Softmax of scale * q.k in float32, single pass over pages (Dao et al. 2022). compute kBF16
-// may round q and the probabilities.
-void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
-                   const PagedKv& kv, float scale, Compute compute, float* out);
+// Causal attention of every sequence's new tokens over its KV, theirs included, which is already stored. q: (rows,
+// q_heads, k_dim), row stride in floats. Query head j reads local kv head kv_head_of[j]. out: (rows, q_heads, v_dim)
+// dense. Softmax of scale * q.k in float32, single pass over pages (Dao et al. 2022). compute kBF16 may round q and the
+// probabilities. A row of out has the same bits whatever else is in the batch.
+void gqa_attention(const float* q, int64_t q_row_stride, std::span<const PagedRows> sequences, int q_heads,
+                   const int* kv_head_of, const PagedKv& kv, float scale, Compute compute, float* out);
 
 // MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K, whose
-// kv.k_dim values are `lora` and then the rope part; V is the first `lora` of them. q: (m, heads, kv.k_dim) dense. out:
-// (m, heads, lora) dense.
-void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
-                   Compute compute, float* out);
+// kv.k_dim values are `lora` and then the rope part; V is the first `lora` of them. q: (rows, heads, kv.k_dim) dense.
+// out: (rows, heads, lora) dense.
+void mla_attention(const float* q, std::span<const PagedRows> sequences, int heads, int lora, const PagedKv& kv,
+                   float scale, Compute compute, float* out);
 
-// Causal attention over K and V that lie dense in float32 (used by MLA in prefill after expanding the latents of a
-// block of the context). Call it for each block of the context with the same running state, then call
+// MLA, expanded (used in prefill): keys and values of every head are made of the cached latents.
+struct MlaExpansion {
+  const Linear* key = nullptr;    // (heads * nope, lora)
+  const Linear* value = nullptr;  // (heads * v_dim, lora)
+  int heads = 0, nope = 0, rope = 0, v_dim = 0;
+};
+// kv is as in mla_attention(). q: (rows, heads, nope + rope) dense. out: (rows, heads, v_dim) dense.
+void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const MlaExpansion& up,
+                            const PagedKv& kv, float scale, Compute compute, float* out);
+
+// Causal attention over K and V that lie dense in float32 (what mla_expanded_attention() does with a block of the
+// context). Call it for each block of the context with the same running state, then call
 // attention_finish().
 //
 // q: (m, heads, qk_dim) dense, the queries of positions [begin, begin + m). The block is the context's tokens

@@ -2,6 +2,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -96,7 +97,8 @@ struct PoolOfOne {
     std::iota(pages.begin(), pages.end(), 0U);
     kv.pages = pages.data();
     const auto k = normal_floats(tokens * heads * k_dim), v = normal_floats(tokens * heads * v_dim);
-    write_kv(kv, 0, tokens, heads, k.data(), int64_t{heads} * k_dim, v.data(), int64_t{heads} * v_dim);
+    write_kv(kv, std::array{PagedRows{.tokens = tokens}}, heads, k.data(), int64_t{heads} * k_dim, v.data(),
+             int64_t{heads} * v_dim);
   }
   std::vector<uint32_t> pages;
   std::vector<std::byte> bytes;
@@ -120,8 +122,8 @@ void gqa(benchmark::State& state) {
   const auto q = normal_floats(m * q_heads * dim);
   std::vector<float> out(q.size());
   for (auto _ : state) {
-    gqa_attention(q.data(), int64_t{q_heads} * dim, context - m, m, q_heads, kv_head_of.data(), pool.kv, 0.1f, compute,
-                  out.data());
+    gqa_attention(q.data(), int64_t{q_heads} * dim, std::array{PagedRows{.begin = context - m, .tokens = m}}, q_heads,
+                  kv_head_of.data(), pool.kv, 0.1f, compute, out.data());
     benchmark::DoNotOptimize(out.data());
   }
   set_gflops(state, 4.0 * dim * q_heads * causal_pairs(context, m));
@@ -141,7 +143,8 @@ void mla(benchmark::State& state) {
   const auto q = normal_floats(m * heads * 576);
   std::vector<float> out(static_cast<size_t>(m * heads * 512));
   for (auto _ : state) {
-    mla_attention(q.data(), context - m, m, heads, 512, pool.kv, 0.1f, compute, out.data());
+    mla_attention(q.data(), std::array{PagedRows{.begin = context - m, .tokens = m}}, heads, 512, pool.kv, 0.1f,
+                  compute, out.data());
     benchmark::DoNotOptimize(out.data());
   }
   set_gflops(state, 2.0 * (576 + 512) * heads * causal_pairs(context, m));

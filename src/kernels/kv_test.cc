@@ -17,8 +17,9 @@ TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
           const int64_t begin = 5, m = 70, k_stride = 3 * k_dim + 2, v_stride = 3 * v_dim + 1;
           const auto k = random_floats(m * k_stride, 1), v = random_floats(m * v_stride, 2);
           TestPool expected(shape, begin + m), actual(shape, begin + m);
-          write_kv_ref(expected.view(), begin, m, 3, k.data(), k_stride, v.data(), v_stride);
-          write_kv(actual.view(), begin, m, 3, k.data(), k_stride, v_dim > 0 ? v.data() : nullptr, v_stride);
+          write_kv_ref(expected.view(), one_sequence(begin, m), 3, k.data(), k_stride, v.data(), v_stride);
+          write_kv(actual.view(), one_sequence(begin, m), 3, k.data(), k_stride, v_dim > 0 ? v.data() : nullptr,
+                   v_stride);
           ASSERT_EQ(actual.bytes(), expected.bytes());
 
           std::vector<float> k_back(m * k_dim), v_back(m * v_dim), k_ref(m * k_dim), v_ref(m * v_dim);
@@ -30,6 +31,22 @@ TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
             ASSERT_EQ(k_back[0], k[2 * k_dim]);
           }
         }
+  });
+}
+
+TEST(Kv, SequencesOfABatchGoToTheirOwnPages) {
+  for_each_target([] {
+    const KvShape shape{16, 3, 24, 8, tensor::DType::kBF16};
+    const TestPool expected(shape, 6 * 16), actual(shape, 6 * 16);
+    // Two sequences, whose rows lie the other way round than their pages.
+    const std::vector<PagedRows> batch = {{5, 14, 20, 0}, {0, 0, 5, 3}};
+    const auto k = random_floats(25 * 80, 1), v = random_floats(25 * 30, 2);
+    write_kv_ref(expected.view(), batch, 3, k.data(), 80, v.data(), 30);
+    write_kv(actual.view(), batch, 3, k.data(), 80, v.data(), 30);
+    EXPECT_EQ(actual.bytes(), expected.bytes());
+    std::vector<float> back(24 * 2);
+    read_kv(batch[1].own(actual.view()), 3, 2, 1, back.data(), std::vector<float>(16).data());
+    for (int i = 0; i < 48; ++i) EXPECT_NEAR(back[i], k[(3 + i / 24) * 80 + 24 + i % 24], 1e-2);
   });
 }
 
@@ -53,7 +70,7 @@ TEST(Kv, RoundsToNearestEvenAndKeepsNan) {
                                      0};
   for_each_target([&] {
     TestPool pool({16, 1, 16, 0, tensor::DType::kBF16}, 1);
-    write_kv(pool.view(), 0, 1, 1, values.data(), 16, nullptr, 0);
+    write_kv(pool.view(), one_sequence(0, 1), 1, values.data(), 16, nullptr, 0);
     std::vector<float> back(16);
     read_kv(pool.view(), 0, 1, 0, back.data(), nullptr);
     EXPECT_EQ(back[1], 1);

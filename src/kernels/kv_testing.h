@@ -1,6 +1,7 @@
 // A paged pool for tests: pages in random order, gaps everywhere, guard bytes that must survive.
 #pragma once
 
+#include <array>
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -18,6 +19,11 @@ struct KvShape {
   int v_dim;
   tensor::DType dtype;
 };
+
+// A batch of one sequence.
+inline std::array<PagedRows, 1> one_sequence(int64_t begin, int64_t tokens) {
+  return {PagedRows{.begin = begin, .tokens = tokens}};
+}
 
 // Two layers, of which the view shows the second; eight bytes between what belongs to different layers, heads and
 // pages.

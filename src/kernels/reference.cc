@@ -114,15 +114,17 @@ void axpy_ref(int64_t n, float a, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-void write_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
-                  const float* v, int64_t v_row_stride) {
-  for (int64_t r = 0; r < m; ++r)
-    for (int h = 0; h < heads; ++h) {
-      for (int i = 0; i < kv.k_dim; ++i)
-        store(k_row(kv, begin + r, h), i, kv.dtype, k[r * k_row_stride + h * kv.k_dim + i]);
-      for (int i = 0; i < kv.v_dim; ++i)
-        store(v_row(kv, begin + r, h), i, kv.dtype, v[r * v_row_stride + h * kv.v_dim + i]);
-    }
+void write_kv_ref(const PagedKv& table, std::span<const PagedRows> sequences, int heads, const float* k,
+                  int64_t k_row_stride, const float* v, int64_t v_row_stride) {
+  for (const PagedRows& s : sequences)
+    for (int64_t r = 0; r < s.tokens; ++r)
+      for (int h = 0; h < heads; ++h) {
+        const PagedKv kv = s.own(table);
+        for (int i = 0; i < kv.k_dim; ++i)
+          store(k_row(kv, s.begin + r, h), i, kv.dtype, k[(s.row + r) * k_row_stride + h * kv.k_dim + i]);
+        for (int i = 0; i < kv.v_dim; ++i)
+          store(v_row(kv, s.begin + r, h), i, kv.dtype, v[(s.row + r) * v_row_stride + h * kv.v_dim + i]);
+      }
 }
 
 void read_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v) {
@@ -132,24 +134,59 @@ void read_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k
   }
 }
 
-void gqa_attention_ref(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads,
-                       const int* kv_head_of, const PagedKv& kv, float scale, float* out) {
-  for (int64_t r = 0; r < m; ++r)
-    for (int h = 0; h < q_heads; ++h)
-      attend(
-          q + r * q_row_stride + h * kv.k_dim, kv.k_dim, kv.v_dim, begin + r + 1, scale,
-          [&](int64_t t, int i) { return load(k_row(kv, t, kv_head_of[h]), i, kv.dtype); },
-          [&](int64_t t, int i) { return load(v_row(kv, t, kv_head_of[h]), i, kv.dtype); },
-          out + (r * q_heads + h) * kv.v_dim);
+void gqa_attention_ref(const float* q, int64_t q_row_stride, std::span<const PagedRows> sequences, int q_heads,
+                       const int* kv_head_of, const PagedKv& table, float scale, float* out) {
+  for (const PagedRows& s : sequences)
+    for (int64_t r = 0; r < s.tokens; ++r)
+      for (int h = 0; h < q_heads; ++h) {
+        const PagedKv kv = s.own(table);
+        attend(
+            q + (s.row + r) * q_row_stride + h * kv.k_dim, kv.k_dim, kv.v_dim, s.begin + r + 1, scale,
+            [&](int64_t t, int i) { return load(k_row(kv, t, kv_head_of[h]), i, kv.dtype); },
+            [&](int64_t t, int i) { return load(v_row(kv, t, kv_head_of[h]), i, kv.dtype); },
+            out + ((s.row + r) * q_heads + h) * kv.v_dim);
+      }
 }
 
-void mla_attention_ref(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
-                       float* out) {
-  const auto latent = [&](int64_t t, int i) { return load(k_row(kv, t, 0), i, kv.dtype); };
-  for (int64_t r = 0; r < m; ++r)
-    for (int h = 0; h < heads; ++h)
-      attend(q + (r * heads + h) * kv.k_dim, kv.k_dim, lora, begin + r + 1, scale, latent, latent,
-             out + (r * heads + h) * lora);
+void mla_attention_ref(const float* q, std::span<const PagedRows> sequences, int heads, int lora, const PagedKv& table,
+                       float scale, float* out) {
+  for (const PagedRows& s : sequences)
+    for (int64_t r = 0; r < s.tokens; ++r)
+      for (int h = 0; h < heads; ++h) {
+        const PagedKv kv = s.own(table);
+        const auto latent = [&](int64_t t, int i) { return load(k_row(kv, t, 0), i, kv.dtype); };
+        const int64_t at = (s.row + r) * heads + h;
+        attend(q + at * kv.k_dim, kv.k_dim, lora, s.begin + r + 1, scale, latent, latent, out + at * lora);
+      }
+}
+
+void mla_expanded_attention_ref(const float* q, std::span<const PagedRows> sequences, const float* key,
+                                const float* value, int heads, int nope, int rope, int v_dim, const PagedKv& table,
+                                float scale, float* out) {
+  const int qk = nope + rope, lora = table.k_dim - rope;
+  for (const PagedRows& s : sequences) {
+    const PagedKv kv = s.own(table);
+    const auto latent = [&](int64_t t, int i) { return load(k_row(kv, t, 0), i, kv.dtype); };
+    for (int h = 0; h < heads; ++h) {
+      const auto up = [&](const float* w, int64_t t) {  // w: a row of a weight
+        double sum = 0;
+        for (int i = 0; i < lora; ++i) sum += static_cast<double>(w[i]) * latent(t, i);
+        return static_cast<float>(sum);
+      };
+      std::vector<float> k, v;  // of the head, (context, qk) and (context, v_dim)
+      for (int64_t t = 0; t < s.begin + s.tokens; ++t) {
+        for (int i = 0; i < nope; ++i) k.push_back(up(key + (int64_t{h} * nope + i) * lora, t));
+        for (int i = 0; i < rope; ++i) k.push_back(latent(t, lora + i));
+        for (int i = 0; i < v_dim; ++i) v.push_back(up(value + (int64_t{h} * v_dim + i) * lora, t));
+      }
+      for (int64_t r = 0; r < s.tokens; ++r) {
+        const int64_t at = (s.row + r) * heads + h;
+        attend(
+            q + at * qk, qk, v_dim, s.begin + r + 1, scale, [&](int64_t t, int i) { return k[t * qk + i]; },
+            [&](int64_t t, int i) { return v[t * v_dim + i]; }, out + at * v_dim);
+      }
+    }
+  }
 }
 
 void attention_block_ref(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,

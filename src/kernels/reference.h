@@ -22,15 +22,20 @@ void rope_half_ref(float* x, int64_t m, int64_t row_stride, int heads, int64_t h
 void silu_mul_ref(const float* gate_up, int64_t m, int64_t n, float* y);
 void axpy_ref(int64_t n, float a, const float* x, float* y);
 
-void write_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
-                  const float* v, int64_t v_row_stride);
+void write_kv_ref(const PagedKv& kv, std::span<const PagedRows> sequences, int heads, const float* k,
+                  int64_t k_row_stride, const float* v, int64_t v_row_stride);
 void read_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v);
 
 // Softmax in two passes over all scores, no rounding of q or of the probabilities.
-void gqa_attention_ref(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads,
+void gqa_attention_ref(const float* q, int64_t q_row_stride, std::span<const PagedRows> sequences, int q_heads,
                        const int* kv_head_of, const PagedKv& kv, float scale, float* out);
-void mla_attention_ref(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
-                       float* out);
+void mla_attention_ref(const float* q, std::span<const PagedRows> sequences, int heads, int lora, const PagedKv& kv,
+                       float scale, float* out);
+
+// The weights of MlaExpansion: key (heads * nope, lora), value (heads * v_dim, lora).
+void mla_expanded_attention_ref(const float* q, std::span<const PagedRows> sequences, const float* key,
+                                const float* value, int heads, int nope, int rope, int v_dim, const PagedKv& kv,
+                                float scale, float* out);
 
 void attention_block_ref(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
                          const float* v, int64_t block_begin, int64_t n, float scale, float* acc, float* row_max,

@@ -110,15 +110,10 @@ void GqaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& g
 
   float* attended = room(scratch.attention, m * q_width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim_));
-  for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
-    const BatchSegment& s = batch.segments[i];
-    const int64_t row = s.row - group.rows.begin;
-    const float* q = qkv + row * width;
-    const kernels::PagedKv kv = pool.view(layer_, s.pages);
-    kernels::write_kv(kv, s.begin, s.tokens, kv_heads_, q + q_width, width, q + q_width + k_width, width);
-    kernels::gqa_attention(q, width, s.begin, s.tokens, q_heads_, kv_head_of_.data(), kv, scale, compute_,
-                           attended + row * q_width);
-  }
+  const kernels::PagedKv kv = pool.view(layer_, batch.pages.data());
+  const std::span<const kernels::PagedRows> sequences = batch.all(group);
+  kernels::write_kv(kv, sequences, kv_heads_, qkv + q_width, width, qkv + q_width + k_width, width);
+  kernels::gqa_attention(qkv, width, sequences, q_heads_, kv_head_of_.data(), kv, scale, compute_, attended);
   output_.apply(attended, m, partial);
   if (!output_bias_.empty()) add_bias(output_bias_, m, partial);
 }

@@ -35,8 +35,7 @@ struct Activations {
 
 // What a rank computes with and nobody else reads; buffers grow to a high-water mark and stay.
 struct RankBuffers {
-  std::vector<float> query, absorbed_query, attention, latent;       // attention
-  std::vector<float> entries, key_up, key, value, row_max, row_sum;  // MLA, expanded
+  std::vector<float> query, absorbed_query, attention, latent;  // attention
   std::vector<float> gate_up, activated, expert_input, expert_output;
   std::vector<std::vector<int64_t>> routed;  // per local expert: row * experts_per_token + choice
 };
@@ -51,7 +50,7 @@ struct KvPool {
   std::byte* data = nullptr;
   layout::PageShape shape;
   tensor::DType dtype = tensor::DType::kBF16;
-  // Where `layer` of the model finds the KV of a sequence with these pages.
+  // Where `layer` of the model finds the KV of sequences with this block table.
   [[nodiscard]] kernels::PagedKv view(int layer, const uint32_t* pages) const;
 };
 

@@ -1,17 +1,12 @@
 #include "model/mla.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace baton::model {
 
 using kernels::Linear;
 
 namespace {
-
-// Context tokens expanded at a time.
-constexpr int64_t kExpandTokens = 1024;
 
 // The norms of the latents have an epsilon of their own, whatever rms_norm_eps says (modeling_deepseek.py of the
 // published checkpoints, and Transformers).
@@ -85,11 +80,8 @@ class MlaAttention final : public Attention {
 
   Status load_up_projection(const LayerContext& c);
   // q: (m, heads, qk) of the rows of absorbed segments; out: (m, heads, v_head).
-  void attend_absorbed(const StepBatch& batch, const StepBatch::GroupRows& group, const KvPool& pool, const float* q,
-                       RankBuffers& scratch, float* out) const;
-  // q: (tokens, heads, qk) of one segment; out: (tokens, heads, v_head).
-  void attend_expanded(const BatchSegment& segment, const KvPool& pool, const float* q, RankBuffers& scratch,
-                       float* out) const;
+  void attend_absorbed(int64_t m, std::span<const kernels::PagedRows> sequences, const kernels::PagedKv& kv,
+                       const float* q, RankBuffers& scratch, float* out) const;
 
   int layer_ = 0, hidden_ = 0, heads_ = 0, q_lora_ = 0, kv_lora_ = 0, nope_ = 0, rope_ = 0, v_head_ = 0;
   bool interleaved_ = true;
@@ -155,9 +147,8 @@ Result<std::unique_ptr<Attention>> MlaAttention::load(const LayerContext& c) {
   return std::unique_ptr<Attention>(std::move(a));
 }
 
-void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::GroupRows& group, const KvPool& pool,
+void MlaAttention::attend_absorbed(int64_t m, std::span<const kernels::PagedRows> sequences, const kernels::PagedKv& kv,
                                    const float* q, RankBuffers& scratch, float* out) const {
-  const int64_t m = group.absorbed_end - group.rows.begin;
   if (m == 0) return;
   const int64_t qk = nope_ + rope_;
   const int64_t entry = kv_lora_ + rope_;
@@ -166,48 +157,13 @@ void MlaAttention::attend_absorbed(const StepBatch& batch, const StepBatch::Grou
   for (int h = 0; h < heads_; ++h) {
     absorbed_[static_cast<size_t>(h)].key.apply(q + h * qk, heads_ * qk, m, query + h * entry, heads_ * entry);
   }
-  for (int64_t i = 0; i < m * heads_; ++i) std::copy_n(q + i * qk + nope_, rope_, query + i * entry + kv_lora_);
-  for (size_t i = group.segments_begin; i < group.segments_end && batch.segments[i].absorbed; ++i) {
-    const BatchSegment& s = batch.segments[i];
-    const int64_t row = s.row - group.rows.begin;
-    kernels::mla_attention(query + row * heads_ * entry, s.begin, s.tokens, heads_, kv_lora_,
-                           pool.view(layer_, s.pages), scale_, compute_, latent + row * heads_ * kv_lora_);
-  }
+  kernels::copy_columns(q + nope_, qk, m * heads_, rope_, query + kv_lora_, entry);
+  kernels::mla_attention(query, sequences, heads_, kv_lora_, kv, scale_, compute_, latent);
   for (int h = 0; h < heads_; ++h) {
     absorbed_[static_cast<size_t>(h)].value.apply(
         latent + static_cast<int64_t>(h) * kv_lora_, static_cast<int64_t>(heads_) * kv_lora_, m,
         out + static_cast<int64_t>(h) * v_head_, static_cast<int64_t>(heads_) * v_head_);
   }
-}
-
-void MlaAttention::attend_expanded(const BatchSegment& s, const KvPool& pool, const float* q, RankBuffers& scratch,
-                                   float* out) const {
-  const int64_t qk = nope_ + rope_;
-  const int64_t entry = kv_lora_ + rope_;
-  const int64_t context = s.begin + s.tokens;
-  const kernels::PagedKv kv = pool.view(layer_, s.pages);
-  float* row_max = room(scratch.row_max, s.tokens * heads_);
-  float* row_sum = room(scratch.row_sum, s.tokens * heads_);
-  std::fill_n(row_max, s.tokens * heads_, -std::numeric_limits<float>::infinity());
-  std::fill_n(row_sum, s.tokens * heads_, 0.0F);
-  std::fill_n(out, s.tokens * heads_ * v_head_, 0.0F);
-  float* entries = room(scratch.entries, kExpandTokens * entry);
-  float* up = room(scratch.key_up, kExpandTokens * heads_ * nope_);
-  float* key = room(scratch.key, kExpandTokens * heads_ * qk);
-  float* value = room(scratch.value, kExpandTokens * heads_ * v_head_);
-  for (int64_t begin = 0; begin < context; begin += kExpandTokens) {
-    const int64_t n = std::min(kExpandTokens, context - begin);
-    kernels::read_kv(kv, begin, n, 0, entries, nullptr);
-    key_up_.apply(entries, entry, n, up, key_up_.n());
-    value_up_.apply(entries, entry, n, value, value_up_.n());
-    for (int64_t i = 0; i < n * heads_; ++i) {
-      std::copy_n(up + i * nope_, nope_, key + i * qk);
-      std::copy_n(entries + i / heads_ * entry + kv_lora_, rope_, key + i * qk + nope_);
-    }
-    kernels::attention_block(q, s.begin, s.tokens, heads_, static_cast<int>(qk), v_head_, key, value, begin, n, scale_,
-                             compute_, out, row_max, row_sum);
-  }
-  kernels::attention_finish(s.tokens, heads_, v_head_, out, row_sum);
 }
 
 void MlaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
@@ -223,17 +179,11 @@ void MlaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& g
   turn(interleaved_, q + nope_, m, heads_ * qk, heads_, qk, rope_, batch, group.rows.begin);
 
   float* attended = room(scratch.attention, m * heads_ * v_head_);
-  for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
-    const BatchSegment& s = batch.segments[i];
-    kernels::write_kv(pool.view(layer_, s.pages), s.begin, s.tokens, 1, activations.kv_entry.data() + s.row * entry,
-                      entry, nullptr, 0);
-  }
-  attend_absorbed(batch, group, pool, q, scratch, attended);
-  for (size_t i = group.segments_begin; i < group.segments_end; ++i) {
-    const BatchSegment& s = batch.segments[i];
-    const int64_t row = s.row - group.rows.begin;
-    if (!s.absorbed) attend_expanded(s, pool, q + row * heads_ * qk, scratch, attended + row * heads_ * v_head_);
-  }
+  const kernels::PagedKv kv = pool.view(layer_, batch.pages.data());
+  kernels::write_kv(kv, batch.all(group), 1, activations.kv_entry.data() + group.rows.begin * entry, entry, nullptr, 0);
+  attend_absorbed(group.absorbed_end - group.rows.begin, batch.absorbed(group), kv, q, scratch, attended);
+  const kernels::MlaExpansion up{&key_up_, &value_up_, heads_, nope_, rope_, v_head_};
+  kernels::mla_expanded_attention(q, batch.expanded(group), up, kv, scale_, compute_, attended);
   output_.apply(attended, m, partial);
 }
 

@@ -46,22 +46,18 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
   cos.clear();
   sin.clear();
   segments.clear();
+  pages.clear();
   groups.assign(static_cast<size_t>(dp), GroupRows{});
   rows = 0;
   logits_rows = 0;
 
   first_row.clear();
   last_row.clear();
-  size_t page_count = 0;
   for (const kv::Segment& s : plan.segments) {
     first_row.push_back(static_cast<size_t>(logits_rows));
     logits_rows += s.logits_rows;
     last_row.push_back(static_cast<size_t>(std::max<int64_t>(1, logits_rows) - 1));
-    page_count += s.pages.size();
   }
-  // The segments point into it.
-  pages.clear();
-  pages.reserve(page_count);
   wanted.assign(static_cast<size_t>(logits_rows), {});
   recipes.clear();
   for (size_t i = 0; i < rows_wanted.size(); ++i) {
@@ -87,13 +83,13 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
   auto next = order.begin();
   for (int g = 0; g < dp; ++g) {
     GroupRows& group = groups[static_cast<size_t>(g)];
-    group.segments_begin = segments.size();
+    group.segments_begin = group.segments_absorbed_end = segments.size();
     group.rows.begin = rows;
     group.absorbed_end = rows;
     for (; next != order.end() && plan.segments[*next].dp_rank == g; ++next) {
       const kv::Segment& s = plan.segments[*next];
       const auto m = static_cast<int64_t>(s.tokens.size());
-      segments.push_back({rows, s.begin, m, pages.data() + pages.size(), absorbs(s)});
+      segments.push_back({rows - group.rows.begin, s.begin, m, static_cast<int64_t>(pages.size())});
       pages.insert(pages.end(), s.pages.begin(), s.pages.end());
       tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
       if (s.drawn_by >= 0) tokens.back() = -1 - static_cast<int32_t>(before->last_row[static_cast<size_t>(s.drawn_by)]);
@@ -103,7 +99,10 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
       }
       rope.gather(s.begin, m, cos, sin);
       rows += m;
-      if (segments.back().absorbed) group.absorbed_end = rows;
+      if (absorbs(s)) {
+        group.segments_absorbed_end = segments.size();
+        group.absorbed_end = rows;
+      }
     }
     group.segments_end = segments.size();
     group.rows.end = rows;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/interval.h"
+#include "kernels/paged_kv.h"
 #include "kv/step_plan.h"
 #include "model/model_config.h"
 #include "model/rope.h"
@@ -25,35 +26,37 @@ enum class MlaPath : uint8_t { kAuto, kAbsorbed, kExpanded };
 // Decode (m = 1) is absorbed, a long prompt expanded.
 [[nodiscard]] MlaPath choose_mla_path(const ModelConfig& config, int64_t begin, int64_t m);
 
-struct BatchSegment {
-  int64_t row = 0;    // of its first token
-  int64_t begin = 0;  // position of its first token
-  int64_t tokens = 0;
-  const uint32_t* pages = nullptr;  // of the batch
-  bool absorbed = false;
-};
-
 // Part i of `range` cut into balanced parts.
 [[nodiscard]] LongInterval row_part(LongInterval range, int parts, int i);
 
 struct StepBatch {
   // Of one DP group; absorbed segments come first, so their rows are one run.
   struct GroupRows {
-    size_t segments_begin = 0, segments_end = 0;
+    size_t segments_begin = 0, segments_absorbed_end = 0, segments_end = 0;
     LongInterval rows;
     int64_t absorbed_end = 0;  // rows [rows.begin, absorbed_end) are of absorbed segments
   };
   int64_t rows = 0;
   int64_t logits_rows = 0;
-  std::vector<int32_t> tokens;      // (rows); -1 - i: answer i of the step before
-  std::vector<int64_t> logits_row;  // (rows): where in the result's logits, or -1
-  std::vector<float> cos, sin;      // (rows, rope half)
-  std::vector<BatchSegment> segments;
-  std::vector<GroupRows> groups;  // (dp)
+  std::vector<int32_t> tokens;               // (rows); -1 - i: answer i of the step before
+  std::vector<int64_t> logits_row;           // (rows): where in the result's logits, or -1
+  std::vector<float> cos, sin;               // (rows, rope half)
+  std::vector<kernels::PagedRows> segments;  // their rows counted from the group's first
+  std::vector<uint32_t> pages;               // of all segments, one after another: the block table
+  std::vector<GroupRows> groups;             // (dp)
+
+  [[nodiscard]] std::span<const kernels::PagedRows> all(const GroupRows& group) const {
+    return std::span(segments).subspan(group.segments_begin, group.segments_end - group.segments_begin);
+  }
+  [[nodiscard]] std::span<const kernels::PagedRows> absorbed(const GroupRows& group) const {
+    return std::span(segments).subspan(group.segments_begin, group.segments_absorbed_end - group.segments_begin);
+  }
+  [[nodiscard]] std::span<const kernels::PagedRows> expanded(const GroupRows& group) const {
+    return std::span(segments).subspan(group.segments_absorbed_end, group.segments_end - group.segments_absorbed_end);
+  }
 
   std::vector<size_t> first_row;            // (segments of the plan): where its rows begin in the result's logits
   std::vector<size_t> last_row;             // and the last of them
-  std::vector<uint32_t> pages;              // of all segments, one after another
   std::vector<sampling::RowWanted> wanted;  // (logits_rows); the recipes live as long
   std::vector<std::shared_ptr<sampling::Recipe>> recipes;
 

@@ -172,11 +172,22 @@ void attend_directly(const float* q, const int* heads, int count, int64_t tokens
 struct PagedQueries {
   const float* q;
   int64_t q_row_stride, begin, m, out_heads;
-  const PagedKv& kv;
+  PagedKv kv;
   int64_t v_dim;
   float scale;
   Compute compute;
   float* out;
+
+  // What a sequence has of a batch's q, out and block table.
+  [[nodiscard]] PagedQueries of(const PagedRows& s) const {
+    PagedQueries one = *this;
+    one.q += s.row * q_row_stride;
+    one.begin = s.begin;
+    one.m = s.tokens;
+    one.kv = s.own(kv);
+    one.out += s.row * out_heads * v_dim;
+    return one;
+  }
 };
 
 // The query heads `heads` (count of them), which all read kv_head.
@@ -208,13 +219,12 @@ void attend_tile(const PagedQueries& p, const HeadGroup& group, int64_t first) {
   }
 }
 
-// Every `parts`-th tile from `part` on, over all groups: later tiles see more, so neighbours go to different threads.
-void attend_groups(const PagedQueries& p, const HeadGroup* groups, int group_count, int part, int parts) {
+// Every `parts`-th tile from number `part` on, over all groups: later tiles see more, so neighbours go to different
+// threads. `at`: the number of the first tile; becomes that of the next sequence's.
+void attend_groups(const PagedQueries& p, std::span<const HeadGroup> groups, int part, int parts, int64_t& at) {
   const PagedKv& kv = p.kv;
   const bool direct = p.m == 1 && kv.k_dim % kProductColumns == 0 && p.v_dim % kProductColumns == 0;
-  int64_t at = 0;
-  for (int g = 0; g < group_count; ++g) {
-    const HeadGroup& group = groups[g];
+  for (const HeadGroup& group : groups) {
     for (int64_t first = 0; first < p.m * group.count; first += kTileRows, ++at) {
       if (at % parts != part) continue;
       if (direct && group.count <= kDirectRowsMax)
@@ -225,9 +235,14 @@ void attend_groups(const PagedQueries& p, const HeadGroup* groups, int group_cou
   }
 }
 
-void attend_paged(const PagedQueries& p, const HeadGroup* groups, int group_count) {
-  const auto part = [&](int at, int parts) { attend_groups(p, groups, group_count, at, parts); };
-  if (p.m * p.out_heads * (p.begin + p.m) * p.kv.k_dim < kInlineWork)
+void attend_paged(const PagedQueries& all, std::span<const PagedRows> sequences, std::span<const HeadGroup> groups) {
+  const auto part = [&](int number, int parts) {
+    int64_t at = 0;
+    for (const PagedRows& s : sequences) attend_groups(all.of(s), groups, number, parts, at);
+  };
+  int64_t pairs = 0;
+  for (const PagedRows& s : sequences) pairs += s.tokens * (s.begin + s.tokens);
+  if (pairs * all.out_heads * all.kv.k_dim < kInlineWork)
     part(0, 1);
   else
     on_gemm_threads(std::ref(part));
@@ -235,8 +250,8 @@ void attend_paged(const PagedQueries& p, const HeadGroup* groups, int group_coun
 
 }  // namespace
 
-void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t m, int q_heads, const int* kv_head_of,
-                   const PagedKv& kv, float scale, Compute compute, float* out) {
+void gqa_attention(const float* q, int64_t q_row_stride, std::span<const PagedRows> sequences, int q_heads,
+                   const int* kv_head_of, const PagedKv& kv, float scale, Compute compute, float* out) {
   // Heads in groups by the KV head they read, in whatever order they come.
   AttentionScratch& scratch = attention_scratch();
   auto* heads = scratch.heads.get<int>(q_heads);
@@ -248,16 +263,17 @@ void gqa_attention(const float* q, int64_t q_row_stride, int64_t begin, int64_t 
     for (int other = h; other < q_heads; ++other)
       if (kv_head_of[other] == kv_head_of[h]) *heads++ = other, ++group.count;
   }
-  attend_paged({q, q_row_stride, begin, m, q_heads, kv, kv.v_dim, scale, compute, out}, groups, group_count);
+  attend_paged({q, q_row_stride, 0, 0, q_heads, kv, kv.v_dim, scale, compute, out}, sequences,
+               {groups, static_cast<size_t>(group_count)});
 }
 
-void mla_attention(const float* q, int64_t begin, int64_t m, int heads, int lora, const PagedKv& kv, float scale,
-                   Compute compute, float* out) {
+void mla_attention(const float* q, std::span<const PagedRows> sequences, int heads, int lora, const PagedKv& kv,
+                   float scale, Compute compute, float* out) {
   BATON_CHECK(kv.v_dim == 0 && lora <= kv.k_dim, "v_dim {} lora {} k_dim {}", kv.v_dim, lora, kv.k_dim);
   auto* all = attention_scratch().heads.get<int>(heads);
   for (int h = 0; h < heads; ++h) all[h] = h;
   const HeadGroup group{all, heads, 0};
-  attend_paged({q, int64_t{heads} * kv.k_dim, begin, m, heads, kv, lora, scale, compute, out}, &group, 1);
+  attend_paged({q, int64_t{heads} * kv.k_dim, 0, 0, heads, kv, lora, scale, compute, out}, sequences, {&group, 1});
 }
 
 void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,

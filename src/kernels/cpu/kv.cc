@@ -25,14 +25,19 @@ void load_row(tensor::DType dtype, const std::byte* from, int64_t count, float* 
 
 }  // namespace
 
-void write_kv(const PagedKv& kv, int64_t begin, int64_t m, int heads, const float* k, int64_t k_row_stride,
-              const float* v, int64_t v_row_stride) {
-  for (int64_t r = 0; r < m; ++r)
-    for (int h = 0; h < heads; ++h) {
-      store_row(kv.dtype, k + r * k_row_stride + int64_t{h} * kv.k_dim, kv.k_dim, k_row(kv, begin + r, h));
-      if (kv.v_dim > 0)
-        store_row(kv.dtype, v + r * v_row_stride + int64_t{h} * kv.v_dim, kv.v_dim, v_row(kv, begin + r, h));
-    }
+void write_kv(const PagedKv& table, std::span<const PagedRows> sequences, int heads, const float* k,
+              int64_t k_row_stride, const float* v, int64_t v_row_stride) {
+  for (const PagedRows& s : sequences) {
+    const PagedKv kv = s.own(table);
+    for (int64_t r = 0; r < s.tokens; ++r)
+      for (int h = 0; h < heads; ++h) {
+        const float* k_from = k + (s.row + r) * k_row_stride + int64_t{h} * kv.k_dim;
+        store_row(kv.dtype, k_from, kv.k_dim, k_row(kv, s.begin + r, h));
+        if (kv.v_dim == 0) continue;
+        const float* v_from = v + (s.row + r) * v_row_stride + int64_t{h} * kv.v_dim;
+        store_row(kv.dtype, v_from, kv.v_dim, v_row(kv, s.begin + r, h));
+      }
+  }
 }
 
 void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v) {

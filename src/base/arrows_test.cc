@@ -17,10 +17,11 @@ using Edges = std::map<std::string, std::set<std::string>>;
 const Edges kAllowed = {
     {"base", {}},
     {"layout", {}},
+    {"device", {"layout"}},
     {"kv", {}},
     {"wire", {"layout"}},
     {"transport", {}},
-    {"handoff", {"layout", "kv", "wire", "transport"}},
+    {"handoff", {"layout", "device", "kv", "wire", "transport"}},
     {"jinja", {}},
     {"text", {"jinja"}},
     {"sampling", {}},

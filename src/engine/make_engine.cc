@@ -86,10 +86,11 @@ Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& option
     const uint64_t bytes = shape.page_bytes() * static_cast<uint64_t>(pages);
     if (foundations->transport != nullptr) {
       BATON_ASSIGN(const transport::Transport::Region region, foundations->transport->allocate(bytes));
-      foundations->pools.push_back({region.id, region.bytes, shape});
+      foundations->pools.push_back({region.id, device::Memory::of(region.bytes), shape});
     } else {
       foundations->memory.emplace_back(bytes, 4096);
-      foundations->pools.push_back({transport::RegionId(), foundations->memory.back().as<std::byte>(), shape});
+      foundations->pools.push_back(
+          {transport::RegionId(), device::Memory::of(foundations->memory.back().as<std::byte>()), shape});
     }
   }
   return foundations;
@@ -188,7 +189,7 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
   const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };
   BATON_ASSIGN(const std::shared_ptr<Foundations> foundations, lay_foundations(options, facts, pages, incarnation));
   std::vector<std::span<std::byte>> spans;
-  for (const handoff::Pool& pool : foundations->pools) spans.push_back(pool.bytes);
+  for (const handoff::Pool& pool : foundations->pools) spans.push_back(pool.memory.host());
   uint64_t kv_bytes = 0;
   for (const std::span<std::byte> span : spans) kv_bytes += span.size();
   const auto allocated = std::chrono::steady_clock::now();

@@ -95,7 +95,7 @@ class AgainstDecode : public testing::Test {
 
   std::string key;  // of prefill instances
   std::unique_ptr<transport::Transport> transport_;
-  Memory memory_;
+  PatternPools memory_;
   UniqueFd listener_;
   uint16_t port_ = 0;
   BusyWindows* windows_ = nullptr;

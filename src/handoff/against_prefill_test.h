@@ -59,7 +59,7 @@ class AgainstPrefill : public testing::Test {
   // An honest decode instance's view of one whole handoff.
   void hand_over(RawPeer& peer, const wire::Grant& grant) {
     const transport::WindowToken token{grant.attempt, grant.window_secret};
-    const transport::WindowRange all{memory_.pools()[0].region, 0, memory_.pools()[0].bytes.size()};
+    const transport::WindowRange all{memory_.pools()[0].region, 0, memory_.pools()[0].memory.size};
     ASSERT_TRUE(transport_->open_window(token, std::span(&all, 1)).ok());
     prefill_.begin(grant.attempt, 0, grant.prompt_tokens);
     peer.send(grant);
@@ -89,7 +89,7 @@ class AgainstPrefill : public testing::Test {
 
   std::string key;  // of decode instances
   std::unique_ptr<transport::Transport> transport_;
-  Memory memory_;
+  PatternPools memory_;
   TestPrefill prefill_;
 };
 

@@ -80,7 +80,7 @@ TEST_F(AgainstPrefill, StaleGrantsHaveNoEffectAndARepeatIsOneGrant) {
   ASSERT_TRUE(
       transport_
           ->open_window({AttemptId(1), 77}, std::vector<transport::WindowRange>{{memory_.pools()[0].region, 0,
-                                                                                 memory_.pools()[0].bytes.size()}})
+                                                                                 memory_.pools()[0].memory.size}})
           .ok());
   prefill_.paused = true;
   prefill_.begin(AttemptId(1), 0, 20);

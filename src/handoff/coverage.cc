@@ -1,7 +1,5 @@
 #include "handoff/coverage.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -56,14 +54,29 @@ Coverage coverage_of(const layout::Plan& plan, int destination_ranks) {
   return coverage;
 }
 
-PageHasher::PageHasher() : state_(XXH3_createState()) {
-  BATON_CHECK(state_ != nullptr, "no memory for a hash");
-  XXH3_64bits_reset(static_cast<XXH3_state_t*>(state_));
+void PageSums::begin(const std::vector<Piece>& pieces, const std::function<const Pool&(const Piece&)>& pool_of,
+                     int page_tokens, int64_t begin, int64_t end, const std::vector<PageId>& pages) {
+  for (const Piece& piece : pieces) {
+    const Pool& pool = pool_of(piece);
+    const std::vector<layout::WordRun> words = layout::piece_words(pool.shape, piece, page_tokens, begin, end, pages);
+    if (!words.empty()) streams_.of(pool.memory).sum(pool.memory, words, keys_, &sums_.emplace_back());
+  }
+  ends_.push_back(sums_.size());
 }
-PageHasher::~PageHasher() { XXH3_freeState(static_cast<XXH3_state_t*>(state_)); }
-void PageHasher::add(std::span<const std::byte> bytes) {
-  XXH3_64bits_update(static_cast<XXH3_state_t*>(state_), bytes.data(), bytes.size());
+
+std::vector<uint64_t> PageSums::take() {
+  streams_.wait();
+  std::vector<uint64_t> checksums;
+  checksums.reserve(ends_.size());
+  auto sum = sums_.begin();
+  for (const size_t end : ends_) {
+    device::WordSum page;
+    for (; sum != sums_.begin() + static_cast<ptrdiff_t>(end); ++sum) page += *sum;
+    checksums.push_back(keys_.fold(page));
+  }
+  sums_.clear();
+  ends_.clear();
+  return checksums;
 }
-uint64_t PageHasher::digest() const { return XXH3_64bits_digest(static_cast<const XXH3_state_t*>(state_)); }
 
 }  // namespace baton::handoff

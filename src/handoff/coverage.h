@@ -1,10 +1,12 @@
-// Which bytes make up each destination page, in an order that both sides agree on, and their checksums.
+// Which bytes make up each destination page, and their checksums.
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <deque>
+#include <functional>
 #include <vector>
 
+#include "device/stream.h"
 #include "handoff/events.h"
 #include "layout/plan.h"
 
@@ -19,40 +21,25 @@ struct Coverage {
 };
 [[nodiscard]] Coverage coverage_of(const layout::Plan& plan, int destination_ranks);
 
-// XXH3-64 over the tokens [begin, end) of `pieces`, piece by piece in canonical order. pool_of(piece) is the memory of
-// the side that hashes and its page shape; `pages` are its pages of the sequence.
-struct PoolView {
-  std::span<const std::byte> bytes;
-  const layout::PageShape* shape = nullptr;
-};
-template <typename PoolOf>
-uint64_t checksum(const std::vector<layout::Piece>& pieces, PoolOf pool_of, int64_t begin, int64_t end,
-                  const std::vector<PageId>& pages);
-
-// Streaming XXH3-64 without its header in ours.
-class PageHasher {
+// Checksums of destination pages, several at a time: sums run on the devices that the bytes lie on, and are awaited
+// once.
+class PageSums {
  public:
-  PageHasher();
-  ~PageHasher();
-  PageHasher(const PageHasher&) = delete;
-  PageHasher& operator=(const PageHasher&) = delete;
-  void add(std::span<const std::byte> bytes);
-  [[nodiscard]] uint64_t digest() const;
+  // `seed`: the digest of the attempt's grant. `streams` must outlive the object, and every sum must be taken.
+  PageSums(device::Streams& streams, uint64_t seed) : streams_(streams), keys_(seed) {}
+
+  // Begins the checksum of the page of `page_tokens` tokens that tokens [begin, end) lie in: of the words of `pieces`.
+  // pool_of(piece) is the rank of the side that sums, `pages` its pages of the sequence.
+  void begin(const std::vector<layout::Piece>& pieces, const std::function<const Pool&(const layout::Piece&)>& pool_of,
+             int page_tokens, int64_t begin, int64_t end, const std::vector<PageId>& pages);
+  // In the order of begin(), all that were begun since the last take(). Waits for them.
+  [[nodiscard]] std::vector<uint64_t> take();
 
  private:
-  void* state_;
+  device::Streams& streams_;
+  device::PageKeys keys_;
+  std::deque<device::WordSum> sums_;  // of each piece, because two may lie on different devices
+  std::vector<size_t> ends_;          // of each page's in sums_
 };
-
-template <typename PoolOf>
-uint64_t checksum(const std::vector<layout::Piece>& pieces, PoolOf pool_of, int64_t begin, int64_t end,
-                  const std::vector<PageId>& pages) {
-  PageHasher hasher;
-  for (const layout::Piece& piece : pieces) {
-    const PoolView pool = pool_of(piece);
-    for (const layout::Run& run : layout::piece_runs(*pool.shape, piece, begin, end, pages))
-      hasher.add(pool.bytes.subspan(run.offset, run.length));
-  }
-  return hasher.digest();
-}
 
 }  // namespace baton::handoff

@@ -259,7 +259,7 @@ void DecodeHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, Deco
   const bool quiet = actions.close_window && transport_.close_window({attempt, entry.window_secret});
   if (actions.start_verify) {
     if (options_.before_verify) options_.before_verify(attempt);
-    entry.verify = std::make_unique<VerifyJob>(*entry.plan, std::move(entry.commit));
+    entry.verify = std::make_unique<VerifyJob>(*entry.plan, std::move(entry.commit), streams_);
   }
   if (actions.send_release) tell(wire::Release{attempt, entry.digest});
   if (actions.send_cancel)

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "device/stream.h"
 #include "handoff/events.h"
 #include "handoff/trust.h"
 
@@ -34,6 +35,7 @@ struct DecodeHandoffOptions {
   // For tests of the checksums: called on the service's thread after the window of a committed attempt closed and
   // before anything is copied or verified.
   std::function<void(AttemptId)> before_verify;
+  device::StreamFactory make_stream = device::make_stream;  // of the devices that pools lie on
 };
 
 class DecodeHandoff {

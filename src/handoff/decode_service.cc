@@ -27,6 +27,7 @@ DecodeHandoff::Service::Service(DecodeHandoffOptions options, wire::Manifest sel
       sink_(std::move(sink)),
       now_(clock_.now()),
       attention_(now_, options_.heartbeat / 2),
+      streams_(options_.make_stream),
       trusted_(options_.trusted),
       resolver_([this] { wake_.wake(); }) {
   thread_ = std::thread([this] { run(); });

@@ -142,6 +142,7 @@ class DecodeHandoff::Service {
   // The thread's own.
   TimePoint now_;
   AttendedTime attention_;
+  device::Streams streams_;  // before the attempts that use them
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Pair>> pairs_;
   std::unordered_map<AttemptId, std::unique_ptr<AttemptRecord>> attempts_;
   TrustedPeers trusted_;

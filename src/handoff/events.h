@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -13,6 +12,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "device/memory.h"
 #include "layout/layout.h"
 #include "transport/transport.h"
 #include "wire/frames.h"
@@ -23,7 +23,7 @@ namespace baton::handoff {
 // region.
 struct Pool {
   transport::RegionId region;
-  std::span<std::byte> bytes;
+  device::Memory memory;
   layout::PageShape shape;
 };
 

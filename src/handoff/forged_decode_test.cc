@@ -193,10 +193,15 @@ TEST_F(AgainstPrefill, PairedPeersAreServedWhileStrangersArePlannedFor) {
 
 TEST_F(AgainstPrefill, AVersionThatBothSpeakIsSpokenAndNoneIsSaidToBoth) {
   RawPeer newer(RawPeer::connect_to(prefill_.port()));
-  newer.send(Hello{{4, 9}, InstanceRole::kDecode, false, {}});
+  newer.send(Hello{{5, 9}, InstanceRole::kDecode, false, {}});
   EXPECT_EQ(newer.expect<Refuse>().text,
-            "this instance speaks handoff protocol 3 to 3, the peer 4 to 9: run the same version on both");
+            "this instance speaks handoff protocol 4 to 4, the peer 5 to 9: run the same version on both");
   EXPECT_TRUE(newer.closed());
+  RawPeer older(RawPeer::connect_to(prefill_.port()));  // its checksums are others
+  older.send(Hello{{3, 3}, InstanceRole::kDecode, false, {}});
+  EXPECT_EQ(older.expect<Refuse>().text,
+            "this instance speaks handoff protocol 4 to 4, the peer 3 to 3: run the same version on both");
+  EXPECT_TRUE(older.closed());
   RawPeer wide_range(RawPeer::connect_to(prefill_.port()));
   Hello hello{{1, 9}, InstanceRole::kDecode, false, {}};
   wide_range.send(hello);

@@ -62,10 +62,10 @@ TEST_F(AgainstDecode, EveryFormOfALoopbackAddressIsThisMachine) {
 TEST_F(AgainstDecode, NoCommonVersionIsSaidToBoth) {
   ASSERT_TRUE(decode_->request(AttemptId(1), "127.0.0.1", port_, 0, 20));
   auto peer = accept();
-  peer->send(wire::Hello{{4, 9}, wire::InstanceRole::kPrefill, false, {}});
+  peer->send(wire::Hello{{5, 9}, wire::InstanceRole::kPrefill, false, {}});
   peer->expect<wire::Hello>();
   const std::string line =
-      "this instance speaks handoff protocol 3 to 3, the peer 4 to 9: run the same version on both";
+      "this instance speaks handoff protocol 4 to 4, the peer 5 to 9: run the same version on both";
   EXPECT_EQ(peer->expect<wire::Refuse>().text, line);
   ASSERT_TRUE(over(1));
   EXPECT_EQ(decode_->outcome(AttemptId(1)).ended->message, line);

@@ -290,7 +290,7 @@ TEST(Handoff, ABitFlippedInTheSourceAfterTheChecksumIsCaught) {
   const TestDecode::Outcome& outcome = both.decode.outcome(AttemptId(3));
   ASSERT_TRUE(outcome.ended);
   EXPECT_TRUE(outcome.ended->corrupt);
-  EXPECT_NE(outcome.ended->message.find("hashes to"), std::string::npos) << outcome.ended->message;
+  EXPECT_NE(outcome.ended->message.find("sums to"), std::string::npos) << outcome.ended->message;
   EXPECT_EQ(both.prefill.ended().at(AttemptId(3)).outcome, AttemptOutcome::kFailed);
   EXPECT_EQ(both.decode.stats().checksum_mismatches, 1u);
   EXPECT_EQ(both.decode.stats().committed, 0u);
@@ -311,7 +311,7 @@ TEST(Handoff, ABitFlippedAtDecodeBeforeVerificationIsCaught) {
       const Pool& pool = decode->memory().pools()[1];
       // Page 2 of the sequence: its stripe comes from a neighbour when the fanout is local, so flip rank 0 too.
       for (const Pool* each : {&pool, &decode->memory().pools()[0]})
-        each->bytes[pages[2].value() * each->shape.page_bytes() + 17] ^= std::byte{1};
+        each->memory.host()[pages[2].value() * each->shape.page_bytes() + 17] ^= std::byte{1};
       ++flips;
     };
     Both both(spec, "loopback", {}, options);
@@ -336,7 +336,7 @@ TEST(Handoff, TheTailOfTheLastPageTravelsAsZeros) {
   std::vector<PageId> pages;
   options.before_verify = [&](AttemptId) {
     const Pool& pool = decode->memory().pools()[0];
-    const std::byte* page = pool.bytes.data() + pages[2].value() * pool.shape.page_bytes();
+    const std::byte* page = pool.memory.host().data() + pages[2].value() * pool.shape.page_bytes();
     const layout::KvGeometry& g = pool.shape.geometry;
     int others = 0;
     const auto count = [&](uint64_t offset, int dim) {

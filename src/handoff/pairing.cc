@@ -104,10 +104,10 @@ Result<wire::Manifest> complete_manifest(wire::Manifest self, wire::InstanceRole
       return error(ErrorCode::kInvalidArgument, "the pool of rank {} has not the page shape of {}", rank,
                    self.layout.to_string());
     const uint64_t page = pool.shape.page_bytes();
-    if (page != 0 && pool.bytes.size() / page < static_cast<uint64_t>(self.pages_per_group))
+    if (page != 0 && pool.memory.size / page < static_cast<uint64_t>(self.pages_per_group))
       return error(ErrorCode::kInvalidArgument, "the pool of rank {} has {} bytes, {} pages of {} bytes need more",
-                   rank, pool.bytes.size(), self.pages_per_group, page);
-    self.regions.push_back({pool.region.value(), pool.bytes.size()});
+                   rank, pool.memory.size, self.pages_per_group, page);
+    self.regions.push_back({pool.region.value(), pool.memory.size});
   }
   return self;
 }

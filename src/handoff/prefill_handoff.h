@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "device/stream.h"
 #include "handoff/events.h"
 
 namespace baton::handoff {
@@ -40,6 +41,7 @@ struct PrefillHandoffOptions {
   size_t post_blocks_max = 512;
   // Bytes hashed, or posts made in as much time, between two looks at the sockets.
   uint64_t work_slice_bytes = 8u << 20;
+  device::StreamFactory make_stream = device::make_stream;  // of the devices that pools lie on
 };
 
 class PrefillHandoff {

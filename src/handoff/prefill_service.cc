@@ -27,7 +27,8 @@ PrefillHandoff::Service::Service(PrefillHandoffOptions options, wire::Manifest s
       sink_(std::move(sink)),
       listener_(std::move(listener)),
       now_(clock_.now()),
-      attention_(now_, options_.heartbeat / 2) {
+      attention_(now_, options_.heartbeat / 2),
+      streams_(options_.make_stream) {
   const Result<SocketAddress> bound = bound_address(listener_.fd());
   port_ = bound ? bound->port() : 0;
   thread_ = std::thread([this] { run(); });

@@ -178,6 +178,7 @@ class PrefillHandoff::Service {
   // The thread's own.
   TimePoint now_;
   AttendedTime attention_;
+  device::Streams streams_;  // before the attempts that use them
   SparseLog strangers_log_;
   uint64_t next_peer_ = 1;
   uint64_t planned_for_ = 0;   // the last peer whose manifest was planned for

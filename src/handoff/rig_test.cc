@@ -58,21 +58,22 @@ wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnati
 
 // ---- memory ----
 
-Memory::Memory(const SideSpec& spec, const layout::KvGeometry& geometry, Transport& transport)
+PatternPools::PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, Transport& transport)
     : spec_(spec), geometry_(geometry) {
   for (int rank = 0; rank < spec.layout.world(); ++rank) {
     const layout::PageShape shape = layout::rank_page_shape(spec.layout, rank, geometry, spec.page_tokens);
     const uint64_t bytes = std::max<uint64_t>(shape.page_bytes(), 1) * static_cast<uint64_t>(spec.pages);
     Result<Transport::Region> region = transport.allocate(bytes);
     BATON_CHECK(region.ok(), "{}", region.error().message);
-    pools_.push_back({region->id, region->bytes.subspan(0, bytes), shape});
-    std::memset(pools_.back().bytes.data(), static_cast<int>(kPoison), bytes);
+    pools_.push_back({region->id, device::Memory::of(region->bytes.subspan(0, bytes)), shape});
+    pools_.back().memory.home.index = rank % spec.homes;
+    std::memset(pools_.back().memory.host().data(), static_cast<int>(kPoison), bytes);
   }
 }
 
 template <typename Visit>
-void Memory::visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end,
-                   Visit visit) const {
+void PatternPools::visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end,
+                         Visit visit) const {
   const int ranks = spec_.layout.attn_tp() * spec_.layout.pp;
   std::vector<std::byte> entry(geometry_.entry_bytes());
   const auto k_bytes = static_cast<size_t>(geometry_.k_dim * geometry_.element_size);
@@ -89,10 +90,10 @@ void Memory::visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, 
           }
           const uint64_t page = pages[static_cast<size_t>(token / spec_.page_tokens)].value() * pool.shape.page_bytes();
           const int slot = static_cast<int>(token % spec_.page_tokens);
-          std::byte* k = pool.bytes.data() + page + pool.shape.k_offset(layer, head, slot);
+          std::byte* k = pool.memory.host().data() + page + pool.shape.k_offset(layer, head, slot);
           visit(rank, layer, head, token, k, std::span<const std::byte>(entry).first(k_bytes));
           if (geometry_.v_dim == 0) continue;
-          std::byte* v = pool.bytes.data() + page + pool.shape.v_offset(layer, head, slot);
+          std::byte* v = pool.memory.host().data() + page + pool.shape.v_offset(layer, head, slot);
           visit(rank, layer, head, token, v, std::span<const std::byte>(entry).subspan(k_bytes));
         }
       }
@@ -100,14 +101,14 @@ void Memory::visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, 
   }
 }
 
-void Memory::write(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end) {
+void PatternPools::write(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end) {
   visit(key, dp_rank, pages, begin, end, [](int, int, int, int64_t, std::byte* at, std::span<const std::byte> value) {
     std::memcpy(at, value.data(), value.size());
   });
 }
 
-std::string Memory::compare(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin,
-                            int64_t end) const {
+std::string PatternPools::compare(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin,
+                                  int64_t end) const {
   std::string difference;
   visit(key, dp_rank, pages, begin, end,
         [&](int rank, int layer, int head, int64_t token, const std::byte* at, std::span<const std::byte> value) {
@@ -117,18 +118,18 @@ std::string Memory::compare(uint64_t key, int dp_rank, const std::vector<PageId>
   return difference;
 }
 
-void Memory::fill_page(int dp_rank, PageId page, std::byte value) {
+void PatternPools::fill_page(int dp_rank, PageId page, std::byte value) {
   for (int r = 0; r < spec_.layout.attn_tp() * spec_.layout.pp; ++r) {
     const Pool& pool = pools_[static_cast<size_t>(world_rank(spec_.layout, dp_rank, r))];
-    std::memset(pool.bytes.data() + page.value() * pool.shape.page_bytes(), static_cast<int>(value),
+    std::memset(pool.memory.host().data() + page.value() * pool.shape.page_bytes(), static_cast<int>(value),
                 pool.shape.page_bytes());
   }
 }
 
-bool Memory::page_is(int dp_rank, PageId page, std::byte value) const {
+bool PatternPools::page_is(int dp_rank, PageId page, std::byte value) const {
   for (int r = 0; r < spec_.layout.attn_tp() * spec_.layout.pp; ++r) {
     const Pool& pool = pools_[static_cast<size_t>(world_rank(spec_.layout, dp_rank, r))];
-    const auto bytes = pool.bytes.subspan(page.value() * pool.shape.page_bytes(), pool.shape.page_bytes());
+    const auto bytes = pool.memory.host().subspan(page.value() * pool.shape.page_bytes(), pool.shape.page_bytes());
     if (!std::all_of(bytes.begin(), bytes.end(), [value](std::byte b) { return b == value; })) return false;
   }
   return true;

@@ -30,6 +30,7 @@ struct SideSpec {
   layout::Layout layout;
   int page_tokens = 8;
   int pages = 96;  // per DP group
+  int homes = 1;   // devices that the ranks' pools lie on in turn
 };
 
 struct PairSpec {
@@ -42,9 +43,9 @@ struct PairSpec {
 
 // The pools of an instance. The bytes of (key, layer, head, token, k or v) are a function of these alone, so that
 // either side of a handoff, in any process, knows what the other must hold.
-class Memory {
+class PatternPools {
  public:
-  Memory(const SideSpec& spec, const layout::KvGeometry& geometry, transport::Transport& transport);
+  PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, transport::Transport& transport);
   [[nodiscard]] const std::vector<Pool>& pools() const { return pools_; }
   void write(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end);
   // The first difference in words, or empty.
@@ -115,7 +116,7 @@ class TestPrefill {
 
   PairSpec spec_;
   std::unique_ptr<transport::Transport> transport_;
-  Memory memory_;
+  PatternPools memory_;
   std::vector<PageList> pages_;
   Random random_{1};
   BoundedQueue<PrefillEvent> events_{1};
@@ -157,7 +158,7 @@ class TestDecode {
   [[nodiscard]] const std::string& refusal() const { return refusal_; }
   [[nodiscard]] HandoffStats stats() const { return handoff_->stats(); }
   [[nodiscard]] DecodeHandoff& handoff() { return *handoff_; }
-  Memory& memory() { return memory_; }
+  PatternPools& memory() { return memory_; }
   [[nodiscard]] std::vector<PageId> pages_of(AttemptId attempt) const { return numbers_of(held_.at(attempt).pages); }
   void stop() { handoff_.reset(); }
 
@@ -171,7 +172,7 @@ class TestDecode {
 
   PairSpec spec_;
   std::unique_ptr<transport::Transport> transport_;
-  Memory memory_;
+  PatternPools memory_;
   std::vector<PageList> pages_;
   Random random_{2};
   BoundedQueue<DecodeEvent> events_{1};

@@ -1,10 +1,10 @@
 #include "handoff/send_job.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "handoff/pairing.h"
+#include "wire/frame_codec.h"
 
 namespace baton::handoff {
 
@@ -14,13 +14,15 @@ int64_t send_grain(const layout::Planner& planner) {
 
 SendJob::SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
                  const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools,
-                 uint64_t post_bytes_max, size_t post_blocks_max)
+                 device::Streams& streams, uint64_t post_bytes_max, size_t post_blocks_max)
     : planner_(std::move(planner)),
       pools_(pools),
+      streams_(streams),
       post_bytes_max_(post_bytes_max),
       post_blocks_max_(post_blocks_max),
       plan_(planner_->plan_for(grant.attempt)),
       coverage_(coverage_of(plan_, planner_->destination_ranks())),
+      sums_(streams, wire::grant_digest(grant)),
       prompt_tokens_(grant.prompt_tokens),
       first_page_(grant.cached_tokens / planner_->decode().page_tokens),
       sent_(grant.cached_tokens),
@@ -47,8 +49,13 @@ void SendJob::extend(int64_t end, const std::vector<PageId>& source_pages) {
 
 SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pages) {
   Step step;
+  const size_t made = hashed_;
   while (can_hash() && step.work < bytes) step.work += hash_one(source_pages);
-  if (step.work > 0) return step;
+  if (step.work > 0) {
+    const std::vector<uint64_t> sums = sums_.take();
+    std::copy(sums.begin(), sums.end(), checksums_.begin() + static_cast<ptrdiff_t>(made));
+    return step;
+  }
   HandoffPost post;
   while (post.blocks.size() < post_blocks_max_ && (taken_ < copies_.size() || make_copies(source_pages))) {
     layout::Copy& copy = copies_[taken_];
@@ -109,10 +116,9 @@ uint64_t SendJob::hash_one(const std::vector<PageId>& source_pages) {
   const int64_t from = (first_page_ + static_cast<int64_t>(hashed_ / coverage_.kinds.size())) * page_tokens;
   const int64_t to = std::min(from + page_tokens, prompt_tokens_);
   const std::vector<layout::Piece>& pieces = coverage_.kinds[hashed_ % coverage_.kinds.size()];
-  const auto pool_of = [&](const layout::Piece& piece) {
-    return PoolView{source_pool(piece.source).bytes, &planner_->source_shape(piece.source)};
-  };
-  checksums_[hashed_++] = checksum(pieces, pool_of, from, to, source_pages);
+  const auto pool_of = [&](const layout::Piece& piece) -> const Pool& { return source_pool(piece.source); };
+  sums_.begin(pieces, pool_of, planner_->decode().page_tokens, from, to, source_pages);
+  ++hashed_;
   uint64_t bytes = (1 + pieces.size()) * 64;
   for (const layout::Piece& piece : pieces) bytes += layout::piece_bytes(*planner_, piece, from, to);
   return bytes;
@@ -122,22 +128,12 @@ void SendJob::zero_tail(const std::vector<PageId>& source_pages) {
   const int64_t page_tokens = planner_->prefill().page_tokens;
   const int64_t used = prompt_tokens_ % page_tokens;
   if (used == 0 || page_tokens != planner_->decode().page_tokens) return;
-  const uint64_t page = source_pages[static_cast<size_t>(prompt_tokens_ / page_tokens)].value();
-  const auto left = static_cast<uint64_t>(page_tokens - used);
+  const PageId page = source_pages[static_cast<size_t>(prompt_tokens_ / page_tokens)];
   for (int r = 0; r < planner_->source_ranks(); ++r) {
     const Pool& pool = source_pool(r);
-    const layout::PageShape& shape = pool.shape;
-    const auto element = static_cast<uint64_t>(shape.geometry.element_size);
-    const uint64_t k_bytes = left * static_cast<uint64_t>(shape.geometry.k_dim) * element;
-    const uint64_t v_bytes = left * static_cast<uint64_t>(shape.geometry.v_dim) * element;
-    for (int head = shape.heads.begin; head < shape.heads.end; ++head) {
-      for (int layer = shape.layers.begin; layer < shape.layers.end; ++layer) {
-        std::byte* base = pool.bytes.data() + page * shape.page_bytes();
-        std::memset(base + shape.k_offset(layer, head, static_cast<int>(used)), 0, k_bytes);
-        if (v_bytes > 0) std::memset(base + shape.v_offset(layer, head, static_cast<int>(used)), 0, v_bytes);
-      }
-    }
+    streams_.of(pool.memory).zero(pool.memory, layout::tail_runs(pool.shape, page, static_cast<int>(used)));
   }
+  streams_.wait();  // the attempt may end before the next step, and its pages be used again
 }
 
 std::vector<uint64_t> SendJob::checksums() const {

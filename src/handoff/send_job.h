@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "device/stream.h"
 #include "handoff/coverage.h"
 #include "handoff/events.h"
 #include "layout/plan.h"
@@ -26,10 +27,10 @@ struct HandoffPost {
 
 class SendJob {
  public:
-  // `dp_rank` is the prefill group that computes. `pools` must outlive the job.
+  // `dp_rank` is the prefill group that computes. `pools` and `streams` must outlive the job.
   SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
-          const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools, uint64_t post_bytes_max,
-          size_t post_blocks_max);
+          const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools, device::Streams& streams,
+          uint64_t post_bytes_max, size_t post_blocks_max);
 
   // The KV of tokens up to `end` is in `source_pages`. Ends come in order; each but the last is a page's in both grids.
   // The tail of a last, partial page is zeroed here when whole pages travel, so that no older bytes of the page leave
@@ -38,7 +39,7 @@ class SendJob {
   // All that extend() allowed is in posts.
   [[nodiscard]] bool idle() const { return sent_ == end_; }
 
-  // Hashes about `bytes` bytes, or else makes the next post. Pages are hashed before they are posted, so that whatever
+  // Sums about `bytes` bytes, or else makes the next post. Pages are summed before they are posted, so that whatever
   // changes the sources from then on is found at decode.
   struct Step {
     uint64_t work = 0;  // in bytes hashed, or what takes as long
@@ -62,17 +63,19 @@ class SendJob {
 
   std::shared_ptr<const layout::Planner> planner_;
   std::span<const Pool> pools_;
+  device::Streams& streams_;
   uint64_t post_bytes_max_;
   size_t post_blocks_max_;
   layout::Plan plan_;
   Coverage coverage_;
+  PageSums sums_;
   std::vector<int> source_world_, destination_world_;
   std::vector<transport::RegionId> destination_regions_;
   std::vector<PageId> destination_pages_;
   int64_t prompt_tokens_ = 0;
   int64_t first_page_ = 0;  // of decode's, after the cached ones
   uint32_t pages_ = 0;
-  size_t hashed_ = 0;                // of checksums_
+  size_t hashed_ = 0;                // of checksums_: made or in sums_
   std::vector<uint64_t> checksums_;  // page by page, in each the kinds
   // Tokens before sent_ are in posts, those before end_ may be. Of the range [sent_, to_) all pieces before piece_ and
   // that one up to token_ are in copies_ or posts.

@@ -1,10 +1,10 @@
 #include "handoff/verify_job.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "handoff/pairing.h"
+#include "wire/frame_codec.h"
 
 namespace baton::handoff {
 namespace {
@@ -18,7 +18,8 @@ ReceivePlan::ReceivePlan(std::shared_ptr<const layout::Planner> planner, const w
       pools_(pools),
       plan_(planner_->plan_for(grant.attempt)),
       prompt_tokens_(grant.prompt_tokens),
-      cached_tokens_(grant.cached_tokens) {
+      cached_tokens_(grant.cached_tokens),
+      digest_(wire::grant_digest(grant)) {
   for (int r = 0; r < planner_->destination_ranks(); ++r) world_.push_back(world_rank(self.layout, grant.dp_rank, r));
   for (const wire::GrantedPage& page : grant.pages) pages_.push_back(page.page);
   for (const layout::Piece& piece : plan_.pieces)
@@ -58,18 +59,20 @@ Status ReceivePlan::check_counts(const wire::Commit& commit) const {
   return {};
 }
 
-VerifyJob::VerifyJob(const ReceivePlan& plan, wire::Commit commit)
+VerifyJob::VerifyJob(const ReceivePlan& plan, wire::Commit commit, device::Streams& streams)
     : plan_(plan),
       commit_(std::move(commit)),
+      streams_(streams),
       token_(plan.cached_tokens_),
-      coverage_(coverage_of(plan.plan_, static_cast<int>(plan.world_.size()))) {}
+      coverage_(coverage_of(plan.plan_, static_cast<int>(plan.world_.size()))),
+      sums_(streams, plan.digest_) {}
 
 bool VerifyJob::step(uint64_t bytes) {
   for (uint64_t worked = 0; worked < bytes;) {
     if (taken_ < copies_.size() || make_copies()) {
-      worked += copy_one();
+      worked += copy_some(bytes - worked);
     } else if (status_ && checked_ < commit_.checksums.size()) {
-      worked += check_one();
+      worked += check_some(bytes - worked);
     } else {
       return true;
     }
@@ -95,31 +98,54 @@ bool VerifyJob::make_copies() {
   return !copies_.empty();
 }
 
-uint64_t VerifyJob::copy_one() {
+uint64_t VerifyJob::copy_some(uint64_t bytes) {
   const layout::LocalCopy& local = plan_.plan_.local_copies[copies_of_];
-  const layout::Copy& copy = copies_[taken_++];
-  const std::span<const std::byte> from = plan_.pool(local.source).bytes.subspan(copy.source_offset, copy.length);
-  const std::span<std::byte> to = plan_.pool(local.destination).bytes.subspan(copy.destination_offset, copy.length);
-  std::memcpy(to.data(), from.data(), from.size());
-  local_bytes_ += from.size();
-  ++local_copies_;
-  return from.size() + 64;
+  const size_t first = taken_;
+  uint64_t worked = 0;
+  for (; taken_ < copies_.size() && worked < bytes; ++taken_) {
+    local_bytes_ += copies_[taken_].length;
+    worked += copies_[taken_].length + 64;
+  }
+  local_copies_ += taken_ - first;
+  const device::Memory& to = plan_.pool(local.destination).memory;
+  streams_.of(to).copy(plan_.pool(local.source).memory, to, std::span(copies_).subspan(first, taken_ - first));
+  streams_.wait();  // the attempt may end before the next step, and its pages be used again
+  return worked;
 }
 
-uint64_t VerifyJob::check_one() {
-  const uint64_t rank = checked_ / commit_.checksum_pages;
+std::pair<int64_t, int64_t> VerifyJob::tokens_of(uint64_t index) const {
   const int64_t page_tokens = plan_.planner_->decode().page_tokens;
-  const int64_t from = plan_.cached_tokens_ + static_cast<int64_t>(checked_ % commit_.checksum_pages) * page_tokens;
-  const int64_t to = std::min(from + page_tokens, plan_.prompt_tokens_);
+  const int64_t from = plan_.cached_tokens_ + static_cast<int64_t>(index % commit_.checksum_pages) * page_tokens;
+  return {from, std::min(from + page_tokens, plan_.prompt_tokens_)};
+}
+
+uint64_t VerifyJob::check_some(uint64_t bytes) {
+  uint64_t worked = 0;
+  for (uint64_t index = checked_; index < commit_.checksums.size() && worked < bytes; ++index) worked += sum_one(index);
+  for (const uint64_t sum : sums_.take()) {
+    if (status_) compare(sum);
+  }
+  return worked;
+}
+
+uint64_t VerifyJob::sum_one(uint64_t index) {
+  const uint64_t rank = index / commit_.checksum_pages;
+  const auto [from, to] = tokens_of(index);
   const Pool& pool = plan_.pool(static_cast<int>(rank));
-  const auto pool_of = [&](const layout::Piece&) { return PoolView{pool.bytes, &pool.shape}; };
-  const uint64_t sum = checksum(coverage_.kinds[coverage_.kind_of[rank]], pool_of, from, to, plan_.pages_);
-  const uint64_t expected = commit_.checksums[checked_++];
-  if (sum != expected)
-    status_ = error(ErrorCode::kCorrupt,
-                    "the KV of tokens {} to {} on decode rank {} hashes to {:016x}, prefill sent {:016x}", from, to,
-                    rank, sum, expected);
+  const auto pool_of = [&](const layout::Piece&) -> const Pool& { return pool; };
+  sums_.begin(coverage_.kinds[coverage_.kind_of[rank]], pool_of, plan_.planner_->decode().page_tokens, from, to,
+              plan_.pages_);
   return std::max<uint64_t>(pool.shape.page_bytes(), 1);
+}
+
+void VerifyJob::compare(uint64_t sum) {
+  const auto [from, to] = tokens_of(checked_);
+  const uint64_t rank = checked_ / commit_.checksum_pages;
+  const uint64_t expected = commit_.checksums[checked_++];
+  if (sum == expected) return;
+  status_ =
+      error(ErrorCode::kCorrupt, "the KV of tokens {} to {} on decode rank {} sums to {:016x}, prefill sent {:016x}",
+            from, to, rank, sum, expected);
 }
 
 }  // namespace baton::handoff

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "device/stream.h"
 #include "handoff/coverage.h"
 #include "handoff/events.h"
 #include "layout/plan.h"
@@ -42,11 +43,13 @@ class ReceivePlan {
   int64_t prompt_tokens_ = 0;
   int64_t cached_tokens_ = 0;
   uint64_t bytes_ = 0;
+  uint64_t digest_ = 0;  // of the grant
 };
 
 class VerifyJob {
  public:
-  VerifyJob(const ReceivePlan& plan, wire::Commit commit);
+  // `plan` and `streams` must outlive the job.
+  VerifyJob(const ReceivePlan& plan, wire::Commit commit, device::Streams& streams);
 
   // Works on about `bytes` bytes. True when finished; status() holds then.
   bool step(uint64_t bytes);
@@ -60,11 +63,17 @@ class VerifyJob {
  private:
   // The next copies of one LocalCopy into copies_; false: there are no more.
   bool make_copies();
-  uint64_t copy_one();
-  uint64_t check_one();
+  // Each works on about `bytes` bytes and returns how many those were.
+  uint64_t copy_some(uint64_t bytes);
+  uint64_t check_some(uint64_t bytes);
+  // Begins checksum `index`.
+  uint64_t sum_one(uint64_t index);
+  void compare(uint64_t sum);
+  [[nodiscard]] std::pair<int64_t, int64_t> tokens_of(uint64_t index) const;
 
   const ReceivePlan& plan_;
   wire::Commit commit_;
+  device::Streams& streams_;
   // All local copies of the plan before local_ and that one up to token_ are in copies_ or done.
   size_t local_ = 0;
   int64_t token_ = 0;
@@ -72,6 +81,7 @@ class VerifyJob {
   std::vector<layout::Copy> copies_;
   size_t taken_ = 0;  // of copies_
   Coverage coverage_;
+  PageSums sums_;
   uint64_t checked_ = 0;  // of checksums
   uint64_t local_bytes_ = 0, local_copies_ = 0;
   Status status_;

@@ -1,4 +1,4 @@
-// A piece as byte ranges: copies between two pools, and runs of one pool in the canonical order.
+// A piece as byte ranges: copies between two pools, and the words of one pool by their numbers.
 #include <algorithm>
 
 #include "layout/plan.h"
@@ -39,14 +39,6 @@ void append(std::vector<Copy>& copies, const Copy& copy) {
     }
   }
   copies.push_back(copy);
-}
-
-void append(std::vector<Run>& runs, const Run& run) {
-  if (!runs.empty() && runs.back().offset + runs.back().length == run.offset) {
-    runs.back().length += run.length;
-  } else {
-    runs.push_back(run);
-  }
 }
 
 // Calls action(first token, past the last) for the slice's part of every stretch of [begin, end) that no multiple of
@@ -126,21 +118,6 @@ void check_copy(const PageShape& from, const PageShape& to, const Slice& slice, 
   check_pages(to, begin, end, destination_pages);
 }
 
-// One stretch of tokens within one unit: the bytes of a (head, layer, k or v) may lie on several pages.
-void append_runs(std::vector<Run>& runs, const PageShape& shape, int layer, int head, bool v, int64_t begin,
-                 int64_t end, const std::vector<PageId>& pages) {
-  const int dim = v ? shape.geometry.v_dim : shape.geometry.k_dim;
-  for (int64_t token = begin; token < end;) {
-    const int64_t next = std::min(end, (token / shape.page_tokens + 1) * shape.page_tokens);
-    const auto in_page = static_cast<int>(token % shape.page_tokens);
-    const uint64_t offset = v ? shape.v_offset(layer, head, in_page) : shape.k_offset(layer, head, in_page);
-    append(runs,
-           {.offset = page_offset(shape, pages, token) + offset,
-            .length = static_cast<uint64_t>(next - token) * static_cast<uint64_t>(dim * shape.geometry.element_size)});
-    token = next;
-  }
-}
-
 }  // namespace
 
 std::vector<Copy> piece_copies(const Planner& planner, const Piece& piece, int64_t begin, int64_t end,
@@ -205,25 +182,101 @@ std::vector<Copy> local_copies(const Planner& planner, const LocalCopy& slice, i
   return copy(from, to, slice, begin, end, pages, pages);
 }
 
-std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t begin, int64_t end,
-                            const std::vector<PageId>& pages) {
+namespace {
+
+// The numbers of a canonical page's words: (head, layer, k|v, token, word of the row), of all heads and layers.
+class CanonicalPage {
+ public:
+  CanonicalPage(const KvGeometry& geometry, int page_tokens)
+      : layers_(static_cast<uint64_t>(geometry.layers)),
+        page_tokens_(static_cast<uint64_t>(page_tokens)),
+        k_words_(row_words(row_bytes(geometry, false))),
+        v_words_(row_words(row_bytes(geometry, true))) {}
+
+  static uint64_t row_bytes(const KvGeometry& geometry, bool v) {
+    return static_cast<uint64_t>(v ? geometry.v_dim : geometry.k_dim) * static_cast<uint64_t>(geometry.element_size);
+  }
+  // Of the first word of K or V; `token` is of the page.
+  [[nodiscard]] uint64_t word(int head, int layer, bool v, int64_t token) const {
+    const uint64_t plane = static_cast<uint64_t>(head) * layers_ + static_cast<uint64_t>(layer);
+    return plane * page_tokens_ * (k_words_ + v_words_) + (v ? page_tokens_ * k_words_ : 0) +
+           static_cast<uint64_t>(token) * (v ? v_words_ : k_words_);
+  }
+
+ private:
+  uint64_t layers_, page_tokens_, k_words_, v_words_;
+};
+
+// Rows that need no filling up are rows of one word each, so that runs of K and V merge.
+uint64_t merged_row(uint64_t row_bytes) { return row_bytes % kWordBytes == 0 ? kWordBytes : row_bytes; }
+
+void append(std::vector<WordRun>& runs, const WordRun& run) {
+  if (run.length == 0) return;
+  if (!runs.empty()) {
+    WordRun& last = runs.back();
+    if (last.offset + last.length == run.offset && last.row_bytes == run.row_bytes &&
+        last.word + last.length / last.row_bytes * row_words(last.row_bytes) == run.word) {
+      last.length += run.length;
+      return;
+    }
+  }
+  runs.push_back(run);
+}
+
+}  // namespace
+
+std::vector<WordRun> piece_words(const PageShape& shape, const Piece& piece, int canonical_tokens, int64_t begin,
+                                 int64_t end, const std::vector<PageId>& pages) {
   check_slice(shape, piece);
   check_pages(shape, begin, end, pages);
-  std::vector<Run> runs;
-  for_each_stretch(piece, begin, end, {piece.unit_tokens}, [&](int64_t token, int64_t next) {
-    const bool whole_page = next - token == shape.page_tokens && token % shape.page_tokens == 0;
+  BATON_CHECK(canonical_tokens > 0 && (begin == end || begin / canonical_tokens == (end - 1) / canonical_tokens),
+              "tokens {}..{} of more than one page of {}", begin, end, canonical_tokens);
+  const KvGeometry& geometry = shape.geometry;
+  const CanonicalPage canonical(geometry, canonical_tokens);
+  const uint64_t k_row = CanonicalPage::row_bytes(geometry, false);
+  const uint64_t v_row = CanonicalPage::row_bytes(geometry, true);
+  const bool filled = k_row % kWordBytes == 0 && v_row % kWordBytes == 0;
+  std::vector<WordRun> runs;
+  for_each_stretch(piece, begin, end, {piece.unit_tokens, shape.page_tokens}, [&](int64_t token, int64_t next) {
+    const uint64_t page = page_offset(shape, pages, token);
+    const auto in_page = static_cast<int>(token % shape.page_tokens);
+    const int64_t in_canonical = token % canonical_tokens;
+    const bool whole = filled && shape.page_tokens == canonical_tokens && next - token == canonical_tokens;
     for (int head = piece.heads.begin; head < piece.heads.end; ++head) {
-      if (whole_page) {  // all layers of the head are one run
-        append(runs, {.offset = page_offset(shape, pages, token) + shape.k_offset(piece.layers.begin, head, 0),
-                      .length = static_cast<uint64_t>(piece.layers.size()) * shape.layer_bytes()});
+      if (whole) {  // all layers of the head are one run
+        append(runs, {.offset = page + shape.k_offset(piece.layers.begin, head, 0),
+                      .length = static_cast<uint64_t>(piece.layers.size()) * shape.layer_bytes(),
+                      .row_bytes = kWordBytes,
+                      .word = canonical.word(head, piece.layers.begin, false, 0)});
         continue;
       }
       for (int layer = piece.layers.begin; layer < piece.layers.end; ++layer) {
-        append_runs(runs, shape, layer, head, false, token, next, pages);
-        if (shape.geometry.v_dim > 0) append_runs(runs, shape, layer, head, true, token, next, pages);
+        for (const bool v : {false, true}) {
+          const uint64_t row = v ? v_row : k_row;
+          const uint64_t offset = v ? shape.v_offset(layer, head, in_page) : shape.k_offset(layer, head, in_page);
+          append(runs, {.offset = page + offset,
+                        .length = static_cast<uint64_t>(next - token) * row,
+                        .row_bytes = merged_row(row),
+                        .word = canonical.word(head, layer, v, in_canonical)});
+        }
       }
     }
   });
+  return runs;
+}
+
+std::vector<Run> tail_runs(const PageShape& shape, PageId page, int used) {
+  const auto left = static_cast<uint64_t>(shape.page_tokens - used);
+  const uint64_t base = page.value() * shape.page_bytes();
+  std::vector<Run> runs;
+  for (int head = shape.heads.begin; head < shape.heads.end; ++head) {
+    for (int layer = shape.layers.begin; layer < shape.layers.end; ++layer) {
+      runs.push_back(
+          {base + shape.k_offset(layer, head, used), left * CanonicalPage::row_bytes(shape.geometry, false)});
+      if (shape.geometry.v_dim == 0) continue;
+      runs.push_back({base + shape.v_offset(layer, head, used), left * CanonicalPage::row_bytes(shape.geometry, true)});
+    }
+  }
   return runs;
 }
 

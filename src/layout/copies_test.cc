@@ -3,7 +3,9 @@
 #include <rapidcheck/gtest.h>
 #include <xxhash.h>
 
+#include <array>
 #include <cstring>
+#include <map>
 #include <numeric>
 
 #include "base/random.h"
@@ -91,7 +93,7 @@ class Handoff {
       }
       begin = end;
     }
-    if (const std::string difference = compare_hashes(); !difference.empty()) return difference;
+    if (const std::string difference = compare_words(); !difference.empty()) return difference;
     const std::vector<Pool> received = destinations_;  // local copies may only rely on what came over the fabric
     for (const LocalCopy& copy : plan_.local_copies) {
       const auto copies = local_copies(planner_, copy, 0, tokens_, destination_pages_);
@@ -126,53 +128,65 @@ class Handoff {
     return true;
   }
 
-  static std::vector<uint8_t> gather(const Pool& pool, const std::vector<Run>& runs) {
-    std::vector<uint8_t> bytes;
-    for (const Run& run : runs) {
-      const auto at = pool.bytes.begin() + static_cast<ptrdiff_t>(run.offset);
-      bytes.insert(bytes.end(), at, at + static_cast<ptrdiff_t>(run.length));
+  // Which words with which bytes.
+  using NumberedWords = std::map<uint64_t, std::array<uint8_t, kWordBytes>>;
+
+  // Of one canonical page. Empty: a word came twice.
+  static NumberedWords gather(const Pool& pool, const std::vector<WordRun>& runs) {
+    NumberedWords words;
+    for (const WordRun& run : runs) {
+      uint64_t word = run.word;
+      for (uint64_t row = 0; row < run.length; row += run.row_bytes) {
+        for (uint64_t at = 0; at < run.row_bytes; at += kWordBytes) {
+          std::array<uint8_t, kWordBytes> bytes{};
+          std::memcpy(bytes.data(), &pool.bytes[run.offset + row + at], std::min(kWordBytes, run.row_bytes - at));
+          if (!words.emplace(word++, bytes).second) return {};
+        }
+      }
     }
-    return bytes;
+    return words;
   }
 
-  // The canonical bytes of a piece, from the truth alone.
-  std::vector<uint8_t> canonical(const Piece& piece) const {
-    std::vector<uint8_t> bytes;
+  // The words of a piece's tokens, from the truth alone: as an undivided instance would number them.
+  NumberedWords canonical(const Piece& piece, int64_t begin, int64_t end) const {
+    NumberedWords words;
     const KvGeometry& g = planner_.geometry();
-    for (int64_t unit = piece.stripe; unit * piece.unit_tokens < tokens_; unit += piece.stripes) {
-      const int64_t first = unit * piece.unit_tokens;
-      const int64_t last = std::min(first + piece.unit_tokens, tokens_);
-      for (int head = piece.heads.begin; head < piece.heads.end; ++head) {
-        for (int layer = piece.layers.begin; layer < piece.layers.end; ++layer) {
-          for (const bool v : {false, true}) {
-            for (int64_t token = first; token < last; ++token) {
-              for (int byte = 0; byte < (v ? g.v_dim : g.k_dim) * g.element_size; ++byte)
-                bytes.push_back(truth(layer, head, token, v, byte));
+    const int64_t page_tokens = planner_.decode().page_tokens;
+    uint64_t word = 0;
+    for (int head = 0; head < g.kv_heads; ++head) {
+      for (int layer = 0; layer < g.layers; ++layer) {
+        for (const bool v : {false, true}) {
+          for (int64_t in_page = 0; in_page < page_tokens; ++in_page) {
+            const int64_t token = begin / page_tokens * page_tokens + in_page;
+            const bool held = piece.heads.begin <= head && head < piece.heads.end && piece.layers.begin <= layer &&
+                              layer < piece.layers.end && begin <= token && token < end &&
+                              token / piece.unit_tokens % piece.stripes == piece.stripe;
+            const int row = (v ? g.v_dim : g.k_dim) * g.element_size;
+            for (int at = 0; at < row; at += static_cast<int>(kWordBytes), ++word) {
+              if (!held) continue;
+              for (int byte = at; byte < std::min(row, at + static_cast<int>(kWordBytes)); ++byte)
+                words[word][static_cast<size_t>(byte - at)] = truth(layer, head, token, v, byte);
             }
           }
         }
       }
     }
-    return bytes;
+    return words;
   }
 
-  std::string compare_hashes() {
+  std::string compare_words() {
+    const int page_tokens = planner_.decode().page_tokens;
     for (const Piece& piece : plan_.pieces) {
       const Pool& from = sources_[static_cast<size_t>(piece.source)];
       const Pool& to = destinations_[static_cast<size_t>(piece.destination)];
-      const std::vector<uint8_t> expected = canonical(piece);
-      if (gather(from, piece_runs(from.shape, piece, 0, tokens_, source_pages_)) != expected)
-        return "the sender hashes other bytes";
-      if (gather(to, piece_runs(to.shape, piece, 0, tokens_, destination_pages_)) != expected)
-        return "the receiver hashes other bytes";
-      std::vector<uint8_t> chunked;  // ranges that meet at unit boundaries concatenate
-      for (int64_t begin = 0; begin < tokens_;) {
-        const int64_t end = std::min(tokens_, begin + piece.unit_tokens * static_cast<int64_t>(1 + random_.below(3)));
-        const std::vector<uint8_t> part = gather(from, piece_runs(from.shape, piece, begin, end, source_pages_));
-        chunked.insert(chunked.end(), part.begin(), part.end());
-        begin = end;
+      for (int64_t begin = 0; begin < tokens_; begin += page_tokens) {
+        const int64_t end = std::min(tokens_, begin + page_tokens);
+        const NumberedWords expected = canonical(piece, begin, end);
+        if (gather(from, piece_words(from.shape, piece, page_tokens, begin, end, source_pages_)) != expected)
+          return "the sender sums other words";
+        if (gather(to, piece_words(to.shape, piece, page_tokens, begin, end, destination_pages_)) != expected)
+          return "the receiver sums other words";
       }
-      if (chunked != expected) return "chunks hash to other bytes";
     }
     return {};
   }
@@ -218,11 +232,11 @@ Layout random_layout() {
   return {.tp = dp * *rc::gen::inRange(1, 6), .dp = dp, .pp = *rc::gen::inRange(1, 4)};
 }
 
-RC_GTEST_PROP(Copies, EveryByteArrivesOnceAndHashesAgree, ()) {
+RC_GTEST_PROP(Copies, EveryByteArrivesOnceAndWordsAgree, ()) {
   const KvGeometry geometry{.layers = *rc::gen::inRange(3, 6),
                             .kv_heads = *rc::gen::inRange(1, 7),
-                            .k_dim = *rc::gen::inRange(1, 4),
-                            .v_dim = *rc::gen::inRange(0, 3),
+                            .k_dim = *rc::gen::element(1, 2, 3, 8, 16, 20),
+                            .v_dim = *rc::gen::element(0, 1, 2, 8),
                             .element_size = *rc::gen::inRange(1, 3)};
   const PlanSide prefill{random_layout(), *rc::gen::inRange(1, 7)};
   PlanSide decode{random_layout(), *rc::gen::inRange(1, 7)};
@@ -397,12 +411,20 @@ TEST(Copies, PartialLastPageIsCopiedWholeWithEqualPages) {
   EXPECT_TRUE(piece_copies(planner, piece, 16, 16, pages({4}), pages({1})).empty());
 }
 
-TEST(Copies, FullPagesHashAsOneRun) {
+TEST(Copies, TheWordsOfAFullPageAreOneRun) {
   const Planner planner = plan(kGqa, {{.tp = 4}, 16}, {{.tp = 4}, 16});
   const Piece piece = planner.plan_for(AttemptId(1)).pieces.at(0);
   const PageShape& shape = planner.source_shape(0);
-  EXPECT_EQ(piece_runs(shape, piece, 0, 32, pages({2, 3})),
-            (std::vector<baton::layout::Run>{{2 * shape.page_bytes(), 2 * shape.page_bytes()}}));
+  EXPECT_EQ(piece_words(shape, piece, 16, 16, 32, pages({2, 3})),
+            (std::vector<WordRun>{
+                {.offset = 3 * shape.page_bytes(), .length = shape.page_bytes(), .row_bytes = kWordBytes, .word = 0}}));
+}
+
+TEST(Copies, TheTailOfAPageIsWhatItsTokensLeave) {
+  const PageShape shape{.layers = {2, 4}, .heads = {1, 2}, .page_tokens = 4, .geometry = {4, 2, 3, 1, 2}};
+  // A head's layer has 4 tokens of K, 6 bytes each, and 4 of V, 2 bytes each.
+  EXPECT_EQ(tail_runs(shape, PageId(1), 3),
+            (std::vector<baton::layout::Run>{{64 + 18, 6}, {64 + 24 + 6, 2}, {96 + 18, 6}, {96 + 24 + 6, 2}}));
 }
 
 TEST(CopiesDeathTest, MisuseStops) {
@@ -410,11 +432,13 @@ TEST(CopiesDeathTest, MisuseStops) {
   Piece piece = planner.plan_for(AttemptId(1)).pieces.at(0);
   EXPECT_DEATH((void)piece_copies(planner, piece, 8, 16, pages({0}), pages({0})), "inside a page");
   EXPECT_DEATH((void)piece_copies(planner, piece, 0, 17, pages({0}), pages({0})), "17 tokens on 1 pages of 16");
-  EXPECT_DEATH((void)piece_runs(planner.source_shape(1), piece, 0, 16, pages({0})), "on a rank of");
+  EXPECT_DEATH((void)piece_words(planner.source_shape(1), piece, 16, 0, 16, pages({0})), "on a rank of");
+  EXPECT_DEATH((void)piece_words(planner.source_shape(0), piece, 16, 8, 24, pages({0, 1})), "more than one page");
   piece.source = 9;
   EXPECT_DEATH((void)piece_copies(planner, piece, 0, 16, pages({0}), pages({0})), "source rank 9");
-  EXPECT_DEATH((void)piece_runs(planner.source_shape(0), Piece{.layers = {0, 4}, .heads = {0, 1}}, 0, 16, pages({0})),
-               "units of 0 tokens");
+  EXPECT_DEATH(
+      (void)piece_words(planner.source_shape(0), Piece{.layers = {0, 4}, .heads = {0, 1}}, 16, 0, 16, pages({0})),
+      "units of 0 tokens");
 }
 
 }  // namespace

@@ -181,17 +181,34 @@ struct Copy {
 [[nodiscard]] std::vector<Copy> local_copies(const Planner& planner, const LocalCopy& copy, int64_t begin, int64_t end,
                                              const std::vector<PageId>& pages);
 
-// The bytes of a piece for tokens [begin, end) in canonical order (unit, head, layer, k|v, token, dim), as runs in the
-// memory of the side that hashes: `shape` and `pages` are its own. Both sides get the same byte sequence whatever their
-// layouts and page sizes, and ranges that meet at a unit boundary concatenate: the runs of [a, b) then [b, c) are the
-// bytes of [a, c). Adjacent runs are merged, so a full page of a whole slice is one run.
 struct Run {
   uint64_t offset = 0;
   uint64_t length = 0;
   constexpr bool operator==(const Run&) const = default;
 };
-[[nodiscard]] std::vector<Run> piece_runs(const PageShape& shape, const Piece& piece, int64_t begin, int64_t end,
-                                          const std::vector<PageId>& pages);
+
+// Bytes of a pool, as the numbered words of a canonical page, for checksums (device/page_sum.h). The canonical page is
+// the one that an undivided instance of decode's page size holds: a word has the same number on every rank of either
+// side, whatever their layouts and page sizes. K or V of a (layer, head, token) is a row, whose last word is filled up
+// with zeros where 16 bytes do not divide it.
+inline constexpr uint64_t kWordBytes = 16;
+struct WordRun {
+  uint64_t offset = 0;     // in the pool
+  uint64_t length = 0;     // of whole rows, one after another in the pool and in the numbering
+  uint64_t row_bytes = 0;  // kWordBytes where rows need no filling up
+  uint64_t word = 0;       // the number of the first one
+  constexpr bool operator==(const WordRun&) const = default;
+};
+[[nodiscard]] constexpr uint64_t row_words(uint64_t row_bytes) { return (row_bytes + kWordBytes - 1) / kWordBytes; }
+
+// The words of a piece's tokens [begin, end), which lie in one canonical page of `canonical_tokens` tokens, checked.
+// `shape` and `pages` are of the rank that holds them. Neighbours are merged: a full page of a whole slice is one run
+// where the page sizes are equal and rows need no filling up.
+[[nodiscard]] std::vector<WordRun> piece_words(const PageShape& shape, const Piece& piece, int canonical_tokens,
+                                               int64_t begin, int64_t end, const std::vector<PageId>& pages);
+
+// The bytes of page `page` of a pool that hold its tokens [used, shape.page_tokens).
+[[nodiscard]] std::vector<Run> tail_runs(const PageShape& shape, PageId page, int used);
 
 // What `baton plan` prints: both sides, the matrix of real (R) and dummy (.) links over all ranks, bytes and copies per
 // link for `tokens` tokens (1..kPlanTokensMax, checked), total bytes over unique bytes, and a warning when the mean

@@ -104,7 +104,7 @@ TEST(FrameCodec, RoundTripOfEveryType) {
 }
 
 TEST(FrameCodec, BytesOfACancelAreFixed) {
-  const std::string expected("\x1f\0\0\0BTNH\3\0\7\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\1\2\0\0\0hi", 35);
+  const std::string expected("\x1f\0\0\0BTNH\4\0\7\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\1\2\0\0\0hi", 35);
   EXPECT_EQ(encoded(Cancel{AttemptId(2), 3, true, "hi"}), expected);
 }
 
@@ -144,7 +144,7 @@ TEST(FrameCodec, UnknownVersionTypeMagicAndLength) {
 // Instances of any two versions must understand how they greet and refuse each other.
 TEST(FrameCodec, BytesOfAHelloAreFixedAndOfAnyVersion) {
   const Hello hello{{2, 3}, InstanceRole::kDecode, true, bytes32(0x61)};
-  std::string expected("\x2e\0\0\0BTNH\3\0\x0b\0\2\0\3\0\2\1", 18);
+  std::string expected("\x2e\0\0\0BTNH\4\0\x0b\0\2\0\3\0\2\1", 18);
   for (int c = 0x61; c < 0x61 + 32; ++c) expected += static_cast<char>(c);
   EXPECT_EQ(encoded(hello), expected);
   for (const Frame& frame : {Frame(hello), Frame(Refuse{"no"})}) {

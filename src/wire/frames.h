@@ -26,7 +26,7 @@ struct VersionRange {
   uint16_t max = 0;
   bool operator==(const VersionRange&) const = default;
 };
-inline constexpr VersionRange kProtocolVersions{3, 3};
+inline constexpr VersionRange kProtocolVersions{4, 4};
 
 enum class InstanceRole : uint8_t { kPrefill = 1, kDecode = 2 };
 
@@ -150,7 +150,7 @@ struct HandoffDurations {
   bool operator==(const HandoffDurations&) const = default;
 };
 
-// Every byte of the attempt is applied at decode, and this is what they hash to.
+// Every byte of the attempt is applied at decode, and this is what they sum to.
 struct Commit {
   AttemptId attempt;
   Incarnation decode;
@@ -161,8 +161,8 @@ struct Commit {
   uint64_t bytes = 0;         // over the fabric
   uint64_t copies = 0;        // contiguous blocks over the fabric
   HandoffDurations durations;
-  // XXH3-64 of page p (of those after the cached ones) of destination rank r of the group: checksums[r * checksum_pages
-  // + p].
+  // Of page p (of those after the cached ones) of destination rank r of the group: checksums[r * checksum_pages + p],
+  // with keys of the grant's digest (docs/PROTOCOL.md).
   uint32_t checksum_pages = 0;
   std::vector<uint64_t> checksums;
   bool operator==(const Commit&) const = default;

@@ -1,0 +1,84 @@
+// What every stream must do, tried on the CPU's; and memory that keeps its home.
+#include "device/stream.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace baton::device {
+namespace {
+
+TEST(Memory, IsZeroedAlignedAndOwned) {
+  Result<Buffer> made = Buffer::allocate({}, 10000);
+  ASSERT_TRUE(made.ok());
+  Buffer buffer = std::move(*made);
+  const std::span<std::byte> bytes = buffer.memory().host();
+  EXPECT_EQ(bytes.size(), 10000u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes.data()) % 4096, 0u);
+  EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; }));
+  bytes[9999] = std::byte{3};
+  Buffer moved = std::move(buffer);
+  EXPECT_EQ(moved.memory().host()[9999], std::byte{3});
+  EXPECT_EQ(Buffer().memory(), Memory{});
+}
+
+TEST(Memory, WhatCannotBeHadIsAnError) {
+  EXPECT_EQ(Buffer::allocate({}, 0).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(Buffer::allocate({}, uint64_t{1} << 47).error().code, ErrorCode::kInvalidArgument);
+  const Result<Buffer> elsewhere = Buffer::allocate({DeviceKind::kCuda, 1}, 4096);
+  ASSERT_FALSE(elsewhere.ok());
+  EXPECT_EQ(elsewhere.error().code, ErrorCode::kIncompatible);
+  EXPECT_NE(elsewhere.error().message.find("cuda:1"), std::string::npos) << elsewhere.error().message;
+}
+
+TEST(MemoryDeathTest, TheProcessorTouchesOnlyWhatIsItsOwn) {
+  std::vector<std::byte> bytes(16);
+  const Memory foreign{{DeviceKind::kCuda, 1}, bytes.data(), bytes.size()};
+  EXPECT_DEATH((void)foreign.host(), "does not reach the memory of cuda:1");
+  EXPECT_DEATH((void)foreign.part(4, 8).host(), "cuda:1") << "a part keeps the home";
+  EXPECT_DEATH((void)Memory::of(bytes).part(9, 8), "8 bytes at 9 of 16");
+  EXPECT_DEATH((void)Memory::of(bytes).part(1, UINT64_MAX), "of 16");
+  EXPECT_DEATH((void)make_stream(foreign.home), "cuda:1");
+}
+
+TEST(Stream, ZeroesCopiesAndSums) {
+  std::vector<std::byte> from(64), to(64, std::byte{9});
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i);
+  Streams streams;
+  Stream& stream = streams.of(Memory::of(to));
+  EXPECT_EQ(&stream, &streams.of(Memory::of(from))) << "one for a device";
+  const std::vector<layout::Copy> copies = {{0, 16, 8}, {60, 0, 4}, {5, 5, 0}};
+  stream.copy(Memory::of(from), Memory::of(to), copies);
+  const std::vector<layout::Run> runs = {{20, 2}, {63, 1}};
+  stream.zero(Memory::of(to), runs);
+  const PageKeys keys(5);
+  const std::vector<layout::WordRun> words = {{.offset = 16, .length = 32, .row_bytes = 16, .word = 4}};
+  WordSum sum;
+  stream.sum(Memory::of(to), words, keys, &sum);
+  const std::unique_ptr<Event> event = stream.record();
+  event->wait();
+  EXPECT_TRUE(event->done());
+  std::vector<std::byte> expected(64, std::byte{9});
+  for (size_t i = 0; i < 8; ++i) expected[16 + i] = static_cast<std::byte>(i);
+  for (size_t i = 0; i < 4; ++i) expected[i] = static_cast<std::byte>(60 + i);
+  expected[20] = expected[21] = expected[63] = std::byte{0};
+  EXPECT_EQ(to, expected);
+  EXPECT_EQ(sum, sum_words(to, words, keys));
+}
+
+TEST(StreamDeathTest, WorkOutsideTheMemoryStops) {
+  std::vector<std::byte> bytes(64);
+  const std::unique_ptr<Stream> stream = make_stream({});
+  const Memory memory = Memory::of(bytes);
+  const std::vector<layout::Run> run = {{60, 5}};
+  EXPECT_DEATH(stream->zero(memory, run), "5 bytes at 60 of 64");
+  const std::vector<layout::Copy> copy = {{0, 60, 8}};
+  EXPECT_DEATH(stream->copy(memory, memory, copy), "8 bytes at 60 of 64");
+  const std::vector<layout::WordRun> words = {{.offset = 48, .length = 32, .row_bytes = 16, .word = 0}};
+  WordSum sum;
+  EXPECT_DEATH(stream->sum(memory, words, PageKeys(1), &sum), "32 bytes at 48 of 64");
+}
+
+}  // namespace
+}  // namespace baton::device

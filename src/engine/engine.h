@@ -79,7 +79,8 @@ struct Output {
   bool handed_over = false;  // a prefill leg whose KV and first token are with decode
 };
 // Called from the engine's thread, in order; must not block or call the engine back synchronously.
-using OutputSink = std::function<void(Output)>;
+// What it does not move away of an output is used again for the next.
+using OutputSink = std::function<void(Output&&)>;
 
 struct InstanceInfo {
   Role role = Role::kUnified;

@@ -91,8 +91,12 @@ void EngineCore::add_sequence(const LiveRequest& live, scheduler::EntryMode entr
   scheduler_.add(std::move(fresh));
 }
 
-Output EngineCore::output_of(LiveRequest& live) {
-  Output output;
+Output& EngineCore::output_of(LiveRequest& live) {
+  Output& output = delivery_;
+  std::vector<GeneratedToken> tokens = std::move(output.tokens);
+  tokens.clear();
+  output = {};
+  output.tokens = std::move(tokens);
   output.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
   output.next = std::exchange(live.next, {});
   output.prompt_tokens = live.prompt_tokens();
@@ -107,7 +111,7 @@ std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken
   ++live.completion_tokens;
   ++generation_tokens_;
   auto finish = finish_after(live, token.id, live.completion_tokens);
-  Output output = output_of(live);
+  Output& output = output_of(live);
   if (live.completion_tokens == 1) {
     output.ttft = live.ttft;
     if (options_.observer != nullptr) options_.observer->on_ttft(live.ttft);
@@ -133,7 +137,7 @@ bool EngineCore::emit(LiveRequest& live, GeneratedToken token) {
 }
 
 void EngineCore::close(LiveRequest& live, Output::Finish finish, bool handed_over) {
-  Output output = output_of(live);
+  Output& output = output_of(live);
   if (handed_over) output.ttft = live.ttft;
   output.handed_over = handed_over;
   if (finish.reason == FinishReason::kAbort) ++aborted_;

@@ -74,11 +74,13 @@ class EngineCore {
  private:
   [[nodiscard]] std::shared_ptr<sampling::Recipe> recipe_of(const Request& request) const;
   [[nodiscard]] int priority_of(const Request& request) const;
-  [[nodiscard]] Output output_of(LiveRequest& live);
+  // What there is to say of it but new tokens, in `delivery_`.
+  Output& output_of(LiveRequest& live);
 
   CoreOptions options_;
   scheduler::Scheduler scheduler_;
   RolePart* role_ = nullptr;
+  Output delivery_;  // at hand; its storage is used again
   std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
   uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;
 };

@@ -12,6 +12,8 @@ namespace {
 
 // How long the loop sleeps when nothing can be computed; deadlines of roles are checked as often.
 constexpr Duration kIdleWait = std::chrono::milliseconds(100);
+// Of what the engine publishes while it computes and nobody asks.
+constexpr Duration kPublishInterval = std::chrono::milliseconds(10);
 
 Error rank_failed() { return error(ErrorCode::kUnavailable, "a rank of this instance failed; restart it"); }
 Error shutting_down() { return error(ErrorCode::kUnavailable, "the instance is shutting down"); }
@@ -30,6 +32,7 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executo
   core.scheduler.preemption_threshold = options_.queue.preemption_threshold;
   core.on_closed = [this] {
     note_progress();
+    came_or_went_ = true;
     std::lock_guard lock(mutex_);
     --open_;
   };
@@ -175,11 +178,13 @@ void EngineLoop::pair(const std::string& host, int port, bool told, std::functio
 }
 
 EngineStats EngineLoop::stats() const {
+  asked_ = true;
   std::lock_guard lock(mutex_);
   return stats_;
 }
 
 std::string EngineLoop::describe_pairs() const {
+  asked_ = true;
   std::lock_guard lock(mutex_);
   return pairs_;
 }
@@ -197,6 +202,7 @@ void EngineLoop::run() {
   bool worked = false;
   while (!stopping_) {
     auto commands = worked || !under_way_.empty() ? inbound_.drain() : inbound_.wait_drain(kIdleWait);
+    came_or_went_ |= !commands.empty();
     for (Command& command : commands) handle(std::move(command));
     role_->poll(core_->now());
     worked = !failed_ && !paused_ && step();
@@ -208,7 +214,7 @@ void EngineLoop::run() {
       }
     }
     if (worked || paused_) note_progress();  // more requests are no progress: none of them may ever end
-    publish();
+    if (publishing_is_due(worked)) publish();
   }
   for (Command& command : inbound_.drain()) handle(std::move(command));
   end_wait(shutting_down());
@@ -360,7 +366,7 @@ void EngineLoop::log_decode(const kv::StepPlan& plan) {
   const LiveRequest* first = core_->find(plan.segments.front().sequence);
   if (first == nullptr || first->completion_tokens == 0) return;  // a prompt; mixed steps end with them
   if (++decode_steps_ % static_cast<uint64_t>(options_.decode_log_interval) != 0) return;
-  const EngineStats now = stats();
+  const EngineStats now = make_stats();
   int64_t used = 0;
   for (const EngineStats::Pages& pages : now.pages) used += pages.used();
   used *= options_.info.page_tokens;
@@ -404,14 +410,15 @@ void EngineLoop::begin_sequences(const scheduler::Turn& turn) {
     live.retracted = true;
     ++live.preemptions;
   }
-  for (const kv::Segment& segment : turn.plan.segments) {
-    LiveRequest& live = *core_->find(segment.sequence);
-    if (live.stepped) continue;
-    live.stepped = true;
-    live.first_step = now;
-    if (live.ttft.prefill_queue_ms < 0 && live.completion_tokens == 0)
-      live.ttft.prefill_queue_ms = to_ms(now - live.computable);
-  }
+}
+
+// A step under way has a segment of it.
+void EngineLoop::note_begun(LiveRequest& live, TimePoint now) {
+  if (live.stepped) return;
+  live.stepped = true;
+  live.first_step = now;
+  if (live.ttft.prefill_queue_ms < 0 && live.completion_tokens == 0)
+    live.ttft.prefill_queue_ms = to_ms(now - live.computable);
 }
 
 // What each segment's rows of logits are to be made into.
@@ -419,7 +426,8 @@ void EngineLoop::want_rows(const kv::StepPlan& plan, StepUnderWay* step) {
   wanted_.clear();
   for (const kv::Segment& segment : plan.segments) {
     sampling::RowsWanted& rows = wanted_.emplace_back();
-    const LiveRequest& live = *core_->find(segment.sequence);
+    LiveRequest& live = *core_->find(segment.sequence);
+    note_begun(live, step->begun);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     if (rates_prompt(live, segment)) {
       const int64_t first = end - segment.logits_rows + 1, prompt = live.prompt_tokens();
@@ -516,7 +524,7 @@ void EngineLoop::take_token(LiveRequest& live, sampling::RowAnswer* drawn) {
 
 void EngineLoop::note_progress() { progress_ns_ = options_.clock->now().time_since_epoch().count(); }
 
-void EngineLoop::publish() {
+EngineStats EngineLoop::make_stats() {
   EngineStats stats;
   core_->fill(&stats);
   stats.steps_total = steps_;
@@ -525,6 +533,19 @@ void EngineLoop::publish() {
   rate_.note(now, stats.generation_tokens_total);
   stats.generation_tokens_per_s = rate_.per_second(now, stats.generation_tokens_total);
   role_->fill(&stats);
+  return stats;
+}
+
+// Not in every step: it looks at all requests. What is published is a step old at the most wherever nothing is computed
+// and after a request came or ended, else 10 ms; and who asks twice gets what is newer than the first time.
+bool EngineLoop::publishing_is_due(bool worked) {
+  return !worked || came_or_went_ || asked_ || core_->now() - published_ >= kPublishInterval;
+}
+
+void EngineLoop::publish() {
+  asked_ = came_or_went_ = false;
+  published_ = core_->now();
+  EngineStats stats = make_stats();
   std::string pairs = role_->describe_pairs();
   std::lock_guard lock(mutex_);
   busy_ = open_ > 0;

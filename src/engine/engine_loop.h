@@ -124,6 +124,7 @@ class EngineLoop final : public Engine {
   void end_wait(const Status& result);
   void log_decode(const kv::StepPlan& plan);
   void begin_sequences(const scheduler::Turn& turn);
+  static void note_begun(LiveRequest& live, TimePoint now);
   void want_rows(const kv::StepPlan& plan, StepUnderWay* step);
   void count_step(const StepUnderWay& step);
   [[nodiscard]] bool rates_prompt(const LiveRequest& live, const kv::Segment& segment) const;
@@ -135,7 +136,9 @@ class EngineLoop final : public Engine {
   void abort(LiveRequest& live);
   void finish(LiveRequest& live, FinishReason reason);
   void fail_all(const Error& failure);
+  [[nodiscard]] EngineStats make_stats();
   void publish();
+  [[nodiscard]] bool publishing_is_due(bool worked);
   void note_progress();
 
   const EngineLoopOptions options_;
@@ -164,8 +167,11 @@ class EngineLoop final : public Engine {
   std::atomic<bool> pages_given_up_{false};  // paused, and only what is being handed over has pages
   std::atomic<int64_t> progress_ns_{0};      // of the clock, when work moved last
   std::atomic<bool> busy_{false};            // something waits or runs
-  mutable std::mutex mutex_;                 // of the four below
-  size_t open_ = 0;                          // requests submitted and not ended
+  mutable std::atomic<bool> asked_{false};   // for what is published, since it was
+  bool came_or_went_ = false;                // a command or the end of a request, since then
+  TimePoint published_{};
+  mutable std::mutex mutex_;  // of the four below
+  size_t open_ = 0;           // requests submitted and not ended
   uint64_t submitted_ = 0;
   EngineStats stats_;
   std::string pairs_;

@@ -267,6 +267,7 @@ SchedulerCounts Scheduler::counts() const {
 
 std::vector<int> Scheduler::bound_waiting() const {
   std::vector<int> bound(groups_.size());
+  if (count(SequenceState::kHeld) + count(SequenceState::kWaiting) == 0) return bound;
   for (const auto& [id, s] : sequences_) {
     if (s.state != SequenceState::kHeld && s.state != SequenceState::kWaiting) continue;
     const int group = s.wanted_group.value_or(s.entry == EntryMode::kHeld ? s.group : -1);

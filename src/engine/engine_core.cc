@@ -21,7 +21,7 @@ void EngineCore::open(SequenceId id, Request request, OutputSink sink) {
   live.sink = std::move(sink);
   live.submitted = live.computable = live.request.arrival;
   live.recipe = recipe_of(live.request);
-  live_[live.sequence] = std::move(owned);
+  live_.insert(live.sequence, std::move(owned));
   ++requests_;
   prompt_tokens_ += static_cast<uint64_t>(live.prompt_tokens());
   if (Status accepted = role_->accept(live); !accepted) {
@@ -63,15 +63,12 @@ int EngineCore::priority_of(const Request& request) const {
   return queue.low_values_first ? ~*stated : *stated;
 }
 
-LiveRequest* EngineCore::find(SequenceId sequence) {
-  const auto found = live_.find(sequence);
-  return found == live_.end() ? nullptr : found->second.get();
-}
+LiveRequest* EngineCore::find(SequenceId sequence) { return live_.find(sequence); }
 
 std::vector<SequenceId> EngineCore::live() const {
   std::vector<SequenceId> ids;
   ids.reserve(live_.size());
-  for (const auto& [id, live] : live_) ids.push_back(id);
+  live_.for_each([&ids](const LiveRequest& live) { ids.push_back(live.sequence); });
   std::sort(ids.begin(), ids.end());
   return ids;
 }
@@ -177,8 +174,7 @@ void EngineCore::fill(EngineStats* stats) const {
   stats->cached_tokens_total = counts.cached_tokens;
   stats->preemptions_total = counts.retractions;
   if (counts.retractions > 0) {
-    stats->retracted = static_cast<int>(
-        std::count_if(live_.begin(), live_.end(), [](const auto& entry) { return entry.second->retracted; }));
+    live_.for_each([stats](const LiveRequest& live) { stats->retracted += live.retracted ? 1 : 0; });
   }
 }
 

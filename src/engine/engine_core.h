@@ -4,10 +4,10 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/id_map.h"
 #include "engine/endings.h"
 #include "engine/engine.h"
 #include "engine/live_request.h"
@@ -81,7 +81,7 @@ class EngineCore {
   scheduler::Scheduler scheduler_;
   RolePart* role_ = nullptr;
   Output delivery_;  // at hand; its storage is used again
-  std::unordered_map<SequenceId, std::unique_ptr<LiveRequest>> live_;
+  IdMap<SequenceId, LiveRequest> live_;
   uint64_t requests_ = 0, aborted_ = 0, prompt_tokens_ = 0, generation_tokens_ = 0;
 };
 

@@ -18,15 +18,15 @@ Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
 int64_t Scheduler::sequence_tokens_max() const { return int64_t{options_.pages_per_group} * options_.page_tokens; }
 
 Sequence& Scheduler::at(SequenceId id) {
-  const auto found = sequences_.find(id);
-  BATON_CHECK(found != sequences_.end(), "sequence {} is unknown", id);
-  return found->second;
+  Sequence* found = sequences_.find(id);
+  BATON_CHECK(found != nullptr, "sequence {} is unknown", id);
+  return *found;
 }
 
 const Sequence& Scheduler::sequence(SequenceId id) const {
-  const auto found = sequences_.find(id);
-  BATON_CHECK(found != sequences_.end(), "sequence {} is unknown", id);
-  return found->second;
+  Sequence* found = sequences_.find(id);
+  BATON_CHECK(found != nullptr, "sequence {} is unknown", id);
+  return *found;
 }
 
 int64_t Scheduler::pages_for(int64_t tokens) const {
@@ -76,7 +76,7 @@ void Scheduler::note_owed(Sequence& s) {
 
 void Scheduler::audit() const {
   std::array<int, kSequenceStates> in_state{};
-  for (const auto& [id, s] : sequences_) ++in_state[static_cast<size_t>(s.state)];
+  sequences_.for_each([&](const Sequence& s) { ++in_state[static_cast<size_t>(s.state)]; });
   BATON_CHECK(in_state == in_state_, "sequences are in other states than noted");
   size_t with_pages = 0;
   for (const DpGroup& group : groups_) {
@@ -94,13 +94,13 @@ void Scheduler::audit() const {
     with_pages += group.active.size();
     group.memory.audit();
   }
-  for (const auto& [id, s] : sequences_) {
-    if (s.pages.empty()) BATON_CHECK(s.owed == 0, "sequence {} has no pages and owes {}", id, s.owed);
+  sequences_.for_each([&](const Sequence& s) {
+    BATON_CHECK(!s.pages.empty() || s.owed == 0, "sequence {} has no pages and owes {}", s.id, s.owed);
     with_pages -= s.pages.empty() ? 0 : 1;
-    BATON_CHECK(s.page_numbers.size() == s.pages.size(), "sequence {} has other pages than listed", id);
+    BATON_CHECK(s.page_numbers.size() == s.pages.size(), "sequence {} has other pages than listed", s.id);
     for (size_t i = 0; i < s.pages.size(); ++i)
-      BATON_CHECK(s.pages[i].page().value() == s.page_numbers[i], "sequence {} has other pages than listed", id);
-  }
+      BATON_CHECK(s.pages[i].page().value() == s.page_numbers[i], "sequence {} has other pages than listed", s.id);
+  });
   BATON_CHECK(with_pages == 0, "sequences with pages are not listed");
 }
 
@@ -112,7 +112,7 @@ void Scheduler::add(NewSequence fresh) {
       "{} + {} tokens in a pool of {}", prompt_tokens, fresh.max_new_tokens, sequence_tokens_max());
   BATON_CHECK(!fresh.dp_rank || (*fresh.dp_rank >= 0 && *fresh.dp_rank < options_.dp), "group of {}", options_.dp);
   last_id_ = fresh.id;
-  Sequence& s = sequences_[fresh.id];
+  Sequence& s = sequences_.insert(fresh.id, std::make_unique<Sequence>());
   ++in_state_[static_cast<size_t>(s.state)];
   s.id = fresh.id;
   s.entry = fresh.entry;
@@ -162,9 +162,9 @@ void Scheduler::complete(const kv::StepPlan& plan) {
   ++completed_steps_;
   std::erase_if(kept_, [this](const KeptPages& kept) { return kept.until <= completed_steps_; });
   for (const kv::Segment& segment : plan.segments) {
-    const auto found = sequences_.find(segment.sequence);
-    if (found == sequences_.end()) continue;
-    Sequence& s = found->second;
+    Sequence* found = sequences_.find(segment.sequence);
+    if (found == nullptr) continue;
+    Sequence& s = *found;
     BATON_CHECK(s.computed == segment.begin && s.under_way > 0, "sequence {} is at {}, the segment at {}", s.id,
                 s.computed, segment.begin);
     const auto count = static_cast<int64_t>(segment.tokens.size());
@@ -268,11 +268,11 @@ SchedulerCounts Scheduler::counts() const {
 std::vector<int> Scheduler::bound_waiting() const {
   std::vector<int> bound(groups_.size());
   if (count(SequenceState::kHeld) + count(SequenceState::kWaiting) == 0) return bound;
-  for (const auto& [id, s] : sequences_) {
-    if (s.state != SequenceState::kHeld && s.state != SequenceState::kWaiting) continue;
+  sequences_.for_each([&](const Sequence& s) {
+    if (s.state != SequenceState::kHeld && s.state != SequenceState::kWaiting) return;
     const int group = s.wanted_group.value_or(s.entry == EntryMode::kHeld ? s.group : -1);
     if (group >= 0) ++bound[static_cast<size_t>(group)];
-  }
+  });
   return bound;
 }
 

@@ -26,9 +26,9 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
+#include "base/id_map.h"
 #include "kv/step_plan.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/group_memory.h"
@@ -115,7 +115,7 @@ class Scheduler {
   [[nodiscard]] const kv::PageLedger& ledger(int group) const {
     return groups_[static_cast<size_t>(group)].memory.ledger();
   }
-  [[nodiscard]] bool empty() const { return sequences_.empty(); }
+  [[nodiscard]] bool empty() const { return sequences_.size() == 0; }
   [[nodiscard]] size_t waiting() const { return waiting_.size(); }
   // Of those that wait, which there must be: of the lowest priority the one that came last.
   [[nodiscard]] SequenceId last_waiting() const;
@@ -211,7 +211,7 @@ class Scheduler {
 
   const SchedulerOptions options_;
   std::vector<DpGroup> groups_;
-  std::unordered_map<SequenceId, Sequence> sequences_;
+  IdMap<SequenceId, Sequence> sequences_;
   std::array<int, kSequenceStates> in_state_{};  // how many of them
   std::vector<Sequence*> waiting_;               // by ticket
   // Raised by all that may let a request be admitted but pages that become available. Nobody could be at blocked_at_.

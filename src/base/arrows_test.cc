@@ -20,7 +20,7 @@ const Edges kAllowed = {
     {"device", {"layout"}},
     {"kv", {}},
     {"wire", {"layout"}},
-    {"transport", {}},
+    {"transport", {"device"}},
     {"handoff", {"layout", "device", "kv", "wire", "transport"}},
     {"jinja", {}},
     {"text", {"jinja"}},
@@ -30,7 +30,8 @@ const Edges kAllowed = {
     {"comm", {"tensor"}},
     {"model", {"layout", "kv", "sampling", "tensor", "kernels", "comm"}},
     {"scheduler", {"kv"}},
-    {"engine", {"layout", "kv", "sampling", "tensor", "kernels", "model", "scheduler", "transport", "wire", "handoff"}},
+    {"engine",
+     {"layout", "device", "kv", "sampling", "tensor", "kernels", "model", "scheduler", "transport", "wire", "handoff"}},
     // Of engine/ only its interface, see kPublic.
     {"http", {"engine", "text", "layout"}},
     {"router", {"http", "engine"}},

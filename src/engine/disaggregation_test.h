@@ -57,12 +57,12 @@ class EnginePair {
     facts.context = 4096;
     facts.digest = {1, 2};
     auto made = make_engine_over(
-        options, facts, [&](std::vector<std::span<std::byte>> pools) -> Result<std::unique_ptr<model::Executor>> {
+        options, facts, [&](const std::vector<device::Memory>& pools) -> Result<std::unique_ptr<model::Executor>> {
           RigOptions rig{side.layout, side.pages_per_group, side.page_tokens, facts.vocab, 4096, {}};
           FakeExecutorOptions fake = fake_options(rig);
           fake.geometry = geometry_;
           if (role == Role::kPrefill) fake.before_run = before_prefill;
-          return std::unique_ptr<model::Executor>(std::make_unique<FakeExecutor>(fake, std::move(pools)));
+          return std::unique_ptr<model::Executor>(std::make_unique<FakeExecutor>(fake, host_bytes(pools)));
         });
     EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
     return std::move(made).value();

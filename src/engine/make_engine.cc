@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/random.h"
+#include "device/stream.h"
 #include "engine/cost_of_model.h"
 #include "engine/decode_role.h"
 #include "engine/model_digest.h"
@@ -14,7 +15,6 @@
 #include "engine/unified_role.h"
 #include "model/model_config.h"
 #include "model/weights.h"
-#include "tensor/aligned_buffer.h"
 #include "transport/make_transport.h"
 
 namespace baton::engine {
@@ -23,12 +23,37 @@ namespace {
 // Logits of prompt positions held at once, in floats: 256 MiB.
 constexpr int64_t kLogitsMax = int64_t{64} << 20;
 
+// Where ranks compute and their pages lie.
+constexpr device::Home kHome;
+
 // What an engine stands on. Outlives its loop.
 struct Foundations {
+  std::vector<device::Buffer> memory;               // of the pools that the transport does not own
   std::unique_ptr<transport::Transport> transport;  // null for unified
-  std::vector<tensor::AlignedBuffer> memory;        // of unified
   std::vector<handoff::Pool> pools;                 // one a world rank
 };
+
+// The pages of a rank, registered with the transport if there is one.
+Result<handoff::Pool> make_pool(Foundations& foundations, const layout::PageShape& shape, uint64_t bytes) {
+  transport::Transport* transport = foundations.transport.get();
+  if (transport != nullptr && transport->caps().owns_memory) {
+    BATON_ASSIGN(const transport::Transport::Region region, transport->allocate(bytes));
+    return handoff::Pool{region.id, region.memory, shape};
+  }
+  BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(kHome, bytes));
+  const device::Memory memory = buffer.memory();
+  foundations.memory.push_back(std::move(buffer));
+  if (transport != nullptr) {
+    BATON_ASSIGN(const transport::RegionId region, transport->register_memory(memory));
+    return handoff::Pool{region, memory, shape};
+  }
+  // Pages that the system has yet to find would be looked for in the first requests.
+  const std::unique_ptr<device::Stream> stream = device::make_stream(memory.home);
+  const layout::Run all{0, bytes};
+  stream->zero(memory, std::span(&all, 1));
+  stream->record()->wait();
+  return handoff::Pool{transport::RegionId(), memory, shape};
+}
 
 Status check_options(const EngineOptions& options) {
   BATON_TRY(layout::check_layout(options.executor.layout));
@@ -59,7 +84,7 @@ uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelC
 Status check_weights_fit(const model::ExecutorOptions& options, const model::ModelConfig& config) {
   const uint64_t parameters = model::parameter_count(config);
   const uint64_t bytes = weight_bytes(options, config);
-  const uint64_t available = available_memory();
+  const uint64_t available = device::available_memory(kHome);
   if (bytes <= available) return {};
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   return error(ErrorCode::kResourceExhausted,
@@ -84,14 +109,8 @@ Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& option
   for (int r = 0; r < layout.world(); ++r) {
     const layout::PageShape shape = layout::rank_page_shape(layout, r, facts.geometry, options.executor.page_tokens);
     const uint64_t bytes = shape.page_bytes() * static_cast<uint64_t>(pages);
-    if (foundations->transport != nullptr) {
-      BATON_ASSIGN(const transport::Transport::Region region, foundations->transport->allocate(bytes));
-      foundations->pools.push_back({region.id, device::Memory::of(region.bytes), shape});
-    } else {
-      foundations->memory.emplace_back(bytes, 4096);
-      foundations->pools.push_back(
-          {transport::RegionId(), device::Memory::of(foundations->memory.back().as<std::byte>()), shape});
-    }
+    BATON_ASSIGN(const handoff::Pool pool, make_pool(*foundations, shape, bytes));
+    foundations->pools.push_back(pool);
   }
   return foundations;
 }
@@ -175,6 +194,13 @@ RoleFactory role_factory(const EngineOptions& options, const wire::Manifest& sel
 
 }  // namespace
 
+std::vector<std::span<std::byte>> host_bytes(const std::vector<device::Memory>& pools) {
+  std::vector<std::span<std::byte>> bytes;
+  bytes.reserve(pools.size());
+  for (const device::Memory& pool : pools) bytes.push_back(pool.host());
+  return bytes;
+}
+
 Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,
                                                  const ExecutorFactory& make_executor) {
   BATON_TRY(check_options(options));
@@ -183,17 +209,19 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
                  options.transfer.bootstrap_port);
   }
   BATON_ASSIGN(const int pages, pages_per_group(options.executor.layout, facts.geometry, options.executor.page_tokens,
-                                                options.pool, available_memory()));
+                                                options.pool, device::available_memory(kHome)));
   const Incarnation incarnation = draw_incarnation();
   const auto begun = std::chrono::steady_clock::now();
   const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };
   BATON_ASSIGN(const std::shared_ptr<Foundations> foundations, lay_foundations(options, facts, pages, incarnation));
-  std::vector<std::span<std::byte>> spans;
-  for (const handoff::Pool& pool : foundations->pools) spans.push_back(pool.memory.host());
+  std::vector<device::Memory> pools;
   uint64_t kv_bytes = 0;
-  for (const std::span<std::byte> span : spans) kv_bytes += span.size();
+  for (const handoff::Pool& pool : foundations->pools) {
+    pools.push_back(pool.memory);
+    kv_bytes += pool.memory.size;
+  }
   const auto allocated = std::chrono::steady_clock::now();
-  BATON_ASSIGN(std::unique_ptr<model::Executor> executor, make_executor(std::move(spans)));
+  BATON_ASSIGN(std::unique_ptr<model::Executor> executor, make_executor(pools));
   EngineLoopOptions loop = loop_options(options, facts, pages);
   const auto loaded = std::chrono::steady_clock::now();
   loop.info.weight_bytes = facts.weight_bytes;
@@ -241,8 +269,8 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
   if (options.role != Role::kUnified) {
     BATON_ASSIGN(facts.digest, digest_of_model(options.executor));
   }
-  return make_engine_over(options, facts, [&](std::vector<std::span<std::byte>> pools) {
-    return model::make_thread_executor(options.executor, config, std::move(pools));
+  return make_engine_over(options, facts, [&](const std::vector<device::Memory>& pools) {
+    return model::make_thread_executor(options.executor, config, host_bytes(pools));
   });
 }
 

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "device/memory.h"
 #include "engine/engine.h"
 #include "engine/engine_loop.h"
 #include "engine/pool_size.h"
@@ -69,8 +70,10 @@ struct ModelFacts {
   uint64_t weight_bytes = 0;
 };
 using ExecutorFactory =
-    std::function<Result<std::unique_ptr<model::Executor>>(std::vector<std::span<std::byte>> pools)>;
+    std::function<Result<std::unique_ptr<model::Executor>>(const std::vector<device::Memory>& pools)>;
 Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, const ModelFacts& facts,
                                                  const ExecutorFactory& make_executor);
+// Pools as an executor on the processor takes them; checked: that is where they are.
+[[nodiscard]] std::vector<std::span<std::byte>> host_bytes(const std::vector<device::Memory>& pools);
 
 }  // namespace baton::engine

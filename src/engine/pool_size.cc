@@ -1,9 +1,7 @@
 #include "engine/pool_size.h"
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
-#include <string>
 
 namespace baton::engine {
 namespace {
@@ -12,28 +10,7 @@ constexpr int64_t kDefaultTokens = 65536;
 constexpr double kDefaultFraction = 0.25;
 constexpr double kGiB = 1024.0 * 1024 * 1024;
 
-std::optional<uint64_t> read_number(const char* path) {
-  std::ifstream file(path);
-  uint64_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;
-}
-
 }  // namespace
-
-uint64_t available_memory() {
-  uint64_t available = std::numeric_limits<uint64_t>::max();
-  std::ifstream meminfo("/proc/meminfo");
-  std::string word;
-  while (meminfo >> word) {
-    uint64_t kib = 0;
-    if (word == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
-  }
-  const auto limit = read_number("/sys/fs/cgroup/memory.max");
-  const auto used = read_number("/sys/fs/cgroup/memory.current");
-  if (limit && used) available = std::min(available, *limit > *used ? *limit - *used : 0);
-  return available;
-}
 
 Result<int> pages_per_group(const layout::Layout& layout, const layout::KvGeometry& geometry, int page_tokens,
                             const PoolWish& wish, uint64_t available) {

@@ -9,9 +9,6 @@
 
 namespace baton::engine {
 
-// Bytes that this process may still take: what the system has available, or less where a control group limits it.
-[[nodiscard]] uint64_t available_memory();
-
 struct PoolWish {
   std::optional<int64_t> max_total_tokens;    // --max-total-tokens, of all DP groups together
   std::optional<double> mem_fraction_static;  // --mem-fraction-static, of available memory, (0, 1)

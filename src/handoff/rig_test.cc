@@ -65,7 +65,7 @@ PatternPools::PatternPools(const SideSpec& spec, const layout::KvGeometry& geome
     const uint64_t bytes = std::max<uint64_t>(shape.page_bytes(), 1) * static_cast<uint64_t>(spec.pages);
     Result<Transport::Region> region = transport.allocate(bytes);
     BATON_CHECK(region.ok(), "{}", region.error().message);
-    pools_.push_back({region->id, device::Memory::of(region->bytes.subspan(0, bytes)), shape});
+    pools_.push_back({region->id, region->memory.part(0, bytes), shape});
     pools_.back().memory.home.index = rank % spec.homes;
     std::memset(pools_.back().memory.host().data(), static_cast<int>(kPoison), bytes);
   }
@@ -346,7 +346,7 @@ class CorruptingTransport final : public transport::ForwardingTransport {
       : transport::ForwardingTransport(std::move(sound)), left_(nth) {}
   Result<Region> allocate(uint64_t bytes) override {
     Result<Region> region = wrapped().allocate(bytes);
-    if (region) regions_[region->id] = region->bytes;
+    if (region) regions_[region->id] = region->memory.host();
     return region;
   }
   Result<transport::TransferId> post_write(transport::PeerId peer, std::span<const transport::Block> blocks,

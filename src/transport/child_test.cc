@@ -20,15 +20,15 @@ class ChildProgram {
     words >> verb;
     if (verb == "blob") return to_hex(transport_->local_blob());
     if (verb == "fill") {  // VALUE
-      fill(region_.bytes, static_cast<uint8_t>(number(words)));
+      fill(region_.memory.host(), static_cast<uint8_t>(number(words)));
       return "ok";
     }
     if (verb == "count") {  // VALUE: how many bytes have it
       const std::byte value{static_cast<uint8_t>(number(words))};
-      return std::to_string(std::count(region_.bytes.begin(), region_.bytes.end(), value));
+      return std::to_string(std::count(region_.memory.host().begin(), region_.memory.host().end(), value));
     }
     if (verb == "open") {  // ATTEMPT: a window over the whole region
-      const WindowRange all{region_.id, 0, region_.bytes.size()};
+      const WindowRange all{region_.id, 0, region_.memory.size};
       const Status opened = transport_->open_window(token(number(words)), std::span(&all, 1));
       return opened ? "ok" : opened.error().message;
     }
@@ -61,7 +61,7 @@ class ChildProgram {
   }
 
   std::string post(uint64_t attempt, uint64_t count) {
-    const Block all{region_.id, 0, region_.id, 0, region_.bytes.size()};
+    const Block all{region_.id, 0, region_.id, 0, region_.memory.size};
     for (uint64_t i = 0; i < count; ++i) {
       auto id = transport_->post_write(peer_, std::span(&all, 1), token(attempt), in(60s));
       if (!id) return id.error().message;

@@ -23,7 +23,7 @@ struct Pair {
     const WindowRange range{to.id, offset, length};
     return owner->open_window(token(attempt), std::span(&range, 1));
   }
-  Status open(uint64_t attempt) const { return open(attempt, 0, to.bytes.size()); }
+  Status open(uint64_t attempt) const { return open(attempt, 0, to.memory.host().size()); }
   [[nodiscard]] Block block(uint64_t from_offset, uint64_t to_offset, uint64_t length) const {
     return {from.id, from_offset, to.id, to_offset, length};
   }

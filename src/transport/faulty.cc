@@ -63,13 +63,13 @@ class FaultyTransport final : public ForwardingTransport {
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(const Region region, wrapped().allocate(bytes));
     std::lock_guard lock(mutex_);
-    memory_[region.id] = region.bytes;
+    memory_[region.id] = region.memory;
     return region;
   }
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override {
-    BATON_ASSIGN(const RegionId id, wrapped().register_memory(bytes));
+  Result<RegionId> register_memory(const device::Memory& memory) override {
+    BATON_ASSIGN(const RegionId id, wrapped().register_memory(memory));
     std::lock_guard lock(mutex_);
-    memory_[id] = bytes;
+    memory_[id] = memory;
     return id;
   }
 
@@ -134,7 +134,7 @@ class FaultyTransport final : public ForwardingTransport {
 
   std::mutex mutex_;  // guards all below
   Random random_;
-  std::map<RegionId, std::span<std::byte>> memory_;
+  std::map<RegionId, device::Memory> memory_;
   std::set<PeerId> killed_;
   std::map<TransferId, Post> posts_;
   std::unordered_map<TransferId, TransferId> outer_of_;  // inner id -> ours; TransferId() is the ghost
@@ -200,10 +200,10 @@ bool FaultyTransport::capture(const Post& post) {
   uint64_t at = 0;
   for (const Block& b : post.blocks) {
     const auto it = memory_.find(b.local_region);
-    if (it == memory_.end() || !fits(b.local_offset, b.length, it->second.size())) return false;
-    if (!fits(at, b.length, scratch_.bytes.size())) return false;
-    std::copy_n(it->second.begin() + static_cast<ptrdiff_t>(b.local_offset), b.length,
-                scratch_.bytes.begin() + static_cast<ptrdiff_t>(at));
+    if (it == memory_.end() || !fits(b.local_offset, b.length, it->second.size)) return false;
+    if (!fits(at, b.length, scratch_.memory.size)) return false;
+    std::copy_n(it->second.host().begin() + static_cast<ptrdiff_t>(b.local_offset), b.length,
+                scratch_.memory.host().begin() + static_cast<ptrdiff_t>(at));
     ghost.blocks.push_back({scratch_.id, at, b.remote_region, b.remote_offset, b.length});
     at += b.length;
   }

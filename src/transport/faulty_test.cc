@@ -16,7 +16,7 @@ struct FaultyPair {
     writer = faulty(make(name), seed, options).value();
     to = owner->allocate(kBytes).value();
     from = writer->allocate(kBytes).value();
-    fill(from.bytes, 0xff);
+    fill(from.memory.host(), 0xff);
     peer = writer->connect(owner->local_blob()).value();
     open(1);
   }
@@ -60,7 +60,7 @@ TEST(Faulty, EachFaultShowsAsTheContractSays) {
       const TransferEvent event = events.wait(pair.post(c.outcome == TransferOutcome::kTimeout ? 500ms : 20s));
       EXPECT_EQ(event.outcome, c.outcome) << event.detail;
       EXPECT_EQ(event.remote_quiesced, c.remote_quiesced);
-      EXPECT_TRUE(all_equal(pair.to.bytes, c.written ? 0xff : 0));
+      EXPECT_TRUE(all_equal(pair.to.memory.host(), c.written ? 0xff : 0));
     }
   }
 }
@@ -80,14 +80,14 @@ TEST(Faulty, AWriteThatComesTooLateMeetsTheFence) {
           bool quiet = pair.owner->close_window(token(1));
           while (!quiet) quiet = pair.owner->window_quiet(token(1));
         }
-        if (closed || !late) fill(pair.to.bytes, 0xaa);
-        fill(pair.from.bytes, 0x11);  // the source is free to change after the event
+        if (closed || !late) fill(pair.to.memory.host(), 0xaa);
+        fill(pair.from.memory.host(), 0x11);  // the source is free to change after the event
         const TimePoint end = in(300ms);
         while (SteadyClock().now() < end) {
           events.collect();
           std::this_thread::sleep_for(5ms);
         }
-        EXPECT_TRUE(all_equal(pair.to.bytes, closed ? 0xaa : 0xff));
+        EXPECT_TRUE(all_equal(pair.to.memory.host(), closed ? 0xaa : 0xff));
         EXPECT_EQ(events.count(), 1u);
       }
     }
@@ -100,7 +100,7 @@ TEST(Faulty, AKilledPeerStaysDeadUntilItIsConnectedAgain) {
   EXPECT_EQ(events.wait(pair.post(1s)).outcome, TransferOutcome::kPeerLost);
   EXPECT_EQ(events.wait(pair.post(1s)).outcome, TransferOutcome::kPeerLost);
   EXPECT_TRUE(pair.writer->connect(pair.owner->local_blob()).ok());
-  EXPECT_TRUE(all_equal(pair.to.bytes, 0));
+  EXPECT_TRUE(all_equal(pair.to.memory.host(), 0));
 }
 
 TEST(Faulty, ForgettingAndCancellingEndWhatIsHeld) {
@@ -126,7 +126,7 @@ std::string fates(uint64_t seed) {
   for (uint64_t i = 0; i < kPosts; ++i) {
     const TransferEvent event = events.wait(ids[i], 5s);
     out += transfer_outcome_name(event.outcome)[0];
-    const bool written = all_equal(pair.to.bytes.subspan(i * kEach, kEach), 0xff);
+    const bool written = all_equal(pair.to.memory.host().subspan(i * kEach, kEach), 0xff);
     if (event.outcome == TransferOutcome::kDone || event.outcome == TransferOutcome::kRejected) {
       EXPECT_EQ(written, event.outcome == TransferOutcome::kDone) << i;
     }

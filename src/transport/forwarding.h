@@ -16,7 +16,7 @@ class ForwardingTransport : public Transport {
 
   [[nodiscard]] TransportCaps caps() const override { return inner_->caps(); }
   Result<Region> allocate(uint64_t bytes) override { return inner_->allocate(bytes); }
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return inner_->register_memory(bytes); }
+  Result<RegionId> register_memory(const device::Memory& memory) override { return inner_->register_memory(memory); }
   [[nodiscard]] std::string local_blob() const override { return inner_->local_blob(); }
   Result<PeerId> connect(std::string_view blob) override { return inner_->connect(blob); }
   Status open_window(const WindowToken& token, std::span<const WindowRange> ranges,

@@ -56,11 +56,11 @@ class LoopbackTransport final : public Transport {
   TransportCaps caps() const override { return {.name = "loopback", .owns_memory = false}; }
 
   Result<Region> allocate(uint64_t bytes) override {
-    BATON_ASSIGN(Mapping slab, Mapping::anonymous(bytes));
+    BATON_ASSIGN(device::Buffer slab, device::Buffer::allocate({}, bytes));
     return regions_.adopt(std::move(slab));
   }
 
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override { return regions_.add(bytes); }
+  Result<RegionId> register_memory(const device::Memory& memory) override { return regions_.add(memory); }
   std::string local_blob() const override { return encode_blob(blob_); }
 
   Result<PeerId> connect(std::string_view bytes) override {

@@ -22,37 +22,42 @@ Mapping& Mapping::operator=(Mapping&& other) noexcept {
   return *this;
 }
 
-Result<Mapping> Mapping::map(uint64_t bytes, int flags, int fd) {
+Result<Mapping> Mapping::shared(int fd, uint64_t bytes) {
   if (bytes == 0 || bytes > uint64_t{1} << 46) return error(ErrorCode::kInvalidArgument, "a slab of {} bytes", bytes);
-  void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (base == MAP_FAILED)
     return error(ErrorCode::kResourceExhausted, "no room for a slab of {} bytes: {}", bytes, errno_text());
   ::madvise(base, bytes, MADV_DONTDUMP);
   return Mapping(base, bytes);
 }
 
-Result<Mapping> Mapping::anonymous(uint64_t bytes) {
-  return map(bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-}
-
-Result<Mapping> Mapping::shared(int fd, uint64_t bytes) { return map(bytes, MAP_SHARED, fd); }
-
-Result<RegionId> RegionTable::add(std::span<std::byte> bytes) {
-  if (bytes.empty()) return error(ErrorCode::kInvalidArgument, "a region of 0 bytes");
+Result<RegionId> RegionTable::add(const device::Memory& memory) {
+  if (memory.home.kind != device::DeviceKind::kCpu)
+    return error(ErrorCode::kIncompatible, "memory of {}: this transport moves bytes with the processor",
+                 memory.home.to_string());
+  if (memory.size == 0) return error(ErrorCode::kInvalidArgument, "a region of 0 bytes");
   std::unique_lock lock(mutex_);
   if (regions_.size() >= kRegionsMax) {
     return error(ErrorCode::kResourceExhausted, "{} regions registered: use few large slabs", regions_.size());
   }
-  regions_.push_back(bytes);
+  regions_.push_back(memory.host());
   return RegionId(static_cast<uint32_t>(regions_.size()));
 }
 
 Result<Transport::Region> RegionTable::adopt(Mapping slab) {
-  BATON_ASSIGN(const RegionId id, add(slab.bytes()));
-  const Transport::Region region{id, slab.bytes()};
+  const device::Memory memory = device::Memory::of(slab.bytes());
+  BATON_ASSIGN(const RegionId id, add(memory));
   std::unique_lock lock(mutex_);
-  slabs_.push_back(std::move(slab));
-  return region;
+  mappings_.push_back(std::move(slab));
+  return Transport::Region{id, memory};
+}
+
+Result<Transport::Region> RegionTable::adopt(device::Buffer slab) {
+  const device::Memory memory = slab.memory();
+  BATON_ASSIGN(const RegionId id, add(memory));
+  std::unique_lock lock(mutex_);
+  buffers_.push_back(std::move(slab));
+  return Transport::Region{id, memory};
 }
 
 std::optional<std::span<std::byte>> RegionTable::find(RegionId id) const {

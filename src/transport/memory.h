@@ -21,16 +21,13 @@ class Mapping {
   Mapping(Mapping&& other) noexcept;
   Mapping& operator=(Mapping&& other) noexcept;
 
-  // Private zeroed memory. kResourceExhausted if the system has no room.
-  static Result<Mapping> anonymous(uint64_t bytes);
-  // `fd` from its start, shared, readable and writable.
+  // `fd` from its start, shared, readable and writable. kResourceExhausted if the system has no room.
   static Result<Mapping> shared(int fd, uint64_t bytes);
 
   [[nodiscard]] std::span<std::byte> bytes() const { return {static_cast<std::byte*>(base_), bytes_}; }
 
  private:
   Mapping(void* base, uint64_t bytes) : base_(base), bytes_(bytes) {}
-  static Result<Mapping> map(uint64_t bytes, int flags, int fd);
   void* base_ = nullptr;
   uint64_t bytes_ = 0;
 };
@@ -40,13 +37,16 @@ class Mapping {
   return offset <= size && length <= size - offset;
 }
 
-// Regions are added and never removed. Ids count from 1, so that a default RegionId names nothing. Thread safe.
+// Regions of transports that move bytes with the processor. They are added and never removed. Ids count from 1, so that
+// a default RegionId names nothing. Thread safe.
 class RegionTable {
  public:
-  // kInvalidArgument for empty memory, kResourceExhausted after kRegionsMax.
-  Result<RegionId> add(std::span<std::byte> bytes);
-  // The same for a mapping, which the table keeps.
+  // kInvalidArgument for empty memory, kIncompatible for what the processor does not reach, kResourceExhausted after
+  // kRegionsMax.
+  Result<RegionId> add(const device::Memory& memory);
+  // The same for memory that the table keeps.
   Result<Transport::Region> adopt(Mapping slab);
+  Result<Transport::Region> adopt(device::Buffer slab);
   [[nodiscard]] std::optional<std::span<std::byte>> find(RegionId id) const;
   [[nodiscard]] std::vector<std::span<std::byte>> all() const;  // index i is region i + 1
 
@@ -55,7 +55,8 @@ class RegionTable {
  private:
   mutable std::shared_mutex mutex_;
   std::vector<std::span<std::byte>> regions_;
-  std::vector<Mapping> slabs_;
+  std::vector<Mapping> mappings_;
+  std::vector<device::Buffer> buffers_;
 };
 
 // A block whose source has been found and checked; where it goes is for the owner to check.

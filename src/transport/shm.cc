@@ -55,9 +55,9 @@ class ShmTransport final : public Transport {
     return region;
   }
 
-  Result<RegionId> register_memory(std::span<std::byte> bytes) override {
+  Result<RegionId> register_memory(const device::Memory& memory) override {
     return error(ErrorCode::kIncompatible, "shm cannot serve {} bytes of foreign memory: take them from allocate()",
-                 bytes.size());
+                 memory.size);
   }
 
   std::string local_blob() const override { return encode_blob(blob_); }

@@ -25,7 +25,7 @@ class ShmFence : public ::testing::Test {
       : memory_(1 << 20),
         owner_(WindowOwner::create({1, 2}).value()),
         view_(WindowView::map(owner_->fd(), {1, 2}).value()) {
-    BATON_CHECK(regions_.add(memory_).ok());
+    BATON_CHECK(regions_.add(device::Memory::of(memory_)).ok());
     row_ = owner_->add_writer(pidfd_of(::getpid())).value();
   }
   Status open(uint64_t attempt, uint64_t offset = 0, uint64_t length = 100) {
@@ -213,7 +213,7 @@ TEST(ShmAttach, RegionsAddedLaterReachAttachedWriters) {
   auto writer = make("shm");
   Events events(*writer);
   const auto from = writer->allocate(4096).value();
-  fill(from.bytes, 6);
+  fill(from.memory.host(), 6);
   const auto first = owner->allocate(4096).value();
   const PeerId peer = *writer->connect(owner->local_blob());
   const auto write_to = [&](RegionId region, uint64_t attempt) {
@@ -230,7 +230,7 @@ TEST(ShmAttach, RegionsAddedLaterReachAttachedWriters) {
     if (outcome != TransferOutcome::kDone) std::this_thread::sleep_for(10ms);
   }
   EXPECT_EQ(outcome, TransferOutcome::kDone);
-  EXPECT_TRUE(all_equal(second.bytes, 6));
+  EXPECT_TRUE(all_equal(second.memory.host(), 6));
 }
 
 // Nothing tells the copy that the owner has died: it has to look, for a dead owner's memory takes bytes as before.

@@ -281,7 +281,7 @@ TEST_F(TcpCrowd, AForgottenWriterIsRefusedUntilItIsConnectedToAgain) {
   EXPECT_NE(welcome.detail.find("fenced"), std::string::npos) << welcome.detail;
   say(fd, post(1, token(1)));
   EXPECT_TRUE(closed(fd));
-  EXPECT_TRUE(all_equal(region_.bytes, 0));
+  EXPECT_TRUE(all_equal(region_.memory.host(), 0));
   ASSERT_TRUE(owner_->connect(blob));
   for (const TimePoint end = in(10s); SteadyClock().now() < end; std::this_thread::sleep_for(5ms)) {
     const UniqueFd again = dial();

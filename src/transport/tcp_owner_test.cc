@@ -12,9 +12,9 @@ TEST_F(TcpOwner, TakesWhatIsInTheWindow) {
   const UniqueFd fd = greet();
   say(fd, write(1, token(1), {{region_.id, 2, 4096, 100, 200}}) + std::string(200, 'x'));
   EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);
-  EXPECT_TRUE(all_equal(region_.bytes.subspan(4096, 100), 'x'));
-  EXPECT_TRUE(all_equal(region_.bytes.subspan(4196, 100), 0));
-  EXPECT_TRUE(all_equal(region_.bytes.subspan(4296, 100), 'x'));
+  EXPECT_TRUE(all_equal(region_.memory.host().subspan(4096, 100), 'x'));
+  EXPECT_TRUE(all_equal(region_.memory.host().subspan(4196, 100), 0));
+  EXPECT_TRUE(all_equal(region_.memory.host().subspan(4296, 100), 'x'));
 }
 
 TEST_F(TcpOwner, ChecksEveryBlockOfARunBeforeItReadsPayload) {
@@ -48,7 +48,7 @@ TEST_F(TcpOwner, ChecksEveryBlockOfARunBeforeItReadsPayload) {
     EXPECT_EQ(answer.bytes, 0u);
     say(fd, std::string(c.run.count * c.run.length, 'y'));
   }
-  EXPECT_TRUE(all_equal(region_.bytes, 0));
+  EXPECT_TRUE(all_equal(region_.memory.host(), 0));
   say(fd, write(++post, token(1), {{r, 1, 4096, 1, 0}}) + "z");
   EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone) << "the payload of refused posts was dropped in step";
 }
@@ -60,20 +60,20 @@ TEST_F(TcpOwner, DropsTheRestWhenTheWindowClosesInTheMiddleOfAPayload) {
     const WindowToken t = token(100 + first_part);
     const WindowRange range{region_.id, 4096, 8192};
     ASSERT_TRUE(owner_->open_window(t, std::span(&range, 1)));
-    fill(region_.bytes, 0);
+    fill(region_.memory.host(), 0);
     const UniqueFd fd = greet();
     say(fd, write(1, t, {{region_.id, 1, 4096, 8000, 0}}) + std::string(first_part, 'x'));
     const TimePoint end = in(5s);
-    while (first_part > 0 && !written(region_.bytes[4096 + first_part - 1]) && SteadyClock().now() < end)
+    while (first_part > 0 && !written(region_.memory.host()[4096 + first_part - 1]) && SteadyClock().now() < end)
       std::this_thread::sleep_for(1ms);
     EXPECT_TRUE(owner_->close_window(t));
     EXPECT_TRUE(owner_->window_quiet(t));
-    fill(region_.bytes, 0xaa);
+    fill(region_.memory.host(), 0xaa);
     say(fd, std::string(8000 - first_part, 'y'));
     const ResultFrame answer = result(fd);
     EXPECT_EQ(answer.outcome, TransferOutcome::kRejected);
     EXPECT_EQ(answer.bytes, first_part);
-    EXPECT_TRUE(all_equal(region_.bytes, 0xaa));
+    EXPECT_TRUE(all_equal(region_.memory.host(), 0xaa));
     say(fd, write(2, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
     EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);
   }
@@ -96,8 +96,8 @@ TEST_F(TcpOwner, AnswersAPostOfManyFramesOnce) {
   EXPECT_EQ(answer.post, 2u);
   EXPECT_EQ(answer.outcome, TransferOutcome::kCancelled);
   EXPECT_EQ(answer.bytes, 10u);
-  EXPECT_TRUE(all_equal(region_.bytes.subspan(4106, 10), 0));
-  EXPECT_TRUE(all_equal(region_.bytes.first(4096), 0));
+  EXPECT_TRUE(all_equal(region_.memory.host().subspan(4106, 10), 0));
+  EXPECT_TRUE(all_equal(region_.memory.host().first(4096), 0));
 }
 
 TEST_F(TcpOwner, RefusesAnotherIncarnation) {
@@ -112,7 +112,7 @@ TEST_F(TcpOwner, RefusesAnotherIncarnation) {
       << "our incarnation is for those who know it";
   say(fd, write(1, token(1), {{region_.id, 1, 4096, 100, 0}}) + std::string(100, 'x'));
   EXPECT_TRUE(closed(fd));
-  EXPECT_TRUE(all_equal(region_.bytes, 0));
+  EXPECT_TRUE(all_equal(region_.memory.host(), 0));
 }
 
 TEST_F(TcpOwner, ClosesOnFramesOutOfTurn) {
@@ -186,8 +186,8 @@ TEST_F(TcpOwner, HostileBytesChangeNothingOutsideTheWindow) {
     ::shutdown(fd.get(), SHUT_WR);
     EXPECT_TRUE(closed(fd)) << round;
   }
-  EXPECT_TRUE(all_equal(region_.bytes.first(4096), 0));
-  EXPECT_TRUE(all_equal(region_.bytes.subspan(4096 + 8192), 0));
+  EXPECT_TRUE(all_equal(region_.memory.host().first(4096), 0));
+  EXPECT_TRUE(all_equal(region_.memory.host().subspan(4096 + 8192), 0));
   const UniqueFd fd = greet();
   say(fd, write(1, token(1), {{region_.id, 1, 4096, 1, 0}}) + "z");
   EXPECT_EQ(result(fd).outcome, TransferOutcome::kDone);

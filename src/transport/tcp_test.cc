@@ -21,14 +21,14 @@ TEST(TcpTransport, WorksOverIPv6) {
   auto writer = make("tcp", options);
   Events events(*writer);
   const auto from = writer->allocate(4096).value();
-  fill(from.bytes, 9);
+  fill(from.memory.host(), 9);
   const WindowRange all{to.id, 0, 4096};
   ASSERT_TRUE((*owner)->open_window(token(1), std::span(&all, 1)));
   const Block block{from.id, 0, to.id, 0, 4096};
   const PeerId peer = *writer->connect((*owner)->local_blob());
   EXPECT_EQ(events.wait(*writer->post_write(peer, std::span(&block, 1), token(1), in(20s))).outcome,
             TransferOutcome::kDone);
-  EXPECT_TRUE(all_equal(to.bytes, 9));
+  EXPECT_TRUE(all_equal(to.memory.host(), 9));
 }
 
 std::string told_by(const TransportOptions& options) {

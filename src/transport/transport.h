@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "device/memory.h"
 
 namespace baton::transport {
 
@@ -74,11 +75,11 @@ class Transport {
   // start-up.
   struct Region {
     RegionId id;
-    std::span<std::byte> bytes;
+    device::Memory memory;
   };
   virtual Result<Region> allocate(uint64_t bytes) = 0;
-  // Memory of the caller's; kIncompatible if caps().owns_memory.
-  virtual Result<RegionId> register_memory(std::span<std::byte> bytes) = 0;
+  // Memory of the caller's; kIncompatible if caps().owns_memory, or if its home is none that the transport reaches.
+  virtual Result<RegionId> register_memory(const device::Memory& memory) = 0;
 
   // What a peer needs to reach this object: opaque, versioned, bounded (64 KiB), with the incarnation; carried by the
   // control connection.

@@ -34,8 +34,8 @@ void BM_Transport(benchmark::State& state, const char* name) {
   auto writer = make_transport(name, {}).value();
   const auto to = owner->allocate(kPool).value();
   const auto from = writer->allocate(kPool).value();
-  std::memset(to.bytes.data(), 1, kPool);
-  std::memset(from.bytes.data(), 2, kPool);
+  std::memset(to.memory.host().data(), 1, kPool);
+  std::memset(from.memory.host().data(), 2, kPool);
   const PeerId peer = writer->connect(owner->local_blob()).value();
   const WindowToken token{AttemptId(1), 1};
   const WindowRange all{to.id, 0, kPool};

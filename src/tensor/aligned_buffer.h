@@ -1,10 +1,9 @@
-// Memory whose first byte lies on a cache line (or a stricter power of two), zeroed unless it is said that the owner
-// writes every byte. Owned, movable, fixed in size.
+// Memory of the processor whose first byte lies on a cache line, zeroed unless it is said that the owner writes every
+// byte. Owned, movable, fixed in size. For what kernels of the CPU keep to themselves; pages are device::Buffer's.
 #pragma once
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -19,10 +18,10 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   // Stops the program when the memory cannot be had: callers bound `bytes` beforehand.
-  explicit AlignedBuffer(size_t bytes, size_t alignment = 64) : AlignedBuffer(bytes, alignment, true) {}
+  explicit AlignedBuffer(size_t bytes) : AlignedBuffer(bytes, true) {}
   // What it holds before its owner has written it is unspecified. The system hands out pages when they are first
   // touched, which takes longer than filling them: threads that share the writing share that too.
-  static AlignedBuffer unwritten(size_t bytes) { return {bytes, 64, false}; }
+  static AlignedBuffer unwritten(size_t bytes) { return {bytes, false}; }
 
   [[nodiscard]] std::byte* data() { return memory_.get(); }
   [[nodiscard]] const std::byte* data() const { return memory_.get(); }
@@ -39,11 +38,10 @@ class AlignedBuffer {
   }
 
  private:
-  AlignedBuffer(size_t bytes, size_t alignment, bool zeroed) : bytes_(bytes) {
+  AlignedBuffer(size_t bytes, bool zeroed) : bytes_(bytes) {
     if (bytes == 0) return;
-    BATON_CHECK((alignment & (alignment - 1)) == 0 && alignment >= sizeof(void*), "alignment {}", alignment);
+    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
     BATON_CHECK(bytes <= SIZE_MAX - alignment, "buffer of {} bytes", bytes);
-    if (bytes >= kHugePage) alignment = std::max(alignment, kHugePage);
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     memory_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
     BATON_CHECK(memory_ != nullptr, "no memory for a buffer of {} bytes", bytes);

@@ -75,6 +75,30 @@ TEST(Axpy, EqualsReference) {
   });
 }
 
+TEST(AddBias, AddsToEveryRow) {
+  for_each_target([] {
+    const auto bias = random_floats(37, 1);
+    const auto before = random_floats(3 * 37, 2);
+    auto y = before;
+    add_bias(bias.data(), 3, 37, y.data());
+    for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], before[i] + bias[i % 37]);
+  });
+}
+
+TEST(RmsNormHeads, EqualsTheNormOfEachHead) {
+  for_each_target([] {
+    constexpr int64_t kRows = 3, kStride = 100;
+    constexpr int kHeads = 4, kDim = 24;
+    const auto weight = random_floats(kDim, 1);
+    auto expected = random_floats(kRows * kStride, 2), actual = expected;
+    for (int64_t r = 0; r < kRows; ++r)
+      rms_norm_ref(expected.data() + r * kStride, kDim, weight.data(), 1e-6f, kHeads, kDim,
+                   expected.data() + r * kStride, kDim);
+    rms_norm_heads(actual.data(), kStride, weight.data(), 1e-6f, kRows, kHeads, kDim);
+    expect_close(actual, expected, 1e-5);
+  });
+}
+
 TEST(UniformBf16, EqualsReferenceBitForBitOnEveryTargetInAnySlice) {
   constexpr int64_t kCount = 203;
   std::vector<float> expected(kCount);

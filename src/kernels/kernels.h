@@ -73,6 +73,49 @@ void copy_columns(const float* x, int64_t x_stride, int64_t m, int64_t n, float*
 // y[i] += a * x[i]
 void axpy(int64_t n, float a, const float* x, float* y);
 
+// y (m, n) += bias (n)
+void add_bias(const float* bias, int64_t m, int64_t n, float* y);
+
+// rms_norm() of each of `heads` vectors of `dim` floats in every row, in place (Qwen3's queries and keys).
+void rms_norm_heads(float* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads, int dim);
+
+// How a token's experts are chosen from the gate's logits. A score is the softmax or the sigmoid of a logit; TopK says
+// which experts_per_token experts are taken:
+//
+// - kGreedy: those with the best scores.
+// - kGroupLimited (DeepSeek-V2): the same, out of the groups_kept groups whose best single score is highest.
+// - kNoauxTc (DeepSeek-V3): those with the best score + bias, out of the groups_kept groups whose two best add up to
+//   most. Their weight is the score without the bias.
+//
+// Weights are multiplied by routed_scale. With `normalize` they are first divided by their sum, and then multiplied
+// only if scale_normalized (V2's are not).
+struct Routing {
+  int experts = 0;  // routed; 0: a dense model
+  int experts_per_token = 0;
+  int groups = 1, groups_kept = 1;
+  double routed_scale = 1;
+  bool normalize = false;  // norm_topk_prob
+  bool scale_normalized = true;
+  enum class Score : uint8_t { kSoftmax, kSigmoid } score = Score::kSoftmax;
+  enum class TopK : uint8_t { kGreedy, kGroupLimited, kNoauxTc } topk = TopK::kGreedy;
+};
+// logits: (m, experts). bias: (experts), or null unless kNoauxTc. expert, weight: (m, experts_per_token), the best
+// first, equal ones by number.
+void route(const Routing& routing, const float* logits, const float* bias, int64_t m, int32_t* expert, float* weight);
+// Only the weights of one row, for experts that were chosen otherwise.
+void weigh_experts(const Routing& routing, const float* logits, const int32_t* expert, float* weight);
+
+// A gated FFN, down(silu(gate(x)) * up(x)): gate_up (2 width, hidden) and down (hidden, width).
+struct ExpertWeights {
+  const Linear* gate_up = nullptr;
+  const Linear* down = nullptr;
+};
+// y (rows, hidden) += weight * FFN of x (rows, hidden) for each choice of a row that is one of the experts [first,
+// first
+// + local.size()). expert, weight: (rows, choices). A row adds up its experts in ascending order.
+void experts(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
+             int first, std::span<const ExpertWeights> local, float* y);
+
 // Made-up weights: out[i] is uniform in [-scale, scale), rounded to bfloat16, a function of (key, first + i, scale)
 // alone. Elements of a row have numbers below 2^32.
 void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float* out);

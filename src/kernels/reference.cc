@@ -114,6 +114,63 @@ void axpy_ref(int64_t n, float a, const float* x, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
+void route_ref(const Routing& routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
+               float* weight) {
+  const int n = routing.experts, k = routing.experts_per_token, width = n / routing.groups;
+  for (int64_t r = 0; r < m; ++r) {
+    std::vector<double> score(n), choice(n);
+    double sum = 0;
+    for (int e = 0; e < n; ++e) sum += std::exp(static_cast<double>(logits[r * n + e]));
+    for (int e = 0; e < n; ++e) {
+      const double logit = logits[r * n + e];
+      score[e] = routing.score == Routing::Score::kSigmoid ? 1 / (1 + std::exp(-logit)) : std::exp(logit) / sum;
+      choice[e] = score[e] + (bias != nullptr ? bias[e] : 0);
+    }
+    // The number of the first largest value that is not taken.
+    const auto take = [](const std::vector<double>& values, std::vector<bool>& taken) {
+      int best = -1;
+      for (int i = 0; i < static_cast<int>(values.size()); ++i)
+        if (!taken[i] && (best < 0 || values[i] > values[best])) best = i;
+      taken[best] = true;
+      return best;
+    };
+    std::vector<bool> taken(n, false);
+    if (routing.topk != Routing::TopK::kGreedy) {
+      std::vector<double> group(routing.groups);
+      for (int g = 0; g < routing.groups; ++g) {
+        std::vector<double> members(choice.begin() + g * width, choice.begin() + (g + 1) * width);
+        std::sort(members.rbegin(), members.rend());
+        group[g] = members[0] + (routing.topk == Routing::TopK::kNoauxTc && width > 1 ? members[1] : 0);
+      }
+      std::vector<bool> kept(routing.groups, false);
+      for (int i = 0; i < routing.groups_kept; ++i) take(group, kept);
+      for (int e = 0; e < n; ++e) taken[e] = !kept[e / width];
+    }
+    double total = 0;
+    for (int i = 0; i < k; ++i) total += score[expert[r * k + i] = take(choice, taken)];
+    const bool normalize = routing.normalize && (routing.scale_normalized || k > 1);
+    const double scale = normalize && !routing.scale_normalized ? 1 : routing.routed_scale;
+    for (int i = 0; i < k; ++i)
+      weight[r * k + i] = static_cast<float>(score[expert[r * k + i]] * scale / (normalize ? total : 1));
+  }
+}
+
+void experts_ref(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
+                 int first, int count, int64_t width, const float* gate_up, const float* down, float* y) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int c = 0; c < choices; ++c) {
+      const int e = expert[r * choices + c] - first;
+      if (e < 0 || e >= count) continue;
+      std::vector<float> both(2 * width), activated(width), out(hidden);
+      linear_ref(gate_up + e * 2 * width * hidden, 2 * width, hidden, Compute::kF32, x + r * hidden, hidden, 1,
+                 both.data(), 2 * width);
+      silu_mul_ref(both.data(), 1, width, activated.data());
+      linear_ref(down + e * hidden * width, hidden, width, Compute::kF32, activated.data(), width, 1, out.data(),
+                 hidden);
+      axpy_ref(hidden, weight[r * choices + c], out.data(), y + r * hidden);
+    }
+}
+
 void write_kv_ref(const PagedKv& table, std::span<const PagedRows> sequences, int heads, const float* k,
                   int64_t k_row_stride, const float* v, int64_t v_row_stride) {
   for (const PagedRows& s : sequences)

@@ -22,6 +22,12 @@ void rope_half_ref(float* x, int64_t m, int64_t row_stride, int heads, int64_t h
 void silu_mul_ref(const float* gate_up, int64_t m, int64_t n, float* y);
 void axpy_ref(int64_t n, float a, const float* x, float* y);
 
+void route_ref(const Routing& routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
+               float* weight);
+// gate_up: (count, 2 width, hidden), down: (count, hidden, width).
+void experts_ref(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
+                 int first, int count, int64_t width, const float* gate_up, const float* down, float* y);
+
 void write_kv_ref(const PagedKv& kv, std::span<const PagedRows> sequences, int heads, const float* k,
                   int64_t k_row_stride, const float* v, int64_t v_row_stride);
 void read_kv_ref(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v);

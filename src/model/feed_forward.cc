@@ -40,11 +40,11 @@ void GatedFfn::apply(const float* x, int64_t m, RankBuffers& scratch, float* out
     float* gate_up = room(scratch.gate_up, m * 2 * columns_);
     float* activated = room(scratch.activated, m * columns_);
     gate_up_.apply(x, m, gate_up);
-    if (!gate_up_bias_.empty()) add_bias(gate_up_bias_, m, gate_up);
+    if (!gate_up_bias_.empty()) kernels::add_bias(gate_up_bias_.data(), m, 2 * columns_, gate_up);
     kernels::silu_mul(gate_up, m, columns_, activated);
     down_.apply(activated, m, out);
   }
-  if (!down_bias_.empty()) add_bias(down_bias_, m, out);
+  if (!down_bias_.empty()) kernels::add_bias(down_bias_.data(), m, hidden_, out);
 }
 
 namespace {

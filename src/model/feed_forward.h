@@ -13,6 +13,7 @@ class GatedFfn {
                                bool bias);
 
   [[nodiscard]] bool empty() const { return down_.empty(); }
+  [[nodiscard]] kernels::ExpertWeights weights() const { return {&gate_up_, &down_}; }
   // out (m, hidden) = down(...) of x (m, hidden); zero when empty.
   void apply(const float* x, int64_t m, RankBuffers& scratch, float* out) const;
 

@@ -14,7 +14,6 @@ class GqaAttention final : public Attention {
 
  private:
   Status load_qkv(const LayerContext& c);
-  void normalize_heads(int64_t rows, float* qkv) const;
 
   int layer_ = 0, hidden_ = 0, head_dim_ = 0, q_heads_ = 0, kv_heads_ = 0;
   bool interleaved_ = false;
@@ -80,17 +79,6 @@ Result<std::unique_ptr<Attention>> GqaAttention::load(const LayerContext& c) {
   return std::unique_ptr<Attention>(std::move(a));
 }
 
-// Qwen3's norm of every query and key head.
-void GqaAttention::normalize_heads(int64_t rows, float* qkv) const {
-  const int64_t width = qkv_.n();
-  for (int64_t r = 0; r < rows; ++r) {
-    float* q = qkv + r * width;
-    float* k = q + static_cast<int64_t>(q_heads_) * head_dim_;
-    kernels::rms_norm(q, head_dim_, q_norm_.data(), eps_, q_heads_, head_dim_, q, head_dim_);
-    kernels::rms_norm(k, head_dim_, k_norm_.data(), eps_, kv_heads_, head_dim_, k, head_dim_);
-  }
-}
-
 void GqaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
                            const KvPool& pool, RankBuffers& scratch, float* partial) const {
   const int64_t m = group.rows.size();
@@ -100,8 +88,11 @@ void GqaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& g
   const int64_t k_width = static_cast<int64_t>(kv_heads_) * head_dim_;
   float* qkv = room(scratch.query, m * width);
   qkv_.apply(activations.normed.data() + group.rows.begin * hidden_, m, qkv);
-  if (!qkv_bias_.empty()) add_bias(qkv_bias_, m, qkv);
-  if (!q_norm_.empty()) normalize_heads(m, qkv);
+  if (!qkv_bias_.empty()) kernels::add_bias(qkv_bias_.data(), m, width, qkv);
+  if (!q_norm_.empty()) {
+    kernels::rms_norm_heads(qkv, width, q_norm_.data(), eps_, m, q_heads_, head_dim_);
+    kernels::rms_norm_heads(qkv + q_width, width, k_norm_.data(), eps_, m, kv_heads_, head_dim_);
+  }
   // Keys follow the queries in each row, so one call turns both.
   const int64_t half = head_dim_ / 2;
   const auto rope = interleaved_ ? kernels::rope_interleaved : kernels::rope_half;
@@ -115,7 +106,7 @@ void GqaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& g
   kernels::write_kv(kv, sequences, kv_heads_, qkv + q_width, width, qkv + q_width + k_width, width);
   kernels::gqa_attention(qkv, width, sequences, q_heads_, kv_head_of_.data(), kv, scale, compute_, attended);
   output_.apply(attended, m, partial);
-  if (!output_bias_.empty()) add_bias(output_bias_, m, partial);
+  if (!output_bias_.empty()) kernels::add_bias(output_bias_.data(), m, hidden_, partial);
 }
 
 }  // namespace

@@ -40,9 +40,4 @@ Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name
   return kernels::Linear({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
 }
 
-void add_bias(const std::vector<float>& bias, int64_t m, float* y) {
-  const auto n = static_cast<int64_t>(bias.size());
-  for (int64_t r = 0; r < m; ++r) kernels::axpy(n, 1.0F, bias.data(), y + r * n);
-}
-
 }  // namespace baton::model

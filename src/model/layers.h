@@ -36,8 +36,7 @@ struct Activations {
 // What a rank computes with and nobody else reads; buffers grow to a high-water mark and stay.
 struct RankBuffers {
   std::vector<float> query, absorbed_query, attention, latent;  // attention
-  std::vector<float> gate_up, activated, expert_input, expert_output;
-  std::vector<std::vector<int64_t>> routed;  // per local expert: row * experts_per_token + choice
+  std::vector<float> gate_up, activated;                        // FFN
 };
 // Room for n floats; what was there is lost.
 [[nodiscard]] inline float* room(std::vector<float>& buffer, int64_t n) {
@@ -102,8 +101,5 @@ Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name
 [[nodiscard]] constexpr Interval whole(int n) { return {0, n}; }
 // The columns or rows of `heads`, each `width` wide.
 [[nodiscard]] constexpr Interval scaled(Interval heads, int width) { return {heads.begin * width, heads.end * width}; }
-
-// Adds bias (n) to each row of y (m, n).
-void add_bias(const std::vector<float>& bias, int64_t m, float* y);
 
 }  // namespace baton::model

@@ -73,6 +73,7 @@ void read_deepseek_moe(JsonFields& fields, ModelConfig& config) {
   moe.routed_scale = fields.number("routed_scaling_factor", 0, 1e6, 1.0);
   moe.normalize = fields.boolean("norm_topk_prob", config.architecture == Architecture::kDeepseekV3);
   const bool v3 = config.architecture == Architecture::kDeepseekV3;
+  moe.scale_normalized = v3;
   const std::string score = fields.text("scoring_func", v3 ? "sigmoid" : "softmax");
   const std::string topk = fields.text("topk_method", v3 ? "noaux_tc" : "greedy");
   if (score != "softmax" && score != "sigmoid") {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/kernels.h"
 #include "layout/layout.h"
 #include "tensor/dtype.h"
 
@@ -27,16 +28,9 @@ struct RopeScaling {
   std::vector<double> dimension_factors;  // longrope: what each pair of dimensions is divided by, (dim/2)
 };
 
-struct MoeConfig {
-  int experts = 0;  // routed; 0: a dense model
-  int experts_per_token = 0;
+struct MoeConfig : kernels::Routing {
   int shared_experts = 0;
-  int groups = 1, groups_kept = 1;
   int expert_ffn = 0;
-  double routed_scale = 1;
-  bool normalize = false;  // norm_topk_prob
-  enum class Score : uint8_t { kSoftmax, kSigmoid } score = Score::kSoftmax;
-  enum class TopK : uint8_t { kGreedy, kGroupLimited, kNoauxTc } topk = TopK::kGreedy;
 };
 
 struct ModelConfig {

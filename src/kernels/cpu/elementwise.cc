@@ -172,6 +172,15 @@ void silu_mul(const float* gate_up, int64_t m, int64_t n, float* y) {
 
 void axpy(int64_t n, float a, const float* x, float* y) { HWY_DYNAMIC_DISPATCH(axpy_row)(n, a, x, y); }
 
+void add_bias(const float* bias, int64_t m, int64_t n, float* y) {
+  for (int64_t r = 0; r < m; ++r) HWY_DYNAMIC_DISPATCH(axpy_row)(n, 1, bias, y + r * n);
+}
+
+void rms_norm_heads(float* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads, int dim) {
+  for (int64_t r = 0; r < m; ++r, x += row_stride)
+    HWY_DYNAMIC_DISPATCH(rms_norm_rows)(x, dim, weight, eps, heads, dim, x, dim);
+}
+
 }  // namespace baton::kernels
 
 #endif  // HWY_ONCE

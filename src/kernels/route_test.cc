@@ -1,5 +1,3 @@
-#include "model/moe.h"
-
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
@@ -7,7 +5,11 @@
 #include <cmath>
 #include <set>
 
-namespace baton::model {
+#include "kernels/kernel_testing.h"
+#include "kernels/kernels.h"
+#include "kernels/reference.h"
+
+namespace baton::kernels {
 namespace {
 
 struct Choice {
@@ -15,16 +17,17 @@ struct Choice {
   std::vector<float> weight;
 };
 
-Choice choose(const MoeConfig& moe, const std::vector<float>& logits, const std::vector<float>& bias = {},
+Choice choose(Routing moe, const std::vector<float>& logits, const std::vector<float>& bias = {},
               bool scale_normalized = true) {
+  moe.scale_normalized = scale_normalized;
   Choice c{std::vector<int32_t>(static_cast<size_t>(moe.experts_per_token)),
            std::vector<float>(static_cast<size_t>(moe.experts_per_token))};
-  choose_experts(moe, scale_normalized, logits, bias, c.expert.data(), c.weight.data());
+  route(moe, logits.data(), bias.empty() ? nullptr : bias.data(), 1, c.expert.data(), c.weight.data());
   return c;
 }
 
-MoeConfig config(MoeConfig::Score score, MoeConfig::TopK topk, int groups, int kept, bool normalize) {
-  MoeConfig m;
+Routing config(Routing::Score score, Routing::TopK topk, int groups, int kept, bool normalize) {
+  Routing m;
   m.experts = 8;
   m.experts_per_token = 2;
   m.score = score;
@@ -44,21 +47,21 @@ std::vector<float> logs(const std::vector<float>& p) {
   return l;
 }
 
-TEST(ChooseExperts, Table) {
-  using Score = MoeConfig::Score;
-  using TopK = MoeConfig::TopK;
+TEST(Route, Table) {
+  using Score = Routing::Score;
+  using TopK = Routing::TopK;
   const std::vector<float> p{0.05F, 0.20F, 0.19F, 0.18F, 0.30F, 0.02F, 0.04F, 0.02F};
   // Logits of sigmoid scores: 0.9 0.1 | 0.6 0.6 | 0.5 0.2 | 0.3 0.3
   std::vector<float> logit;
   for (const float s : {0.9F, 0.1F, 0.6F, 0.6F, 0.5F, 0.2F, 0.3F, 0.3F}) logit.push_back(std::log(s / (1 - s)));
   const auto one_choice = [](Score score, TopK topk) {
-    MoeConfig m = config(score, topk, 1, 1, true);
+    Routing m = config(score, topk, 1, 1, true);
     m.experts_per_token = 1;
     return m;
   };
   struct Case {
     const char* what;
-    MoeConfig moe;
+    Routing moe;
     std::vector<float> logits, bias;
     bool scale_normalized;
     std::vector<int32_t> expert;
@@ -128,8 +131,8 @@ TEST(ChooseExperts, Table) {
   }
 }
 
-RC_GTEST_PROP(ChooseExperts, IsDistinctInsideKeptGroupsAndNormalized, ()) {
-  MoeConfig moe = config(MoeConfig::Score::kSigmoid, MoeConfig::TopK::kNoauxTc, 4, 2, true);
+RC_GTEST_PROP(Route, IsDistinctInsideKeptGroupsAndNormalized, ()) {
+  Routing moe = config(Routing::Score::kSigmoid, Routing::TopK::kNoauxTc, 4, 2, true);
   moe.experts = 16;
   moe.experts_per_token = *rc::gen::inRange(2, 9);
   std::vector<float> logits, bias;
@@ -148,5 +151,60 @@ RC_GTEST_PROP(ChooseExperts, IsDistinctInsideKeptGroupsAndNormalized, ()) {
   RC_ASSERT(std::abs(sum - 2.5F) < 1e-4F);
 }
 
+TEST(Route, EqualsReference) {
+  constexpr int64_t kRows = 9;
+  for (const auto score : {Routing::Score::kSoftmax, Routing::Score::kSigmoid})
+    for (const auto topk : {Routing::TopK::kGreedy, Routing::TopK::kGroupLimited, Routing::TopK::kNoauxTc})
+      for (const bool normalize : {false, true})
+        for (const bool scale_normalized : {false, true}) {
+          Routing routing = config(score, topk, 4, 2, normalize);
+          routing.experts = 16;
+          routing.experts_per_token = 3;
+          routing.scale_normalized = scale_normalized;
+          const auto logits = random_floats(kRows * 16, 1), bias = random_floats(16, 2);
+          const float* b = topk == Routing::TopK::kNoauxTc ? bias.data() : nullptr;
+          std::vector<int32_t> expert(kRows * 3), expected(kRows * 3);
+          std::vector<float> weight(kRows * 3), expected_weight(kRows * 3), weighed(kRows * 3);
+          route(routing, logits.data(), b, kRows, expert.data(), weight.data());
+          route_ref(routing, logits.data(), b, kRows, expected.data(), expected_weight.data());
+          EXPECT_EQ(expert, expected);
+          expect_close(weight, expected_weight, 1e-5);
+          for (int64_t r = 0; r < kRows; ++r)
+            weigh_experts(routing, logits.data() + r * 16, expert.data() + r * 3, weighed.data() + r * 3);
+          EXPECT_EQ(weighed, weight);
+        }
+}
+
+TEST(Experts, EqualReferenceForThoseThatAreLocal) {
+  constexpr int64_t kRows = 11, kHidden = 24, kWidth = 20;
+  constexpr int kChoices = 3, kFirst = 2, kCount = 4;  // of eight; expert 5 is chosen by nobody
+  const auto gate_up = random_floats(kCount * 2 * kWidth * kHidden, 1);
+  const auto down = random_floats(kCount * kHidden * kWidth, 2);
+  const auto x = random_floats(kRows * kHidden, 3), weight = random_floats(kRows * kChoices, 4);
+  std::vector<int32_t> expert;
+  for (int64_t i = 0; i < kRows; ++i)
+    for (const int e : {7, 2, 0, 4, 3, 6, 1}) {
+      if (expert.size() < static_cast<size_t>((i + 1) * kChoices)) expert.push_back(static_cast<int32_t>((e + i) % 5));
+    }
+  std::vector<Linear> linears;
+  for (int e = 0; e < kCount; ++e) {
+    linears.emplace_back(std::span(gate_up).subspan(e * 2 * kWidth * kHidden, 2 * kWidth * kHidden), 2 * kWidth,
+                         kHidden, Compute::kF32);
+    linears.emplace_back(std::span(down).subspan(e * kHidden * kWidth, kHidden * kWidth), kHidden, kWidth,
+                         Compute::kF32);
+  }
+  std::vector<ExpertWeights> local;
+  for (int e = 0; e < kCount; ++e) local.push_back({&linears[2 * e], &linears[2 * e + 1]});
+  auto expected = random_floats(kRows * kHidden, 5), actual = expected;
+  experts_ref(x.data(), kRows, kHidden, expert.data(), weight.data(), kChoices, kFirst, kCount, kWidth, gate_up.data(),
+              down.data(), expected.data());
+  experts(x.data(), kRows, kHidden, expert.data(), weight.data(), kChoices, kFirst, local, actual.data());
+  expect_close(actual, expected, 1e-5);
+  // A rank without experts adds nothing.
+  const auto before = actual;
+  experts(x.data(), kRows, kHidden, expert.data(), weight.data(), kChoices, kFirst, {}, actual.data());
+  EXPECT_EQ(actual, before);
+}
+
 }  // namespace
-}  // namespace baton::model
+}  // namespace baton::kernels

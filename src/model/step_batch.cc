@@ -71,14 +71,13 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
     const auto m = static_cast<int64_t>(s.tokens.size());
     return (path == MlaPath::kAuto ? choose_mla_path(config, s.begin, m) : path) == MlaPath::kAbsorbed;
   };
-  std::vector<size_t> order(plan.segments.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    const kv::Segment& x = plan.segments[a];
-    const kv::Segment& y = plan.segments[b];
-    if (x.dp_rank != y.dp_rank) return x.dp_rank < y.dp_rank;
-    return absorbs(x) && !absorbs(y);
-  });
+  // By group, absorbed ones first, else as they were planned: counted, not sorted.
+  const auto kind = [&](const kv::Segment& s) { return 2 * static_cast<size_t>(s.dp_rank) + (absorbs(s) ? 0 : 1); };
+  kind_begin.assign(2 * static_cast<size_t>(dp) + 1, 0);
+  for (const kv::Segment& s : plan.segments) ++kind_begin[kind(s) + 1];
+  std::partial_sum(kind_begin.begin(), kind_begin.end(), kind_begin.begin());
+  order.resize(plan.segments.size());
+  for (size_t i = 0; i < plan.segments.size(); ++i) order[kind_begin[kind(plan.segments[i])]++] = i;
 
   auto next = order.begin();
   for (int g = 0; g < dp; ++g) {

@@ -59,6 +59,7 @@ struct StepBatch {
   std::vector<size_t> last_row;             // and the last of them
   std::vector<sampling::RowWanted> wanted;  // (logits_rows); the recipes live as long
   std::vector<std::shared_ptr<sampling::Recipe>> recipes;
+  std::vector<size_t> order, kind_begin;  // build()'s own
 
   // Lays out `plan`; nothing of it is borrowed. `before`: the step before, whose answers Segment::drawn_by names; may
   // be null if none does. Capacity is kept between steps.

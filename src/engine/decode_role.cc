@@ -287,7 +287,7 @@ void DecodeRole::on(const handoff::DecodeCommitted& event) {
   BATON_CHECK(attempt.first_token.has_value(), "attempt {} was committed without a first token", event.attempt);
   settle(attempt, core_.scheduler().sequence(attempt.sequence).pages);
   core_.scheduler().join(attempt.sequence, *attempt.first_token);
-  if (attempt.last) core_.emit(*core_.find(attempt.sequence), *attempt.last);
+  if (attempt.last) core_.emit(*core_.find(attempt.sequence), GeneratedToken(*attempt.last));
   if (!attempt.finish) return;
   core_.scheduler().finish(attempt.sequence);
   core_.close(*core_.find(attempt.sequence), *attempt.finish);

@@ -90,10 +90,10 @@ void EngineCore::add_sequence(const LiveRequest& live, scheduler::EntryMode entr
 
 Output& EngineCore::output_of(LiveRequest& live) {
   Output& output = delivery_;
-  std::vector<GeneratedToken> tokens = std::move(output.tokens);
-  tokens.clear();
-  output = {};
-  output.tokens = std::move(tokens);
+  output.tokens.clear();
+  output.finish.reset();
+  output.ttft = {};
+  output.handed_over = false;
   output.prompt_logprobs = std::exchange(live.prompt_logprobs, {});
   output.next = std::exchange(live.next, {});
   output.prompt_tokens = live.prompt_tokens();
@@ -104,7 +104,7 @@ Output& EngineCore::output_of(LiveRequest& live) {
   return output;
 }
 
-std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken token, bool with_finish) {
+std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken&& token, bool with_finish) {
   ++live.completion_tokens;
   ++generation_tokens_;
   auto finish = finish_after(live, token.id, live.completion_tokens);
@@ -122,7 +122,7 @@ std::optional<Output::Finish> EngineCore::show(LiveRequest& live, GeneratedToken
   return finish;
 }
 
-bool EngineCore::emit(LiveRequest& live, GeneratedToken token) {
+bool EngineCore::emit(LiveRequest& live, GeneratedToken&& token) {
   const int32_t id = token.id;
   if (!show(live, std::move(token), true)) {
     scheduler_.append(live.sequence, id);

@@ -60,9 +60,9 @@ class EngineCore {
 
   // ---- answers ----
   // The next token: to the client, and into the scheduler, or the end of the request. Returns whether it ended.
-  bool emit(LiveRequest& live, GeneratedToken token);
+  bool emit(LiveRequest& live, GeneratedToken&& token);
   // To the client only; the sequence is not touched. Returns how the request ends with this token, if it does.
-  std::optional<Output::Finish> show(LiveRequest& live, GeneratedToken token, bool with_finish);
+  std::optional<Output::Finish> show(LiveRequest& live, GeneratedToken&& token, bool with_finish);
   // The last Output, then the request is gone. `live` dangles after.
   void close(LiveRequest& live, Output::Finish finish, bool handed_over = false);
   void fail(LiveRequest& live, Error error);

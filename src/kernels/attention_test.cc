@@ -3,6 +3,7 @@
 #include <limits>
 #include <thread>
 
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/kernel_testing.h"
 #include "kernels/kernels.h"
 #include "kernels/kv_testing.h"

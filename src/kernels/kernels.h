@@ -51,6 +51,11 @@ class Linear {
   std::unique_ptr<Impl> impl_;
 };
 
+// A layer for each head: head h of y (m, heads, n) = head h of x (m, heads, k) * W_h^T, with as many heads as there are
+// weights. Strides in floats, of rows and of heads.
+void linear_heads(std::span<const Linear> weights, const float* x, int64_t x_stride, int64_t x_head_stride, int64_t m,
+                  float* y, int64_t y_stride, int64_t y_head_stride);
+
 // y (m, n) = x (m, n) / rms(x) * weight (n); rms over each row with eps inside the root (Zhang and Sennrich 2019). In
 // place is fine.
 void rms_norm(const float* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n, float* y,
@@ -125,10 +130,6 @@ void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float
 void write_kv(const PagedKv& kv, std::span<const PagedRows> sequences, int heads, const float* k, int64_t k_row_stride,
               const float* v, int64_t v_row_stride);
 
-// Reads K (and V if v_dim > 0) rows of tokens [begin, begin + m) of local kv head `head` as float32: k (m, k_dim), v
-// (m, v_dim).
-void read_kv(const PagedKv& kv, int64_t begin, int64_t m, int head, float* k, float* v);
-
 // Causal attention of every sequence's new tokens over its KV, theirs included, which is already stored. q: (rows,
 // q_heads, k_dim), row stride in floats. Query head j reads local kv head kv_head_of[j]. out: (rows, q_heads, v_dim)
 // dense. Softmax of scale * q.k in float32, single pass over pages (Dao et al. 2022). compute kBF16 may round q and the
@@ -151,18 +152,5 @@ struct MlaExpansion {
 // kv is as in mla_attention(). q: (rows, heads, nope + rope) dense. out: (rows, heads, v_dim) dense.
 void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const MlaExpansion& up,
                             const PagedKv& kv, float scale, Compute compute, float* out);
-
-// Causal attention over K and V that lie dense in float32 (what mla_expanded_attention() does with a block of the
-// context). Call it for each block of the context with the same running state, then call
-// attention_finish().
-//
-// q: (m, heads, qk_dim) dense, the queries of positions [begin, begin + m). The block is the context's tokens
-// [block_begin, block_begin + n): k (n, heads, qk_dim) and v (n, heads, v_dim), dense. The state is acc (m, heads,
-// v_dim), row_max and row_sum (m, heads); it begins as acc = 0, row_max = -inf, row_sum = 0. The result is acc /
-// row_sum after the last block.
-void attention_block(const float* q, int64_t begin, int64_t m, int heads, int qk_dim, int v_dim, const float* k,
-                     const float* v, int64_t block_begin, int64_t n, float scale, Compute compute, float* acc,
-                     float* row_max, float* row_sum);
-void attention_finish(int64_t m, int heads, int v_dim, float* acc, const float* row_sum);
 
 }  // namespace baton::kernels

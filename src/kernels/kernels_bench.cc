@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/kernels.h"
 
 namespace baton::kernels {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/kernel_testing.h"
 #include "kernels/kernels.h"
 #include "kernels/kv_testing.h"

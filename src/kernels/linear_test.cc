@@ -50,6 +50,20 @@ TEST(Linear, RowsDoNotDependOnTheBatch) {
   });
 }
 
+TEST(LinearHeads, EveryHeadHasItsWeight) {
+  constexpr int64_t kHeads = 3, kN = 20, kK = 24, kM = 5, kX = kHeads * 30 + 1, kY = kHeads * 28 + 2;
+  const auto w = random_floats(kHeads * kN * kK, 1), x = random_floats(kM * kX, 2);
+  std::vector<Linear> weights;
+  std::vector<float> expected(kM * kY, -1), actual = expected;
+  for (int64_t h = 0; h < kHeads; ++h) {
+    const auto own = std::span(w).subspan(h * kN * kK, kN * kK);
+    weights.emplace_back(own, kN, kK, Compute::kF32);
+    linear_ref(own.data(), kN, kK, Compute::kF32, x.data() + h * 30, kX, kM, expected.data() + h * 28, kY);
+  }
+  linear_heads(weights, x.data(), kX, 30, kM, actual.data(), kY, 28);
+  expect_close(actual, expected, 1e-5);
+}
+
 TEST(Linear, ManyThreadsApplyAtOnceEachWithHelpers) {
   const int64_t n = 1000, k = 700, m = 50;
   const auto weight = random_floats(n * k, 5), x = random_floats(m * k, 6);

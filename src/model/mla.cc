@@ -72,12 +72,6 @@ class MlaAttention final : public Attention {
                const KvPool& pool, RankBuffers& scratch, float* partial) const override;
 
  private:
-  // One head's halves of kv_b_proj, as the absorbed path applies them.
-  struct AbsorbedHead {
-    Linear key;    // (kv_lora, qk_nope): W_UK transposed, applied to queries
-    Linear value;  // (v_head, kv_lora): W_UV, applied to attended latents
-  };
-
   Status load_up_projection(const LayerContext& c);
   // q: (m, heads, qk) of the rows of absorbed segments; out: (m, heads, v_head).
   void attend_absorbed(int64_t m, std::span<const kernels::PagedRows> sequences, const kernels::PagedKv& kv,
@@ -87,10 +81,12 @@ class MlaAttention final : public Attention {
   bool interleaved_ = true;
   float scale_ = 1;
   kernels::Compute compute_ = kernels::Compute::kF32;
-  Linear query_;                        // (heads * qk, q_lora or hidden)
-  Linear key_up_;                       // (heads * qk_nope, kv_lora)
-  Linear value_up_;                     // (heads * v_head, kv_lora)
-  std::vector<AbsorbedHead> absorbed_;  // (heads)
+  Linear query_;     // (heads * qk, q_lora or hidden)
+  Linear key_up_;    // (heads * qk_nope, kv_lora)
+  Linear value_up_;  // (heads * v_head, kv_lora)
+  // (heads): the halves of kv_b_proj as the absorbed path applies them.
+  std::vector<Linear> absorbed_key_;    // (kv_lora, qk_nope): W_UK transposed, applied to queries
+  std::vector<Linear> absorbed_value_;  // (v_head, kv_lora): W_UV, applied to attended latents
   Linear output_;                       // (hidden, heads * v_head)
 };
 
@@ -112,8 +108,8 @@ Status MlaAttention::load_up_projection(const LayerContext& c) {
     for (size_t i = 0; i < nope; ++i) {
       for (size_t j = 0; j < lora; ++j) transposed[j * nope + i] = key[i * lora + j];
     }
-    absorbed_.push_back(
-        {Linear(transposed, kv_lora_, nope_, compute_), Linear({value, value_size}, v_head_, kv_lora_, compute_)});
+    absorbed_key_.emplace_back(transposed, kv_lora_, nope_, compute_);
+    absorbed_value_.emplace_back(std::span(value, value_size), v_head_, kv_lora_, compute_);
   }
   key_up_ = Linear(keys, static_cast<int64_t>(heads_) * nope_, kv_lora_, compute_);
   value_up_ = Linear(values, static_cast<int64_t>(heads_) * v_head_, kv_lora_, compute_);
@@ -154,16 +150,11 @@ void MlaAttention::attend_absorbed(int64_t m, std::span<const kernels::PagedRows
   const int64_t entry = kv_lora_ + rope_;
   float* query = room(scratch.absorbed_query, m * heads_ * entry);
   float* latent = room(scratch.latent, m * heads_ * kv_lora_);
-  for (int h = 0; h < heads_; ++h) {
-    absorbed_[static_cast<size_t>(h)].key.apply(q + h * qk, heads_ * qk, m, query + h * entry, heads_ * entry);
-  }
+  kernels::linear_heads(absorbed_key_, q, heads_ * qk, qk, m, query, heads_ * entry, entry);
   kernels::copy_columns(q + nope_, qk, m * heads_, rope_, query + kv_lora_, entry);
   kernels::mla_attention(query, sequences, heads_, kv_lora_, kv, scale_, compute_, latent);
-  for (int h = 0; h < heads_; ++h) {
-    absorbed_[static_cast<size_t>(h)].value.apply(
-        latent + static_cast<int64_t>(h) * kv_lora_, static_cast<int64_t>(heads_) * kv_lora_, m,
-        out + static_cast<int64_t>(h) * v_head_, static_cast<int64_t>(heads_) * v_head_);
-  }
+  kernels::linear_heads(absorbed_value_, latent, int64_t{heads_} * kv_lora_, kv_lora_, m, out,
+                        int64_t{heads_} * v_head_, v_head_);
 }
 
 void MlaAttention::forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,

@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "kernels/cpu/attention_steps.h"
 #include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/product.h"
 #include "kernels/kernels.h"

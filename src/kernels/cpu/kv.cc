@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/kernels.h"
 #include "kernels/paged_kv.h"

@@ -204,4 +204,13 @@ void Linear::apply(const float* x, int64_t x_stride, int64_t m, float* y, int64_
   }
 }
 
+void linear_heads(std::span<const Linear> weights, const float* x, int64_t x_stride, int64_t x_head_stride, int64_t m,
+                  float* y, int64_t y_stride, int64_t y_head_stride) {
+  for (const Linear& head : weights) {
+    head.apply(x, x_stride, m, y, y_stride);
+    x += x_head_stride;
+    y += y_head_stride;
+  }
+}
+
 }  // namespace baton::kernels

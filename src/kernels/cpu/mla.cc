@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/cpu/context_blocks.h"
 #include "kernels/cpu/growing_buffer.h"
 #include "kernels/kernels.h"
 

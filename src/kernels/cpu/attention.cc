@@ -7,6 +7,7 @@
 // Few rows (decode of one token with up to four query heads a KV head): plain dot products against the pages where they
 // lie.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -220,14 +221,31 @@ void attend_tile(const PagedQueries& p, const HeadGroup& group, int64_t first) {
   }
 }
 
-// Every `parts`-th tile from number `part` on, over all groups: later tiles see more, so neighbours go to different
-// threads. `at`: the number of the first tile; becomes that of the next sequence's.
-void attend_groups(const PagedQueries& p, std::span<const HeadGroup> groups, int part, int parts, int64_t& at) {
+// The tiles of a batch, taken one by one as threads become free: one that the system holds up delays the others by one
+// tile. Who computes a tile changes none of its bits. Every thread walks over all tiles and asks whose they are.
+class TileClaims {
+ public:
+  explicit TileClaims(std::atomic<int64_t>& next) : next_(next), mine_(claim()) {}
+  // Whether the tile that the walk has come to is this thread's.
+  bool take() {
+    if (at_++ != mine_) return false;
+    mine_ = claim();
+    return true;
+  }
+
+ private:
+  int64_t claim() { return next_.fetch_add(1, std::memory_order_relaxed); }
+
+  std::atomic<int64_t>& next_;
+  int64_t at_ = 0, mine_;
+};
+
+void attend_groups(const PagedQueries& p, std::span<const HeadGroup> groups, TileClaims& claims) {
   const PagedKv& kv = p.kv;
   const bool direct = p.m == 1 && kv.k_dim % kProductColumns == 0 && p.v_dim % kProductColumns == 0;
   for (const HeadGroup& group : groups) {
-    for (int64_t first = 0; first < p.m * group.count; first += kTileRows, ++at) {
-      if (at % parts != part) continue;
+    for (int64_t first = 0; first < p.m * group.count; first += kTileRows) {
+      if (!claims.take()) continue;
       if (direct && group.count <= kDirectRowsMax)
         attend_directly(p.q, group.heads, group.count, p.begin + 1, kv, group.kv_head, p.v_dim, p.scale, p.out);
       else
@@ -237,9 +255,10 @@ void attend_groups(const PagedQueries& p, std::span<const HeadGroup> groups, int
 }
 
 void attend_paged(const PagedQueries& all, std::span<const PagedRows> sequences, std::span<const HeadGroup> groups) {
-  const auto part = [&](int number, int parts) {
-    int64_t at = 0;
-    for (const PagedRows& s : sequences) attend_groups(all.of(s), groups, number, parts, at);
+  std::atomic<int64_t> next{0};
+  const auto part = [&](int, int) {
+    TileClaims claims(next);
+    for (const PagedRows& s : sequences) attend_groups(all.of(s), groups, claims);
   };
   int64_t pairs = 0;
   for (const PagedRows& s : sequences) pairs += s.tokens * (s.begin + s.tokens);

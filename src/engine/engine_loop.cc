@@ -430,6 +430,7 @@ void EngineLoop::want_rows(const kv::StepPlan& plan, StepUnderWay* step) {
     note_begun(live, step->begun);
     const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
     if (rates_prompt(live, segment)) {
+      // The last row of the prompt's end rates none of it.
       const int64_t first = end - segment.logits_rows + 1, prompt = live.prompt_tokens();
       rows.rated = std::span(live.request.prompt).subspan(static_cast<size_t>(first));
       rows.rated = rows.rated.first(static_cast<size_t>(std::min<int64_t>(segment.logits_rows, prompt - first)));
@@ -450,7 +451,7 @@ void EngineLoop::want_rows(const kv::StepPlan& plan, StepUnderWay* step) {
 bool EngineLoop::rates_prompt(const LiveRequest& live, const kv::Segment& segment) const {
   const auto end = segment.begin + static_cast<int64_t>(segment.tokens.size());
   return live.request.prompt_logprob_start >= 0 && live.completion_tokens == 0 && segment.logits_rows > 0 &&
-         options_.info.role != Role::kDecode && end - segment.logits_rows + 1 < live.prompt_tokens();
+         options_.info.role != Role::kDecode && end - segment.logits_rows < live.prompt_tokens();
 }
 
 bool EngineLoop::wants_no_token(const LiveRequest& live) const {

@@ -156,9 +156,10 @@ float logprob_after(std::span<const int32_t> tokens, int32_t token) {
 
 TEST(EngineLoop, LogprobsOfPromptAndText) {
   Rig rig;
-  const auto prompt = random_prompt(3, 70, 100);  // three chunks
-  // The second round finds a cached prefix, which must not swallow wanted positions.
-  for (const int start : {0, 0, 1, 33, 69}) {
+  // Three chunks. The second round finds a cached prefix, which must not swallow wanted positions.
+  for (const auto& [length, start] :
+       std::vector<std::pair<int, int>>{{70, 0}, {70, 0}, {70, 1}, {70, 33}, {70, 69}, {1, 0}, {2, 0}, {2, 1}}) {
+    const auto prompt = random_prompt(3, length, 100);
     Client client;
     Request request = request_of("a", prompt, 4);
     request.logprobs = 2;

@@ -127,7 +127,7 @@ def test_the_queue_is_bounded_and_the_log_says_what_was_asked(start):
 @pytest.mark.parametrize("mode", ["abort", "retract", "in_place"])
 def test_generation_is_paused_and_goes_on(start, mode):
     instance = start("serve", "--model-path", MODELS["gqa"], "--max-total-tokens", 4096)
-    body = {"text": "The", "sampling_params": {"max_new_tokens": 300, "ignore_eos": True, "temperature": 0}}
+    body = {"text": "The", "sampling_params": {"max_new_tokens": 1500, "ignore_eos": True, "temperature": 0}}
     whole = get_json(instance.url + "/generate", body)["text"]
     with ThreadPoolExecutor() as pool:
         running = pool.submit(call, instance.url + "/generate", body)

@@ -28,6 +28,7 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executo
   CoreOptions core{
       options_.info, options_.scheduler, options_.queue, options_.eos_ids, options_.clock, options_.observer, {}};
   core.scheduler.policy = options_.queue.policy;
+  core.scheduler.pp = options_.overlap ? options_.info.layout.pp : 1;
   core.scheduler.priorities = options_.queue.priorities;
   core.scheduler.preemption_threshold = options_.queue.preemption_threshold;
   core.on_closed = [this] {
@@ -304,15 +305,14 @@ void EngineLoop::fail_all(const Error& failure) {
 
 bool EngineLoop::step() {
   timer_.end(&StepTimes::between);
+  const int most = options_.overlap ? std::min(core_->scheduler().steps_max(), executor_->steps_max()) : 1;
+  const auto steps_max = static_cast<size_t>(most);
   const size_t before = under_way_.size();
-  const bool ahead_is_possible = options_.overlap && executor_->steps_max() > 1;
   bool moved = false;
-  if (under_way_.empty() || (ahead_is_possible && !waits_for_steps_)) moved = begin_step();
+  if (before == 0 || (before < steps_max && !waits_for_steps_)) moved = begin_step();
   const bool begun = under_way_.size() > before;
-  while (under_way_.size() > (begun && ahead_is_possible ? 1U : 0U)) {
-    if (!end_step()) return false;
-    moved = true;
-  }
+  // What is begun is waited for when no more can be begun.
+  if (under_way_.size() == steps_max || (!begun && !under_way_.empty())) return end_step();
   return moved;
 }
 

@@ -112,7 +112,8 @@ class EngineLoop final : public Engine {
   [[nodiscard]] Status check(Request* request) const;
   void run();
   void handle(Command command);
-  // One turn: plans and begins the next step, then takes what the one before it gave. False: nothing could be done.
+  // One turn: plans and begins the next step if one more may be under way, then takes what the oldest one gave if none
+  // more may be. False: nothing could be done.
   bool step();
   bool begin_step();
   // The oldest step under way. False: it failed.

@@ -28,6 +28,7 @@ void fill_logits(uint64_t summary, int vocab, float* logits) {
 FakeExecutor::FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools)
     : options_(std::move(options)), pools_(std::move(pools)), sampler_({{0, options_.vocab}}) {
   BATON_CHECK(static_cast<int>(pools_.size()) == options_.layout.world());
+  steps_.resize(static_cast<size_t>(steps_max()) + 1);
   BATON_CHECK(options_.geometry.k_dim * options_.geometry.element_size >= 8);
   for (int r = 0; r < options_.layout.world(); ++r) {
     shapes_.push_back(layout::rank_page_shape(options_.layout, r, options_.geometry, options_.page_tokens));
@@ -86,7 +87,7 @@ uint64_t FakeExecutor::read(const kv::Segment& segment, int64_t position) const 
 
 model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) {
   BATON_CHECK(submitted_ - collected_ < static_cast<uint64_t>(steps_max()), "too many steps are not collected");
-  Step& step = steps_[submitted_ % 3];
+  Step& step = steps_[submitted_ % steps_.size()];
   step.plan = kv::KeptPlan(plan);
   step.recipes.clear();
   step.wanted.clear();
@@ -107,10 +108,10 @@ model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sam
 
 Result<model::StepOutput*> FakeExecutor::collect(model::Ticket ticket) {
   BATON_CHECK(ticket == collected_ && ticket < submitted_, "step {} is collected, the next is {}", ticket, collected_);
-  Step& step = steps_[ticket % 3];
+  Step& step = steps_[ticket % steps_.size()];
   if (options_.before_run) options_.before_run(step.plan.plan());
   if (options_.fault) BATON_TRY(options_.fault());
-  compute(step, steps_[(ticket + 2) % 3]);
+  compute(step, steps_[(ticket + steps_.size() - 1) % steps_.size()]);
   ++collected_;
   return &step.output;
 }

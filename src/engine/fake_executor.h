@@ -7,6 +7,7 @@
 // the prefix cache did.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -34,7 +35,7 @@ class FakeExecutor final : public model::Executor {
  public:
   // pools[r] as for make_thread_executor.
   FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools);
-  [[nodiscard]] int steps_max() const override { return 2; }
+  [[nodiscard]] int steps_max() const override { return std::max(2, options_.layout.pp); }
   model::Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override;
   Result<model::StepOutput*> collect(model::Ticket ticket) override;
 
@@ -69,7 +70,7 @@ class FakeExecutor final : public model::Executor {
   const std::vector<std::span<std::byte>> pools_;
   std::vector<layout::PageShape> shapes_;  // of each world rank
   sampling::VocabularySampler sampler_;
-  Step steps_[3];  // step n is n % 3
+  std::vector<Step> steps_;  // one more than may be under way; step n is n % size()
   model::Ticket submitted_ = 0, collected_ = 0;
 };
 

@@ -46,6 +46,7 @@ RC_GTEST_PROP(Overlap, TheTextIsTheSameWithAndWithoutIt, (uint64_t seed)) {
   RigOptions options;
   options.pages_per_group = 24 + static_cast<int>(random.below(40));
   options.eos_ids = {3, 4, 5};
+  options.layout.pp = 1 + static_cast<int>(random.below(2));
   std::vector<Request> requests;
   for (uint64_t i = 0; i < 8; ++i) {
     const auto length = static_cast<int>(1 + random.below(30));
@@ -63,6 +64,7 @@ RC_GTEST_PROP(Overlap, TheTextIsTheSameWithAndWithoutIt, (uint64_t seed)) {
   Seen with, without;
   RC_ASSERT(answers(requests, true, options, &with) == answers(requests, false, options, &without));
   RC_ASSERT(without.ahead == 0);
+  RC_ASSERT(options.layout.pp == 1 || with.ahead == 0);
 }
 
 TEST(Overlap, ASequenceThatStopsWastesOneRowAtTheMost) {
@@ -79,6 +81,33 @@ TEST(Overlap, ASequenceThatStopsWastesOneRowAtTheMost) {
     const auto tokens = static_cast<int>(texts[0].size());
     EXPECT_EQ(seen.single, stops ? tokens : tokens - 1);
     EXPECT_EQ(seen.ahead, seen.single);
+  }
+}
+
+// Two stages have two steps, each with half of what runs: nobody waits for a token that the other step draws.
+TEST(Overlap, InAPipelineWhatRunsIsSharedOut) {
+  RigOptions options;
+  options.layout.pp = 2;
+  std::atomic<size_t> most{0};
+  std::vector<Request> requests;
+  for (uint64_t i = 0; i < 8; ++i) requests.push_back(request_of("r", random_prompt(i, 3, 100), 40));
+  for (const bool overlap : {true, false}) {
+    most = 0;
+    Rig rig(options, [&](EngineLoopOptions& loop, FakeExecutorOptions& fake) {
+      loop.overlap = overlap;
+      fake.before_run = [&](const kv::StepPlan& plan) {
+        const bool prompts = std::any_of(plan.segments.begin(), plan.segments.end(),
+                                         [](const kv::Segment& segment) { return segment.begin == 0; });
+        if (!prompts) most = std::max(most.load(), plan.segments.size());
+      };
+    });
+    std::vector<Client> clients(requests.size());
+    for (size_t i = 0; i < requests.size(); ++i) ASSERT_TRUE(rig.submit(requests[i], clients[i]).ok());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ASSERT_TRUE(clients[i].wait());
+      EXPECT_EQ(clients[i].text(), FakeExecutor::greedy_text(requests[i].prompt, 40, 100));
+    }
+    EXPECT_EQ(most, overlap ? 4U : 8U);
   }
 }
 

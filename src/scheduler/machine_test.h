@@ -30,7 +30,7 @@ inline SchedulerOptions small(int pages = 32, int dp = 1) {
 
 // Carries out plans on pages that hold, for each token, a hash of the prompt up to it. A plan that lets a sequence read
 // what is not its own, or write what another reads, shows at once. ahead: a step is carried out after the next one is
-// planned, as late as may be.
+// planned, as late as may be; in a pipeline after as many as there are stages.
 class Machine {
  public:
   explicit Machine(const SchedulerOptions& options, bool ahead = false) : scheduler(options), ahead_(ahead) {
@@ -55,7 +55,7 @@ class Machine {
 
   // One turn: checks and computes the plan, appends tokens, finishes sequences that have all theirs.
   Turn turn() {
-    if (waits_) settle();
+    while (waits_ && !under_way_.empty()) settle();
     const Turn turn = keep(scheduler.next_turn());
     waits_ = turn.waits_for_steps || turn.plan.segments.empty();
     int64_t prompt_tokens = 0;
@@ -72,22 +72,20 @@ class Machine {
       draws.push_back(scheduler.sequence(segment.sequence).left() == 0);
     scheduler.audit();
     if (planned) planned(turn);
-    settle();
+    if (turn.plan.segments.empty() || under_way_.size() + 1 == static_cast<size_t>(scheduler.steps_max())) settle();
     if (!turn.plan.segments.empty()) {
-      under_way_ = turn.plan;
-      draws_ = std::move(draws);
+      under_way_.emplace_back(turn.plan, std::move(draws));
       if (!ahead_) settle();
     }
     return turn;
   }
 
-  // Carries out the step under way.
+  // Carries out the oldest step under way.
   void settle() {
-    if (!under_way_) return;
-    const kv::StepPlan plan = std::move(*under_way_);
-    under_way_.reset();
+    if (under_way_.empty()) return;
+    const auto [plan, draws] = std::move(under_way_.front());
+    under_way_.pop_front();
     std::map<SequenceId, int32_t> drawn;
-    const std::vector<bool> draws = std::exchange(draws_, {});
     for (size_t i = 0; i < plan.segments.size(); ++i) {
       kv::Segment segment = plan.segments[i];
       std::vector<int32_t> text = text_.at(segment.sequence);
@@ -105,6 +103,8 @@ class Machine {
       if (!ended_.contains(id)) next_token(id, token);
     }
   }
+
+  [[nodiscard]] bool under_way() const { return !under_way_.empty(); }
 
   // The request ends, whatever is under way.
   std::vector<kv::PageLease> finish(SequenceId id) {
@@ -200,8 +200,8 @@ class Machine {
 
   const bool ahead_;
   bool waits_ = false;
-  std::optional<kv::StepPlan> under_way_;
-  std::vector<bool> draws_;              // of each segment of it: all that its sequence has is computed then
+  // Plans, and of each segment whether it is the last of what its sequence has, so that a token is drawn.
+  std::deque<std::pair<kv::StepPlan, std::vector<bool>>> under_way_;
   std::map<SequenceId, int32_t> drawn_;  // by the step before
   std::set<SequenceId> ended_;
   std::map<SequenceId, std::vector<int32_t>> text_;

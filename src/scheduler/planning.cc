@@ -29,7 +29,8 @@ bool Scheduler::any_runs() const {
 
 // Whether the last step, which is under way, draws its next token, and it goes on after that.
 bool Scheduler::runs_ahead(const Sequence& s) const {
-  return s.under_way > 0 && s.left() == 0 && !s.awaits && s.last_step == planned_steps_ && s.new_tokens_left() >= 2;
+  return options_.pp == 1 && s.under_way > 0 && s.left() == 0 && !s.awaits && s.last_step == planned_steps_ &&
+         s.new_tokens_left() >= 2;
 }
 
 // Whether it can be given one token of this step.
@@ -39,8 +40,9 @@ bool Scheduler::runs(const Sequence& s) const {
 
 const Turn& Scheduler::next_turn() {
   BATON_CHECK(count(SequenceState::kDone) == 0, "a sequence computed to its end was neither appended to nor finished");
-  BATON_CHECK(planned_steps_ - completed_steps_ <= 1, "two steps are under way");
-  Turn& turn = turn_[++turns_ % 2];
+  BATON_CHECK(planned_steps_ - completed_steps_ < kept_turns_.size(), "{} steps are under way", kept_turns_.size());
+  Turn& turn = kept_turns_[planned_steps_ % kept_turns_.size()];
+  ++turns_;
   turn.plan.segments.clear();
   turn.admitted.clear();
   turn.retracted.clear();
@@ -62,14 +64,19 @@ const Turn& Scheduler::next_turn() {
   return turn;
 }
 
-// One token of every running sequence that has, or gets, a page for it. Older ones are served first.
+// One token of every running sequence that has, or gets, a page for it; in a pipeline of a share of them, so that every
+// stage has some. Older ones are served first.
 void Scheduler::plan_running(Turn* turn) {
   constexpr int32_t kUnknown = -1;
   for (DpGroup& group : groups_) {
     to_grow_.clear();
+    size_t running = 0;
     for (Sequence* s : group.active) {
       if (runs(*s)) to_grow_.push_back(s);
+      running += s->state == SequenceState::kRunning ? 1 : 0;
     }
+    const auto stages = static_cast<size_t>(options_.pp);
+    if (stages > 1) to_grow_.resize(std::min(to_grow_.size(), (running + stages - 1) / stages));
     // Who is retracted came later than the one that it is retracted for, so nobody loses pages that has a segment.
     for (Sequence* s : to_grow_) {
       if (!runs(*s)) continue;  // retracted for an older one

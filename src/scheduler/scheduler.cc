@@ -8,6 +8,8 @@ namespace baton::scheduler {
 
 Scheduler::Scheduler(const SchedulerOptions& options) : options_(options) {
   BATON_CHECK(options.dp >= 1 && options.pages_per_group >= 1 && options.page_tokens >= 1);
+  BATON_CHECK(options.pp >= 1, "{} stages", options.pp);
+  kept_turns_.resize(static_cast<size_t>(steps_max()));
   BATON_CHECK(options.max_running_requests >= 1 && options.chunked_prefill_size >= 1 && options.logits_rows_max >= 1);
   for (int g = 0; g < options.dp; ++g) {
     groups_.push_back(

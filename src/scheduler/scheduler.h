@@ -43,6 +43,7 @@ inline constexpr double kPassFactor = 4;
 
 struct SchedulerOptions {
   int dp = 1;
+  int pp = 1;  // stages of the pipeline
   int pages_per_group = 0;
   int page_tokens = 64;
   int max_running_requests = 256;       // sequences with pages, all groups together
@@ -94,10 +95,15 @@ class Scheduler {
   void join(SequenceId id, int32_t first_token);
 
   // Admits and plans a step, which is under way from then on if the plan is not empty; complete() it when it was
-  // computed. The next turn may come before that, once: sequences whose next token the step under way draws are planned
-  // with that token unknown (kv::Segment::drawn_by), unless it is their last in any case. What is returned stays until
-  // the turn after the next one.
+  // computed. The next turn may come before that, as long as fewer than steps_max() are under way. Without a pipeline
+  // sequences whose next token the step under way draws are planned with that token unknown (kv::Segment::drawn_by),
+  // unless it is their last in any case. In a pipeline each stage has another step, of further chunks of prompts and of
+  // sequences that no other step draws for: what runs is shared out over so many steps.
+  //
+  // The plan borrows from the sequences: what it points to is good until the next change of the scheduler, the numbers
+  // in it until its step is completed.
   const Turn& next_turn();
+  [[nodiscard]] int steps_max() const { return options_.pp == 1 ? 2 : options_.pp; }
   // The oldest step under way was computed. Sequences computed to their end wait for append() or finish() now; both
   // must come before the next turn. Sequences that have ended meanwhile are passed over.
   void complete(const kv::StepPlan& plan);
@@ -219,7 +225,7 @@ class Scheduler {
   uint64_t last_ticket_ = 0;
   uint64_t turns_ = 0;
   uint64_t planned_steps_ = 0, completed_steps_ = 0;
-  Turn turn_[2];                    // of even and odd turns; their storage is used again
+  std::vector<Turn> kept_turns_;    // (steps_max()) of steps under way and the next; their storage is used again
   std::vector<Sequence*> to_grow_;  // plan_running()'s
   // Let go of while steps were under way, which may read or write them; until so many steps are completed.
   struct KeptPages {

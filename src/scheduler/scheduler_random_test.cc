@@ -13,6 +13,7 @@ namespace {
 RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed)) {
   Random random(seed);
   SchedulerOptions options = small(static_cast<int>(8 + random.below(24)), static_cast<int>(1 + random.below(3)));
+  options.pp = static_cast<int>(1 + random.below(3));
   options.mixed_chunk = random.below(2) == 0;
   options.prefix_cache = random.below(4) != 0;
   options.max_running_requests = static_cast<int>(1 + random.below(12));
@@ -99,7 +100,7 @@ RC_GTEST_PROP(Scheduler, EveryRequestEndsAndEveryPageComesBack, (uint64_t seed))
     resolve(true);
     m.turn();
   }
-  m.settle();
+  while (m.under_way()) m.settle();
   RC_ASSERT(m.scheduler.empty());
   RC_ASSERT(!testing::Test::HasFailure());
   m.scheduler.flush_cache();

@@ -28,7 +28,7 @@ EngineLoop::EngineLoop(EngineLoopOptions options, std::unique_ptr<model::Executo
   CoreOptions core{
       options_.info, options_.scheduler, options_.queue, options_.eos_ids, options_.clock, options_.observer, {}};
   core.scheduler.policy = options_.queue.policy;
-  core.scheduler.pp = options_.overlap ? options_.info.layout.pp : 1;
+  core.scheduler.pp = options_.overlap ? executor_->stages_at_once() : 1;
   core.scheduler.priorities = options_.queue.priorities;
   core.scheduler.preemption_threshold = options_.queue.preemption_threshold;
   core.on_closed = [this] {

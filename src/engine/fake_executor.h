@@ -36,6 +36,7 @@ class FakeExecutor final : public model::Executor {
   // pools[r] as for make_thread_executor.
   FakeExecutor(FakeExecutorOptions options, std::vector<std::span<std::byte>> pools);
   [[nodiscard]] int steps_max() const override { return std::max(2, options_.layout.pp); }
+  [[nodiscard]] int stages_at_once() const override { return options_.layout.pp; }
   model::Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override;
   Result<model::StepOutput*> collect(model::Ticket ticket) override;
 

@@ -77,6 +77,7 @@ class NoExecutor final : public model::Executor {
   }
 
   [[nodiscard]] int steps_max() const override { return 2; }
+  [[nodiscard]] int stages_at_once() const override { return 1; }
 
   model::Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override {
     const auto begin = std::chrono::steady_clock::now();

@@ -37,6 +37,9 @@ class Executor {
   virtual ~Executor() = default;
   // Steps that may be submitted and not collected.
   [[nodiscard]] virtual int steps_max() const = 0;
+  // Stages of a pipeline that compute at the same time, each with processors of its own: so many steps should be under
+  // way. At most steps_max().
+  [[nodiscard]] virtual int stages_at_once() const = 0;
   // Begins the step as soon as those before it allow. What the arguments borrow is read before it returns. `wanted`: of
   // each segment's rows; shorter: nothing of the rest. A plan that breaks a precondition of step_plan.h is a bug.
   virtual Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) = 0;

@@ -149,6 +149,9 @@ class ThreadExecutor final : public Executor {
 
   [[nodiscard]] int steps_max() const override { return options_.logits == nullptr ? options_.layout.pp + 1 : 1; }
 
+  // Stages share the cores, and one at a time has all of them; two steps of half as many rows read the weights twice.
+  [[nodiscard]] int stages_at_once() const override { return 1; }
+
   Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override {
     check(plan);
     const Ticket step = submitted_.reached();

@@ -43,7 +43,7 @@ inline constexpr double kPassFactor = 4;
 
 struct SchedulerOptions {
   int dp = 1;
-  int pp = 1;  // stages of the pipeline
+  int pp = 1;  // stages of the pipeline that compute at the same time
   int pages_per_group = 0;
   int page_tokens = 64;
   int max_running_requests = 256;       // sequences with pages, all groups together

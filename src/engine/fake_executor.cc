@@ -97,10 +97,8 @@ model::Ticket FakeExecutor::submit(const kv::StepPlan& plan, std::span<const sam
     step.output.first_row.push_back(first);
     step.wanted.resize(first + count);
     if (i >= wanted.size() || wanted[i].recipe == nullptr) continue;
-    sampling::Recipe* recipe = wanted[i].recipe.get();
     step.recipes.push_back(wanted[i].recipe);
-    for (size_t r = 0; r < wanted[i].rated.size(); ++r) step.wanted[first + r] = {recipe, 0, false, wanted[i].rated[r]};
-    if (wanted[i].draw) step.wanted[first + count - 1] = {recipe, wanted[i].index, true, -1};
+    sampling::want_rows(wanted[i], std::span(step.wanted).subspan(first, count));
   }
   step.output.answers.resize(step.wanted.size());
   return submitted_++;

@@ -24,21 +24,6 @@ LongInterval row_part(LongInterval range, int parts, int i) {
   return {begin, begin + base + (i < larger ? 1 : 0)};
 }
 
-namespace {
-
-// What is wanted of each row of logits of a segment whose rows begin at wanted[first].
-void want_rows(const kv::Segment& segment, const sampling::RowsWanted& rows, size_t first,
-               std::vector<sampling::RowWanted>& wanted) {
-  const auto count = static_cast<size_t>(segment.logits_rows);
-  BATON_CHECK(rows.rated.size() <= count && (!rows.draw || count > 0), "{} rated of {} rows", rows.rated.size(), count);
-  for (size_t r = 0; r < rows.rated.size(); ++r) {
-    if (rows.rated[r] >= 0) wanted[first + r] = {rows.recipe.get(), 0, false, rows.rated[r]};
-  }
-  if (rows.draw) wanted[first + count - 1] = {rows.recipe.get(), rows.index, true, -1};
-}
-
-}  // namespace
-
 void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> rows_wanted,
                       const ModelConfig& config, int dp, MlaPath path, RopeTable& rope, const StepBatch* before) {
   tokens.clear();
@@ -62,7 +47,8 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
   recipes.clear();
   for (size_t i = 0; i < rows_wanted.size(); ++i) {
     if (rows_wanted[i].recipe == nullptr) continue;
-    want_rows(plan.segments[i], rows_wanted[i], first_row[i], wanted);
+    const auto count = static_cast<size_t>(plan.segments[i].logits_rows);
+    sampling::want_rows(rows_wanted[i], std::span(wanted).subspan(first_row[i], count));
     recipes.push_back(rows_wanted[i].recipe);
   }
 

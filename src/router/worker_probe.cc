@@ -119,12 +119,17 @@ void WorkerProbe::ask(const std::string& name, http::HttpCallRequest call,
   mine->second = std::move(started);
 }
 
-void WorkerProbe::probe(const WorkerView& view) {
+http::HttpCallRequest WorkerProbe::call_of(const WorkerView& view, const char* path) const {
   http::HttpCallRequest call;
   call.url = view.address.url;
-  call.target = view.address.url.path + "/health";
+  call.target = view.address.url.path + path;
   call.connect_timeout = in_ms(options_.timeout);
   call.idle_timeout = call.connect_timeout;
+  return call;
+}
+
+void WorkerProbe::probe(const WorkerView& view) {
+  http::HttpCallRequest call = call_of(view, "/health");
   ask(fmt::format("health {}", view.id), std::move(call),
       [this, view](const Result<HttpReply>& reply) { on_health(view, reply); });
 }
@@ -150,11 +155,7 @@ void WorkerProbe::on_health(const WorkerView& view, const Result<HttpReply>& rep
 
 // It may be another model than before: whoever was down may have been started anew.
 void WorkerProbe::ask_model(const WorkerView& view) {
-  http::HttpCallRequest call;
-  call.url = view.address.url;
-  call.target = view.address.url.path + "/get_model_info";
-  call.connect_timeout = in_ms(options_.timeout);
-  call.idle_timeout = call.connect_timeout;
+  http::HttpCallRequest call = call_of(view, "/get_model_info");
   if (!options_.api_key.empty()) call.headers.emplace_back("Authorization", "Bearer " + options_.api_key);
   ask(fmt::format("model {}", view.id), std::move(call), [this, id = view.id](const Result<HttpReply>& reply) {
     const auto info =

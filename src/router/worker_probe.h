@@ -35,6 +35,7 @@ class WorkerProbe {
  private:
   void loop();
   void pass(Duration time);
+  [[nodiscard]] http::HttpCallRequest call_of(const WorkerView& view, const char* path) const;
   void probe(const WorkerView& view);
   void ask_model(const WorkerView& view);
   void introduce(const WorkerRegistry::Pair& pair);

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/check.h"
 #include "base/result.h"
 #include "sampling/sampling_params.h"
 
@@ -83,6 +84,17 @@ struct RowWanted {
   [[nodiscard]] bool logprobs() const { return draw ? recipe->logprobs >= 0 : rated >= 0; }
   [[nodiscard]] int tops() const { return draw ? recipe->logprobs : recipe->prompt_logprobs; }
 };
+
+// What `rows` want of each row of a segment, whose places in `wanted` say that nothing is.
+inline void want_rows(const RowsWanted& rows, std::span<RowWanted> wanted) {
+  if (rows.recipe == nullptr) return;
+  BATON_CHECK(rows.rated.size() <= wanted.size() && (!rows.draw || !wanted.empty()), "{} rated of {} rows",
+              rows.rated.size(), wanted.size());
+  for (size_t r = 0; r < rows.rated.size(); ++r) {
+    if (rows.rated[r] >= 0) wanted[r] = {rows.recipe.get(), 0, false, rows.rated[r]};
+  }
+  if (rows.draw) wanted.back() = {rows.recipe.get(), rows.index, true, -1};
+}
 
 // What became of a row. kCorrupt: a logit is NaN or +inf (never text from a broken machine); kInvalidArgument: every
 // token is barred.

@@ -28,12 +28,12 @@ TEST(AttendedTime, AStallCountsAsOneTurn) {
 template <typename Side>
 void expect_alive_after_a_stall(Side& side, RawPeer& peer, const std::function<void()>& give_event) {
   std::atomic<bool> stalled{false};
-  side.on_event = [&] {
+  side.on_event.set([&] {
     if (stalled) return;
     std::this_thread::sleep_for(1s);
     peer.send(wire::Ping{1});
     stalled = true;
-  };
+  });
   give_event();
   ASSERT_TRUE(eventually([&] { return stalled.load(); }));
   peer.answers_pings = true;
@@ -41,7 +41,7 @@ void expect_alive_after_a_stall(Side& side, RawPeer& peer, const std::function<v
   EXPECT_GE(peer.pongs, 1);
   EXPECT_EQ(side.stats().peers_lost, 0u);
   EXPECT_EQ(side.stats().peers, 1u);
-  side.on_event = [] {};
+  side.on_event.set([] {});
 }
 
 class AgainstStalledPrefill : public AgainstPrefill {

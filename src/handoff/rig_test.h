@@ -81,6 +81,24 @@ class PageList {
 [[nodiscard]] std::vector<PageId> numbers_of(const std::vector<wire::GrantedPage>& pages);
 [[nodiscard]] wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation);
 
+// What a test wants done on the service's thread with each event; set by the test's thread while the service runs.
+class EventHook {
+ public:
+  // Waits for a call under way.
+  void set(std::function<void()> hook) {
+    const std::lock_guard lock(mutex_);
+    hook_ = std::move(hook);
+  }
+  void operator()() {
+    const std::lock_guard lock(mutex_);
+    hook_();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::function<void()> hook_ = [] {};
+};
+
 // Computes (writes the pattern) in chunks when granted. One thread calls its methods.
 class TestPrefill {
  public:
@@ -93,8 +111,7 @@ class TestPrefill {
   void pump();
   int64_t chunk = 24;
   bool paused = false;  // computes nothing more
-  // Called on the service's thread with each event.
-  std::function<void()> on_event = [] {};
+  EventHook on_event;
   std::vector<wire::PromptRow> prompt_rows;  // of every prompt
 
   [[nodiscard]] uint16_t port() const { return handoff_->port(); }
@@ -142,8 +159,7 @@ class TestDecode {
                int64_t cached = 0, Duration timeout = std::chrono::seconds(20));
   void cancel(AttemptId attempt) { handoff_->cancel(attempt, "test"); }
   void pump();
-  // Called on the service's thread with each event.
-  std::function<void()> on_event = [] {};
+  EventHook on_event;
   int64_t prompt_rows = 0;  // as in DecodeRequest
   size_t beside_max = 0;
 

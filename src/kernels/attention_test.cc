@@ -246,7 +246,7 @@ TEST(MlaExpandedAttention, ABatchEqualsTheReference) {
   for_each_target([&] {
     for (const Compute compute : kComputes) {
       const Linear key_up(key, kHeads * kNope, kLora, compute), value_up(value, kHeads * kV, kLora, compute);
-      const MlaExpansion up{&key_up, &value_up, kHeads, kNope, kRope, kV};
+      const ExpansionLayers up{&key_up, &value_up, kHeads, kNope, kRope, kV};
       mla_expanded_attention(q.data(), batch.sequences, up, pool.view(), 0.1f, compute, actual.data());
       expect_close(actual, expected, tolerance(compute) * 2);
     }

@@ -1,9 +1,6 @@
-// What a model is computed with, on one rank, by the calling thread (and by the GEMM threads it was given).
-//
-// Activations between kernels are float32. Compute says what a matrix product multiplies: kF32 float32 by float32 (the
-// path that equals the reference), kBF16 bfloat16 by bfloat16 with float32 sums (x is rounded on the way in). Every
-// function here has a plain counterpart in reference.h that the tests hold it against. No function allocates on a path
-// that runs once a token, except scratch that grows to a high-water mark and stays.
+// The processor's operations, done by the calling thread (and by the GEMM threads it was given): what its backend
+// (backend.h) is made of. Activations are float32. Every function here has a plain counterpart in reference.h that the
+// tests hold it against.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +8,12 @@
 #include <memory>
 #include <span>
 
+#include "kernels/compute.h"
 #include "kernels/paged_kv.h"
+#include "kernels/routing.h"
 #include "tensor/dtype.h"
 
 namespace baton::kernels {
-
-enum class Compute : uint8_t { kF32, kBF16 };
 
 // How many threads matrix products called from this thread may use, itself included (1 at first, and for ranks that
 // share cores): [1, 1024]. The helpers belong to the calling thread and end with it. Not from within a product.
@@ -84,34 +81,14 @@ void add_bias(const float* bias, int64_t m, int64_t n, float* y);
 // rms_norm() of each of `heads` vectors of `dim` floats in every row, in place (Qwen3's queries and keys).
 void rms_norm_heads(float* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads, int dim);
 
-// How a token's experts are chosen from the gate's logits. A score is the softmax or the sigmoid of a logit; TopK says
-// which experts_per_token experts are taken:
-//
-// - kGreedy: those with the best scores.
-// - kGroupLimited (DeepSeek-V2): the same, out of the groups_kept groups whose best single score is highest.
-// - kNoauxTc (DeepSeek-V3): those with the best score + bias, out of the groups_kept groups whose two best add up to
-//   most. Their weight is the score without the bias.
-//
-// Weights are multiplied by routed_scale. With `normalize` they are first divided by their sum, and then multiplied
-// only if scale_normalized (V2's are not).
-struct Routing {
-  int experts = 0;  // routed; 0: a dense model
-  int experts_per_token = 0;
-  int groups = 1, groups_kept = 1;
-  double routed_scale = 1;
-  bool normalize = false;  // norm_topk_prob
-  bool scale_normalized = true;
-  enum class Score : uint8_t { kSoftmax, kSigmoid } score = Score::kSoftmax;
-  enum class TopK : uint8_t { kGreedy, kGroupLimited, kNoauxTc } topk = TopK::kGreedy;
-};
 // logits: (m, experts). bias: (experts), or null unless kNoauxTc. expert, weight: (m, experts_per_token), the best
 // first, equal ones by number.
 void route(const Routing& routing, const float* logits, const float* bias, int64_t m, int32_t* expert, float* weight);
 // Only the weights of one row, for experts that were chosen otherwise.
 void weigh_experts(const Routing& routing, const float* logits, const int32_t* expert, float* weight);
 
-// A gated FFN, down(silu(gate(x)) * up(x)): gate_up (2 width, hidden) and down (hidden, width).
-struct ExpertWeights {
+// The weights of a gated FFN.
+struct ExpertLayers {
   const Linear* gate_up = nullptr;
   const Linear* down = nullptr;
 };
@@ -119,7 +96,7 @@ struct ExpertWeights {
 // first
 // + local.size()). expert, weight: (rows, choices). A row adds up its experts in ascending order.
 void experts(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
-             int first, std::span<const ExpertWeights> local, float* y);
+             int first, std::span<const ExpertLayers> local, float* y);
 
 // Made-up weights: out[i] is uniform in [-scale, scale), rounded to bfloat16, a function of (key, first + i, scale)
 // alone. Elements of a row have numbers below 2^32.
@@ -144,13 +121,13 @@ void mla_attention(const float* q, std::span<const PagedRows> sequences, int hea
                    float scale, Compute compute, float* out);
 
 // MLA, expanded (used in prefill): keys and values of every head are made of the cached latents.
-struct MlaExpansion {
+struct ExpansionLayers {
   const Linear* key = nullptr;    // (heads * nope, lora)
   const Linear* value = nullptr;  // (heads * v_dim, lora)
   int heads = 0, nope = 0, rope = 0, v_dim = 0;
 };
 // kv is as in mla_attention(). q: (rows, heads, nope + rope) dense. out: (rows, heads, v_dim) dense.
-void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const MlaExpansion& up,
+void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const ExpansionLayers& up,
                             const PagedKv& kv, float scale, Compute compute, float* out);
 
 }  // namespace baton::kernels

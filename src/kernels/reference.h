@@ -38,7 +38,7 @@ void gqa_attention_ref(const float* q, int64_t q_row_stride, std::span<const Pag
 void mla_attention_ref(const float* q, std::span<const PagedRows> sequences, int heads, int lora, const PagedKv& kv,
                        float scale, float* out);
 
-// The weights of MlaExpansion: key (heads * nope, lora), value (heads * v_dim, lora).
+// The weights of ExpansionLayers: key (heads * nope, lora), value (heads * v_dim, lora).
 void mla_expanded_attention_ref(const float* q, std::span<const PagedRows> sequences, const float* key,
                                 const float* value, int heads, int nope, int rope, int v_dim, const PagedKv& kv,
                                 float scale, float* out);

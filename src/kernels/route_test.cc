@@ -193,7 +193,7 @@ TEST(Experts, EqualReferenceForThoseThatAreLocal) {
     linears.emplace_back(std::span(down).subspan(e * kHidden * kWidth, kHidden * kWidth), kHidden, kWidth,
                          Compute::kF32);
   }
-  std::vector<ExpertWeights> local;
+  std::vector<ExpertLayers> local;
   for (int e = 0; e < kCount; ++e) local.push_back({&linears[2 * e], &linears[2 * e + 1]});
   auto expected = random_floats(kRows * kHidden, 5), actual = expected;
   experts_ref(x.data(), kRows, kHidden, expert.data(), weight.data(), kChoices, kFirst, kCount, kWidth, gate_up.data(),

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kernels/kernels.h"
+#include "kernels/compute.h"
 #include "kv/step_plan.h"
 #include "layout/layout.h"
 #include "model/model_config.h"

@@ -12,16 +12,15 @@ class GatedFfn {
   static Result<GatedFfn> load(const LayerContext& c, const std::string& prefix, int width, Interval columns,
                                bool bias);
 
-  [[nodiscard]] bool empty() const { return down_.empty(); }
-  [[nodiscard]] kernels::ExpertWeights weights() const { return {&gate_up_, &down_}; }
-  // out (m, hidden) = down(...) of x (m, hidden); zero when empty.
-  void apply(const float* x, int64_t m, RankBuffers& scratch, float* out) const;
+  [[nodiscard]] bool empty() const { return weights_.down == nullptr; }
+  [[nodiscard]] const kernels::GatedWeights& weights() const { return weights_; }
+  // out (m, hidden), float32, = down(...) of x (m, hidden); zero when empty.
+  void apply(kernels::Backend& ops, const kernels::Matrix& x, RankBuffers& scratch, const kernels::Matrix& out) const;
 
  private:
-  int64_t hidden_ = 0, columns_ = 0;
-  kernels::Linear gate_up_;  // (2 columns, hidden)
-  kernels::Linear down_;     // (hidden, columns)
-  std::vector<float> gate_up_bias_, down_bias_;
+  int64_t columns_ = 0;
+  kernels::GatedWeights weights_;  // of these columns
+  kernels::Constants<float> gate_up_bias_, down_bias_;
 };
 
 Result<std::unique_ptr<FeedForward>> load_dense_ffn(const LayerContext& context);

@@ -2,19 +2,30 @@
 
 namespace baton::model {
 
-void Activations::grow(const StepBatch& batch, int64_t own_rows, const ModelConfig& config) {
-  const int64_t rows = batch.rows;
-  (void)room(hidden, own_rows * config.hidden);
-  (void)room(normed, rows * config.hidden);
+RankStep::RankStep(const StepBatch& step, kernels::Backend& with) : batch(step), backend(with) {
+  backend.begin_step();
+  cos = backend.upload(std::span<const float>(batch.cos));
+  sin = backend.upload(std::span<const float>(batch.sin));
+  pages = backend.upload(std::span<const uint32_t>(batch.pages));
+  segments = backend.upload(std::span<const kernels::PagedRows>(batch.segments));
+}
+
+void Activations::grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,
+                       const ModelConfig& config) {
+  constexpr auto kSums = tensor::DType::kF32;
+  const tensor::DType dtype = backend.activations();
+  const int64_t rows = batch.rows, width = config.hidden;
+  hidden = hidden_.matrix(backend, kSums, own_rows, width);
+  normed = normed_.matrix(backend, dtype, rows, width);
   if (config.is_mla()) {
-    (void)room(q_latent, rows * config.q_lora);
-    (void)room(kv_entry, rows * (config.kv_lora + config.qk_rope));
+    q_latent = q_latent_.matrix(backend, dtype, rows, config.q_lora);
+    kv_entry = kv_entry_.matrix(backend, dtype, rows, config.kv_lora + config.qk_rope);
   }
-  const auto choices = static_cast<size_t>(rows * config.moe.experts_per_token);
-  if (expert.size() < choices) expert.resize(choices);
-  (void)room(expert_weight, rows * config.moe.experts_per_token);
-  (void)room(final_rows, batch.logits_rows * config.hidden);
-  (void)room(logits_input, batch.logits_rows * config.hidden);
+  expert = expert_.room<int32_t>(backend, rows * config.moe.experts_per_token);
+  expert_weight = expert_weight_.room<float>(backend, rows * config.moe.experts_per_token);
+  final_hidden = final_hidden_.matrix(backend, kSums, own_logits_rows, width);
+  final_rows = final_rows_.matrix(backend, dtype, batch.logits_rows, width);
+  logits_input = logits_input_.matrix(backend, dtype, batch.logits_rows, width);
 }
 
 kernels::PagedKv KvPool::view(int layer, const uint32_t* pages) const {
@@ -32,12 +43,17 @@ kernels::PagedKv KvPool::view(int layer, const uint32_t* pages) const {
   return kv;
 }
 
-Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
-                                    Interval cols) {
+Result<kernels::WeightPtr> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k,
+                                       Interval rows, Interval cols) {
   const int64_t size = int64_t{rows.size()} * cols.size();
   float* w = room(c.staging, size);
   BATON_TRY(c.weights.linear(c.name(name), n, k, rows, cols, w));
-  return kernels::Linear({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
+  return c.backend.weight({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
+}
+
+Result<kernels::Constants<float>> load_vector(const LayerContext& c, std::string_view name, int64_t n, Interval range) {
+  BATON_ASSIGN(const std::vector<float> values, c.weights.vector(c.name(name), n, range));
+  return c.backend.constants(std::span<const float>(values));
 }
 
 }  // namespace baton::model

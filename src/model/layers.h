@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "kernels/backend.h"
 #include "layout/layout.h"
 #include "model/model_config.h"
 #include "model/sharding.h"
@@ -17,26 +17,59 @@
 
 namespace baton::model {
 
+// A step as the operations of one rank take it: the batch, and what of it lies in the backend's memory.
+struct RankStep {
+  const StepBatch& batch;
+  kernels::Backend& backend;
+  const float* cos = nullptr;       // (rows, rope half)
+  const float* sin = nullptr;       // (rows, rope half)
+  const uint32_t* pages = nullptr;  // the block table
+  const kernels::PagedRows* segments = nullptr;
+
+  // Uploads; both arguments outlive the step.
+  RankStep(const StepBatch& step, kernels::Backend& with);
+
+  using GroupRows = StepBatch::GroupRows;
+  [[nodiscard]] kernels::Sequences all(const GroupRows& g) const { return of(g.segments_begin, g.segments_end); }
+  [[nodiscard]] kernels::Sequences absorbed(const GroupRows& g) const {
+    return of(g.segments_begin, g.segments_absorbed_end);
+  }
+  [[nodiscard]] kernels::Sequences expanded(const GroupRows& g) const {
+    return of(g.segments_absorbed_end, g.segments_end);
+  }
+
+ private:
+  [[nodiscard]] kernels::Sequences of(size_t begin, size_t end) const {
+    return {std::span(batch.segments).subspan(begin, end - begin), segments + begin};
+  }
+};
+
 // A rank's activations. `hidden` has the rows that the rank owns; the others have a place for every row of the
 // StepBatch, in which the owner writes its own and the others' are gathered (those of its DP group before attention,
 // all before the FFN).
 struct Activations {
-  std::vector<float> hidden;         // (own rows, hidden): the residual stream
-  std::vector<float> normed;         // (rows, hidden): input of the current block
-  std::vector<float> q_latent;       // (rows, q_lora): MLA
-  std::vector<float> kv_entry;       // (rows, kv_lora + qk_rope): MLA's new KV
-  std::vector<int32_t> expert;       // (rows, experts_per_token): MoE
-  std::vector<float> expert_weight;  // (rows, experts_per_token)
-  std::vector<float> final_rows;     // (logits rows, hidden): normed for the logits, in the order of the batch
-  std::vector<float> logits_input;   // (logits rows, hidden): the same in the order of the result's logits
+  kernels::Matrix hidden;          // (own rows, hidden), float32: the residual stream
+  kernels::Matrix normed;          // (rows, hidden): input of the current block
+  kernels::Matrix q_latent;        // (rows, q_lora): MLA
+  kernels::Matrix kv_entry;        // (rows, kv_lora + qk_rope): MLA's new KV
+  int32_t* expert = nullptr;       // (rows, experts_per_token): MoE
+  float* expert_weight = nullptr;  // (rows, experts_per_token)
+  kernels::Matrix final_hidden;    // (own logits rows, hidden), float32: of `hidden`, for the last norm
+  kernels::Matrix final_rows;      // (logits rows, hidden): normed for the logits, in the order of the batch
+  kernels::Matrix logits_input;    // (logits rows, hidden): the same in the order of the result's logits
 
-  void grow(const StepBatch& batch, int64_t own_rows, const ModelConfig& config);
+  void grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,
+            const ModelConfig& config);
+
+ private:
+  kernels::GrowingMemory hidden_, normed_, q_latent_, kv_entry_, expert_, expert_weight_, final_hidden_, final_rows_,
+      logits_input_;
 };
 
-// What a rank computes with and nobody else reads; buffers grow to a high-water mark and stay.
+// What a rank computes with and nobody else reads.
 struct RankBuffers {
-  std::vector<float> query, absorbed_query, attention, latent;  // attention
-  std::vector<float> gate_up, activated;                        // FFN
+  kernels::GrowingMemory query, absorbed_query, attention, latent;  // attention
+  kernels::GrowingMemory gate_up, activated, gate_logits;           // FFN
 };
 // Room for n floats; what was there is lost.
 [[nodiscard]] inline float* room(std::vector<float>& buffer, int64_t n) {
@@ -58,7 +91,7 @@ class AttentionPreparation {
  public:
   virtual ~AttentionPreparation() = default;
   // Reads `normed`, writes its own buffers of `activations`.
-  virtual void prepare(const StepBatch& batch, LongInterval rows, Activations& activations) const = 0;
+  virtual void prepare(const RankStep& step, LongInterval rows, Activations& activations) const = 0;
 };
 
 // A rank's heads of one layer.
@@ -67,8 +100,8 @@ class Attention {
   virtual ~Attention() = default;
   // partial (rows of the group, hidden) = this rank's addend of the block's output. Writes the KV of the group's
   // tokens.
-  virtual void forward(const StepBatch& batch, const StepBatch::GroupRows& group, const Activations& activations,
-                       const KvPool& pool, RankBuffers& scratch, float* partial) const = 0;
+  virtual void forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
+                       const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const = 0;
 };
 
 // A rank's columns or experts of one layer.
@@ -76,7 +109,8 @@ class FeedForward {
  public:
   virtual ~FeedForward() = default;
   // partial (rows, hidden) = this rank's addend.
-  virtual void forward(int64_t rows, const Activations& activations, RankBuffers& scratch, float* partial) const = 0;
+  virtual void forward(const RankStep& step, const Activations& activations, RankBuffers& scratch,
+                       const kernels::Matrix& partial) const = 0;
 };
 
 // What loading one layer on one rank needs.
@@ -84,6 +118,7 @@ class RoutingReference;
 
 struct LayerContext {
   const Weights& weights;
+  kernels::Backend& backend;
   const ModelConfig& config;
   const RankShare& share;
   kernels::Compute compute;
@@ -96,8 +131,13 @@ struct LayerContext {
 };
 
 // Loads rows x cols of a weight (n, k).
-Result<kernels::Linear> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k, Interval rows,
-                                    Interval cols);
+Result<kernels::WeightPtr> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k,
+                                       Interval rows, Interval cols);
+// Elements [range) of a vector of n.
+Result<kernels::Constants<float>> load_vector(const LayerContext& c, std::string_view name, int64_t n, Interval range);
+[[nodiscard]] inline kernels::RopePairs rope_pairs(const ModelConfig& config) {
+  return config.rope_is_interleaved ? kernels::RopePairs::kInterleaved : kernels::RopePairs::kHalves;
+}
 [[nodiscard]] constexpr Interval whole(int n) { return {0, n}; }
 // The columns or rows of `heads`, each `width` wide.
 [[nodiscard]] constexpr Interval scaled(Interval heads, int width) { return {heads.begin * width, heads.end * width}; }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kernels/kernels.h"
+#include "kernels/routing.h"
 #include "layout/layout.h"
 #include "tensor/dtype.h"
 

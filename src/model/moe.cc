@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/kernels.h"
 #include "model/feed_forward.h"
 #include "model/routing_reference.h"
 
@@ -10,34 +11,38 @@ namespace baton::model {
 Result<std::unique_ptr<ExpertGate>> ExpertGate::load(const LayerContext& c) {
   auto gate = std::make_unique<ExpertGate>();
   gate->moe_ = c.config.moe;
-  gate->hidden_ = c.config.hidden;
   gate->layer_ = c.layer;
   gate->reference_ = c.routing;
   const int experts = c.config.moe.experts;
   std::vector<float> w(static_cast<size_t>(experts) * static_cast<size_t>(c.config.hidden));
   BATON_TRY(c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden, whole(experts),
                              whole(c.config.hidden), w.data()));
-  gate->gate_ = kernels::Linear(w, experts, c.config.hidden, kernels::Compute::kF32);
+  gate->gate_ = c.backend.weight(w, experts, c.config.hidden, kernels::Compute::kF32);
   if (c.config.moe.topk == MoeConfig::TopK::kNoauxTc) {
-    BATON_ASSIGN(gate->bias_, c.weights.vector(c.name("mlp.gate.e_score_correction_bias"), experts, whole(experts)));
+    BATON_ASSIGN(gate->bias_, load_vector(c, "mlp.gate.e_score_correction_bias", experts, whole(experts)));
   }
   return gate;
 }
 
-void ExpertGate::route(LongInterval rows, Activations& activations) const {
-  if (rows.size() == 0) return;
-  thread_local std::vector<float> buffer;
-  const auto experts = static_cast<size_t>(moe_.experts);
-  float* logits = room(buffer, rows.size() * moe_.experts);
-  gate_.apply(activations.normed.data() + rows.begin * hidden_, rows.size(), logits);
-  int32_t* expert = activations.expert.data() + rows.begin * moe_.experts_per_token;
-  float* weight = activations.expert_weight.data() + rows.begin * moe_.experts_per_token;
-  kernels::route(moe_, logits, bias_.empty() ? nullptr : bias_.data(), rows.size(), expert, weight);
-  for (int64_t r = 0; reference_ != nullptr && r < rows.size(); ++r) {
-    const std::span<const float> row(logits + r * moe_.experts, experts);
-    const std::span<int32_t> chosen(expert + r * moe_.experts_per_token, static_cast<size_t>(moe_.experts_per_token));
-    if (!reference_->meet(layer_, rows.begin + r, row, chosen)) continue;
-    kernels::weigh_experts(moe_, row.data(), chosen.data(), weight + r * moe_.experts_per_token);
+void ExpertGate::route(kernels::Backend& backend, LongInterval rows, const Activations& activations,
+                       RankBuffers& scratch) const {
+  const int64_t m = rows.size();
+  if (m == 0) return;
+  const kernels::Matrix logits = scratch.gate_logits.matrix(backend, tensor::DType::kF32, m, moe_.experts);
+  backend.linear(*gate_, activations.normed.row_range(rows.begin, m), logits);
+  int32_t* expert = activations.expert + rows.begin * moe_.experts_per_token;
+  float* weight = activations.expert_weight + rows.begin * moe_.experts_per_token;
+  backend.route(moe_, logits, bias_, expert, weight);
+  if (reference_ != nullptr) follow_reference(logits.dense_floats(), rows.begin, m, expert, weight);
+}
+
+void ExpertGate::follow_reference(const float* logits, int64_t first_row, int64_t rows, int32_t* expert,
+                                  float* weight) const {
+  const auto experts = static_cast<size_t>(moe_.experts), choices = static_cast<size_t>(moe_.experts_per_token);
+  for (int64_t r = 0; r < rows; ++r, logits += experts, expert += choices, weight += choices) {
+    const std::span<const float> row(logits, experts);
+    if (!reference_->meet(layer_, first_row + r, row, std::span<int32_t>(expert, choices))) continue;
+    kernels::weigh_experts(moe_, logits, expert, weight);
   }
 }
 
@@ -47,35 +52,33 @@ class MoeFfn final : public FeedForward {
  public:
   static Result<std::unique_ptr<FeedForward>> load(const LayerContext& c) {
     auto moe = std::make_unique<MoeFfn>();
-    moe->hidden_ = c.config.hidden;
     moe->choices_ = c.config.moe.experts_per_token;
     moe->first_ = c.share.experts.begin;
     const int width = c.config.moe.expert_ffn;
     BATON_ASSIGN(moe->shared_, GatedFfn::load(c, "mlp.shared_experts", c.config.moe.shared_experts * width,
                                               c.share.shared_ffn, false));
+    std::vector<kernels::GatedWeights> local;
     for (int e = c.share.experts.begin; e < c.share.experts.end && !c.share.expert_ffn.empty(); ++e) {
       BATON_ASSIGN(GatedFfn expert,
                    GatedFfn::load(c, fmt::format("mlp.experts.{}", e), width, c.share.expert_ffn, false));
-      moe->local_.push_back(std::move(expert));
+      local.push_back(expert.weights());
     }
-    for (const GatedFfn& expert : moe->local_) moe->weights_.push_back(expert.weights());
+    moe->local_ = c.backend.expert_set(std::move(local));
     return std::unique_ptr<FeedForward>(std::move(moe));
   }
 
-  void forward(int64_t rows, const Activations& activations, RankBuffers& scratch, float* partial) const override {
-    if (rows == 0) return;
-    const float* x = activations.normed.data();
-    shared_.apply(x, rows, scratch, partial);
-    kernels::experts(x, rows, hidden_, activations.expert.data(), activations.expert_weight.data(), choices_, first_,
-                     weights_, partial);
+  void forward(const RankStep& step, const Activations& activations, RankBuffers& scratch,
+               const kernels::Matrix& partial) const override {
+    if (partial.rows == 0) return;
+    shared_.apply(step.backend, activations.normed, scratch, partial);
+    step.backend.experts(*local_, first_, activations.normed, activations.expert, activations.expert_weight, choices_,
+                         partial);
   }
 
  private:
-  int64_t hidden_ = 0;
   int choices_ = 0, first_ = 0;  // first_: of the rank's experts
   GatedFfn shared_;
-  std::vector<GatedFfn> local_;                  // (experts of the rank), or none if it has no columns of them
-  std::vector<kernels::ExpertWeights> weights_;  // the same
+  std::shared_ptr<const kernels::ExpertSet> local_;  // of the rank, or none if it has no columns of them
 };
 
 }  // namespace

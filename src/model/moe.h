@@ -11,15 +11,17 @@ class ExpertGate {
  public:
   static Result<std::unique_ptr<ExpertGate>> load(const LayerContext& context);
   // Reads `normed`, writes `expert` and `expert_weight`.
-  void route(LongInterval rows, Activations& activations) const;
+  void route(kernels::Backend& backend, LongInterval rows, const Activations& activations, RankBuffers& scratch) const;
 
  private:
+  // Where a second run chose otherwise than the first; the processor's memory.
+  void follow_reference(const float* logits, int64_t first_row, int64_t rows, int32_t* expert, float* weight) const;
+
   MoeConfig moe_;
-  int64_t hidden_ = 0;
   int layer_ = 0;
   RoutingReference* reference_ = nullptr;
-  kernels::Linear gate_;     // (experts, hidden)
-  std::vector<float> bias_;  // (experts)
+  kernels::WeightPtr gate_;         // (experts, hidden)
+  kernels::Constants<float> bias_;  // (experts)
 };
 
 // Experts of the rank's EP group, cut by columns over its ranks, and its columns of the shared experts.

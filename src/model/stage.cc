@@ -4,6 +4,7 @@
 #include <array>
 
 #include "comm/thread_comm.h"
+#include "kernels/kernels.h"
 #include "model/feed_forward.h"
 #include "model/gqa.h"
 #include "model/mla.h"
@@ -48,8 +49,8 @@ RankComms Stage::comms(const RankShare& share) {
 Status Stage::load_shared_layer(const LayerContext& c) {
   SharedLayer& shared = layers_[static_cast<size_t>(c.layer - interval_.begin)];
   const int hidden = config_.hidden;
-  BATON_ASSIGN(shared.attention_norm, c.weights.vector(c.name("input_layernorm.weight"), hidden, whole(hidden)));
-  BATON_ASSIGN(shared.ffn_norm, c.weights.vector(c.name("post_attention_layernorm.weight"), hidden, whole(hidden)));
+  BATON_ASSIGN(shared.attention_norm, load_vector(c, "input_layernorm.weight", hidden, whole(hidden)));
+  BATON_ASSIGN(shared.ffn_norm, load_vector(c, "post_attention_layernorm.weight", hidden, whole(hidden)));
   if (config_.is_mla()) {
     BATON_ASSIGN(shared.preparation, load_mla_preparation(c));
   }
@@ -59,12 +60,14 @@ Status Stage::load_shared_layer(const LayerContext& c) {
   return {};
 }
 
-Status Stage::load_ends(const Weights& weights) {
+Status Stage::load_ends(const Weights& weights, kernels::Backend& backend) {
   if (is_first()) {
     BATON_ASSIGN(embedding_, weights.rows("model.embed_tokens.weight", config_.vocab, config_.hidden));
   }
   if (is_last()) {
-    BATON_ASSIGN(final_norm_, weights.vector("model.norm.weight", config_.hidden, whole(config_.hidden)));
+    BATON_ASSIGN(const std::vector<float> norm,
+                 weights.vector("model.norm.weight", config_.hidden, whole(config_.hidden)));
+    final_norm_ = backend.constants(std::span<const float>(norm));
   }
   return {};
 }
@@ -75,20 +78,20 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
     if (stage_.all().aborted()) return error(ErrorCode::kCancelled, "loading was given up");
-    const LayerContext c{weights, config_, share_, compute_, i, routing, staging};
+    const LayerContext c{weights, *backend_, config_, share_, compute_, i, routing, staging};
     if ((i - layers.begin) % share_.layout.tp == share_.tp_rank) BATON_TRY(stage_.load_shared_layer(c));
     Layer layer;
     BATON_ASSIGN(layer.attention, config_.is_mla() ? load_mla_attention(c) : load_gqa_attention(c));
     BATON_ASSIGN(layer.ffn, config_.layer_is_moe[static_cast<size_t>(i)] ? load_moe_ffn(c) : load_dense_ffn(c));
     layers_.push_back(std::move(layer));
   }
-  if (share_.tp_rank == 0) BATON_TRY(stage_.load_ends(weights));
+  if (share_.tp_rank == 0) BATON_TRY(stage_.load_ends(weights, *backend_));
   if (stage_.is_last() && !share_.vocab.empty()) {
     const char* name = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
     const int64_t size = int64_t{share_.vocab.size()} * config_.hidden;
     float* w = room(staging, size);
     BATON_TRY(weights.matrix(name, config_.vocab, config_.hidden, share_.vocab, whole(config_.hidden), w));
-    lm_head_ = kernels::Linear({w, static_cast<size_t>(size)}, share_.vocab.size(), config_.hidden, compute_);
+    lm_head_ = backend_->weight({w, static_cast<size_t>(size)}, share_.vocab.size(), config_.hidden, compute_);
   }
   return {};
 }
@@ -97,77 +100,74 @@ void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const samp
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     int32_t token = batch.tokens[static_cast<size_t>(r)];
     if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
-    stage_.embedding()(token, activations_.hidden.data() + (r - rows.begin) * config_.hidden);
+    stage_.embedding()(token, activations_.hidden.floats() + (r - rows.begin) * config_.hidden);
   }
 }
 
-void Rank::norm(const std::vector<float>& weight, LongInterval rows) {
-  const int64_t hidden = config_.hidden;
-  kernels::rms_norm(activations_.hidden.data(), hidden, weight.data(), static_cast<float>(config_.rms_eps), rows.size(),
-                    hidden, activations_.normed.data() + rows.begin * hidden, hidden);
+void Rank::norm(const kernels::Constants<float>& weight, LongInterval rows) {
+  backend_->rms_norm(activations_.hidden, weight, static_cast<float>(config_.rms_eps),
+                     activations_.normed.row_range(rows.begin, rows.size()));
 }
 
 namespace {
 
-// A buffer whose rows are `width` values, from row `first` on.
-template <typename T>
-comm::RowBuffer rows_of(std::vector<T>& buffer, int64_t width, int64_t first) {
-  return {buffer.data() + first * width, static_cast<size_t>(width) * sizeof(T)};
+// The rows of `matrix` from row `first` on.
+comm::RowBuffer rows_of(const kernels::Matrix& matrix, int64_t first) {
+  return {matrix.row_range(first, 0).data, matrix.row_bytes()};
 }
 
 }  // namespace
 
-Status Rank::begin_attention(int layer, const StepBatch& batch, LongInterval rows) {
+Status Rank::begin_attention(int layer, const RankStep& step, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
   norm(shared.attention_norm, rows);
-  if (shared.preparation) shared.preparation->prepare(batch, rows, activations_);
+  if (shared.preparation) shared.preparation->prepare(step, rows, activations_);
 
   const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
-  const auto all = [&](std::vector<float>& buffer, int64_t width) { return rows_of(buffer, width, bounds[0]); };
-  Activations& a = activations_;
-  if (!config_.is_mla()) return comms_.attention->all_gather(std::array{all(a.normed, config_.hidden)}, bounds);
-  const comm::RowBuffer query = config_.q_lora > 0 ? all(a.q_latent, config_.q_lora) : all(a.normed, config_.hidden);
-  return comms_.attention->all_gather(std::array{query, all(a.kv_entry, config_.kv_lora + config_.qk_rope)}, bounds);
+  const Activations& a = activations_;
+  if (!config_.is_mla()) return comms_.attention->all_gather(std::array{rows_of(a.normed, bounds[0])}, bounds);
+  const kernels::Matrix& query = config_.q_lora > 0 ? a.q_latent : a.normed;
+  return comms_.attention->all_gather(std::array{rows_of(query, bounds[0]), rows_of(a.kv_entry, bounds[0])}, bounds);
 }
 
 Status Rank::begin_ffn(int layer, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
   norm(shared.ffn_norm, rows);
-  const comm::RowBuffer normed = rows_of(activations_.normed, config_.hidden, 0);
+  const comm::RowBuffer normed = rows_of(activations_.normed, 0);
   if (!shared.gate) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
-  shared.gate->route(rows, activations_);
-  const int64_t choices = config_.moe.experts_per_token;
-  const std::array buffers{normed, rows_of(activations_.expert, choices, 0),
-                           rows_of(activations_.expert_weight, choices, 0)};
+  shared.gate->route(*backend_, rows, activations_, scratch_);
+  const auto choices = static_cast<size_t>(config_.moe.experts_per_token);
+  const std::array buffers{normed, comm::RowBuffer{activations_.expert, choices * sizeof(int32_t)},
+                           comm::RowBuffer{activations_.expert_weight, choices * sizeof(float)}};
   return comms_.stage->all_gather(buffers, owners_.rows);
 }
 
 Status Rank::end_stage(const StepBatch& batch, LongInterval rows) {
-  const int64_t hidden = config_.hidden;
+  const Activations& a = activations_;
   if (!stage_.is_last()) {
-    const auto size = static_cast<size_t>(rows.size() * hidden);
-    return comms_.pipeline->send(comms_.pipeline->rank() + 1, std::span(activations_.hidden).first(size));
+    const std::span values(a.hidden.dense_floats(), static_cast<size_t>(rows.size() * config_.hidden));
+    return comms_.pipeline->send(comms_.pipeline->rank() + 1, values);
   }
-  float* to = activations_.final_rows.data() + owners_.logits[static_cast<size_t>(share_.tp_rank)] * hidden;
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    if (batch.logits_row[static_cast<size_t>(r)] < 0) continue;
-    kernels::rms_norm(activations_.hidden.data() + (r - rows.begin) * hidden, hidden, stage_.final_norm().data(),
-                      static_cast<float>(config_.rms_eps), 1, hidden, to, hidden);
-    to += hidden;
-  }
-  BATON_TRY(comms_.stage->all_gather(std::array{rows_of(activations_.final_rows, hidden, 0)}, owners_.logits));
-  const float* from = activations_.final_rows.data();
-  for (const int64_t row : batch.logits_row) {
+  // Of the rank's rows those that have logits, in the order of the batch; then all ranks', in that of the result.
+  own_logits_.clear();
+  logits_source_.resize(static_cast<size_t>(batch.logits_rows));
+  int32_t at = 0;
+  for (int64_t r = 0; r < batch.rows; ++r) {
+    const int64_t row = batch.logits_row[static_cast<size_t>(r)];
     if (row < 0) continue;
-    std::copy_n(from, hidden, activations_.logits_input.data() + row * hidden);
-    from += hidden;
+    logits_source_[static_cast<size_t>(row)] = at++;
+    if (rows.begin <= r && r < rows.end) own_logits_.push_back(static_cast<int32_t>(r - rows.begin));
   }
+  backend_->gather_rows(a.hidden, backend_->upload(std::span<const int32_t>(own_logits_)), a.final_hidden);
+  const int64_t first = owners_.logits[static_cast<size_t>(share_.tp_rank)];
+  backend_->rms_norm(a.final_hidden, stage_.final_norm(), static_cast<float>(config_.rms_eps),
+                     a.final_rows.row_range(first, a.final_hidden.rows));
+  BATON_TRY(comms_.stage->all_gather(std::array{rows_of(a.final_rows, 0)}, owners_.logits));
+  backend_->gather_rows(a.final_rows, backend_->upload(std::span<const int32_t>(logits_source_)), a.logits_input);
   return {};
 }
 
-void Rank::add_to_hidden(const float* sums, LongInterval rows) {
-  kernels::axpy(rows.size() * config_.hidden, 1.0F, sums, activations_.hidden.data());
-}
+void Rank::add_to_hidden(const kernels::Matrix& sums) { backend_->add(sums, activations_.hidden); }
 
 Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
   sampling::VocabularySampler& sampler = stage_.sampler();
@@ -176,9 +176,12 @@ Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> 
   for (int64_t begin = 0; begin < batch.logits_rows; begin += kLogitsRows) {
     const int count = static_cast<int>(std::min(kLogitsRows, batch.logits_rows - begin));
     const auto rows = all.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
-    float* logits = room(logits_, count * width);
-    if (!lm_head_.empty()) {
-      lm_head_.apply(activations_.logits_input.data() + begin * config_.hidden, count, logits);
+    const kernels::Matrix block = logits_.matrix(*backend_, tensor::DType::kF32, count, width);
+    const float* logits = nullptr;
+    if (lm_head_ != nullptr) {
+      backend_->linear(*lm_head_, activations_.logits_input.row_range(begin, count), block);
+      BATON_TRY(backend_->finish());
+      logits = backend_->on_host(block);
       for (int64_t r = 0; kept != nullptr && r < count; ++r) {
         std::copy_n(logits + r * width, width, kept + (begin + r) * config_.vocab + share_.vocab.begin);
       }
@@ -210,31 +213,34 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   const StepBatch::GroupRows& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
   owners_.cut(batch, share_.layout.attn_tp());
   const LongInterval own = owners_.of(share_.tp_rank);
+  const RankStep step(batch, *backend_);
+  const auto rank = static_cast<size_t>(share_.tp_rank);
+  activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
+  constexpr auto kSums = tensor::DType::kF32;
   const int64_t hidden = config_.hidden;
-  activations_.grow(batch, own.size(), config_);
-  float* attention_partial = room(attention_partial_, group.rows.size() * hidden);
-  float* ffn_partial = room(ffn_partial_, batch.rows * hidden);
+  const kernels::Matrix attention_partial = attention_partial_.matrix(*backend_, kSums, group.rows.size(), hidden);
+  const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, kSums, batch.rows, hidden);
   const Interval layers = stage_.layers();
 
   if (stage_.is_first()) {
     embed(batch, own, before);
   } else {
-    const auto size = static_cast<size_t>(own.size() * hidden);
-    BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, std::span(activations_.hidden).first(size)));
+    const std::span values(activations_.hidden.dense_floats(), static_cast<size_t>(own.size() * hidden));
+    BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, values));
   }
-  BATON_TRY(begin_attention(layers.begin, batch, own));
+  BATON_TRY(begin_attention(layers.begin, step, own));
   for (int i = layers.begin; i < layers.end; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
-    layer.attention->forward(batch, group, activations_, pool_, scratch_, attention_partial);
+    layer.attention->forward(step, group, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
-    BATON_TRY(comms_.attention->reduce_scatter(attention_partial, of_group, hidden));
-    add_to_hidden(attention_partial + (own.begin - group.rows.begin) * hidden, own);
+    BATON_TRY(comms_.attention->reduce_scatter(attention_partial.floats(), of_group, hidden));
+    add_to_hidden(attention_partial.row_range(own.begin - group.rows.begin, own.size()));
     BATON_TRY(begin_ffn(i, own));
 
-    layer.ffn->forward(batch.rows, activations_, scratch_, ffn_partial);
-    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial, owners_.rows, hidden));
-    add_to_hidden(ffn_partial + own.begin * hidden, own);
-    if (i + 1 < layers.end) BATON_TRY(begin_attention(i + 1, batch, own));
+    layer.ffn->forward(step, activations_, scratch_, ffn_partial);
+    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.floats(), owners_.rows, hidden));
+    add_to_hidden(ffn_partial.row_range(own.begin, own.size()));
+    if (i + 1 < layers.end) BATON_TRY(begin_attention(i + 1, step, own));
   }
   BATON_TRY(end_stage(batch, own));
   if (!stage_.is_last()) return {};

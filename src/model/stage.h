@@ -47,19 +47,19 @@ class Stage {
 
   // Weights of one layer that no rank splits.
   struct SharedLayer {
-    std::vector<float> attention_norm, ffn_norm;  // (hidden)
+    kernels::Constants<float> attention_norm, ffn_norm;  // (hidden)
     std::unique_ptr<AttentionPreparation> preparation;
     std::unique_ptr<ExpertGate> gate;  // of a MoE layer
   };
   Status load_shared_layer(const LayerContext& context);
-  Status load_ends(const Weights& weights);
+  Status load_ends(const Weights& weights, kernels::Backend& backend);
 
   [[nodiscard]] const SharedLayer& layer(int i) const { return layers_[static_cast<size_t>(i - interval_.begin)]; }
   [[nodiscard]] Interval layers() const { return interval_; }
   [[nodiscard]] bool is_first() const { return interval_.begin == 0; }
   [[nodiscard]] bool is_last() const { return interval_.end == config_.layers; }
   [[nodiscard]] const RowReader& embedding() const { return embedding_; }
-  [[nodiscard]] const std::vector<float>& final_norm() const { return final_norm_; }
+  [[nodiscard]] const kernels::Constants<float>& final_norm() const { return final_norm_; }
   [[nodiscard]] sampling::VocabularySampler& sampler() { return *sampler_; }
 
  private:
@@ -70,15 +70,22 @@ class Stage {
   const Pipelines& pipelines_;
   std::vector<SharedLayer> layers_;
   RowReader embedding_;                                   // first stage
-  std::vector<float> final_norm_;                         // last stage
+  kernels::Constants<float> final_norm_;                  // last stage
   std::unique_ptr<sampling::VocabularySampler> sampler_;  // last stage
 };
 
 // One rank: its weights, its pages, its activations. Used by its thread.
 class Rank {
  public:
-  Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, kernels::Compute compute)
-      : stage_(stage), config_(config), share_(share), comms_(stage.comms(share)), pool_(pool), compute_(compute) {}
+  Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, kernels::Compute compute,
+       std::unique_ptr<kernels::Backend> backend)
+      : stage_(stage),
+        config_(config),
+        share_(share),
+        comms_(stage.comms(share)),
+        pool_(pool),
+        compute_(compute),
+        backend_(std::move(backend)) {}
 
   // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
   // have returned.
@@ -95,14 +102,14 @@ class Rank {
   };
   // The rows are those that this rank owns.
   void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
-  Status begin_attention(int layer, const StepBatch& batch, LongInterval rows);
+  Status begin_attention(int layer, const RankStep& step, LongInterval rows);
   Status begin_ffn(int layer, LongInterval rows);
   Status end_stage(const StepBatch& batch, LongInterval rows);
   // From the normed rows to answers. The ranks meet several times.
   Status answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
-  void norm(const std::vector<float>& weight, LongInterval rows);
+  void norm(const kernels::Constants<float>& weight, LongInterval rows);
   // hidden += sums (rows, hidden).
-  void add_to_hidden(const float* sums, LongInterval rows);
+  void add_to_hidden(const kernels::Matrix& sums);
 
   Stage& stage_;
   const ModelConfig& config_;
@@ -110,14 +117,17 @@ class Rank {
   RankComms comms_;
   KvPool pool_;
   kernels::Compute compute_;
+  std::unique_ptr<kernels::Backend> backend_;
   std::vector<Layer> layers_;
-  kernels::Linear lm_head_;  // (local vocab, hidden); last stage
-  RowOwners owners_;         // of the pass
+  kernels::WeightPtr lm_head_;  // (local vocab, hidden); last stage, or none without tokens of the vocabulary
+  RowOwners owners_;            // of the pass
   Activations activations_;
   RankBuffers scratch_;
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
-  std::vector<float> attention_partial_, ffn_partial_;
-  std::vector<float> logits_;  // (rows of a block, local vocab)
+  kernels::GrowingMemory attention_partial_, ffn_partial_;
+  kernels::GrowingMemory logits_;       // (rows of a block, local vocab)
+  std::vector<int32_t> own_logits_;     // which of the rank's rows have logits
+  std::vector<int32_t> logits_source_;  // (logits rows): where each is among final_rows
 };
 
 }  // namespace baton::model

@@ -5,6 +5,7 @@
 #include "base/thread.h"
 
 #include "comm/progress.h"
+#include "kernels/kernels.h"
 #include "model/executor.h"
 #include "model/stage.h"
 
@@ -124,7 +125,8 @@ class ThreadExecutor final : public Executor {
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
         pages_ = std::min<uint64_t>(pages_, memory.size() / std::max<uint64_t>(1, shape.page_bytes()));
         threads->add(std::make_unique<Rank>(threads->stage(), config_, rank_share(config_, layout, r),
-                                            KvPool{memory.data(), shape, options_.kv_dtype}, options_.compute));
+                                            KvPool{memory.data(), shape, options_.kv_dtype}, options_.compute,
+                                            kernels::make_cpu_backend(options_.compute)));
       }
       stages_.push_back(std::move(threads));
     }

@@ -16,7 +16,7 @@ thread_local Scratch scratch;
 }  // namespace
 
 void experts(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
-             int first, std::span<const ExpertWeights> local, float* y) {
+             int first, std::span<const ExpertLayers> local, float* y) {
   const auto count = static_cast<int64_t>(local.size());
   const auto local_of = [&](int64_t at) { return int64_t{expert[at]} - first; };
   const auto is_local = [&](int64_t e) { return e >= 0 && e < count; };

@@ -20,8 +20,8 @@ struct Scratch {
 thread_local Scratch scratch;
 
 // q and out are the sequence's own.
-void attend(const float* q, const PagedRows& s, const MlaExpansion& up, const PagedKv& kv, float scale, Compute compute,
-            float* out) {
+void attend(const float* q, const PagedRows& s, const ExpansionLayers& up, const PagedKv& kv, float scale,
+            Compute compute, float* out) {
   const int64_t heads = up.heads, lora = up.key->k(), qk = up.nope + up.rope;
   const int64_t context = s.begin + s.tokens;
   auto* row_max = scratch.row_max.get<float>(s.tokens * heads);
@@ -50,7 +50,7 @@ void attend(const float* q, const PagedRows& s, const MlaExpansion& up, const Pa
 
 }  // namespace
 
-void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const MlaExpansion& up,
+void mla_expanded_attention(const float* q, std::span<const PagedRows> sequences, const ExpansionLayers& up,
                             const PagedKv& kv, float scale, Compute compute, float* out) {
   for (const PagedRows& s : sequences) {
     const int64_t row = s.row * up.heads;

@@ -1,0 +1,198 @@
+// What a model is computed with, on one rank: memory for its activations, its weights in the form that the operations
+// read, and the operations of a step. A device is one implementation: cpu/ has the processor's, reference_backend.h one
+// that is written to be read.
+//
+// Used by one thread, its rank's. Operations take effect in the order of the calls; a device may be behind the thread,
+// which waits by finish(). What is passed by pointer lies in the backend's memory, unless it is said to be the
+// caller's, and stays as it is until then. No operation allocates on a path that runs once a token, except scratch that
+// grows to a high-water mark and stays.
+//
+// A row of a result has the same bits whatever else is in the batch, on the processor; elsewhere it may differ by what
+// the precision allows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "kernels/compute.h"
+#include "kernels/matrix.h"
+#include "kernels/paged_kv.h"
+#include "kernels/routing.h"
+
+namespace baton::kernels {
+
+// The weight W (n, k) of a linear layer in the form that a backend reads. Immutable, so that ranks may share it.
+class Weight {
+ public:
+  Weight(int64_t n, int64_t k) : n_(n), k_(k) {}
+  virtual ~Weight() = default;
+  Weight(const Weight&) = delete;
+  Weight& operator=(const Weight&) = delete;
+  [[nodiscard]] int64_t n() const { return n_; }
+  [[nodiscard]] int64_t k() const { return k_; }
+
+ private:
+  int64_t n_, k_;
+};
+using WeightPtr = std::shared_ptr<const Weight>;
+
+// Values of the backend's memory that never change: norms, biases.
+template <typename T>
+struct Constants {
+  std::shared_ptr<const std::byte> memory;
+  size_t size = 0;
+  [[nodiscard]] const T* data() const { return reinterpret_cast<const T*>(memory.get()); }
+  [[nodiscard]] bool empty() const { return size == 0; }
+};
+
+// A gated FFN, down(silu(gate(x)) * up(x)): gate_up (2 width, hidden) and down (hidden, width).
+struct GatedWeights {
+  WeightPtr gate_up, down;
+};
+// The routed experts that a rank has, in a form that a backend reads.
+class ExpertSet {
+ public:
+  virtual ~ExpertSet() = default;
+};
+
+// The sequences of a batch. Rows are counted from the first of the activations that are passed beside.
+struct Sequences {
+  std::span<const PagedRows> host;  // the caller's
+  const PagedRows* rows = nullptr;  // the same, uploaded
+};
+
+// MLA's keys and values of every head, made of the latents.
+struct MlaExpansion {
+  const Weight* key = nullptr;    // (heads * nope, lora)
+  const Weight* value = nullptr;  // (heads * v_dim, lora)
+  int heads = 0, nope = 0, rope = 0, v_dim = 0;
+};
+
+// How the values of a vector are paired for rotation: (0,1),(2,3)..., or (i, i + dim/2).
+enum class RopePairs : uint8_t { kInterleaved, kHalves };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // ---- memory ----
+
+  // Of what products read. Sums, residuals and logits are float32 everywhere.
+  [[nodiscard]] virtual tensor::DType activations() const = 0;
+  // Unwritten, on a 64-byte boundary.
+  [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(size_t bytes) = 0;
+  template <typename T>
+  [[nodiscard]] Constants<T> constants(std::span<const T> values) {
+    return {store(std::as_bytes(values)), values.size()};
+  }
+
+  // ---- weights ----
+
+  // Rows of `weights` (n, k), row major.
+  [[nodiscard]] virtual WeightPtr weight(std::span<const float> values, int64_t n, int64_t k, Compute compute) = 0;
+  // A weight a head, for linear_heads(): (heads, n, k).
+  [[nodiscard]] virtual WeightPtr head_weights(std::span<const float> values, int heads, int64_t n, int64_t k,
+                                               Compute compute) = 0;
+  [[nodiscard]] virtual std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) = 0;
+
+  // ---- a step ----
+
+  // What was uploaded for the step before is gone.
+  virtual void begin_step() = 0;
+  // The caller's values, which stay as they are until finish(), in the backend's memory until the next begin_step().
+  template <typename T>
+  [[nodiscard]] const T* upload(std::span<const T> values) {
+    return static_cast<const T*>(upload_bytes(std::as_bytes(values)));
+  }
+  // Waits for everything before. Errors are the device's, and final.
+  virtual Status finish() = 0;
+  // The values of a float32 matrix for the processor, when finish() has returned, until the next call.
+  [[nodiscard]] virtual const float* on_host(const Matrix& x) = 0;
+
+  // ---- operations ----
+
+  // y (m, n): row i is row index[i] of x.
+  virtual void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) = 0;
+  // y += x
+  virtual void add(const Matrix& x, const Matrix& y) = 0;
+  virtual void add_bias(const Constants<float>& bias, const Matrix& y) = 0;
+  virtual void zero(const Matrix& y) = 0;
+  virtual void copy(const Heads& x, const Heads& y) = 0;
+  // y = x * W^T
+  virtual void linear(const Weight& weight, const Matrix& x, const Matrix& y) = 0;
+  // Head h of y = head h of x * W_h^T.
+  virtual void linear_heads(const Weight& weights, const Heads& x, const Heads& y) = 0;
+  // y = x / rms(x) * weight; rms over each row with eps inside the root (Zhang and Sennrich 2019). In place is fine.
+  virtual void rms_norm(const Matrix& x, const Constants<float>& weight, float eps, const Matrix& y) = 0;
+  // The same of each vector, in place (Qwen3's queries and keys).
+  virtual void rms_norm_heads(const Heads& x, const Constants<float>& weight, float eps) = 0;
+  // Rotary embedding (Su et al. 2021), in place. cos, sin: (rows, dim / 2), already gathered at each row's position.
+  virtual void rope(RopePairs pairs, const Heads& x, const float* cos, const float* sin) = 0;
+  // y (m, n) = silu(gate) * up with gate and up the two halves of each row of gate_up (m, 2n).
+  virtual void silu_mul(const Matrix& gate_up, const Matrix& y) = 0;
+
+  // logits: (m, experts), float32. bias: (experts), or empty unless kNoauxTc. expert, weight: (m, experts_per_token),
+  // the best first, equal ones by number.
+  virtual void route(const Routing& routing, const Matrix& logits, const Constants<float>& bias, int32_t* expert,
+                     float* weight) = 0;
+  // y (rows, hidden), float32, += weight * FFN of x (rows, hidden) for each choice of a row that is one of the experts
+  // [first, first + size of the set). expert, weight: (rows, choices). A row adds up its experts in ascending order.
+  virtual void experts(const ExpertSet& set, int first, const Matrix& x, const int32_t* expert, const float* weight,
+                       int choices, const Matrix& y) = 0;
+
+  // Stores the K and V of every sequence's new tokens, rounded to kv.dtype. v has no heads when kv.v_dim is 0.
+  virtual void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) = 0;
+  // Causal attention of every sequence's new tokens over its KV, theirs included, which is already stored. q: (rows,
+  // q_heads, k_dim). Query head j reads local kv head kv_head_of[j]. out: (rows, q_heads * v_dim), dense. Softmax of
+  // scale * q.k in float32, single pass over pages (Dao et al. 2022).
+  virtual void gqa_attention(const Heads& q, const Sequences& sequences, const Constants<int>& kv_head_of,
+                             const PagedKv& kv, float scale, const Matrix& out) = 0;
+  // MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K, whose
+  // kv.k_dim values are `lora` and then the rope part; V is the first `lora` of them. q: (rows, heads, kv.k_dim),
+  // dense. out: (rows, heads * lora), dense.
+  virtual void mla_attention(const Heads& q, const Sequences& sequences, int lora, const PagedKv& kv, float scale,
+                             const Matrix& out) = 0;
+  // MLA, expanded (used in prefill): q: (rows, heads, nope + rope), dense. out: (rows, heads * v_dim), dense.
+  virtual void mla_expanded_attention(const Heads& q, const Sequences& sequences, const MlaExpansion& up,
+                                      const PagedKv& kv, float scale, const Matrix& out) = 0;
+
+ protected:
+  // A copy in the backend's memory.
+  [[nodiscard]] virtual std::shared_ptr<const std::byte> store(std::span<const std::byte> bytes) = 0;
+  [[nodiscard]] virtual const void* upload_bytes(std::span<const std::byte> bytes) = 0;
+};
+
+// On the calling thread and the GEMM threads that it was given. `compute` kBF16 may round queries and probabilities of
+// attention too.
+[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(Compute compute);
+
+// Memory of a backend that grows to a high-water mark and stays.
+class GrowingMemory {
+ public:
+  // What was there is lost.
+  template <typename T>
+  [[nodiscard]] T* room(Backend& backend, int64_t count) {
+    return reinterpret_cast<T*>(bytes(backend, static_cast<size_t>(count) * sizeof(T)));
+  }
+  [[nodiscard]] Matrix matrix(Backend& backend, tensor::DType dtype, int64_t rows, int64_t columns) {
+    return {bytes(backend, static_cast<size_t>(rows * columns) * tensor::dtype_size(dtype)), dtype, rows, columns,
+            columns};
+  }
+
+ private:
+  std::byte* bytes(Backend& backend, size_t count) {
+    if (size_ < count) {
+      memory_ = backend.allocate(count);
+      size_ = count;
+    }
+    return memory_.get();
+  }
+  std::shared_ptr<std::byte> memory_;
+  size_t size_ = 0;
+};
+
+}  // namespace baton::kernels

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kernels/compute.h"
+#include "kernels/backend.h"
 #include "kv/step_plan.h"
 #include "layout/layout.h"
 #include "model/model_config.h"
@@ -73,6 +73,8 @@ struct ExecutorOptions {
   uint64_t seed = 0;  // of dummy weights
   // (done, total) in bytes of weights, from loading threads, one at a time; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
+  // Makes what a rank computes with; empty: make_cpu_backend(compute).
+  std::function<std::unique_ptr<kernels::Backend>()> backend;
   RoutingReference* routing = nullptr;  // verify_model.h; outlives the executor
   StepLogits* logits = nullptr;         // where every step leaves its logits too; steps come one at a time then
   MlaPath mla_path = MlaPath::kAuto;    // step_batch.h; tests hold the two paths against each other

@@ -3,6 +3,7 @@
 
 #include <fstream>
 
+#include "kernels/reference_backend.h"
 #include "model/test_instance.h"
 #include "model/verify_model.h"
 
@@ -82,6 +83,19 @@ TEST_P(Golden, BothPathsOfLatentAttention) {
     o.prompt_tokens_max = 600;
     o.chunk_tokens = 128;
     expect_equal(o, 52);
+  }
+}
+
+// A model knows nothing of the processor: with other operations behind the same interface it says the same.
+TEST_P(Golden, PlainOperations) {
+  for (const layout::Layout& layout : {layout::Layout{}, layout::Layout{4, 2, 2, 2}}) {
+    VerifyOptions o = options_for(GetParam(), layout);
+    o.executor.backend = kernels::make_reference_backend;
+    o.prompt_tokens_max = 64;
+    o.chunk_tokens = 37;
+    const auto config = load_model_config(o.executor.model_path);
+    ASSERT_TRUE(config.ok());
+    if (check_model_layout(*config, layout)) expect_equal(o, 26);
   }
 }
 

@@ -124,9 +124,9 @@ class ThreadExecutor final : public Executor {
         const std::span<std::byte> memory = pools[static_cast<size_t>(r)];
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
         pages_ = std::min<uint64_t>(pages_, memory.size() / std::max<uint64_t>(1, shape.page_bytes()));
-        threads->add(std::make_unique<Rank>(threads->stage(), config_, rank_share(config_, layout, r),
-                                            KvPool{memory.data(), shape, options_.kv_dtype}, options_.compute,
-                                            kernels::make_cpu_backend(options_.compute)));
+        threads->add(std::make_unique<Rank>(
+            threads->stage(), config_, rank_share(config_, layout, r), KvPool{memory.data(), shape, options_.kv_dtype},
+            options_.compute, options_.backend ? options_.backend() : kernels::make_cpu_backend(options_.compute)));
       }
       stages_.push_back(std::move(threads));
     }

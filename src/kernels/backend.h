@@ -59,10 +59,11 @@ class ExpertSet {
   virtual ~ExpertSet() = default;
 };
 
-// The sequences of a batch. Rows are counted from the first of the activations that are passed beside.
+// The sequences of a batch, as Backend::sequences() has prepared them for a step. Their rows are counted from the first
+// of the activations that are passed beside.
 struct Sequences {
   std::span<const PagedRows> host;  // the caller's
-  const PagedRows* rows = nullptr;  // the same, uploaded
+  const void* prepared = nullptr;   // the backend's own
 };
 
 // MLA's keys and values of every head, made of the latents.
@@ -108,6 +109,8 @@ class Backend {
   [[nodiscard]] const T* upload(std::span<const T> values) {
     return static_cast<const T*>(upload_bytes(std::as_bytes(values)));
   }
+  // For the operations of the step; the same rule.
+  [[nodiscard]] virtual Sequences sequences(std::span<const PagedRows> rows) { return {rows, nullptr}; }
   // Waits for everything before. Errors are the device's, and final.
   virtual Status finish() = 0;
   // The values of a float32 matrix for the processor, when finish() has returned, until the next call.
@@ -117,8 +120,14 @@ class Backend {
 
   // y (m, n): row i is row index[i] of x.
   virtual void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) = 0;
-  // y += x
+  // y += x, both float32.
   virtual void add(const Matrix& x, const Matrix& y) = 0;
+  // The same, and then z = rms_norm(y, weight, eps).
+  virtual void add_rms_norm(const Matrix& x, const Matrix& y, const Constants<float>& weight, float eps,
+                            const Matrix& z) {
+    add(x, y);
+    rms_norm(y, weight, eps, z);
+  }
   virtual void add_bias(const Constants<float>& bias, const Matrix& y) = 0;
   virtual void zero(const Matrix& y) = 0;
   virtual void copy(const Heads& x, const Heads& y) = 0;

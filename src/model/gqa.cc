@@ -9,8 +9,8 @@ namespace {
 class GqaAttention final : public Attention {
  public:
   static Result<std::unique_ptr<Attention>> load(const LayerContext& c);
-  void forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
-               const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const override;
+  void forward(const RankStep& step, const Activations& activations, const KvPool& pool, RankBuffers& scratch,
+               const kernels::Matrix& partial) const override;
 
  private:
   Status load_qkv(const LayerContext& c);
@@ -81,9 +81,9 @@ Result<std::unique_ptr<Attention>> GqaAttention::load(const LayerContext& c) {
   return std::unique_ptr<Attention>(std::move(a));
 }
 
-void GqaAttention::forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
-                           const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const {
-  const int64_t m = group.rows.size();
+void GqaAttention::forward(const RankStep& step, const Activations& activations, const KvPool& pool,
+                           RankBuffers& scratch, const kernels::Matrix& partial) const {
+  const int64_t m = step.group.rows.size();
   if (m == 0) return;
   kernels::Backend& ops = step.backend;
   const tensor::DType dtype = ops.activations();
@@ -92,22 +92,22 @@ void GqaAttention::forward(const RankStep& step, const StepBatch::GroupRows& gro
   const kernels::Heads q = qkv.column_range(0, q_width).by_heads(q_heads_);
   const kernels::Heads k = qkv.column_range(q_width, k_width).by_heads(kv_heads_);
   const kernels::Heads v = qkv.column_range(q_width + k_width, k_width).by_heads(kv_heads_);
-  ops.linear(*qkv_, activations.normed.row_range(group.rows.begin, m), qkv);
+  ops.linear(*qkv_, step.of_group(activations.normed), qkv);
   if (!qkv_bias_.empty()) ops.add_bias(qkv_bias_, qkv);
   if (!q_norm_.empty()) {
     ops.rms_norm_heads(q, q_norm_, eps_);
     ops.rms_norm_heads(k, k_norm_, eps_);
   }
   // Keys follow the queries in each row, so one call turns both.
-  const int64_t turned = group.rows.begin * (head_dim_ / 2);
+  const int64_t turned = step.group.rows.begin * (head_dim_ / 2);
   ops.rope(rope_pairs_, qkv.column_range(0, q_width + k_width).by_heads(q_heads_ + kv_heads_), step.cos + turned,
            step.sin + turned);
 
   const kernels::Matrix attended = scratch.attention.matrix(ops, dtype, m, q_width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim_));
   const kernels::PagedKv kv = pool.view(layer_, step.pages);
-  ops.write_kv(kv, step.all(group), k, v);
-  ops.gqa_attention(q, step.all(group), kv_head_of_, kv, scale, attended);
+  ops.write_kv(kv, step.all, k, v);
+  ops.gqa_attention(q, step.all, kv_head_of_, kv, scale, attended);
   ops.linear(*output_, attended, partial);
   if (!output_bias_.empty()) ops.add_bias(output_bias_, partial);
 }

@@ -2,12 +2,15 @@
 
 namespace baton::model {
 
-RankStep::RankStep(const StepBatch& step, kernels::Backend& with) : batch(step), backend(with) {
+RankStep::RankStep(const StepBatch& step, int dp_rank, kernels::Backend& with)
+    : batch(step), group(step.groups[static_cast<size_t>(dp_rank)]), backend(with) {
   backend.begin_step();
   cos = backend.upload(std::span<const float>(batch.cos));
   sin = backend.upload(std::span<const float>(batch.sin));
   pages = backend.upload(std::span<const uint32_t>(batch.pages));
-  segments = backend.upload(std::span<const kernels::PagedRows>(batch.segments));
+  all = backend.sequences(batch.all(group));
+  absorbed = backend.sequences(batch.absorbed(group));
+  expanded = backend.sequences(batch.expanded(group));
 }
 
 void Activations::grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,

@@ -17,30 +17,22 @@
 
 namespace baton::model {
 
-// A step as the operations of one rank take it: the batch, and what of it lies in the backend's memory.
+// A step as the operations of one rank take it: the batch, the rows of the rank's DP group, and what of them lies in
+// the backend's memory.
 struct RankStep {
   const StepBatch& batch;
+  const StepBatch::GroupRows& group;
   kernels::Backend& backend;
-  const float* cos = nullptr;       // (rows, rope half)
-  const float* sin = nullptr;       // (rows, rope half)
-  const uint32_t* pages = nullptr;  // the block table
-  const kernels::PagedRows* segments = nullptr;
+  const float* cos = nullptr;                  // (rows, rope half)
+  const float* sin = nullptr;                  // (rows, rope half)
+  const uint32_t* pages = nullptr;             // the block table
+  kernels::Sequences all, absorbed, expanded;  // of the group
 
-  // Uploads; both arguments outlive the step.
-  RankStep(const StepBatch& step, kernels::Backend& with);
-
-  using GroupRows = StepBatch::GroupRows;
-  [[nodiscard]] kernels::Sequences all(const GroupRows& g) const { return of(g.segments_begin, g.segments_end); }
-  [[nodiscard]] kernels::Sequences absorbed(const GroupRows& g) const {
-    return of(g.segments_begin, g.segments_absorbed_end);
-  }
-  [[nodiscard]] kernels::Sequences expanded(const GroupRows& g) const {
-    return of(g.segments_absorbed_end, g.segments_end);
-  }
-
- private:
-  [[nodiscard]] kernels::Sequences of(size_t begin, size_t end) const {
-    return {std::span(batch.segments).subspan(begin, end - begin), segments + begin};
+  // Both arguments outlive the step.
+  RankStep(const StepBatch& batch, int dp_rank, kernels::Backend& backend);
+  // Of `matrix`, which has a place for every row of the batch.
+  [[nodiscard]] kernels::Matrix of_group(const kernels::Matrix& matrix) const {
+    return matrix.row_range(group.rows.begin, group.rows.size());
   }
 };
 
@@ -100,8 +92,8 @@ class Attention {
   virtual ~Attention() = default;
   // partial (rows of the group, hidden) = this rank's addend of the block's output. Writes the KV of the group's
   // tokens.
-  virtual void forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
-                       const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const = 0;
+  virtual void forward(const RankStep& step, const Activations& activations, const KvPool& pool, RankBuffers& scratch,
+                       const kernels::Matrix& partial) const = 0;
 };
 
 // A rank's columns or experts of one layer.

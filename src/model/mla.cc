@@ -60,8 +60,8 @@ class MlaPreparation final : public AttentionPreparation {
 class MlaAttention final : public Attention {
  public:
   static Result<std::unique_ptr<Attention>> load(const LayerContext& c);
-  void forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
-               const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const override;
+  void forward(const RankStep& step, const Activations& activations, const KvPool& pool, RankBuffers& scratch,
+               const kernels::Matrix& partial) const override;
 
  private:
   Status load_up_projection(const LayerContext& c);
@@ -146,26 +146,26 @@ void MlaAttention::attend_absorbed(kernels::Backend& ops, const kernels::Sequenc
   ops.linear_heads(*absorbed_value_, latent.by_heads(heads_), out.by_heads(heads_));
 }
 
-void MlaAttention::forward(const RankStep& step, const StepBatch::GroupRows& group, const Activations& activations,
-                           const KvPool& pool, RankBuffers& scratch, const kernels::Matrix& partial) const {
-  const int64_t m = group.rows.size();
+void MlaAttention::forward(const RankStep& step, const Activations& activations, const KvPool& pool,
+                           RankBuffers& scratch, const kernels::Matrix& partial) const {
+  const int64_t m = step.group.rows.size();
   if (m == 0) return;
   kernels::Backend& ops = step.backend;
   const tensor::DType dtype = ops.activations();
   const kernels::Matrix queries = scratch.query.matrix(ops, dtype, m, int64_t{heads_} * (nope_ + rope_));
   const kernels::Heads q = queries.by_heads(heads_);
   const kernels::Matrix& input = q_lora_ > 0 ? activations.q_latent : activations.normed;
-  ops.linear(*query_, input.row_range(group.rows.begin, m), queries);
-  const int64_t turned = group.rows.begin * (rope_ / 2);
+  ops.linear(*query_, step.of_group(input), queries);
+  const int64_t turned = step.group.rows.begin * (rope_ / 2);
   ops.rope(rope_pairs_, q.part(nope_, rope_), step.cos + turned, step.sin + turned);
 
   const kernels::Matrix attended = scratch.attention.matrix(ops, dtype, m, int64_t{heads_} * v_head_);
   const kernels::PagedKv kv = pool.view(layer_, step.pages);
-  ops.write_kv(kv, step.all(group), activations.kv_entry.row_range(group.rows.begin, m).by_heads(1), {});
-  const int64_t absorbed = group.absorbed_end - group.rows.begin;
-  attend_absorbed(ops, step.absorbed(group), kv, q.first_rows(absorbed), scratch, attended.row_range(0, absorbed));
+  ops.write_kv(kv, step.all, step.of_group(activations.kv_entry).by_heads(1), {});
+  const int64_t absorbed = step.group.absorbed_end - step.group.rows.begin;
+  attend_absorbed(ops, step.absorbed, kv, q.first_rows(absorbed), scratch, attended.row_range(0, absorbed));
   const kernels::MlaExpansion up{key_up_.get(), value_up_.get(), heads_, nope_, rope_, v_head_};
-  ops.mla_expanded_attention(q, step.expanded(group), up, kv, scale_, attended);
+  ops.mla_expanded_attention(q, step.expanded, up, kv, scale_, attended);
   ops.linear(*output_, attended, partial);
 }
 

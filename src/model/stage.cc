@@ -104,9 +104,9 @@ void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const samp
   }
 }
 
-void Rank::norm(const kernels::Constants<float>& weight, LongInterval rows) {
-  backend_->rms_norm(activations_.hidden, weight, static_cast<float>(config_.rms_eps),
-                     activations_.normed.row_range(rows.begin, rows.size()));
+void Rank::add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows) {
+  backend_->add_rms_norm(sums, activations_.hidden, weight, static_cast<float>(config_.rms_eps),
+                         activations_.normed.row_range(rows.begin, rows.size()));
 }
 
 namespace {
@@ -120,7 +120,6 @@ comm::RowBuffer rows_of(const kernels::Matrix& matrix, int64_t first) {
 
 Status Rank::begin_attention(int layer, const RankStep& step, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
-  norm(shared.attention_norm, rows);
   if (shared.preparation) shared.preparation->prepare(step, rows, activations_);
 
   const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
@@ -132,7 +131,6 @@ Status Rank::begin_attention(int layer, const RankStep& step, LongInterval rows)
 
 Status Rank::begin_ffn(int layer, LongInterval rows) {
   const Stage::SharedLayer& shared = stage_.layer(layer);
-  norm(shared.ffn_norm, rows);
   const comm::RowBuffer normed = rows_of(activations_.normed, 0);
   if (!shared.gate) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
   shared.gate->route(*backend_, rows, activations_, scratch_);
@@ -166,8 +164,6 @@ Status Rank::end_stage(const StepBatch& batch, LongInterval rows) {
   backend_->gather_rows(a.final_rows, backend_->upload(std::span<const int32_t>(logits_source_)), a.logits_input);
   return {};
 }
-
-void Rank::add_to_hidden(const kernels::Matrix& sums) { backend_->add(sums, activations_.hidden); }
 
 Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
   sampling::VocabularySampler& sampler = stage_.sampler();
@@ -210,15 +206,14 @@ Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> 
 
 Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
                      std::span<sampling::RowAnswer> answers, float* kept) {
-  const StepBatch::GroupRows& group = batch.groups[static_cast<size_t>(share_.at.dp_rank)];
   owners_.cut(batch, share_.layout.attn_tp());
   const LongInterval own = owners_.of(share_.tp_rank);
-  const RankStep step(batch, *backend_);
+  const RankStep step(batch, share_.at.dp_rank, *backend_);
   const auto rank = static_cast<size_t>(share_.tp_rank);
   activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
   constexpr auto kSums = tensor::DType::kF32;
   const int64_t hidden = config_.hidden;
-  const kernels::Matrix attention_partial = attention_partial_.matrix(*backend_, kSums, group.rows.size(), hidden);
+  const kernels::Matrix attention_partial = attention_partial_.matrix(*backend_, kSums, step.group.rows.size(), hidden);
   const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, kSums, batch.rows, hidden);
   const Interval layers = stage_.layers();
 
@@ -228,19 +223,27 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
     const std::span values(activations_.hidden.dense_floats(), static_cast<size_t>(own.size() * hidden));
     BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, values));
   }
+  backend_->rms_norm(activations_.hidden, stage_.layer(layers.begin).attention_norm,
+                     static_cast<float>(config_.rms_eps), activations_.normed.row_range(own.begin, own.size()));
   BATON_TRY(begin_attention(layers.begin, step, own));
   for (int i = layers.begin; i < layers.end; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
-    layer.attention->forward(step, group, activations_, pool_, scratch_, attention_partial);
+    layer.attention->forward(step, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
     BATON_TRY(comms_.attention->reduce_scatter(attention_partial.floats(), of_group, hidden));
-    add_to_hidden(attention_partial.row_range(own.begin - group.rows.begin, own.size()));
+    add_and_norm(attention_partial.row_range(own.begin - step.group.rows.begin, own.size()), stage_.layer(i).ffn_norm,
+                 own);
     BATON_TRY(begin_ffn(i, own));
 
     layer.ffn->forward(step, activations_, scratch_, ffn_partial);
     BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.floats(), owners_.rows, hidden));
-    add_to_hidden(ffn_partial.row_range(own.begin, own.size()));
-    if (i + 1 < layers.end) BATON_TRY(begin_attention(i + 1, step, own));
+    const kernels::Matrix sums = ffn_partial.row_range(own.begin, own.size());
+    if (i + 1 == layers.end) {
+      backend_->add(sums, activations_.hidden);
+    } else {
+      add_and_norm(sums, stage_.layer(i + 1).attention_norm, own);
+      BATON_TRY(begin_attention(i + 1, step, own));
+    }
   }
   BATON_TRY(end_stage(batch, own));
   if (!stage_.is_last()) return {};

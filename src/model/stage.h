@@ -102,14 +102,14 @@ class Rank {
   };
   // The rows are those that this rank owns.
   void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
+  // When `normed` has the rows.
   Status begin_attention(int layer, const RankStep& step, LongInterval rows);
   Status begin_ffn(int layer, LongInterval rows);
   Status end_stage(const StepBatch& batch, LongInterval rows);
   // From the normed rows to answers. The ranks meet several times.
   Status answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
-  void norm(const kernels::Constants<float>& weight, LongInterval rows);
-  // hidden += sums (rows, hidden).
-  void add_to_hidden(const kernels::Matrix& sums);
+  // Of the rank's rows: hidden += sums, and then normed = rms_norm(hidden).
+  void add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows);
 
   Stage& stage_;
   const ModelConfig& config_;

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "base/result.h"
+#include "tensor/dtype.h"
 
 namespace baton::comm {
 
@@ -34,9 +35,9 @@ class Comm {
   [[nodiscard]] virtual int rank() const = 0;
   [[nodiscard]] virtual int size() const = 0;
 
-  // partial: (all rows, width), this rank's addend. In place: this rank's rows of it become the sums over all ranks.
-  // The others read theirs.
-  virtual Status reduce_scatter(float* partial, RowBounds bounds, int64_t width) = 0;
+  // partial: (all rows, width) values of `dtype`, this rank's addend. In place: this rank's rows of it become the sums
+  // over all ranks. The others read theirs.
+  virtual Status reduce_scatter(void* partial, tensor::DType dtype, RowBounds bounds, int64_t width) = 0;
 
   // Up to kBuffersMax buffers at once. In place: each buffer has this rank's rows before and everybody's afterwards.
   // The others read this rank's.

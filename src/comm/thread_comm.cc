@@ -24,10 +24,11 @@ void add(int64_t n, const float* __restrict addend, float* __restrict sum) {
 
 }  // namespace
 
-Status ThreadComm::reduce_scatter(float* partial, RowBounds bounds, int64_t width) {
+Status ThreadComm::reduce_scatter(void* partial, tensor::DType dtype, RowBounds bounds, int64_t width) {
   BATON_CHECK(bounds.size() == static_cast<size_t>(size()) + 1, "{} bounds for {} ranks", bounds.size(), size());
   BATON_ASSIGN(const auto all, group_.exchange(rank_, {partial}));
   if (size() == 1) return {};
+  BATON_CHECK(dtype == tensor::DType::kF32, "a sum of {}", tensor::dtype_name(dtype));
   const auto at = static_cast<size_t>(rank_);
   const int64_t end = (bounds[at + 1] - bounds[0]) * width;
   float sum[kBlock];
@@ -41,7 +42,7 @@ Status ThreadComm::reduce_scatter(float* partial, RowBounds bounds, int64_t widt
         add(n, addend, sum);
       }
     }
-    std::copy_n(sum, n, partial + begin);
+    std::copy_n(sum, n, static_cast<float*>(partial) + begin);
   }
   return {};
 }

@@ -1,4 +1,4 @@
-// The exchange between rank threads of one process: each reads the others' buffers.
+// The exchange between rank threads of one process: each reads the others' buffers. Sums are of float32.
 #pragma once
 
 #include "comm/comm.h"
@@ -13,7 +13,7 @@ class ThreadComm final : public Comm {
 
   [[nodiscard]] int rank() const override { return rank_; }
   [[nodiscard]] int size() const override { return group_.size(); }
-  Status reduce_scatter(float* partial, RowBounds bounds, int64_t width) override;
+  Status reduce_scatter(void* partial, tensor::DType dtype, RowBounds bounds, int64_t width) override;
   Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) override;
   Status send(int to, std::span<const float> values) override { return group_.post(rank_, to, values); }
   Status receive(int from, std::span<float> values) override { return group_.fetch(from, rank_, values); }

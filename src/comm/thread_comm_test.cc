@@ -35,7 +35,7 @@ TEST(ThreadComm, ReduceScatterAddsUpInRankOrder) {
       std::vector<float>& partial = buffers[round % 2];
       partial.resize(row_count(bounds) * kWidth);
       for (size_t i = 0; i < partial.size(); ++i) partial[i] = addend(rank, round, i);
-      ASSERT_TRUE(comm.reduce_scatter(partial.data(), bounds, kWidth).ok());
+      ASSERT_TRUE(comm.reduce_scatter(partial.data(), tensor::DType::kF32, bounds, kWidth).ok());
       const auto own = [&](int r) {
         return static_cast<size_t>((bounds[static_cast<size_t>(r)] - bounds[0]) * kWidth);
       };
@@ -85,7 +85,7 @@ TEST(ThreadComm, OneRankKeepsWhatItHas) {
   ThreadComm comm(group, 0);
   const int64_t bounds[] = {5, 7};
   float rows[] = {1, 2, 3, 4};
-  ASSERT_TRUE(comm.reduce_scatter(rows, bounds, 2).ok());
+  ASSERT_TRUE(comm.reduce_scatter(rows, tensor::DType::kF32, bounds, 2).ok());
   const RowBuffer buffer{rows, 2 * sizeof(float)};
   ASSERT_TRUE(comm.all_gather({&buffer, 1}, bounds).ok());
   for (int i = 0; i < 4; ++i) EXPECT_EQ(rows[i], static_cast<float>(i + 1));
@@ -143,7 +143,7 @@ void fails_everywhere(const std::function<Status(ThreadComm&, std::vector<float>
   on_ranks(kRanks, [&](int rank) {
     ThreadComm comm(group, rank);
     std::vector<float>& values = buffers[static_cast<size_t>(rank)];
-    ASSERT_TRUE(comm.reduce_scatter(values.data(), std::vector<int64_t>{0, 1, 2, 3, 4}, 1).ok());
+    ASSERT_TRUE(comm.reduce_scatter(values.data(), tensor::DType::kF32, std::vector<int64_t>{0, 1, 2, 3, 4}, 1).ok());
     if (rank == 2) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       comm.abort(error(ErrorCode::kCorrupt, "rank 2 fell over"));
@@ -160,8 +160,9 @@ void fails_everywhere(const std::function<Status(ThreadComm&, std::vector<float>
 
 TEST(ThreadComm, AbortStrandsNobody) {
   const std::vector<int64_t> bounds = {0, 3, 3, 4, 9};
-  fails_everywhere(
-      [&](ThreadComm& comm, std::vector<float>& values) { return comm.reduce_scatter(values.data(), bounds, 7); });
+  fails_everywhere([&](ThreadComm& comm, std::vector<float>& values) {
+    return comm.reduce_scatter(values.data(), tensor::DType::kF32, bounds, 7);
+  });
   fails_everywhere([&](ThreadComm& comm, std::vector<float>& values) {
     const RowBuffer buffer{values.data(), 7 * sizeof(float)};
     return comm.all_gather({&buffer, 1}, bounds);

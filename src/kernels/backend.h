@@ -82,8 +82,9 @@ class Backend {
 
   // ---- memory ----
 
-  // Of what products read. Sums, residuals and logits are float32 everywhere.
+  // Of what products read, and of the residual stream and what is added to it. Logits are float32 everywhere.
   [[nodiscard]] virtual tensor::DType activations() const = 0;
+  [[nodiscard]] virtual tensor::DType sums() const = 0;
   // Unwritten, on a 64-byte boundary.
   [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(size_t bytes) = 0;
   template <typename T>
@@ -120,7 +121,7 @@ class Backend {
 
   // y (m, n): row i is row index[i] of x.
   virtual void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) = 0;
-  // y += x, both float32.
+  // y += x, both of sums().
   virtual void add(const Matrix& x, const Matrix& y) = 0;
   // The same, and then z = rms_norm(y, weight, eps).
   virtual void add_rms_norm(const Matrix& x, const Matrix& y, const Constants<float>& weight, float eps,
@@ -148,8 +149,9 @@ class Backend {
   // the best first, equal ones by number.
   virtual void route(const Routing& routing, const Matrix& logits, const Constants<float>& bias, int32_t* expert,
                      float* weight) = 0;
-  // y (rows, hidden), float32, += weight * FFN of x (rows, hidden) for each choice of a row that is one of the experts
-  // [first, first + size of the set). expert, weight: (rows, choices). A row adds up its experts in ascending order.
+  // y (rows, hidden), of sums(), += weight * FFN of x (rows, hidden) for each choice of a row that is one of the
+  // experts [first, first + size of the set). expert, weight: (rows, choices). A row adds up its experts in ascending
+  // order.
   virtual void experts(const ExpertSet& set, int first, const Matrix& x, const int32_t* expert, const float* weight,
                        int choices, const Matrix& y) = 0;
 

@@ -48,6 +48,7 @@ class PlainExperts final : public ExpertSet {
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] tensor::DType activations() const override { return tensor::DType::kF32; }
+  [[nodiscard]] tensor::DType sums() const override { return tensor::DType::kF32; }
   std::shared_ptr<std::byte> allocate(size_t bytes) override {
     // NaN until written.
     auto memory = std::make_shared<std::vector<uint64_t>>(bytes / sizeof(uint64_t) + 1, UINT64_MAX);

@@ -14,7 +14,7 @@ class GatedFfn {
 
   [[nodiscard]] bool empty() const { return weights_.down == nullptr; }
   [[nodiscard]] const kernels::GatedWeights& weights() const { return weights_; }
-  // out (m, hidden), float32, = down(...) of x (m, hidden); zero when empty.
+  // out (m, hidden) = down(...) of x (m, hidden); zero when empty.
   void apply(kernels::Backend& ops, const kernels::Matrix& x, RankBuffers& scratch, const kernels::Matrix& out) const;
 
  private:

@@ -15,10 +15,9 @@ RankStep::RankStep(const StepBatch& step, int dp_rank, kernels::Backend& with)
 
 void Activations::grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,
                        const ModelConfig& config) {
-  constexpr auto kSums = tensor::DType::kF32;
-  const tensor::DType dtype = backend.activations();
+  const tensor::DType dtype = backend.activations(), sums = backend.sums();
   const int64_t rows = batch.rows, width = config.hidden;
-  hidden = hidden_.matrix(backend, kSums, own_rows, width);
+  hidden = hidden_.matrix(backend, sums, own_rows, width);
   normed = normed_.matrix(backend, dtype, rows, width);
   if (config.is_mla()) {
     q_latent = q_latent_.matrix(backend, dtype, rows, config.q_lora);
@@ -26,7 +25,7 @@ void Activations::grow(kernels::Backend& backend, const StepBatch& batch, int64_
   }
   expert = expert_.room<int32_t>(backend, rows * config.moe.experts_per_token);
   expert_weight = expert_weight_.room<float>(backend, rows * config.moe.experts_per_token);
-  final_hidden = final_hidden_.matrix(backend, kSums, own_logits_rows, width);
+  final_hidden = final_hidden_.matrix(backend, sums, own_logits_rows, width);
   final_rows = final_rows_.matrix(backend, dtype, batch.logits_rows, width);
   logits_input = logits_input_.matrix(backend, dtype, batch.logits_rows, width);
 }

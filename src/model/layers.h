@@ -40,13 +40,13 @@ struct RankStep {
 // StepBatch, in which the owner writes its own and the others' are gathered (those of its DP group before attention,
 // all before the FFN).
 struct Activations {
-  kernels::Matrix hidden;          // (own rows, hidden), float32: the residual stream
+  kernels::Matrix hidden;          // (own rows, hidden): the residual stream
   kernels::Matrix normed;          // (rows, hidden): input of the current block
   kernels::Matrix q_latent;        // (rows, q_lora): MLA
   kernels::Matrix kv_entry;        // (rows, kv_lora + qk_rope): MLA's new KV
   int32_t* expert = nullptr;       // (rows, experts_per_token): MoE
   float* expert_weight = nullptr;  // (rows, experts_per_token)
-  kernels::Matrix final_hidden;    // (own logits rows, hidden), float32: of `hidden`, for the last norm
+  kernels::Matrix final_hidden;    // (own logits rows, hidden): of `hidden`, for the last norm
   kernels::Matrix final_rows;      // (logits rows, hidden): normed for the logits, in the order of the batch
   kernels::Matrix logits_input;    // (logits rows, hidden): the same in the order of the result's logits
 

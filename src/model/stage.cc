@@ -211,10 +211,11 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   const RankStep step(batch, share_.at.dp_rank, *backend_);
   const auto rank = static_cast<size_t>(share_.tp_rank);
   activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
-  constexpr auto kSums = tensor::DType::kF32;
+  const tensor::DType sums_type = backend_->sums();
   const int64_t hidden = config_.hidden;
-  const kernels::Matrix attention_partial = attention_partial_.matrix(*backend_, kSums, step.group.rows.size(), hidden);
-  const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, kSums, batch.rows, hidden);
+  const kernels::Matrix attention_partial =
+      attention_partial_.matrix(*backend_, sums_type, step.group.rows.size(), hidden);
+  const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, sums_type, batch.rows, hidden);
   const Interval layers = stage_.layers();
 
   if (stage_.is_first()) {
@@ -230,13 +231,13 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
     const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
     layer.attention->forward(step, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
-    BATON_TRY(comms_.attention->reduce_scatter(attention_partial.floats(), of_group, hidden));
+    BATON_TRY(comms_.attention->reduce_scatter(attention_partial.data, sums_type, of_group, hidden));
     add_and_norm(attention_partial.row_range(own.begin - step.group.rows.begin, own.size()), stage_.layer(i).ffn_norm,
                  own);
     BATON_TRY(begin_ffn(i, own));
 
     layer.ffn->forward(step, activations_, scratch_, ffn_partial);
-    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.floats(), owners_.rows, hidden));
+    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.data, sums_type, owners_.rows, hidden));
     const kernels::Matrix sums = ffn_partial.row_range(own.begin, own.size());
     if (i + 1 == layers.end) {
       backend_->add(sums, activations_.hidden);

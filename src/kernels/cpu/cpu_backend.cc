@@ -43,6 +43,7 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(Compute compute) : compute_(compute) {}
 
   [[nodiscard]] tensor::DType activations() const override { return tensor::DType::kF32; }
+  [[nodiscard]] tensor::DType sums() const override { return tensor::DType::kF32; }
   std::shared_ptr<std::byte> allocate(size_t bytes) override {
     auto buffer = std::make_shared<tensor::AlignedBuffer>(tensor::AlignedBuffer::unwritten(bytes));
     return {buffer, buffer->data()};

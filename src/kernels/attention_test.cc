@@ -245,7 +245,8 @@ TEST(MlaExpandedAttention, ABatchEqualsTheReference) {
                              0.1f, expected.data());
   for_each_target([&] {
     for (const Compute compute : kComputes) {
-      const Linear key_up(key, kHeads * kNope, kLora, compute), value_up(value, kHeads * kV, kLora, compute);
+      const Linear key_up(tensor::slice_of(key, kHeads * kNope, kLora), compute);
+      const Linear value_up(tensor::slice_of(value, kHeads * kV, kLora), compute);
       const ExpansionLayers up{&key_up, &value_up, kHeads, kNope, kRope, kV};
       mla_expanded_attention(q.data(), batch.sequences, up, pool.view(), 0.1f, compute, actual.data());
       expect_close(actual, expected, tolerance(compute) * 2);

@@ -22,6 +22,7 @@
 #include "kernels/matrix.h"
 #include "kernels/paged_kv.h"
 #include "kernels/routing.h"
+#include "tensor/matrix_slice.h"
 
 namespace baton::kernels {
 
@@ -94,11 +95,13 @@ class Backend {
 
   // ---- weights ----
 
-  // Rows of `weights` (n, k), row major.
-  [[nodiscard]] virtual WeightPtr weight(std::span<const float> values, int64_t n, int64_t k, Compute compute) = 0;
-  // A weight a head, for linear_heads(): (heads, n, k).
-  [[nodiscard]] virtual WeightPtr head_weights(std::span<const float> values, int heads, int64_t n, int64_t k,
-                                               Compute compute) = 0;
+  // W is the `stacked` one below the other, of equal k; n, k >= 1. They are read as they are stored.
+  [[nodiscard]] virtual WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute compute) = 0;
+  [[nodiscard]] WeightPtr weight(const tensor::MatrixSlice& slice, Compute compute) {
+    return weight(std::span(&slice, 1), compute);
+  }
+  // One of equal shape for each head, for linear_heads().
+  [[nodiscard]] virtual WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) = 0;
   [[nodiscard]] virtual std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) = 0;
 
   // ---- a step ----

@@ -101,30 +101,31 @@ TEST(RmsNormHeads, EqualsTheNormOfEachHead) {
 
 TEST(UniformBf16, EqualsReferenceBitForBitOnEveryTargetInAnySlice) {
   constexpr int64_t kCount = 203;
-  std::vector<float> expected(kCount);
+  std::vector<uint16_t> expected(kCount);
   uniform_bf16_ref(0x0123456789abcdef, 77, kCount, 0.25f, expected.data());
   for_each_target([&] {
     for (const int64_t begin : {0, 1, 5, 64}) {
-      std::vector<float> actual(kCount - begin);
+      std::vector<uint16_t> actual(kCount - begin);
       uniform_bf16(0x0123456789abcdef, 77 + begin, kCount - begin, 0.25f, actual.data());
-      EXPECT_EQ(actual, std::vector<float>(expected.begin() + begin, expected.end()));
+      EXPECT_EQ(actual, std::vector<uint16_t>(expected.begin() + begin, expected.end()));
     }
   });
 }
 
 TEST(UniformBf16, FillsItsRangeEvenlyAndRowsDiffer) {
   constexpr int64_t kCount = 1 << 16;
-  std::vector<float> a(kCount), b(kCount);
-  uniform_bf16(1, 0, kCount, 2, a.data());
-  uniform_bf16(uint64_t{1} << 32 | 1, 0, kCount, 2, b.data());
+  std::vector<uint16_t> a_bits(kCount), b_bits(kCount);
+  uniform_bf16(1, 0, kCount, 2, a_bits.data());
+  uniform_bf16(uint64_t{1} << 32 | 1, 0, kCount, 2, b_bits.data());
   int quarter[4] = {}, equal = 0;
   double sum = 0, squares = 0;
   for (int64_t i = 0; i < kCount; ++i) {
-    ASSERT_LE(std::fabs(a[i]), 2);
-    ++quarter[std::clamp(static_cast<int>(std::floor(a[i])) + 2, 0, 3)];
-    sum += a[i];
-    squares += a[i] * a[i];
-    equal += a[i] == b[i];
+    const float a = tensor::to_float(tensor::BF16{a_bits[i]});
+    ASSERT_LE(std::fabs(a), 2);
+    ++quarter[std::clamp(static_cast<int>(std::floor(a)) + 2, 0, 3)];
+    sum += a;
+    squares += a * a;
+    equal += a_bits[i] == b_bits[i];
   }
   for (const int count : quarter) EXPECT_NEAR(count, kCount / 4, 600);  // five deviations
   EXPECT_NEAR(sum / kCount, 0, 0.025);

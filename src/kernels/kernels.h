@@ -12,6 +12,7 @@
 #include "kernels/paged_kv.h"
 #include "kernels/routing.h"
 #include "tensor/dtype.h"
+#include "tensor/matrix_slice.h"
 
 namespace baton::kernels {
 
@@ -24,11 +25,17 @@ void on_gemm_threads(const std::function<void(int part, int parts)>& fn);
 
 // The weight W (n, k) of a linear layer in the form its kernels read. Immutable after construction, so any thread may
 // apply it.
+//
+// The CPU multiplies no float8: it holds the bfloat16 (or float32) of each value times its scale. A device that does
+// may keep the bytes and scales as they are.
 class Linear {
  public:
   Linear();
-  // Packs `weight` (n, k), row major. n, k >= 1.
-  Linear(std::span<const float> weight, int64_t n, int64_t k, Compute compute);
+  // W is the `stacked` one below the other, of equal k; n, k >= 1. They are read as they are stored: bfloat16 becomes
+  // bfloat16 by copying, anything else is rounded once. Linears of slices of one identity and the same `compute` share
+  // what they hold, and only the first reads it.
+  Linear(std::span<const tensor::MatrixSlice> stacked, Compute compute);
+  Linear(const tensor::MatrixSlice& weight, Compute compute) : Linear(std::span(&weight, 1), compute) {}
   ~Linear();
   Linear(Linear&&) noexcept;
   Linear& operator=(Linear&&) noexcept;
@@ -47,6 +54,12 @@ class Linear {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Of all Linears of the process: stored bytes that were read so far, and bytes that they hold now.
+struct WeightBytes {
+  uint64_t read = 0, held = 0;
+};
+[[nodiscard]] WeightBytes weight_bytes();
 
 // A layer for each head: head h of y (m, heads, n) = head h of x (m, heads, k) * W_h^T, with as many heads as there are
 // weights. Strides in floats, of rows and of heads.
@@ -98,9 +111,9 @@ struct ExpertLayers {
 void experts(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
              int first, std::span<const ExpertLayers> local, float* y);
 
-// Made-up weights: out[i] is uniform in [-scale, scale), rounded to bfloat16, a function of (key, first + i, scale)
+// Made-up weights: out[i], the bits of a bfloat16, is uniform in [-scale, scale), a function of (key, first + i, scale)
 // alone. Elements of a row have numbers below 2^32.
-void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float* out);
+void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* out);
 
 // Stores the K and V of every sequence's new tokens. k: (rows, heads, k_dim), v: (rows, heads, v_dim) or null when
 // v_dim is 0; row strides in floats. Values are rounded to kv.dtype.

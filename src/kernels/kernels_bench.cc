@@ -55,7 +55,8 @@ void linear(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
   set_gemm_threads(static_cast<int>(state.range(4)));
   const Compute compute = state.range(3) != 0 ? Compute::kBF16 : Compute::kF32;
-  const Linear weight(normal_floats(n * k), n, k, compute);
+  const std::vector<float> values = normal_floats(n * k);
+  const Linear weight(tensor::slice_of(values, n, k), compute);
   const auto x = normal_floats(m * k);
   std::vector<float> y(static_cast<size_t>(m * n));
   for (auto _ : state) {

@@ -21,7 +21,7 @@ void expect_equals_reference(const Shape& s, Compute compute, int64_t x_gap, int
   const auto weight = random_floats(s.n * s.k, 1), x = random_floats(s.m * (s.k + x_gap), 2);
   std::vector<float> expected(static_cast<size_t>(s.m * (s.n + y_gap)), -7), actual = expected;
   linear_ref(weight.data(), s.n, s.k, compute, x.data(), s.k + x_gap, s.m, expected.data(), s.n + y_gap);
-  Linear(weight, s.n, s.k, compute).apply(x.data(), s.k + x_gap, s.m, actual.data(), s.n + y_gap);
+  Linear(tensor::slice_of(weight, s.n, s.k), compute).apply(x.data(), s.k + x_gap, s.m, actual.data(), s.n + y_gap);
   expect_close(actual, expected, tolerance(s.k));  // the gaps of y too: they must stay -7
 }
 
@@ -41,7 +41,7 @@ TEST(Linear, RowsDoNotDependOnTheBatch) {
   const auto weight = random_floats(n * k, 3), x = random_floats(m * k, 4);
   for_each_target([&] {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
-      const Linear linear(weight, n, k, compute);
+      const Linear linear(tensor::slice_of(weight, n, k), compute);
       std::vector<float> together(m * n), alone(m * n);
       linear.apply(x.data(), m, together.data());
       for (int64_t r = 0; r < m; ++r) linear.apply(x.data() + r * k, 1, alone.data() + r * n);
@@ -57,7 +57,7 @@ TEST(LinearHeads, EveryHeadHasItsWeight) {
   std::vector<float> expected(kM * kY, -1), actual = expected;
   for (int64_t h = 0; h < kHeads; ++h) {
     const auto own = std::span(w).subspan(h * kN * kK, kN * kK);
-    weights.emplace_back(own, kN, kK, Compute::kF32);
+    weights.emplace_back(tensor::slice_of(own, kN, kK), Compute::kF32);
     linear_ref(own.data(), kN, kK, Compute::kF32, x.data() + h * 30, kX, kM, expected.data() + h * 28, kY);
   }
   linear_heads(weights, x.data(), kX, 30, kM, actual.data(), kY, 28);
@@ -67,7 +67,7 @@ TEST(LinearHeads, EveryHeadHasItsWeight) {
 TEST(Linear, ManyThreadsApplyAtOnceEachWithHelpers) {
   const int64_t n = 1000, k = 700, m = 50;
   const auto weight = random_floats(n * k, 5), x = random_floats(m * k, 6);
-  const Linear linear(weight, n, k, Compute::kBF16);
+  const Linear linear(tensor::slice_of(weight, n, k), Compute::kBF16);
   std::vector<float> expected(m * n);
   linear.apply(x.data(), m, expected.data());
   std::vector<std::vector<float>> results(6, std::vector<float>(m * n));
@@ -84,7 +84,8 @@ TEST(Linear, ManyThreadsApplyAtOnceEachWithHelpers) {
 TEST(Linear, MovesAndIsEmptyByDefault) {
   Linear a;
   EXPECT_TRUE(a.empty());
-  a = Linear(std::vector<float>{2, 3}, 1, 2, Compute::kF32);
+  const float w[] = {2, 3};
+  a = Linear(tensor::slice_of(w, 1, 2), Compute::kF32);
   const Linear b = std::move(a);
   const float x[] = {10, 1};
   float y = 0;

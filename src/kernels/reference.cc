@@ -275,14 +275,14 @@ void attention_finish_ref(int64_t m, int heads, int v_dim, float* acc, const flo
     for (int i = 0; i < v_dim; ++i) acc[row * v_dim + i] /= row_sum[row];
 }
 
-void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, float* out) {
+void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* out) {
   for (int64_t i = 0; i < count; ++i) {
     uint32_t z = static_cast<uint32_t>(first + i) * 0x9e3779b9u + static_cast<uint32_t>(key);
     z = (z ^ z >> 16) * 0x7feb352du;
     z ^= static_cast<uint32_t>(key >> 32);
     z = (z ^ z >> 15) * 0x846ca68bu;
     z ^= z >> 16;
-    out[i] = tensor::to_float(tensor::to_bf16(static_cast<float>(static_cast<int32_t>(z)) * (scale * 0x1p-31f)));
+    out[i] = tensor::to_bf16(static_cast<float>(static_cast<int32_t>(z)) * (scale * 0x1p-31f)).bits;
   }
 }
 

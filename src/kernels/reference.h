@@ -48,6 +48,6 @@ void attention_block_ref(const float* q, int64_t begin, int64_t m, int heads, in
                          float* row_sum);
 void attention_finish_ref(int64_t m, int heads, int v_dim, float* acc, const float* row_sum);
 
-void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, float* out);
+void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* out);
 
 }  // namespace baton::kernels

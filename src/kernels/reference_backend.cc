@@ -10,12 +10,27 @@ namespace {
 
 class PlainWeight final : public Weight {
  public:
-  PlainWeight(std::span<const float> values, int64_t n, int64_t k, Compute compute)
-      : Weight(n, k), values_(values.begin(), values.end()), compute_(compute) {}
+  PlainWeight(std::span<const tensor::MatrixSlice> stacked, Compute compute)
+      : Weight(rows_of(stacked), stacked.front().cols()), compute_(compute) {
+    for (const tensor::MatrixSlice& slice : stacked) {
+      const tensor::StoredMatrix m = slice.stored();
+      for (int64_t r = 0; r < slice.rows(); ++r)
+        for (int64_t c = 0; c < slice.cols(); ++c) {
+          float& value = values_.emplace_back();
+          slice.transposed ? m.read(c, r, 1, &value) : m.read(r, c, 1, &value);
+        }
+    }
+  }
   [[nodiscard]] const float* values() const { return values_.data(); }
   [[nodiscard]] Compute compute() const { return compute_; }
 
  private:
+  static int64_t rows_of(std::span<const tensor::MatrixSlice> stacked) {
+    int64_t n = 0;
+    for (const tensor::MatrixSlice& slice : stacked) n += slice.rows();
+    return n;
+  }
+
   std::vector<float> values_;
   Compute compute_;
 };
@@ -55,11 +70,12 @@ class ReferenceBackend final : public Backend {
     return {memory, reinterpret_cast<std::byte*>(memory->data())};
   }
 
-  WeightPtr weight(std::span<const float> values, int64_t n, int64_t k, Compute compute) override {
-    return std::make_shared<PlainWeight>(values, n, k, compute);
+  using Backend::weight;
+  WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute compute) override {
+    return std::make_shared<PlainWeight>(stacked, compute);
   }
-  WeightPtr head_weights(std::span<const float> values, int heads, int64_t n, int64_t k, Compute compute) override {
-    return weight(values, heads * n, k, compute);
+  WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) override {
+    return weight(heads, compute);
   }
   std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
     return std::make_shared<PlainExperts>(experts);

@@ -188,10 +188,10 @@ TEST(Experts, EqualReferenceForThoseThatAreLocal) {
     }
   std::vector<Linear> linears;
   for (int e = 0; e < kCount; ++e) {
-    linears.emplace_back(std::span(gate_up).subspan(e * 2 * kWidth * kHidden, 2 * kWidth * kHidden), 2 * kWidth,
-                         kHidden, Compute::kF32);
-    linears.emplace_back(std::span(down).subspan(e * kHidden * kWidth, kHidden * kWidth), kHidden, kWidth,
-                         Compute::kF32);
+    const auto own_gate_up = std::span(gate_up).subspan(e * 2 * kWidth * kHidden, 2 * kWidth * kHidden);
+    const auto own_down = std::span(down).subspan(e * kHidden * kWidth, kHidden * kWidth);
+    linears.emplace_back(tensor::slice_of(own_gate_up, 2 * kWidth, kHidden), Compute::kF32);
+    linears.emplace_back(tensor::slice_of(own_down, kHidden, kWidth), Compute::kF32);
   }
   std::vector<ExpertLayers> local;
   for (int e = 0; e < kCount; ++e) local.push_back({&linears[2 * e], &linears[2 * e + 1]});

@@ -8,7 +8,7 @@
 
 #include "model/test_instance.h"
 #include "tensor/checkpoint.h"
-#include "tensor/dequantize.h"
+#include "tensor/matrix_slice.h"
 
 namespace baton::model {
 
@@ -156,7 +156,8 @@ void write_fp8_twins(const std::string& source, const std::string& fp8_dir, cons
     const int64_t rows = view.shape[0];
     const int64_t cols = view.shape[1];
     const int64_t block_rows = form.rows == 0 ? rows : form.rows, block_cols = form.cols == 0 ? cols : form.cols;
-    const std::vector<float> w = *tensor::dequantize(view, nullptr, {0, rows}, {0, cols});
+    std::vector<float> w(static_cast<size_t>(rows * cols));
+    tensor::stored_matrix(view, nullptr)->read(0, 0, rows * cols, w.data());
     const int64_t scale_rows = (rows + block_rows - 1) / block_rows, scale_cols = (cols + block_cols - 1) / block_cols;
     std::vector<float> scales(static_cast<size_t>(scale_rows * scale_cols), 0.0F);
     const auto scale_at = [&](int64_t r, int64_t c) -> float& {

@@ -14,20 +14,17 @@ Result<GatedFfn> GatedFfn::load(const LayerContext& c, const std::string& prefix
     BATON_ASSIGN(f.down_bias_, load_vector(c, prefix + ".down_proj.bias", hidden, whole(hidden)));
   }
   if (columns.empty()) return f;
-  const int64_t half_size = int64_t{columns.size()} * hidden;
-  float* both = room(c.staging, 2 * half_size);
-  float* at = both;
+  std::vector<tensor::MatrixSlice> halves;
   std::vector<float> gate_up_bias;
   for (const char* half : {"gate_proj", "up_proj"}) {
     const std::string name = c.name(fmt::format("{}.{}", prefix, half));
-    BATON_TRY(c.weights.linear(name + ".weight", width, hidden, columns, whole(hidden), at));
-    at += half_size;
+    BATON_ASSIGN(halves.emplace_back(), c.weights.linear(name + ".weight", width, hidden, columns, whole(hidden)));
     if (bias) {
       BATON_ASSIGN(const std::vector<float> b, c.weights.vector(name + ".bias", width, columns));
       gate_up_bias.insert(gate_up_bias.end(), b.begin(), b.end());
     }
   }
-  f.weights_.gate_up = c.backend.weight({both, static_cast<size_t>(2 * half_size)}, 2 * f.columns_, hidden, c.compute);
+  f.weights_.gate_up = c.backend.weight(halves, c.compute);
   f.gate_up_bias_ = c.backend.constants(std::span<const float>(gate_up_bias));
   BATON_ASSIGN(f.weights_.down, load_linear(c, prefix + ".down_proj.weight", hidden, width, whole(hidden), columns));
   return f;

@@ -34,21 +34,19 @@ Status GqaAttention::load_qkv(const LayerContext& c) {
   const Part parts[] = {{"self_attn.q_proj", c.config.heads, c.share.query_heads},
                         {"self_attn.k_proj", c.config.kv_heads, c.share.kv_heads},
                         {"self_attn.v_proj", c.config.kv_heads, c.share.kv_heads}};
-  const int64_t n_all = static_cast<int64_t>(q_heads_ + 2 * kv_heads_) * head_dim_;
-  float* all = room(c.staging, n_all * hidden_);
-  float* at = all;
+  std::vector<tensor::MatrixSlice> weights;
   std::vector<float> bias;
   for (const Part& part : parts) {
     const int n = part.heads * head_dim_;
     const Interval rows = scaled(part.local, head_dim_);
-    BATON_TRY(c.weights.linear(c.name(fmt::format("{}.weight", part.name)), n, hidden_, rows, whole(hidden_), at));
-    at += int64_t{rows.size()} * hidden_;
+    BATON_ASSIGN(weights.emplace_back(),
+                 c.weights.linear(c.name(fmt::format("{}.weight", part.name)), n, hidden_, rows, whole(hidden_)));
     if (c.config.attention_bias) {
       BATON_ASSIGN(const std::vector<float> b, c.weights.vector(c.name(fmt::format("{}.bias", part.name)), n, rows));
       bias.insert(bias.end(), b.begin(), b.end());
     }
   }
-  qkv_ = c.backend.weight({all, static_cast<size_t>(n_all * hidden_)}, n_all, hidden_, c.compute);
+  qkv_ = c.backend.weight(weights, c.compute);
   qkv_bias_ = c.backend.constants(std::span<const float>(bias));
   return {};
 }

@@ -47,10 +47,8 @@ kernels::PagedKv KvPool::view(int layer, const uint32_t* pages) const {
 
 Result<kernels::WeightPtr> load_linear(const LayerContext& c, std::string_view name, int64_t n, int64_t k,
                                        Interval rows, Interval cols) {
-  const int64_t size = int64_t{rows.size()} * cols.size();
-  float* w = room(c.staging, size);
-  BATON_TRY(c.weights.linear(c.name(name), n, k, rows, cols, w));
-  return c.backend.weight({w, static_cast<size_t>(size)}, rows.size(), cols.size(), c.compute);
+  BATON_ASSIGN(const tensor::MatrixSlice weight, c.weights.linear(c.name(name), n, k, rows, cols));
+  return c.backend.weight(weight, c.compute);
 }
 
 Result<kernels::Constants<float>> load_vector(const LayerContext& c, std::string_view name, int64_t n, Interval range) {

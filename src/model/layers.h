@@ -116,7 +116,6 @@ struct LayerContext {
   kernels::Compute compute;
   int layer = 0;
   RoutingReference* routing = nullptr;  // may be null
-  std::vector<float>& staging;          // where a weight lies until it is packed; the same memory for all of them
   [[nodiscard]] std::string name(std::string_view suffix) const {
     return fmt::format("model.layers.{}.{}", layer, suffix);
   }

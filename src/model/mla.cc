@@ -83,26 +83,21 @@ class MlaAttention final : public Attention {
 
 Status MlaAttention::load_up_projection(const LayerContext& c) {
   const int height = nope_ + v_head_;
-  const float* w = room(c.staging, int64_t{heads_} * height * kv_lora_);
-  BATON_TRY(c.weights.linear(c.name("self_attn.kv_b_proj.weight"), c.config.heads * height, kv_lora_,
-                             scaled(c.share.query_heads, height), whole(kv_lora_), c.staging.data()));
-  const auto lora = static_cast<size_t>(kv_lora_);
-  const auto nope = static_cast<size_t>(nope_);
-  const size_t value_size = static_cast<size_t>(v_head_) * lora;
-  std::vector<float> keys, values, transposed;
-  for (int h = 0; h < heads_; ++h) {
-    const float* key = w + static_cast<size_t>(h) * static_cast<size_t>(height) * lora;  // (qk_nope, kv_lora)
-    const float* value = key + nope * lora;                                              // (v_head, kv_lora)
-    keys.insert(keys.end(), key, value);
-    values.insert(values.end(), value, value + value_size);
-    for (size_t j = 0; j < lora; ++j) {
-      for (size_t i = 0; i < nope; ++i) transposed.push_back(key[i * lora + j]);
-    }
+  const auto rows_of_head = [&](Interval rows) {
+    return c.weights.linear(c.name("self_attn.kv_b_proj.weight"), c.config.heads * height, kv_lora_, rows,
+                            whole(kv_lora_));
+  };
+  std::vector<tensor::MatrixSlice> keys, values, transposed;
+  for (int h = c.share.query_heads.begin; h < c.share.query_heads.end; ++h) {
+    const int first = h * height;
+    BATON_ASSIGN(keys.emplace_back(), rows_of_head({first, first + nope_}));
+    BATON_ASSIGN(values.emplace_back(), rows_of_head({first + nope_, first + height}));
+    transposed.push_back(keys.back().transpose());
   }
-  absorbed_key_ = c.backend.head_weights(transposed, heads_, kv_lora_, nope_, c.compute);
-  absorbed_value_ = c.backend.head_weights(values, heads_, v_head_, kv_lora_, c.compute);
-  key_up_ = c.backend.weight(keys, static_cast<int64_t>(heads_) * nope_, kv_lora_, c.compute);
-  value_up_ = c.backend.weight(values, static_cast<int64_t>(heads_) * v_head_, kv_lora_, c.compute);
+  absorbed_key_ = c.backend.head_weights(transposed, c.compute);
+  absorbed_value_ = c.backend.head_weights(values, c.compute);
+  key_up_ = c.backend.weight(keys, c.compute);
+  value_up_ = c.backend.weight(values, c.compute);
   return {};
 }
 

@@ -14,10 +14,9 @@ Result<std::unique_ptr<ExpertGate>> ExpertGate::load(const LayerContext& c) {
   gate->layer_ = c.layer;
   gate->reference_ = c.routing;
   const int experts = c.config.moe.experts;
-  std::vector<float> w(static_cast<size_t>(experts) * static_cast<size_t>(c.config.hidden));
-  BATON_TRY(c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden, whole(experts),
-                             whole(c.config.hidden), w.data()));
-  gate->gate_ = c.backend.weight(w, experts, c.config.hidden, kernels::Compute::kF32);
+  BATON_ASSIGN(const tensor::MatrixSlice weight, c.weights.matrix(c.name("mlp.gate.weight"), experts, c.config.hidden,
+                                                                  whole(experts), whole(c.config.hidden)));
+  gate->gate_ = c.backend.weight(weight, kernels::Compute::kF32);
   if (c.config.moe.topk == MoeConfig::TopK::kNoauxTc) {
     BATON_ASSIGN(gate->bias_, load_vector(c, "mlp.gate.e_score_correction_bias", experts, whole(experts)));
   }

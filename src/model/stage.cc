@@ -74,11 +74,10 @@ Status Stage::load_ends(const Weights& weights, kernels::Backend& backend) {
 
 Status Rank::load(const Weights& weights, RoutingReference* routing) {
   const Interval layers = stage_.layers();
-  std::vector<float> staging;
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
     if (stage_.all().aborted()) return error(ErrorCode::kCancelled, "loading was given up");
-    const LayerContext c{weights, *backend_, config_, share_, compute_, i, routing, staging};
+    const LayerContext c{weights, *backend_, config_, share_, compute_, i, routing};
     if ((i - layers.begin) % share_.layout.tp == share_.tp_rank) BATON_TRY(stage_.load_shared_layer(c));
     Layer layer;
     BATON_ASSIGN(layer.attention, config_.is_mla() ? load_mla_attention(c) : load_gqa_attention(c));
@@ -88,10 +87,9 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   if (share_.tp_rank == 0) BATON_TRY(stage_.load_ends(weights, *backend_));
   if (stage_.is_last() && !share_.vocab.empty()) {
     const char* name = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-    const int64_t size = int64_t{share_.vocab.size()} * config_.hidden;
-    float* w = room(staging, size);
-    BATON_TRY(weights.matrix(name, config_.vocab, config_.hidden, share_.vocab, whole(config_.hidden), w));
-    lm_head_ = backend_->weight({w, static_cast<size_t>(size)}, share_.vocab.size(), config_.hidden, compute_);
+    BATON_ASSIGN(const tensor::MatrixSlice weight,
+                 weights.matrix(name, config_.vocab, config_.hidden, share_.vocab, whole(config_.hidden)));
+    lm_head_ = backend_->weight(weight, compute_);
   }
   return {};
 }

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <iterator>
 
 #include "base/random.h"
 #include "kernels/kernels.h"
 #include "model/weights.h"
+#include "tensor/aligned_buffer.h"
 #include "tensor/checkpoint.h"
-#include "tensor/dequantize.h"
 
 namespace baton::model {
 
@@ -21,48 +21,30 @@ class CheckpointWeights final : public WeightSource {
   CheckpointWeights(tensor::Checkpoint checkpoint, int fp8_block)
       : checkpoint_(std::move(checkpoint)), fp8_block_(fp8_block) {}
 
-  // Some rows at a time: a whole matrix on the way would be gigabytes of memory touched once.
-  Status matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols,
-                float* out) const override {
+  Result<MatrixReader> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
+                              Interval cols) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
     Scale scale;
     const bool scaled = view.dtype == tensor::DType::kF8E4M3;
     if (scaled) {
       BATON_ASSIGN(scale, find_scale(name, n, k));
     }
-    for (int begin = rows.begin; begin < rows.end; begin += kRowsAtOnce) {
-      const LongInterval some{begin, std::min(begin + kRowsAtOnce, rows.end)};
-      BATON_ASSIGN(const std::vector<float> w,
-                   named(name, tensor::dequantize(view, scaled ? &scale.view : nullptr, some,
-                                                  LongInterval{cols.begin, cols.end}, scale.block)));
-      out = std::copy(w.begin(), w.end(), out);
-    }
-    return {};
+    const auto whole = tensor::stored_matrix(view, scaled ? &scale.view : nullptr, scale.block);
+    if (!whole) return error(whole.error().code, "tensor {}: {}", name, whole.error().message);
+    return MatrixReader([m = whole->cut({rows.begin, rows.end}, {cols.begin, cols.end})] { return m; });
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n}));
-    return named(name, tensor::dequantize_1d(view, {range.begin, range.end}));
+    BATON_ASSIGN(const RowReader row, row_reader(name, view, range));
+    std::vector<float> w(static_cast<size_t>(range.size()));
+    row(0, w.data());
+    return w;
   }
 
   Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
-    if (view.dtype == tensor::DType::kF8E4M3) {
-      return error(ErrorCode::kIncompatible, "{}: a float8 table is not supported; store it as bfloat16", name);
-    }
-    return RowReader([view, k](int64_t row, float* out) {
-      const std::byte* at = view.data + static_cast<size_t>(row * k) * tensor::dtype_size(view.dtype);
-      for (int64_t i = 0; i < k; ++i, at += tensor::dtype_size(view.dtype)) {
-        if (view.dtype == tensor::DType::kF32) {
-          std::memcpy(&out[i], at, sizeof(float));
-        } else {
-          uint16_t bits = 0;
-          std::memcpy(&bits, at, sizeof(bits));
-          out[i] = view.dtype == tensor::DType::kBF16 ? tensor::to_float(tensor::BF16{bits})
-                                                      : tensor::to_float(tensor::F16{bits});
-        }
-      }
-    });
+    return row_reader(name, view, {0, static_cast<int>(k)});
   }
 
  private:
@@ -94,12 +76,21 @@ class CheckpointWeights final : public WeightSource {
     return view;
   }
 
-  static Result<std::vector<float>> named(const std::string& name, Result<std::vector<float>> result) {
-    if (!result) return error(result.error().code, "tensor {}: {}", name, result.error().message);
-    return result;
+  // Of some columns; a vector is one row.
+  static Result<RowReader> row_reader(const std::string& name, const tensor::TensorView& view, Interval cols) {
+    if (view.dtype == tensor::DType::kF8E4M3) {
+      return error(ErrorCode::kIncompatible, "{}: a float8 table is not supported; store it as bfloat16", name);
+    }
+    const int64_t stride = view.shape.back();
+    const tensor::StoredMatrix m{.data = view.data,
+                                 .dtype = view.dtype,
+                                 .rows = view.shape.size() > 1 ? view.shape[0] : 1,
+                                 .cols = stride,
+                                 .stride = stride,
+                                 .scales = {},
+                                 .owner = nullptr};
+    return RowReader([m, cols](int64_t row, float* out) { m.read(row, cols.begin, cols.size(), out); });
   }
-
-  static constexpr int kRowsAtOnce = 64;
 
   tensor::Checkpoint checkpoint_;
   int fp8_block_;
@@ -109,28 +100,38 @@ class DummyWeights final : public WeightSource {
  public:
   explicit DummyWeights(uint64_t seed) : seed_(seed) {}
 
-  Status matrix(const std::string& name, int64_t, int64_t k, Interval rows, Interval cols, float* out) const override {
-    const uint64_t key = key_of(name);
-    kernels::on_gemm_threads([&](int part, int parts) {
-      const int64_t n = rows.size();
-      for (int64_t r = n * part / parts; r < n * (part + 1) / parts; ++r)
-        kernels::uniform_bf16(row_key(key, rows.begin + r), cols.begin, cols.size(), scale_of(k),
-                              out + r * cols.size());
+  Result<MatrixReader> matrix(const std::string& name, int64_t, int64_t k, Interval rows,
+                              Interval cols) const override {
+    return MatrixReader([key = key_of(name), scale = scale_of(k), rows, cols] {
+      const int64_t n = rows.size(), width = cols.size();
+      auto values = std::make_shared<tensor::AlignedBuffer>(
+          tensor::AlignedBuffer::unwritten(static_cast<size_t>(n) * static_cast<size_t>(width) * sizeof(uint16_t)));
+      uint16_t* out = values->as<uint16_t>().data();
+      kernels::on_gemm_threads([&](int part, int parts) {
+        for (int64_t r = n * part / parts; r < n * (part + 1) / parts; ++r)
+          kernels::uniform_bf16(row_key(key, rows.begin + r), cols.begin, width, scale, out + r * width);
+      });
+      return tensor::StoredMatrix{.data = values->data(),
+                                  .dtype = tensor::DType::kBF16,
+                                  .rows = n,
+                                  .cols = width,
+                                  .stride = width,
+                                  .scales = {},
+                                  .owner = values};
     });
-    return {};
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
     const bool norm = name.ends_with("norm.weight");
     std::vector<float> w(static_cast<size_t>(range.size()), 1.0F);
-    if (!norm) kernels::uniform_bf16(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
+    if (!norm) uniform_floats(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
     return w;
   }
 
   Result<RowReader> rows(const std::string& name, int64_t, int64_t k) const override {
     // Embeddings of unit variance, as a first norm would make them.
     return RowReader([key = key_of(name), k](int64_t row, float* out) {
-      kernels::uniform_bf16(row_key(key, row), 0, k, scale_of(1), out);
+      uniform_floats(row_key(key, row), 0, k, scale_of(1), out);
     });
   }
 
@@ -140,6 +141,15 @@ class DummyWeights final : public WeightSource {
 
   [[nodiscard]] uint64_t key_of(const std::string& name) const {
     return Random(XXH3_64bits(name.data(), name.size()) ^ Random(seed_).next()).next();
+  }
+
+  static void uniform_floats(uint64_t key, int64_t first, int64_t count, float scale, float* out) {
+    uint16_t bits[256];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t at = i % static_cast<int64_t>(std::size(bits));
+      if (at == 0) kernels::uniform_bf16(key, first + i, std::min<int64_t>(std::size(bits), count - i), scale, bits);
+      out[i] = tensor::to_float(tensor::BF16{bits[at]});
+    }
   }
 
   static uint64_t row_key(uint64_t key, int64_t row) { return Random(key + static_cast<uint64_t>(row)).next(); }

@@ -1,9 +1,8 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
-
-#include "tensor/dequantize.h"
 
 namespace baton::model {
 
@@ -56,7 +55,9 @@ struct Weights::Progress {
 };
 
 Result<std::unique_ptr<Weights>> Weights::open(const ExecutorOptions& options, const ModelConfig& config) {
+  static std::atomic<uint64_t> opened{0};
   std::unique_ptr<Weights> weights(new Weights());
+  weights->number_ = ++opened;
   if (options.load_format == LoadFormat::kDummy) {
     weights->source_ = make_dummy_weights(options.seed);
   } else {
@@ -70,10 +71,11 @@ Result<std::unique_ptr<Weights>> Weights::open(const ExecutorOptions& options, c
   return weights;
 }
 
-void Weights::count(size_t elements) const {
+void Weights::count(int64_t elements) const {
   if (!progress_->report) return;
   std::lock_guard lock(progress_->mutex);
-  progress_->done = std::min(progress_->done + elements * progress_->element_bytes, progress_->total - 1);
+  progress_->done =
+      std::min(progress_->done + static_cast<uint64_t>(elements) * progress_->element_bytes, progress_->total - 1);
   progress_->report(progress_->done, progress_->total);
 }
 
@@ -83,35 +85,47 @@ void Weights::finish_progress() const {
   progress_->report(progress_->total, progress_->total);
 }
 
-Status Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const {
-  BATON_TRY(source_->matrix(name, n, k, rows, cols, out));
-  count(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
-  return {};
+tensor::MatrixSlice Weights::slice(std::string_view form, const std::string& name, Interval rows, Interval cols,
+                                   MatrixReader reader) const {
+  tensor::MatrixSlice slice;
+  slice.identity =
+      fmt::format("{} {} {} [{}, {}) [{}, {})", number_, form, name, rows.begin, rows.end, cols.begin, cols.end);
+  slice.stored_rows = rows.size();
+  slice.stored_cols = cols.size();
+  slice.stored = [this, reader = std::move(reader)] {
+    tensor::StoredMatrix m = reader();
+    count(m.rows * m.cols);
+    return m;
+  };
+  return slice;
+}
+
+Result<tensor::MatrixSlice> Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                            Interval cols) const {
+  BATON_ASSIGN(MatrixReader reader, source_->matrix(name, n, k, rows, cols));
+  return slice("as stored", name, rows, cols, std::move(reader));
 }
 
 Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, Interval range) const {
   BATON_ASSIGN(std::vector<float> w, source_->vector(name, n, range));
-  count(w.size());
+  count(range.size());
   return w;
 }
 
-Status Weights::linear(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols, float* out) const {
-  if (!quantize_ || rows.empty() || cols.empty()) return matrix(name, n, k, rows, cols, out);
+Result<tensor::MatrixSlice> Weights::linear(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                            Interval cols) const {
+  if (!quantize_) return matrix(name, n, k, rows, cols);
   const auto widen = [](Interval i, int64_t size) {
     const int end = (i.end + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
     return Interval{i.begin / kQuantBlock * kQuantBlock, static_cast<int>(std::min<int64_t>(end, size))};
   };
-  const Interval wide_rows = widen(rows, n);
-  const Interval wide_cols = widen(cols, k);
-  std::vector<float> wide(static_cast<size_t>(wide_rows.size()) * static_cast<size_t>(wide_cols.size()));
-  BATON_TRY(source_->matrix(name, n, k, wide_rows, wide_cols, wide.data()));
-  tensor::quantize_fp8_blocks(wide, wide_rows.size(), wide_cols.size(), {kQuantBlock, kQuantBlock});
-  for (int r = rows.begin; r < rows.end; ++r, out += cols.size()) {
-    const float* row = wide.data() + static_cast<int64_t>(r - wide_rows.begin) * wide_cols.size();
-    std::copy(row + (cols.begin - wide_cols.begin), row + (cols.end - wide_cols.begin), out);
-  }
-  count(static_cast<size_t>(rows.size()) * static_cast<size_t>(cols.size()));
-  return {};
+  const Interval wide_rows = widen(rows, n), wide_cols = widen(cols, k);
+  BATON_ASSIGN(MatrixReader wide, source_->matrix(name, n, k, wide_rows, wide_cols));
+  const auto within = [](Interval i, Interval all) { return LongInterval{i.begin - all.begin, i.end - all.begin}; };
+  return slice("quantized", name, rows, cols,
+               [wide = std::move(wide), own_rows = within(rows, wide_rows), own_cols = within(cols, wide_cols)] {
+                 return tensor::quantize_fp8(wide(), {kQuantBlock, kQuantBlock}).cut(own_rows, own_cols);
+               });
 }
 
 }  // namespace baton::model

@@ -49,17 +49,17 @@ class CpuBackend final : public Backend {
     return {buffer, buffer->data()};
   }
 
-  WeightPtr weight(std::span<const float> values, int64_t n, int64_t k, Compute compute) override {
+  using Backend::weight;
+  WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute compute) override {
     std::vector<Linear> layers;
-    layers.emplace_back(values, n, k, compute);
-    return std::make_shared<CpuWeight>(n, k, std::move(layers));
+    const Linear& layer = layers.emplace_back(stacked, compute);
+    return std::make_shared<CpuWeight>(layer.n(), layer.k(), std::move(layers));
   }
-  WeightPtr head_weights(std::span<const float> values, int heads, int64_t n, int64_t k, Compute compute) override {
+  WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) override {
     std::vector<Linear> layers;
-    const auto size = static_cast<size_t>(n * k);
-    for (int h = 0; h < heads; ++h)
-      layers.emplace_back(values.subspan(static_cast<size_t>(h) * size, size), n, k, compute);
-    return std::make_shared<CpuWeight>(heads * n, k, std::move(layers));
+    for (const tensor::MatrixSlice& head : heads) layers.emplace_back(head, compute);
+    const auto count = static_cast<int64_t>(layers.size());
+    return std::make_shared<CpuWeight>(count * layers.front().n(), layers.front().k(), std::move(layers));
   }
   std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
     return std::make_shared<CpuExperts>(std::move(experts));

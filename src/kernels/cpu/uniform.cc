@@ -13,9 +13,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 // Vectors while they fit, then one lane at a time: the same arithmetic, so that a slice has the values of the whole.
 template <class D>
 HWY_INLINE int64_t uniform_lanes(D d, uint64_t key, int64_t first, int64_t begin, int64_t count, float scale,
-                                 float* HWY_RESTRICT out) {
+                                 uint16_t* HWY_RESTRICT out) {
   const hn::Rebind<uint32_t, D> du;
   const hn::Rebind<int32_t, D> di;
+  const hn::Rebind<uint16_t, D> d16;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto low = hn::Set(du, static_cast<uint32_t>(key)), high = hn::Set(du, static_cast<uint32_t>(key >> 32));
   const auto factor = hn::Set(d, scale * 0x1p-31f);
@@ -27,12 +28,12 @@ HWY_INLINE int64_t uniform_lanes(D d, uint64_t key, int64_t first, int64_t begin
     z = hn::Mul(hn::Xor(z, hn::ShiftRight<15>(z)), hn::Set(du, 0x846ca68bu));
     z = hn::Xor(z, hn::ShiftRight<16>(z));
     const auto value = hn::Mul(hn::ConvertTo(d, hn::BitCast(di, z)), factor);
-    hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(bf16_bits(d, value))), d, out + i);
+    hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di, bf16_bits(d, value))), d16, out + i);
   }
   return i;
 }
 
-void uniform_row(uint64_t key, int64_t first, int64_t count, float scale, float* HWY_RESTRICT out) {
+void uniform_row(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* HWY_RESTRICT out) {
   const int64_t done = uniform_lanes(hn::ScalableTag<float>(), key, first, 0, count, scale, out);
   uniform_lanes(hn::CappedTag<float, 1>(), key, first, done, count, scale, out);
 }
@@ -51,7 +52,7 @@ HWY_EXPORT(uniform_row);
 
 }  // namespace
 
-void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, float* out) {
+void uniform_bf16(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(uniform_row)(key, first, count, scale, out);
 }
 

@@ -1,4 +1,4 @@
-#include "tensor/dequantize.h"
+#include "tensor/matrix_slice.h"
 
 #include <gtest/gtest.h>
 
@@ -53,96 +53,101 @@ float element(const TensorView& t, int64_t i) {
   return t.dtype == DType::kBF16 ? to_float(BF16{bits}) : to_float(F16{bits});
 }
 
-TEST(Dequantize, SlicesOfEveryTypeAnywhere) {
+std::vector<float> read_all(const StoredMatrix& m) {
+  std::vector<float> out(static_cast<size_t>(m.rows * m.cols));
+  for (int64_t r = 0; r < m.rows; ++r) m.read(r, 0, m.cols, out.data() + r * m.cols);
+  return out;
+}
+
+TEST(StoredMatrix, CutsOfEveryTypeAnywhere) {
   const LongInterval rows[] = {{0, 200}, {0, 0}, {127, 129}, {130, 200}, {5, 6}},
                      cols[] = {{0, 300}, {127, 128}, {128, 257}, {299, 300}, {3, 3}};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
     const Owned weight = make(dtype, {200, 300}, 1), scale = make(DType::kF32, {2, 3}, 2);
     const bool scaled = dtype == DType::kF8E4M3;
+    const StoredMatrix whole = *stored_matrix(weight.view, scaled ? &scale.view : nullptr);
     for (const LongInterval& r : rows)
       for (const LongInterval& c : cols) {
-        const auto out = dequantize(weight.view, scaled ? &scale.view : nullptr, r, c);
-        ASSERT_TRUE(out.ok()) << out.error().message;
-        ASSERT_EQ(out->size(), static_cast<size_t>((r.end - r.begin) * (c.end - c.begin)));
+        const std::vector<float> out = read_all(whole.cut({0, r.end}, {0, c.end}).cut(r, c));
         size_t at = 0;
         for (int64_t i = r.begin; i < r.end; ++i)
           for (int64_t j = c.begin; j < c.end; ++j) {
             const float factor = scaled ? element(scale.view, i / 128 * 3 + j / 128) : 1;
-            ASSERT_EQ((*out)[at++], element(weight.view, i * 300 + j) * factor)
+            ASSERT_EQ(out[at++], element(weight.view, i * 300 + j) * factor)
                 << dtype_name(dtype) << " " << i << "," << j;
           }
       }
   }
 }
 
-TEST(Dequantize, BlockSizeIsAParameterAndScalesMayBeOfAnyFloatType) {
+TEST(StoredMatrix, BlockSizeIsAParameterAndScalesMayBeOfAnyFloatType) {
   const Owned weight = make(DType::kF8E4M3, {10, 7}, 1);
   for (const DType type : {DType::kBF16, DType::kF16, DType::kF32}) {
     const Owned scale = make(type, {4, 4}, 2);
-    const auto out = dequantize(weight.view, &scale.view, {4, 10}, {1, 7}, {3, 2});
-    ASSERT_TRUE(out.ok()) << out.error().message;
-    EXPECT_EQ(out->back(), element(weight.view, 69) * element(scale.view, 15));
-    EXPECT_EQ(out->front(), element(weight.view, 29) * element(scale.view, 4));
+    const auto whole = stored_matrix(weight.view, &scale.view, {3, 2});
+    ASSERT_TRUE(whole.ok()) << whole.error().message;
+    const std::vector<float> out = read_all(whole->cut({4, 10}, {1, 7}));
+    EXPECT_EQ(out.back(), element(weight.view, 69) * element(scale.view, 15));
+    EXPECT_EQ(out.front(), element(weight.view, 29) * element(scale.view, 4));
   }
 }
 
-TEST(Dequantize, RefusesWhatDoesNotFit) {
+TEST(StoredMatrix, RefusesScalesThatDoNotFit) {
   const Owned fp8 = make(DType::kF8E4M3, {200, 300}, 1), bf16 = make(DType::kBF16, {200, 300}, 1),
               line = make(DType::kF32, {200}, 1);
   const Owned scale = make(DType::kF32, {2, 3}, 2), short_scale = make(DType::kF32, {2, 2}, 2),
               byte_scale = make(DType::kF8E4M3, {2, 3}, 2);
-  const LongInterval rows{0, 200}, cols{0, 300};
   struct Case {
     const TensorView& weight;
     const TensorView* scale;
-    LongInterval rows, cols;
     ScaleBlock block;
     ErrorCode code;
   };
-  const Case cases[] = {{fp8.view, nullptr, rows, cols, {}, ErrorCode::kIncompatible},
-                        {bf16.view, &scale.view, rows, cols, {}, ErrorCode::kIncompatible},
-                        {fp8.view, &short_scale.view, rows, cols, {}, ErrorCode::kIncompatible},
-                        {fp8.view, &byte_scale.view, rows, cols, {}, ErrorCode::kIncompatible},
-                        {fp8.view, &scale.view, rows, cols, {64, 128}, ErrorCode::kIncompatible},
-                        {fp8.view, &scale.view, rows, cols, {0, 128}, ErrorCode::kInvalidArgument},
-                        {line.view, nullptr, rows, cols, {}, ErrorCode::kIncompatible},
-                        {bf16.view, nullptr, {0, 201}, cols, {}, ErrorCode::kInvalidArgument},
-                        {bf16.view, nullptr, {-1, 2}, cols, {}, ErrorCode::kInvalidArgument},
-                        {bf16.view, nullptr, {3, 2}, cols, {}, ErrorCode::kInvalidArgument},
-                        {bf16.view, nullptr, rows, {0, 301}, {}, ErrorCode::kInvalidArgument}};
+  const Case cases[] = {{fp8.view, nullptr, {}, ErrorCode::kIncompatible},
+                        {bf16.view, &scale.view, {}, ErrorCode::kIncompatible},
+                        {fp8.view, &short_scale.view, {}, ErrorCode::kIncompatible},
+                        {fp8.view, &byte_scale.view, {}, ErrorCode::kIncompatible},
+                        {fp8.view, &scale.view, {64, 128}, ErrorCode::kIncompatible},
+                        {fp8.view, &scale.view, {0, 128}, ErrorCode::kInvalidArgument},
+                        {line.view, nullptr, {}, ErrorCode::kIncompatible}};
   for (const Case& c : cases) {
-    const auto out = dequantize(c.weight, c.scale, c.rows, c.cols, c.block);
+    const auto out = stored_matrix(c.weight, c.scale, c.block);
     ASSERT_FALSE(out.ok());
     EXPECT_EQ(out.error().code, c.code) << out.error().message;
   }
-  EXPECT_FALSE(dequantize_1d(bf16.view, {0, 1}).ok());
-  EXPECT_FALSE(dequantize_1d(line.view, {0, 201}).ok());
-  EXPECT_EQ(dequantize_1d(line.view, {3, 9})->at(1), element(line.view, 4));
 }
 
-TEST(QuantizeFp8Blocks, KeepsBlocksWithinTheirStepAndScalesApart) {
+TEST(QuantizeFp8, KeepsBlocksWithinTheirStepAndScalesApart) {
   const int64_t rows = 130, cols = 260;
   Random random(3);
-  std::vector<float> w(rows * cols);
-  for (float& v : w) v = static_cast<float>(random.uniform() * 2 - 1);
-  for (int64_t r = 128; r < rows; ++r) w[r * cols] *= 1000;  // a block of its own
-  const std::vector<float> before = w;
-  quantize_fp8_blocks(w, rows, cols);
+  std::vector<float> before(rows * cols);
+  for (float& v : before) v = static_cast<float>(random.uniform() * 2 - 1);
+  for (int64_t r = 128; r < rows; ++r) before[r * cols] *= 1000;  // a block of its own
+  const StoredMatrix quantized = quantize_fp8(slice_of(before, rows, cols).stored());
+  EXPECT_EQ(quantized.dtype, DType::kF8E4M3);
+  const std::vector<float> once = read_all(quantized);
   int changed = 0;
   for (int64_t i = 0; i < rows * cols; ++i) {
     const bool large_block = i / cols >= 128 && i % cols < 128;
     const float top = large_block ? 1000.0f : 1.0f;
     // Three mantissa bits: half a step is 1/16 of the value; below the normal range half of 2^-9 of the scale top/448.
-    EXPECT_LE(std::fabs(w[i] - before[i]), std::max(std::fabs(before[i]) / 16, top / 448 / 1024) * 1.0001f);
-    changed += w[i] != before[i] ? 1 : 0;
+    EXPECT_LE(std::fabs(once[i] - before[i]), std::max(std::fabs(before[i]) / 16, top / 448 / 1024) * 1.0001f);
+    changed += once[i] != before[i] ? 1 : 0;
   }
   EXPECT_GT(changed, rows * cols / 2);
-  const std::vector<float> once = w;
-  quantize_fp8_blocks(w, rows, cols);
-  for (size_t i = 0; i < w.size(); ++i) EXPECT_NEAR(w[i], once[i], std::fabs(once[i]) * 1e-6f);
-  std::vector<float> zeros(4, 0);
-  quantize_fp8_blocks(zeros, 2, 2);
-  EXPECT_EQ(zeros, std::vector<float>(4, 0));
+  const std::vector<float> twice = read_all(quantize_fp8(quantized));
+  for (size_t i = 0; i < once.size(); ++i) EXPECT_NEAR(twice[i], once[i], std::fabs(once[i]) * 1e-6f);
+  const std::vector<float> zeros(4, 0);
+  EXPECT_EQ(read_all(quantize_fp8(slice_of(zeros, 2, 2).stored())), zeros);
+}
+
+TEST(MatrixSlice, TransposedTwiceIsTheSame) {
+  const std::vector<float> w(6, 1);
+  const MatrixSlice slice = slice_of(w, 2, 3), turned = slice.transpose();
+  EXPECT_EQ(turned.rows(), 3);
+  EXPECT_EQ(turned.cols(), 2);
+  EXPECT_EQ(turned.transpose().rows(), 2);
+  EXPECT_EQ(turned.stored().data, slice.stored().data);
 }
 
 }  // namespace

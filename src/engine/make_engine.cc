@@ -77,7 +77,11 @@ Status check_options(const EngineOptions& options) {
 }
 
 uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelConfig& config) {
-  return model::parameter_count(config) * (options.compute == kernels::Compute::kF32 ? 4 : 2);
+  // A checkpoint's embeddings stay in its file; made-up ones are made in bfloat16.
+  const uint64_t table = options.load_format == model::LoadFormat::kDummy
+                             ? static_cast<uint64_t>(config.vocab) * static_cast<uint64_t>(config.hidden) * 2
+                             : 0;
+  return model::parameter_count(config) * (options.compute == kernels::Compute::kF32 ? 4 : 2) + table;
 }
 
 // Before anything is allocated: a config.json can state any size, and with made-up weights nothing else contradicts it.

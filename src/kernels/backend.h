@@ -60,6 +60,12 @@ class ExpertSet {
   virtual ~ExpertSet() = default;
 };
 
+// A matrix whose rows are looked up, as it is stored.
+class Table {
+ public:
+  virtual ~Table() = default;
+};
+
 // The sequences of a batch, as Backend::sequences() has prepared them for a step. Their rows are counted from the first
 // of the activations that are passed beside.
 struct Sequences {
@@ -102,6 +108,7 @@ class Backend {
   }
   // One of equal shape for each head, for linear_heads().
   [[nodiscard]] virtual WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) = 0;
+  [[nodiscard]] virtual std::shared_ptr<const Table> table(const tensor::MatrixSlice& slice) = 0;
   [[nodiscard]] virtual std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) = 0;
 
   // ---- a step ----
@@ -122,7 +129,9 @@ class Backend {
 
   // ---- operations ----
 
-  // y (m, n): row i is row index[i] of x.
+  // y (m, n), of sums(): row i is row index[i] of the table.
+  virtual void look_up(const Table& table, const int32_t* index, const Matrix& y) = 0;
+  // y (m, n): row i is row index[i] of x, of the same type.
   virtual void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) = 0;
   // y += x, both of sums().
   virtual void add(const Matrix& x, const Matrix& y) = 0;

@@ -37,6 +37,12 @@ class PlainWeight final : public Weight {
 
 const PlainWeight& own(const Weight& weight) { return static_cast<const PlainWeight&>(weight); }
 
+// Where it is stored: the rows of few tokens are read.
+struct PlainTable final : Table {
+  explicit PlainTable(tensor::StoredMatrix matrix) : rows(std::move(matrix)) {}
+  tensor::StoredMatrix rows;
+};
+
 class PlainExperts final : public ExpertSet {
  public:
   explicit PlainExperts(const std::vector<GatedWeights>& experts) : count_(static_cast<int>(experts.size())) {
@@ -77,6 +83,9 @@ class ReferenceBackend final : public Backend {
   WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) override {
     return weight(heads, compute);
   }
+  std::shared_ptr<const Table> table(const tensor::MatrixSlice& slice) override {
+    return std::make_shared<PlainTable>(slice.stored());
+  }
   std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
     return std::make_shared<PlainExperts>(experts);
   }
@@ -85,6 +94,10 @@ class ReferenceBackend final : public Backend {
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
 
+  void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
+    const tensor::StoredMatrix& rows = static_cast<const PlainTable&>(table).rows;
+    for (int64_t r = 0; r < y.rows; ++r) rows.read(index[r], 0, y.columns, y.floats() + r * y.stride);
+  }
   void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) override {
     for (int64_t r = 0; r < y.rows; ++r) std::copy_n(x.floats() + index[r] * x.stride, y.columns, row(y, r));
   }

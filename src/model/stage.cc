@@ -22,8 +22,7 @@ Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage,
     : config_(config),
       interval_(layout::stage_layers(config.layers, layout.pp, stage)),
       all_(layout.tp),
-      pipelines_(pipelines),
-      layers_(static_cast<size_t>(interval_.size())) {
+      pipelines_(pipelines) {
   if (is_last()) {
     std::vector<Interval> shards;
     for (int r = 0; r < layout.tp; ++r) shards.push_back(rank_share(config, layout, stage * layout.tp + r).vocab);
@@ -46,29 +45,38 @@ RankComms Stage::comms(const RankShare& share) {
           .pipeline = std::make_unique<comm::ThreadComm>(pipeline, share.at.pp_stage)};
 }
 
-Status Stage::load_shared_layer(const LayerContext& c) {
-  SharedLayer& shared = layers_[static_cast<size_t>(c.layer - interval_.begin)];
+Result<Rank::Layer> Rank::load_layer(const LayerContext& c) {
+  Layer layer;
   const int hidden = config_.hidden;
-  BATON_ASSIGN(shared.attention_norm, load_vector(c, "input_layernorm.weight", hidden, whole(hidden)));
-  BATON_ASSIGN(shared.ffn_norm, load_vector(c, "post_attention_layernorm.weight", hidden, whole(hidden)));
+  const bool is_moe = config_.layer_is_moe[static_cast<size_t>(c.layer)];
+  BATON_ASSIGN(layer.attention_norm, load_vector(c, "input_layernorm.weight", hidden, whole(hidden)));
+  BATON_ASSIGN(layer.ffn_norm, load_vector(c, "post_attention_layernorm.weight", hidden, whole(hidden)));
   if (config_.is_mla()) {
-    BATON_ASSIGN(shared.preparation, load_mla_preparation(c));
+    BATON_ASSIGN(layer.preparation, load_mla_preparation(c));
   }
-  if (config_.layer_is_moe[static_cast<size_t>(c.layer)]) {
-    BATON_ASSIGN(shared.gate, ExpertGate::load(c));
+  if (is_moe) {
+    BATON_ASSIGN(layer.gate, ExpertGate::load(c));
   }
-  return {};
+  BATON_ASSIGN(layer.attention, config_.is_mla() ? load_mla_attention(c) : load_gqa_attention(c));
+  BATON_ASSIGN(layer.ffn, is_moe ? load_moe_ffn(c) : load_dense_ffn(c));
+  return layer;
 }
 
-Status Stage::load_ends(const Weights& weights, kernels::Backend& backend) {
-  if (is_first()) {
-    BATON_ASSIGN(embedding_, weights.rows("model.embed_tokens.weight", config_.vocab, config_.hidden));
+Status Rank::load_ends(const Weights& weights) {
+  const int hidden = config_.hidden;
+  if (stage_.is_first()) {
+    BATON_ASSIGN(const tensor::MatrixSlice table,
+                 weights.table("model.embed_tokens.weight", config_.vocab, config_.hidden));
+    embedding_ = backend_->table(table);
   }
-  if (is_last()) {
-    BATON_ASSIGN(const std::vector<float> norm,
-                 weights.vector("model.norm.weight", config_.hidden, whole(config_.hidden)));
-    final_norm_ = backend.constants(std::span<const float>(norm));
-  }
+  if (!stage_.is_last()) return {};
+  BATON_ASSIGN(const std::vector<float> norm, weights.vector("model.norm.weight", hidden, whole(hidden)));
+  final_norm_ = backend_->constants(std::span<const float>(norm));
+  if (share_.vocab.empty()) return {};
+  const char* name = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+  BATON_ASSIGN(const tensor::MatrixSlice head,
+               weights.matrix(name, config_.vocab, hidden, share_.vocab, whole(hidden)));
+  lm_head_ = backend_->weight(head, compute_);
   return {};
 }
 
@@ -77,29 +85,19 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
     if (stage_.all().aborted()) return error(ErrorCode::kCancelled, "loading was given up");
-    const LayerContext c{weights, *backend_, config_, share_, compute_, i, routing};
-    if ((i - layers.begin) % share_.layout.tp == share_.tp_rank) BATON_TRY(stage_.load_shared_layer(c));
-    Layer layer;
-    BATON_ASSIGN(layer.attention, config_.is_mla() ? load_mla_attention(c) : load_gqa_attention(c));
-    BATON_ASSIGN(layer.ffn, config_.layer_is_moe[static_cast<size_t>(i)] ? load_moe_ffn(c) : load_dense_ffn(c));
+    BATON_ASSIGN(Layer layer, load_layer({weights, *backend_, config_, share_, compute_, i, routing}));
     layers_.push_back(std::move(layer));
   }
-  if (share_.tp_rank == 0) BATON_TRY(stage_.load_ends(weights, *backend_));
-  if (stage_.is_last() && !share_.vocab.empty()) {
-    const char* name = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-    BATON_ASSIGN(const tensor::MatrixSlice weight,
-                 weights.matrix(name, config_.vocab, config_.hidden, share_.vocab, whole(config_.hidden)));
-    lm_head_ = backend_->weight(weight, compute_);
-  }
-  return {};
+  return load_ends(weights);
 }
 
 void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before) {
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    int32_t token = batch.tokens[static_cast<size_t>(r)];
+  const auto own = std::span(batch.tokens).subspan(static_cast<size_t>(rows.begin), static_cast<size_t>(rows.size()));
+  tokens_.assign(own.begin(), own.end());
+  for (int32_t& token : tokens_) {
     if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
-    stage_.embedding()(token, activations_.hidden.floats() + (r - rows.begin) * config_.hidden);
   }
+  backend_->look_up(*embedding_, backend_->upload(std::span<const int32_t>(tokens_)), activations_.hidden);
 }
 
 void Rank::add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows) {
@@ -116,9 +114,9 @@ comm::RowBuffer rows_of(const kernels::Matrix& matrix, int64_t first) {
 
 }  // namespace
 
-Status Rank::begin_attention(int layer, const RankStep& step, LongInterval rows) {
-  const Stage::SharedLayer& shared = stage_.layer(layer);
-  if (shared.preparation) shared.preparation->prepare(step, rows, activations_);
+Status Rank::begin_attention(int i, const RankStep& step, LongInterval rows) {
+  const AttentionPreparation* preparation = layer(i).preparation.get();
+  if (preparation != nullptr) preparation->prepare(step, rows, activations_);
 
   const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
   const Activations& a = activations_;
@@ -127,11 +125,11 @@ Status Rank::begin_attention(int layer, const RankStep& step, LongInterval rows)
   return comms_.attention->all_gather(std::array{rows_of(query, bounds[0]), rows_of(a.kv_entry, bounds[0])}, bounds);
 }
 
-Status Rank::begin_ffn(int layer, LongInterval rows) {
-  const Stage::SharedLayer& shared = stage_.layer(layer);
+Status Rank::begin_ffn(int i, LongInterval rows) {
+  const ExpertGate* gate = layer(i).gate.get();
   const comm::RowBuffer normed = rows_of(activations_.normed, 0);
-  if (!shared.gate) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
-  shared.gate->route(*backend_, rows, activations_, scratch_);
+  if (gate == nullptr) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
+  gate->route(*backend_, rows, activations_, scratch_);
   const auto choices = static_cast<size_t>(config_.moe.experts_per_token);
   const std::array buffers{normed, comm::RowBuffer{activations_.expert, choices * sizeof(int32_t)},
                            comm::RowBuffer{activations_.expert_weight, choices * sizeof(float)}};
@@ -156,7 +154,7 @@ Status Rank::end_stage(const StepBatch& batch, LongInterval rows) {
   }
   backend_->gather_rows(a.hidden, backend_->upload(std::span<const int32_t>(own_logits_)), a.final_hidden);
   const int64_t first = owners_.logits[static_cast<size_t>(share_.tp_rank)];
-  backend_->rms_norm(a.final_hidden, stage_.final_norm(), static_cast<float>(config_.rms_eps),
+  backend_->rms_norm(a.final_hidden, final_norm_, static_cast<float>(config_.rms_eps),
                      a.final_rows.row_range(first, a.final_hidden.rows));
   BATON_TRY(comms_.stage->all_gather(std::array{rows_of(a.final_rows, 0)}, owners_.logits));
   backend_->gather_rows(a.final_rows, backend_->upload(std::span<const int32_t>(logits_source_)), a.logits_input);
@@ -222,25 +220,23 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
     const std::span values(activations_.hidden.dense_floats(), static_cast<size_t>(own.size() * hidden));
     BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, values));
   }
-  backend_->rms_norm(activations_.hidden, stage_.layer(layers.begin).attention_norm,
-                     static_cast<float>(config_.rms_eps), activations_.normed.row_range(own.begin, own.size()));
+  backend_->rms_norm(activations_.hidden, layer(layers.begin).attention_norm, static_cast<float>(config_.rms_eps),
+                     activations_.normed.row_range(own.begin, own.size()));
   BATON_TRY(begin_attention(layers.begin, step, own));
   for (int i = layers.begin; i < layers.end; ++i) {
-    const Layer& layer = layers_[static_cast<size_t>(i - layers.begin)];
-    layer.attention->forward(step, activations_, pool_, scratch_, attention_partial);
+    layer(i).attention->forward(step, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
     BATON_TRY(comms_.attention->reduce_scatter(attention_partial.data, sums_type, of_group, hidden));
-    add_and_norm(attention_partial.row_range(own.begin - step.group.rows.begin, own.size()), stage_.layer(i).ffn_norm,
-                 own);
+    add_and_norm(attention_partial.row_range(own.begin - step.group.rows.begin, own.size()), layer(i).ffn_norm, own);
     BATON_TRY(begin_ffn(i, own));
 
-    layer.ffn->forward(step, activations_, scratch_, ffn_partial);
+    layer(i).ffn->forward(step, activations_, scratch_, ffn_partial);
     BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.data, sums_type, owners_.rows, hidden));
     const kernels::Matrix sums = ffn_partial.row_range(own.begin, own.size());
     if (i + 1 == layers.end) {
       backend_->add(sums, activations_.hidden);
     } else {
-      add_and_norm(sums, stage_.layer(i + 1).attention_norm, own);
+      add_and_norm(sums, layer(i + 1).attention_norm, own);
       BATON_TRY(begin_attention(i + 1, step, own));
     }
   }

@@ -18,7 +18,8 @@ struct RankComms {
   std::unique_ptr<comm::Comm> stage, attention, pipeline;
 };
 
-// What the ranks of a stage share: the groups they meet in, and the weights that are not split.
+// What the ranks of a stage share: the groups they meet in. What is not split of a layer's weights every rank asks for,
+// and its backend knows whether they share the memory.
 //
 // The rows of a DP group are cut over its ranks; the rank that has a row "owns" it. A layer is done in these steps:
 //
@@ -45,21 +46,9 @@ class Stage {
   // Of all groups of the stage's ranks, so that other stages end, too.
   void abort(const Error& failure);
 
-  // Weights of one layer that no rank splits.
-  struct SharedLayer {
-    kernels::Constants<float> attention_norm, ffn_norm;  // (hidden)
-    std::unique_ptr<AttentionPreparation> preparation;
-    std::unique_ptr<ExpertGate> gate;  // of a MoE layer
-  };
-  Status load_shared_layer(const LayerContext& context);
-  Status load_ends(const Weights& weights, kernels::Backend& backend);
-
-  [[nodiscard]] const SharedLayer& layer(int i) const { return layers_[static_cast<size_t>(i - interval_.begin)]; }
   [[nodiscard]] Interval layers() const { return interval_; }
   [[nodiscard]] bool is_first() const { return interval_.begin == 0; }
   [[nodiscard]] bool is_last() const { return interval_.end == config_.layers; }
-  [[nodiscard]] const RowReader& embedding() const { return embedding_; }
-  [[nodiscard]] const kernels::Constants<float>& final_norm() const { return final_norm_; }
   [[nodiscard]] sampling::VocabularySampler& sampler() { return *sampler_; }
 
  private:
@@ -68,9 +57,6 @@ class Stage {
   comm::RankGroup all_;
   std::vector<std::unique_ptr<comm::RankGroup>> attention_groups_;
   const Pipelines& pipelines_;
-  std::vector<SharedLayer> layers_;
-  RowReader embedding_;                                   // first stage
-  kernels::Constants<float> final_norm_;                  // last stage
   std::unique_ptr<sampling::VocabularySampler> sampler_;  // last stage
 };
 
@@ -87,8 +73,7 @@ class Rank {
         compute_(compute),
         backend_(std::move(backend)) {}
 
-  // Loads this rank's share, and of the stage's shared layers every tp-th. The stage is complete when all its ranks
-  // have returned.
+  // Loads this rank's share.
   Status load(const Weights& weights, RoutingReference* routing);
   // This rank's part of the stage's pass. `before`: the answers of the step before, for tokens that it drew. In the
   // last stage the rows of logits become `answers`; `kept` (logits rows, vocab), if not null, gets this rank's columns.
@@ -97,9 +82,15 @@ class Rank {
 
  private:
   struct Layer {
+    kernels::Constants<float> attention_norm, ffn_norm;  // (hidden)
+    std::unique_ptr<AttentionPreparation> preparation;
+    std::unique_ptr<ExpertGate> gate;  // of a MoE layer
     std::unique_ptr<Attention> attention;
     std::unique_ptr<FeedForward> ffn;
   };
+  Result<Layer> load_layer(const LayerContext& context);
+  Status load_ends(const Weights& weights);
+  [[nodiscard]] const Layer& layer(int i) const { return layers_[static_cast<size_t>(i - share_.layers.begin)]; }
   // The rows are those that this rank owns.
   void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
   // When `normed` has the rows.
@@ -119,6 +110,9 @@ class Rank {
   kernels::Compute compute_;
   std::unique_ptr<kernels::Backend> backend_;
   std::vector<Layer> layers_;
+  std::shared_ptr<const kernels::Table> embedding_;  // (vocab, hidden); first stage
+  std::vector<int32_t> tokens_;                      // of the rank's rows
+  kernels::Constants<float> final_norm_;             // last stage
   kernels::WeightPtr lm_head_;  // (local vocab, hidden); last stage, or none without tokens of the vocabulary
   RowOwners owners_;            // of the pass
   Activations activations_;

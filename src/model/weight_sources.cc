@@ -36,15 +36,18 @@ class CheckpointWeights final : public WeightSource {
 
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n}));
-    BATON_ASSIGN(const RowReader row, row_reader(name, view, range));
+    if (view.dtype == tensor::DType::kF8E4M3) {
+      return error(ErrorCode::kIncompatible, "{}: a float8 vector is not supported; store it as bfloat16", name);
+    }
+    const tensor::StoredMatrix row{
+        .data = view.data, .dtype = view.dtype, .rows = 1, .cols = n, .stride = n, .scales = {}, .owner = nullptr};
     std::vector<float> w(static_cast<size_t>(range.size()));
-    row(0, w.data());
+    row.read(0, range.begin, range.size(), w.data());
     return w;
   }
 
-  Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const override {
-    BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
-    return row_reader(name, view, {0, static_cast<int>(k)});
+  Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const override {
+    return matrix(name, n, k, {0, static_cast<int>(n)}, {0, static_cast<int>(k)});
   }
 
  private:
@@ -76,22 +79,6 @@ class CheckpointWeights final : public WeightSource {
     return view;
   }
 
-  // Of some columns; a vector is one row.
-  static Result<RowReader> row_reader(const std::string& name, const tensor::TensorView& view, Interval cols) {
-    if (view.dtype == tensor::DType::kF8E4M3) {
-      return error(ErrorCode::kIncompatible, "{}: a float8 table is not supported; store it as bfloat16", name);
-    }
-    const int64_t stride = view.shape.back();
-    const tensor::StoredMatrix m{.data = view.data,
-                                 .dtype = view.dtype,
-                                 .rows = view.shape.size() > 1 ? view.shape[0] : 1,
-                                 .cols = stride,
-                                 .stride = stride,
-                                 .scales = {},
-                                 .owner = nullptr};
-    return RowReader([m, cols](int64_t row, float* out) { m.read(row, cols.begin, cols.size(), out); });
-  }
-
   tensor::Checkpoint checkpoint_;
   int fp8_block_;
 };
@@ -102,7 +89,30 @@ class DummyWeights final : public WeightSource {
 
   Result<MatrixReader> matrix(const std::string& name, int64_t, int64_t k, Interval rows,
                               Interval cols) const override {
-    return MatrixReader([key = key_of(name), scale = scale_of(k), rows, cols] {
+    return reader(name, scale_of(k), rows, cols);
+  }
+
+  // Embeddings of unit variance, as a first norm would make them.
+  Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const override {
+    return reader(name, scale_of(1), {0, static_cast<int>(n)}, {0, static_cast<int>(k)});
+  }
+
+  Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
+    const bool norm = name.ends_with("norm.weight");
+    std::vector<float> w(static_cast<size_t>(range.size()), 1.0F);
+    if (norm) return w;
+    std::vector<uint16_t> bits(w.size());
+    kernels::uniform_bf16(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, bits.data());
+    std::transform(bits.begin(), bits.end(), w.begin(), [](uint16_t b) { return tensor::to_float(tensor::BF16{b}); });
+    return w;
+  }
+
+ private:
+  // Uniform values of variance 1/k keep the size of activations.
+  static float scale_of(int64_t k) { return static_cast<float>(std::sqrt(3.0 / static_cast<double>(k))); }
+
+  MatrixReader reader(const std::string& name, float scale, Interval rows, Interval cols) const {
+    return [key = key_of(name), scale, rows, cols] {
       const int64_t n = rows.size(), width = cols.size();
       auto values = std::make_shared<tensor::AlignedBuffer>(
           tensor::AlignedBuffer::unwritten(static_cast<size_t>(n) * static_cast<size_t>(width) * sizeof(uint16_t)));
@@ -118,38 +128,11 @@ class DummyWeights final : public WeightSource {
                                   .stride = width,
                                   .scales = {},
                                   .owner = values};
-    });
+    };
   }
-
-  Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
-    const bool norm = name.ends_with("norm.weight");
-    std::vector<float> w(static_cast<size_t>(range.size()), 1.0F);
-    if (!norm) uniform_floats(row_key(key_of(name), 0), range.begin, range.size(), 0.02F, w.data());
-    return w;
-  }
-
-  Result<RowReader> rows(const std::string& name, int64_t, int64_t k) const override {
-    // Embeddings of unit variance, as a first norm would make them.
-    return RowReader([key = key_of(name), k](int64_t row, float* out) {
-      uniform_floats(row_key(key, row), 0, k, scale_of(1), out);
-    });
-  }
-
- private:
-  // Uniform values of variance 1/k keep the size of activations.
-  static float scale_of(int64_t k) { return static_cast<float>(std::sqrt(3.0 / static_cast<double>(k))); }
 
   [[nodiscard]] uint64_t key_of(const std::string& name) const {
     return Random(XXH3_64bits(name.data(), name.size()) ^ Random(seed_).next()).next();
-  }
-
-  static void uniform_floats(uint64_t key, int64_t first, int64_t count, float scale, float* out) {
-    uint16_t bits[256];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = i % static_cast<int64_t>(std::size(bits));
-      if (at == 0) kernels::uniform_bf16(key, first + i, std::min<int64_t>(std::size(bits), count - i), scale, bits);
-      out[i] = tensor::to_float(tensor::BF16{bits[at]});
-    }
   }
 
   static uint64_t row_key(uint64_t key, int64_t row) { return Random(key + static_cast<uint64_t>(row)).next(); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <set>
 
 namespace baton::model {
 
@@ -52,6 +53,7 @@ struct Weights::Progress {
   uint64_t total = 0;  // bytes
   std::mutex mutex;
   uint64_t done = 0;
+  std::set<std::string> vectors;  // that were read: ranks share none of them
 };
 
 Result<std::unique_ptr<Weights>> Weights::open(const ExecutorOptions& options, const ModelConfig& config) {
@@ -77,6 +79,11 @@ void Weights::count(int64_t elements) const {
   progress_->done =
       std::min(progress_->done + static_cast<uint64_t>(elements) * progress_->element_bytes, progress_->total - 1);
   progress_->report(progress_->done, progress_->total);
+}
+
+bool Weights::first_read(const std::string& vector) const {
+  std::lock_guard lock(progress_->mutex);
+  return progress_->vectors.insert(vector).second;
 }
 
 void Weights::finish_progress() const {
@@ -106,9 +113,16 @@ Result<tensor::MatrixSlice> Weights::matrix(const std::string& name, int64_t n, 
   return slice("as stored", name, rows, cols, std::move(reader));
 }
 
+Result<tensor::MatrixSlice> Weights::table(const std::string& name, int64_t n, int64_t k) const {
+  BATON_ASSIGN(MatrixReader reader, source_->table(name, n, k));
+  tensor::MatrixSlice whole = slice("table", name, {0, static_cast<int>(n)}, {0, static_cast<int>(k)}, {});
+  whole.stored = std::move(reader);  // not counted, as parameter_count() does not
+  return whole;
+}
+
 Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, Interval range) const {
   BATON_ASSIGN(std::vector<float> w, source_->vector(name, n, range));
-  count(range.size());
+  if (first_read(fmt::format("{} [{}, {})", name, range.begin, range.end))) count(range.size());
   return w;
 }
 

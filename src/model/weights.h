@@ -15,9 +15,6 @@
 
 namespace baton::model {
 
-// Copies row `row` of a matrix to out (its number of columns) as float32. Any thread.
-using RowReader = std::function<void(int64_t row, float* out)>;
-
 // Gives the bytes of a matrix, and makes them on every call if no file has them. Any thread, while the source lives.
 using MatrixReader = std::function<tensor::StoredMatrix()>;
 
@@ -31,8 +28,8 @@ class WeightSource {
                                       Interval cols) const = 0;
   // [range) of the vector `name`, whose whole length must be n.
   virtual Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const = 0;
-  // For tables of which few rows are wanted at a time (embeddings). The reader borrows the source.
-  virtual Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const = 0;
+  // The whole of a matrix whose rows are looked up (embeddings).
+  virtual Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const = 0;
 };
 
 // The safetensors of a Hugging Face directory, borrowed where they are mapped; float8 weights have the scales of their
@@ -58,7 +55,8 @@ class Weights {
   // The same of a matrix that is never quantized: gates, lm_head.
   Result<tensor::MatrixSlice> matrix(const std::string& name, int64_t n, int64_t k, Interval rows, Interval cols) const;
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const;
-  Result<RowReader> rows(const std::string& name, int64_t n, int64_t k) const { return source_->rows(name, n, k); }
+  // The whole of a matrix whose rows are looked up (embeddings).
+  Result<tensor::MatrixSlice> table(const std::string& name, int64_t n, int64_t k) const;
 
   // Reports the whole as done. What is packed in two forms is counted twice on the way, so the count stops just short
   // of the end until then.
@@ -69,6 +67,7 @@ class Weights {
   [[nodiscard]] tensor::MatrixSlice slice(std::string_view form, const std::string& name, Interval rows, Interval cols,
                                           MatrixReader reader) const;
   void count(int64_t elements) const;
+  [[nodiscard]] bool first_read(const std::string& vector) const;
   struct Progress;
   uint64_t number_ = 0;  // of the process's Weights: slices of two are not the same, whatever their names
   std::unique_ptr<WeightSource> source_;

@@ -20,6 +20,12 @@ class CpuWeight final : public Weight {
 
 const CpuWeight& own(const Weight& weight) { return static_cast<const CpuWeight&>(weight); }
 
+// Where it is stored: the rows of few tokens are read.
+struct StoredTable final : Table {
+  explicit StoredTable(tensor::StoredMatrix matrix) : rows(std::move(matrix)) {}
+  tensor::StoredMatrix rows;
+};
+
 class CpuExperts final : public ExpertSet {
  public:
   explicit CpuExperts(std::vector<GatedWeights> experts) : experts_(std::move(experts)) {
@@ -61,6 +67,9 @@ class CpuBackend final : public Backend {
     const auto count = static_cast<int64_t>(layers.size());
     return std::make_shared<CpuWeight>(count * layers.front().n(), layers.front().k(), std::move(layers));
   }
+  std::shared_ptr<const Table> table(const tensor::MatrixSlice& slice) override {
+    return std::make_shared<StoredTable>(slice.stored());
+  }
   std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
     return std::make_shared<CpuExperts>(std::move(experts));
   }
@@ -69,6 +78,10 @@ class CpuBackend final : public Backend {
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
 
+  void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
+    const tensor::StoredMatrix& rows = static_cast<const StoredTable&>(table).rows;
+    for (int64_t r = 0; r < y.rows; ++r) rows.read(index[r], 0, y.columns, y.floats() + r * y.stride);
+  }
   void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) override {
     for (int64_t r = 0; r < y.rows; ++r)
       std::memcpy(y.floats() + r * y.stride, x.floats() + index[r] * x.stride, y.row_bytes());

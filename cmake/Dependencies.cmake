@@ -18,9 +18,12 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
 # Warnings, sanitizers and definitions that every target of ours shares.
 add_library(baton_options INTERFACE)
-target_compile_options(baton_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror)
-# GCC 12 reports false positives of these two inside <variant> and <string> at -O2 (GCC bugs 105562, 105651).
-target_compile_options(baton_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-restrict>)
+set(baton_warnings -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # GCC 12 reports false positives of these two inside <variant> and <string> at -O2 (GCC bugs 105562, 105651).
+  list(APPEND baton_warnings -Wno-maybe-uninitialized -Wno-restrict)
+endif()
+target_compile_options(baton_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${baton_warnings}>")
 target_link_libraries(baton_options INTERFACE Threads::Threads)
 if(BATON_SANITIZE)
   target_compile_options(baton_options INTERFACE -fsanitize=${BATON_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

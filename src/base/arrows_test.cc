@@ -47,7 +47,7 @@ std::vector<std::string> forbidden(const Edges& allowed) {
   const std::filesystem::path root = std::filesystem::path(BATON_SOURCE_DIR) / "src";
   for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
     const std::string extension = entry.path().extension().string();
-    if (extension != ".h" && extension != ".cc") continue;
+    if (extension != ".h" && extension != ".cc" && extension != ".cuh" && extension != ".cu") continue;
     // Tests may use anything below them in the order of the build, so that a layer can be tried with its neighbours'
     // fakes.
     if (entry.path().stem().string().ends_with("_test")) continue;

@@ -188,7 +188,7 @@ std::vector<std::string> files() {
   for (const char* folder : {"src", "apps"}) {
     for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
       const std::string extension = entry.path().extension().string();
-      if (extension == ".h" || extension == ".cc" || extension == ".inc")
+      if (extension == ".h" || extension == ".cc" || extension == ".inc" || extension == ".cuh" || extension == ".cu")
         found.push_back(fs::relative(entry.path(), root).string());
     }
   }

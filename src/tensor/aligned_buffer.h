@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -40,20 +41,36 @@ class AlignedBuffer {
  private:
   AlignedBuffer(size_t bytes, bool zeroed) : bytes_(bytes) {
     if (bytes == 0) return;
-    const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
-    BATON_CHECK(bytes <= SIZE_MAX - alignment, "buffer of {} bytes", bytes);
-    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, rounded)));
-    BATON_CHECK(memory_ != nullptr, "no memory for a buffer of {} bytes", bytes);
-    // A weight is read from end to end for every token: by small pages that is a miss of the page tables every 4 KiB.
-    // Where the system grants none, nothing is lost.
-    if (bytes >= kHugePage) (void)madvise(memory_.get(), bytes, MADV_HUGEPAGE);
-    if (zeroed) std::memset(memory_.get(), 0, bytes);
+    bytes >= kHugePage ? map() : allocate(zeroed);
   }
 
-  static constexpr size_t kHugePage = size_t{2} << 20;
+  void allocate(bool zeroed) {
+    const size_t rounded = (bytes_ + kLine - 1) / kLine * kLine;
+    memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kLine, rounded)));
+    BATON_CHECK(memory_ != nullptr, "no memory for a buffer of {} bytes", bytes_);
+    if (zeroed) std::memset(memory_.get(), 0, bytes_);
+  }
+
+  // Whole huge pages of the system's, zeroed and not touched yet. A weight is read from end to end for every token: by
+  // small pages that is a miss of the page tables every 4 KiB. Where the system grants none, nothing is lost. Not from
+  // the heap, where weights lie between what was needed to make them and keep it from being given back.
+  void map() {
+    BATON_CHECK(bytes_ <= SIZE_MAX - 2 * kHugePage, "buffer of {} bytes", bytes_);
+    const size_t rounded = (bytes_ + kHugePage - 1) / kHugePage * kHugePage;
+    void* mapped = mmap(nullptr, rounded + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    BATON_CHECK(mapped != MAP_FAILED, "no memory for a buffer of {} bytes", bytes_);
+    auto* first = static_cast<std::byte*>(mapped);
+    const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(mapped) % kHugePage) % kHugePage;
+    if (before > 0) (void)munmap(first, before);
+    if (before < kHugePage) (void)munmap(first + before + rounded, kHugePage - before);
+    memory_ = {first + before, Free{rounded}};
+    (void)madvise(memory_.get(), bytes_, MADV_HUGEPAGE);
+  }
+
+  static constexpr size_t kHugePage = size_t{2} << 20, kLine = 64;
   struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
+    size_t mapped;  // 0: from the heap
+    void operator()(std::byte* p) const { mapped > 0 ? (void)munmap(p, mapped) : std::free(p); }
   };
   std::unique_ptr<std::byte, Free> memory_;
   size_t bytes_ = 0;

@@ -1,4 +1,4 @@
-"""Every pair of layouts with real instances: `./dev pairs [--model mla|gqa] [--prompts N] [--every N]`.
+"""Every pair of layouts with real instances: `./dev pairs [--model mla|gqa] [--prompts N] [--every N] [--disable-overlap-schedule]`.
 
 One cluster holds a prefill and a decode instance of every layout: tp 1, 2, 3, 4, 6, 8, dp dividing tp, pp 1 and 2. Each pair gets a router of its own in front, and must answer
 greedy pass-key questions with the tokens of an undivided instance. The instances' counters say the rest: the checksum of every page was compared on every rank that holds it and
@@ -134,12 +134,12 @@ def told(log):
 class Walk:
     """A cluster of `prefills` x `decodes` (layouts) and what is expected of each pair."""
 
-    def __init__(self, model, prefills, decodes, prompts, expected, folder):
+    def __init__(self, model, prefills, decodes, prompts, expected, folder, options=()):
         self.model, self.prompts, self.folder = model, prompts, Path(folder)
         self.expected, self.lengths = expected
         flags = [word for layout in prefills for word in ("--prefill", flag(layout))] + [word for layout in decodes for word in ("--decode", flag(layout))]
         sizes = ["--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--chunked-prefill-size", str(CHUNK_TOKENS)]
-        self.cluster = Cluster("--model-path", str(MODELS[model]), *sizes, "--log-level", "warning", *flags, log=self.folder / f"walk-{model}.log")
+        self.cluster = Cluster("--model-path", str(MODELS[model]), *sizes, "--log-level", "warning", *options, *flags, log=self.folder / f"walk-{model}.log")
         found = re.findall(r"^\s+prefill-\d+ .*(http://\S+), bootstrap port (\d+)", self.cluster.summary, re.M)
         self.prefills = dict(zip(prefills, found, strict=True))
         self.decodes = dict(zip(decodes, re.findall(r"^\s+decode-\d+ .*(http://\S+) ", self.cluster.summary, re.M), strict=True))
@@ -183,12 +183,14 @@ def main():
     parser.add_argument("--model", choices=MODELS, help="one of the two models; both without it")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--every", type=int, default=1, help="of all pairs, every Nth")
+    parser.add_argument("--disable-overlap-schedule", action="store_true", help="the instances of the pairs wait for each step")
     args = parser.parse_args()
+    options = ["--disable-overlap-schedule"] if args.disable_overlap_schedule else []
     prompts = passkey_prompts(args.prompts)
     for model in [args.model] if args.model else MODELS:
         with tempfile.TemporaryDirectory() as folder:
             pairs = [(p, d) for p in LAYOUTS for d in LAYOUTS][:: args.every]
-            with Walk(model, LAYOUTS, LAYOUTS, prompts, unified_answers(model, prompts, folder), folder) as walk:
+            with Walk(model, LAYOUTS, LAYOUTS, prompts, unified_answers(model, prompts, folder), folder, options) as walk:
                 begun = time.time()
                 for done, (prefill, decode) in enumerate(pairs, 1):
                     walk.check(prefill, decode)

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "device/cuda.h"
 
 namespace baton::device {
 namespace {
@@ -39,7 +40,12 @@ std::span<std::byte> Memory::host() const {
 }
 
 Buffer::~Buffer() {
-  if (memory_.base != nullptr) ::munmap(memory_.base, memory_.size);
+  if (memory_.base == nullptr) return;
+  if (memory_.home.kind == DeviceKind::kCuda) {
+    free_cuda(memory_);
+  } else {
+    ::munmap(memory_.base, memory_.size);
+  }
 }
 
 Buffer::Buffer(Buffer&& other) noexcept : memory_(std::exchange(other.memory_, {})) {}
@@ -51,9 +57,10 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 Result<Buffer> Buffer::allocate(Home home, uint64_t bytes) {
   if (bytes == 0 || bytes > kBytesMax) return error(ErrorCode::kInvalidArgument, "a buffer of {} bytes", bytes);
-  if (home.kind != DeviceKind::kCpu)
-    return error(ErrorCode::kIncompatible, "{} bytes on {}: this build computes on the CPU only", bytes,
-                 home.to_string());
+  if (home.kind == DeviceKind::kCuda) {
+    BATON_ASSIGN(const Memory memory, allocate_cuda(home, bytes));
+    return Buffer(memory);
+  }
   void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED)
     return error(ErrorCode::kResourceExhausted, "no room for a buffer of {} bytes: {}", bytes, errno_text());
@@ -65,7 +72,7 @@ Result<Buffer> Buffer::allocate(Home home, uint64_t bytes) {
 }
 
 uint64_t available_memory(Home home) {
-  BATON_CHECK(home.kind == DeviceKind::kCpu, "the memory of {}", home.to_string());
+  if (home.kind == DeviceKind::kCuda) return available_cuda_memory(home);
   uint64_t available = std::numeric_limits<uint64_t>::max();
   std::ifstream meminfo("/proc/meminfo");
   std::string word;

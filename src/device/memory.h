@@ -46,8 +46,9 @@ class Buffer {
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
 
-  // Zeroed, page aligned, kept out of core files: page bytes are users' text. kInvalidArgument for a size that no
-  // machine has, kResourceExhausted if there is no room, kIncompatible for a kind of device that this build has not.
+  // Zeroed, aligned to a page (on a card to 256 bytes), kept out of core files: page bytes are users' text.
+  // kInvalidArgument for a size that no machine has, kResourceExhausted if there is no room, kIncompatible for a device
+  // that this build or this machine has not.
   static Result<Buffer> allocate(Home home, uint64_t bytes);
 
   [[nodiscard]] const Memory& memory() const { return memory_; }
@@ -58,7 +59,7 @@ class Buffer {
 };
 
 // Bytes of the home that this process may still take: of the CPU what the system has available, or less where a control
-// group limits it.
+// group limits it; of a card what is free.
 [[nodiscard]] uint64_t available_memory(Home home);
 
 }  // namespace baton::device

@@ -5,44 +5,25 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "device/page_word.h"
 
 namespace baton::device {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "words are read as they lie in memory");
 
-using Wide = unsigned __int128;
-
-// 2^64 over the golden ratio: by what the states of two neighbouring words differ.
-constexpr uint64_t kStride = 0x9e3779b97f4a7c15;
-
-Wide wide(const WordSum& sum) { return Wide{sum.high} << 64 | sum.low; }
-WordSum narrow(Wide sum) { return {static_cast<uint64_t>(sum), static_cast<uint64_t>(sum >> 64)}; }
-
-// wyrand (Wang Yi): the key that belongs to a state.
-inline uint64_t mix(uint64_t state, uint64_t mask) {
-  const Wide product = Wide{state} * (state ^ mask);
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-// Walks along the words of a row, with the states of both keys.
+// Walks along the words of a row.
 struct Walk {
-  uint64_t first, first_mask, second, second_mask;
-  Wide sum = 0;
-
-  Walk(const PageKeys& keys, uint64_t word)
-      : first(keys.first.start + word * kStride),
-        first_mask(keys.first.mask),
-        second(keys.second.start + word * kStride),
-        second_mask(keys.second.mask) {}
+  const PageKeys keys;  // a copy, which stays in registers
+  KeyWalk at;
+  Uint128 sum = 0;
 
   inline void step(const std::byte* word) {
     uint64_t a, b;
     std::memcpy(&a, word, 8);
     std::memcpy(&b, word + 8, 8);
-    sum += Wide{a + mix(first, first_mask)} * (b + mix(second, second_mask));
-    first += kStride;
-    second += kStride;
+    sum += at.term(keys, a, b);
+    at.advance(1);
   }
 };
 
@@ -50,8 +31,8 @@ constexpr uint64_t kWord = layout::kWordBytes;
 // The processor's own prefetching stops at the end of every 4 KiB of memory, which costs more than the arithmetic.
 constexpr uint64_t kAhead = 1024;
 
-Wide sum_row(const std::byte* row, uint64_t bytes, uint64_t word, const PageKeys& keys) {
-  Walk walk(keys, word);
+Uint128 sum_row(const std::byte* row, uint64_t bytes, uint64_t word, const PageKeys& keys) {
+  Walk walk{keys, {keys, word}};
   uint64_t at = 0;
   for (; at + 4 * kWord <= bytes; at += 4 * kWord) {
     __builtin_prefetch(row + at + kAhead);
@@ -85,7 +66,7 @@ uint64_t PageKeys::fold(const WordSum& sum) const {
 }
 
 WordSum sum_words(std::span<const std::byte> pool, std::span<const layout::WordRun> runs, const PageKeys& keys) {
-  Wide sum = 0;
+  Uint128 sum = 0;
   for (const layout::WordRun& run : runs) {
     const std::span<const std::byte> bytes = pool.subspan(run.offset, run.length);
     if (run.row_bytes % kWord == 0) {

@@ -27,11 +27,13 @@ struct PageKeys {
   struct Sequence {
     uint64_t start = 0;
     uint64_t mask = 0;
+    constexpr bool operator==(const Sequence&) const = default;
   };
   Sequence first, second;
   WordSum fold_low, fold_high;  // of fold()
 
   explicit PageKeys(uint64_t seed);
+  constexpr bool operator==(const PageKeys&) const = default;
 
   // 64 bits of the sum, by multiplications modulo 2^128 whose upper halves count (Dietzfelbinger 1996).
   [[nodiscard]] uint64_t fold(const WordSum& sum) const;

@@ -2,13 +2,13 @@
 
 #include <vector>
 
-#include "base/check.h"
 #include "device/cpu_stream.h"
+#include "device/cuda.h"
 
 namespace baton::device {
 
 std::unique_ptr<Stream> make_stream(Home home) {
-  BATON_CHECK(home.kind == DeviceKind::kCpu, "a stream on {}: this build computes on the CPU only", home.to_string());
+  if (home.kind == DeviceKind::kCuda) return make_cuda_stream(home);
   return std::make_unique<CpuStream>();
 }
 

@@ -30,7 +30,8 @@ class Stream {
   virtual ~Stream() = default;
 
   virtual void zero(const Memory& memory, std::span<const layout::Run> runs) = 0;
-  // Between memory of this home, or into it from where its device can read: one of its kind, or the CPU.
+  // One of the two is memory of this home; the other too, or of another device of its kind, or the CPU's. What a list
+  // writes, it neither writes twice nor reads.
   virtual void copy(const Memory& from, const Memory& to, std::span<const layout::Copy> copies) = 0;
   virtual void sum(const Memory& memory, std::span<const layout::WordRun> runs, const PageKeys& keys, WordSum* out) = 0;
 
@@ -38,7 +39,7 @@ class Stream {
 };
 
 using StreamFactory = std::function<std::unique_ptr<Stream>(Home)>;
-// kCpu only, checked: memory of other kinds cannot have been allocated.
+// Of a device that this build and this machine have, checked: memory of others cannot have been allocated.
 [[nodiscard]] std::unique_ptr<Stream> make_stream(Home home);
 
 // A thread's streams: one for each device that its memory lies on, made when first asked for.

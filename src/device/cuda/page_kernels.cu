@@ -1,0 +1,206 @@
+#include <algorithm>
+
+#include "base/cuda/cuda_check.h"
+#include "device/cuda/page_kernels.h"
+#include "device/page_word.h"
+#include "layout/plan.h"
+
+namespace baton::device {
+namespace {
+
+// What a block does at a time: 512 threads with four loads of 16 bytes each under way.
+constexpr uint32_t kCopyThreads = 512;
+constexpr uint32_t kLoads = 4;
+constexpr uint64_t kCopyTile = kCopyThreads * kLoads * 16;
+constexpr uint32_t kSumThreads = 256;
+constexpr uint64_t kSumTile = kSumThreads * 8;  // words
+
+// A kernel has 32,764 bytes of parameters; lists that fit the shorter kind are launched a little faster.
+constexpr int kShort = 64, kLong = 600;
+
+template <typename Range, int kCapacity>
+struct RangeList {
+  int count = 0;
+  uint32_t tiles = 0;
+  uint32_t first_tile[kCapacity] = {};  // of each range, ascending
+  Range ranges[kCapacity] = {};
+
+  void add(const Range& range, uint64_t range_tiles) {
+    first_tile[count] = tiles;
+    ranges[count++] = range;
+    tiles += static_cast<uint32_t>(range_tiles);
+  }
+  // The range that a tile lies in.
+  [[nodiscard]] __device__ int find(uint32_t tile) const {
+    int low = 0, high = count;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (first_tile[middle] <= tile ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+// Calls launch(list) for all that `add` puts into lists of at most kCapacity ranges. A list may not have 2^32 tiles,
+// which would be 64 TiB.
+template <int kCapacity, typename Range, typename Tiles, typename Launch>
+void in_lists(std::span<const Range> ranges, const Tiles& tiles_of, const Launch& launch) {
+  while (!ranges.empty()) {
+    RangeList<Range, kCapacity> list;
+    for (; !ranges.empty() && list.count < kCapacity; ranges = ranges.subspan(1)) {
+      if (const uint64_t tiles = tiles_of(ranges.front()); tiles > 0) list.add(ranges.front(), tiles);
+    }
+    if (list.count > 0) launch(list);
+    BATON_CUDA_CHECK(cudaGetLastError(), "a kernel over {} ranges in {} tiles", list.count, list.tiles);
+  }
+}
+
+template <typename Range, typename Tiles, typename Launch>
+void in_lists_of_any_length(std::span<const Range> ranges, const Tiles& tiles_of, const Launch& launch) {
+  if (ranges.size() <= kShort) return in_lists<kShort>(ranges, tiles_of, launch);
+  in_lists<kLong>(ranges, tiles_of, launch);
+}
+
+// Word by word, where both ends are aligned alike; the bytes before the first and after the last word by themselves.
+template <typename Word>
+__device__ void copy_tile_by(const std::byte* source, std::byte* destination, uint32_t length) {
+  const uint32_t misaligned = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(destination) % sizeof(Word));
+  const uint32_t head = misaligned == 0 ? 0 : min(length, static_cast<uint32_t>(sizeof(Word)) - misaligned);
+  const uint32_t words = (length - head) / sizeof(Word);
+  for (uint32_t at = threadIdx.x; at < length - words * sizeof(Word); at += kCopyThreads) {
+    const uint32_t byte = at < head ? at : at + words * sizeof(Word);
+    destination[byte] = source == nullptr ? std::byte{0} : source[byte];
+  }
+  auto* to = reinterpret_cast<Word*>(destination + head);
+  if (source == nullptr) {
+    for (uint32_t at = threadIdx.x; at < words; at += kCopyThreads) to[at] = Word{};
+    return;
+  }
+  const auto* from = reinterpret_cast<const Word*>(source + head);
+  for (uint32_t at = threadIdx.x; at < words; at += kLoads * kCopyThreads) {
+    Word loaded[kLoads];
+#pragma unroll
+    for (uint32_t i = 0; i < kLoads; ++i) {
+      if (at + i * kCopyThreads < words) loaded[i] = from[at + i * kCopyThreads];
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kLoads; ++i) {
+      if (at + i * kCopyThreads < words) to[at + i * kCopyThreads] = loaded[i];
+    }
+  }
+}
+
+template <typename List>
+__global__ void __launch_bounds__(kCopyThreads) copy_kernel(const __grid_constant__ List list) {
+  for (uint32_t tile = blockIdx.x; tile < list.tiles; tile += gridDim.x) {
+    const int index = list.find(tile);
+    const RangeCopy& range = list.ranges[index];
+    const uint64_t at = (tile - list.first_tile[index]) * kCopyTile;
+    const auto length = static_cast<uint32_t>(min(kCopyTile, range.length - at));
+    const std::byte* source = range.source == nullptr ? nullptr : range.source + at;
+    std::byte* destination = range.destination + at;
+    const uintptr_t apart =
+        source == nullptr ? 0 : reinterpret_cast<uintptr_t>(source) ^ reinterpret_cast<uintptr_t>(destination);
+    if (apart % 16 == 0) {
+      copy_tile_by<uint4>(source, destination, length);
+    } else if (apart % 4 == 0) {
+      copy_tile_by<uint32_t>(source, destination, length);
+    } else {
+      copy_tile_by<uint8_t>(source, destination, length);
+    }
+  }
+}
+
+// A row of `row_bytes` bytes has whole words and perhaps a last one that zeros fill up.
+__device__ Uint128 any_word(const std::byte* word, uint64_t bytes, const PageKeys& keys, const KeyWalk& walk) {
+  uint64_t halves[2] = {};
+  for (uint64_t i = 0; i < bytes; ++i) halves[i / 8] |= static_cast<uint64_t>(word[i]) << (i % 8 * 8);
+  return walk.term(keys, halves[0], halves[1]);
+}
+
+// Whether the words of a range follow each other without gaps: its rows need no filling up.
+__device__ __host__ bool is_even(const RangeSum& range) { return range.row_bytes % layout::kWordBytes == 0; }
+
+__device__ __host__ uint64_t words_of(const RangeSum& range) {
+  if (is_even(range)) return layout::row_words(range.length);
+  return range.length / range.row_bytes * layout::row_words(range.row_bytes);
+}
+
+__device__ Uint128 sum_tile(const RangeSum& range, uint64_t first, const PageKeys& keys) {
+  Uint128 sum = 0;
+  const bool even = is_even(range);
+  const uint64_t end = min(first + kSumTile, words_of(range));
+  // The last word of an even range may be a part of one.
+  const uint64_t aligned_end =
+      even && reinterpret_cast<uintptr_t>(range.base) % 16 == 0 ? min(end, range.length / layout::kWordBytes) : 0;
+  KeyWalk walk(keys, range.word + first + threadIdx.x);
+  uint64_t word = first + threadIdx.x;
+#pragma unroll 4
+  for (; word < aligned_end; word += kSumThreads) {
+    const ulonglong2 halves = reinterpret_cast<const ulonglong2*>(range.base)[word];
+    sum += walk.term(keys, halves.x, halves.y);
+    walk.advance(kSumThreads);
+  }
+  const uint64_t row_bytes = even ? range.length : range.row_bytes, row_words = layout::row_words(row_bytes);
+  for (; word < end; word += kSumThreads) {
+    const uint64_t at = word % row_words * layout::kWordBytes;
+    sum +=
+        any_word(range.base + word / row_words * row_bytes + at, min(layout::kWordBytes, row_bytes - at), keys, walk);
+    walk.advance(kSumThreads);
+  }
+  return sum;
+}
+
+// Over the threads of a block, valid in its first.
+__device__ Uint128 sum_block(Uint128 sum) {
+  constexpr uint32_t kWarps = kSumThreads / 32;
+  __shared__ WordSum parts[kWarps];
+  for (uint32_t lanes = 16; lanes > 0; lanes /= 2) {
+    const WordSum part = narrow(sum);
+    sum += wide({__shfl_down_sync(~0U, part.low, lanes), __shfl_down_sync(~0U, part.high, lanes)});
+  }
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = narrow(sum);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (uint32_t warp = 1; warp < kWarps; ++warp) sum += wide(parts[warp]);
+  }
+  __syncthreads();
+  return sum;
+}
+
+template <typename List>
+__global__ void __launch_bounds__(kSumThreads)
+    sum_kernel(const __grid_constant__ List list, const __grid_constant__ PageKeys keys, WordSum* sums) {
+  for (uint32_t tile = blockIdx.x; tile < list.tiles; tile += gridDim.x) {
+    const int index = list.find(tile);
+    const RangeSum& range = list.ranges[index];
+    const WordSum part = narrow(sum_block(sum_tile(range, (tile - list.first_tile[index]) * kSumTile, keys)));
+    if (threadIdx.x != 0) continue;
+    // Whoever adds past 2^64 is told so by the value before, and carries: the sum is whole in whatever order.
+    WordSum& total = sums[range.slot];
+    const uint64_t before = atomicAdd(reinterpret_cast<unsigned long long*>(&total.low), part.low);
+    const uint64_t carry = before + part.low < before ? 1 : 0;
+    atomicAdd(reinterpret_cast<unsigned long long*>(&total.high), part.high + carry);
+  }
+}
+
+}  // namespace
+
+void launch_copies(std::span<const RangeCopy> copies, int blocks, cudaStream_t stream) {
+  in_lists_of_any_length(
+      copies, [](const RangeCopy& range) { return (range.length + kCopyTile - 1) / kCopyTile; },
+      [&](const auto& list) {
+        copy_kernel<<<std::min(list.tiles, static_cast<uint32_t>(blocks)), kCopyThreads, 0, stream>>>(list);
+      });
+}
+
+void launch_sums(std::span<const RangeSum> ranges, const PageKeys& keys, WordSum* sums, int blocks,
+                 cudaStream_t stream) {
+  in_lists_of_any_length(
+      ranges, [](const RangeSum& range) { return (words_of(range) + kSumTile - 1) / kSumTile; },
+      [&](const auto& list) {
+        sum_kernel<<<std::min(list.tiles, static_cast<uint32_t>(blocks)), kSumThreads, 0, stream>>>(list, keys, sums);
+      });
+}
+
+}  // namespace baton::device

@@ -1,0 +1,36 @@
+// The work of a CudaStream on lists of byte ranges, each list by one kernel that cuts its ranges into tiles, so that
+// many small ranges keep a card as busy as one large one. A list travels as the kernel's parameter: nothing of it is
+// borrowed, and nothing on the card holds it. Addresses and lengths may be any.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "device/page_sum.h"
+
+namespace baton::device {
+
+struct RangeCopy {
+  const std::byte* source = nullptr;  // nullptr: zeros
+  std::byte* destination = nullptr;
+  uint64_t length = 0;
+};
+// By at most `blocks` blocks of 512 threads, so that what else runs on the card keeps the rest of it.
+void launch_copies(std::span<const RangeCopy> copies, int blocks, cudaStream_t stream);
+
+// A layout::WordRun by its address, and to which of the sums it adds.
+struct RangeSum {
+  const std::byte* base = nullptr;
+  uint64_t length = 0;
+  uint64_t row_bytes = 0;
+  uint64_t word = 0;
+  uint32_t slot = 0;
+};
+// sums[slot] += the words of the range, modulo 2^128; `sums` is memory of the card.
+void launch_sums(std::span<const RangeSum> ranges, const PageKeys& keys, WordSum* sums, int blocks,
+                 cudaStream_t stream);
+
+}  // namespace baton::device

@@ -1,0 +1,185 @@
+// What a model is computed with, on a card: launchers over device memory, each in the order of its stream, none of
+// which waits for the card or allocates (all may be captured in a graph). Meanings are those of kernels/kernels.h;
+// reference.h is the oracle of both.
+//
+// T is the element type of activations and weights: bf16, or float for the path that is held against the reference.
+// All arithmetic is float32. Pointers are device pointers and rows begin at multiples of 16 bytes; strides are in
+// elements. Norm weights and biases are float32.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/kernels.h"
+#include "kernels/paged_kv.h"
+
+namespace baton::kernels::cuda {
+
+using bf16 = __nv_bfloat16;
+
+// y (m, n) = row tokens[i] of table (rows, n). A token -1-i stands for answers[i], one that an earlier step has drawn.
+// From is T or bf16.
+template <class From, class T>
+void embedding(cudaStream_t stream, const From* table, const int32_t* tokens, const int32_t* answers, int64_t m,
+               int64_t n, T* y);
+
+template <class T>
+void rms_norm(cudaStream_t stream, const T* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n,
+              T* y, int64_t y_stride);
+// residual (m, n) += delta (m, n); y (m, n) = rms_norm(residual). What is normed is the rounded sum.
+template <class T>
+void add_rms_norm(cudaStream_t stream, const T* delta, T* residual, const float* weight, float eps, int64_t m,
+                  int64_t n, T* y);
+template <class T>
+void rms_norm_heads(cudaStream_t stream, T* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads,
+                    int dim);
+
+enum class RopePairs : uint8_t { kInterleaved, kHalf };
+// cos, sin: tables (positions, dim / 2); row i of x is at positions[i], or, if that is null, at i.
+template <class T>
+void rope(cudaStream_t stream, RopePairs pairs, T* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride,
+          int dim, const int32_t* positions, const float* cos, const float* sin);
+
+template <class T>
+void silu_mul(cudaStream_t stream, const T* gate_up, int64_t m, int64_t n, T* y);
+template <class T>
+void copy_columns(cudaStream_t stream, const T* x, int64_t x_stride, int64_t m, int64_t n, T* y, int64_t y_stride);
+// y (m, heads, dim) = x (m, heads, dim), each with the strides of its rows and heads.
+template <class T>
+void copy_heads(cudaStream_t stream, const T* x, int64_t x_stride, int64_t x_head_stride, int64_t m, int heads, int dim,
+                T* y, int64_t y_stride, int64_t y_head_stride);
+// y[i] += x[i]
+template <class T>
+void add(cudaStream_t stream, int64_t n, const T* x, T* y);
+template <class T>
+void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y);
+// y (m, n) = row rows[i] of x. From is T or bf16.
+template <class From, class T>
+void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, int64_t m, int64_t n, T* y);
+
+// Sequences of a batch, on the card. kv.pages is there too.
+struct Sequences {
+  const PagedRows* rows = nullptr;  // (count); an entry with tokens = 0 is skipped
+  int count = 0;
+  int64_t tokens_max = 0;  // new tokens of the longest: bounds the grid
+};
+
+template <class T>
+void write_kv(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int heads, const T* k, int64_t k_row_stride,
+              const T* v, int64_t v_row_stride);
+
+// How the blocks of a decode kernel share out the KV of a batch: block i of `blocks` reads tiles of kDecodeTile tokens
+// [i, i + 1) * total / blocks of all sequences' in order. One plan serves every layer of a step.
+inline constexpr int kDecodeTile = 64;
+struct DecodePlan {
+  const int32_t* first_tile = nullptr;  // (count + 1), made by plan_decode()
+};
+// Decode kernels take one token an entry: a sequence with several new tokens has as many entries, each with its own
+// `begin`.
+void plan_decode(cudaStream_t stream, Sequences sequences, int32_t* first_tile);
+
+// Which query heads read which kv head of a rank.
+struct QueryHeads {
+  int count = 0;
+  int kv_heads = 0;
+  int group_max = 0;                // most query heads of one kv head
+  const int* kv_head_of = nullptr;  // (count), on the card; ascends
+};
+// Bytes of scratch for one decode attention of up to `entries` entries (MLA: kv_heads 1, group_max heads, v_dim lora).
+size_t decode_scratch_bytes(int entries, int kv_heads, int group_max, int v_dim);
+
+// bf16 with head_dim 64 or 128 has kernels of its own, anything else is computed by a plain one. out: (rows,
+// heads.count, v_dim). gqa_decode wants entries of one token.
+template <class T>
+void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, DecodePlan plan,
+                const QueryHeads& heads, const PagedKv& kv, float scale, void* scratch, T* out);
+template <class T>
+void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, const QueryHeads& heads,
+                 const PagedKv& kv, float scale, T* out);
+
+// MLA, absorbed. q: (rows, heads, kv.k_dim), out: (rows, heads, lora). bf16 with lora 512 and rope 64 has a kernel of
+// its own. Entries of one token.
+template <class T>
+void mla_decode(cudaStream_t stream, const T* q, Sequences sequences, DecodePlan plan, int heads, int lora,
+                const PagedKv& kv, float scale, void* scratch, T* out);
+
+// MLA, expanded, in three steps: the latents of the sequences' KV are gathered into latents (total, lora + rope);
+// Products::linear makes keys (total, heads * nope) and values (total, heads * v_dim) of them; then attention.
+// context_first (count): where a sequence's tokens begin in latents.
+template <class T>
+void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int64_t context_max,
+                        const int32_t* context_first, T* latents);
+template <class T>
+struct ExpandedKv {
+  const T* latents = nullptr;  // (total, lora + rope)
+  const T* keys = nullptr;     // (total, heads, nope)
+  const T* values = nullptr;   // (total, heads, v_dim)
+  const int32_t* context_first = nullptr;
+  int heads = 0, lora = 0, nope = 0, rope = 0, v_dim = 0;
+};
+// q: (rows, heads, nope + rope); out: (rows, heads, v_dim).
+template <class T>
+void mla_prefill(cudaStream_t stream, const T* q, Sequences sequences, const ExpandedKv<T>& kv, float scale, T* out);
+
+// expert, weight: (m, experts_per_token), the best first. experts <= 512.
+void route(cudaStream_t stream, const Routing& routing, const float* logits, const float* bias, int64_t m,
+           int32_t* expert, float* weight);
+
+// Which slots, pairs of a row and a choice ordered by expert, each of this rank's experts works on.
+struct ExpertSlots {
+  int32_t* offset = nullptr;   // (local + 1): the slots of expert first + i are [offset[i], offset[i + 1])
+  int32_t* pair_of = nullptr;  // (rows * choices): slot -> row * choices + choice
+  int32_t* slot_of = nullptr;  // (rows * choices): its inverse, or -1: an expert of another rank
+};
+void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, int choices, int first, int local,
+                     ExpertSlots slots);
+
+// The experts [first, first + local) of a layer that has `experts`, one after another.
+template <class T>
+struct ExpertBank {
+  const T* gate_up = nullptr;  // (local, 2 width, hidden)
+  const T* down = nullptr;     // (local, hidden, width)
+  int experts = 0, first = 0, local = 0;
+  int64_t hidden = 0, width = 0;
+};
+// y (rows, hidden) = (add: y +) sum over a row's choices of weight * FFN of x. A row adds up its experts in ascending
+// order. Calls permute_experts(): slots is scratch, as are activated (rows * choices, width) and out (rows * choices,
+// hidden).
+template <class T>
+void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* expert, const float* weight, int choices,
+             const ExpertSlots& slots, const ExpertBank<T>& bank, T* activated, T* out, bool add, T* y);
+
+// Matrix products of one rank: the library's handle and workspace, and the algorithm chosen for each shape. One thread
+// and one stream at a time.
+class Products {
+ public:
+  Products();
+  ~Products();
+  Products(Products&&) noexcept;
+  Products& operator=(Products&&) noexcept;
+
+  // y (m, n; rows y_stride apart) = x (m, k; rows x_stride apart) * W^T, w (n, k) row major. Y is T or float.
+  template <class T, class Y>
+  void linear(cudaStream_t stream, const T* w, int64_t n, int64_t k, const T* x, int64_t x_stride, int64_t m, Y* y,
+              int64_t y_stride);
+  // head h of y (m, heads, n) = head h of x (m, heads, k) * W_h^T, w (heads, n, k).
+  template <class T>
+  void linear_heads(cudaStream_t stream, const T* w, int heads, int64_t n, int64_t k, const T* x, int64_t x_stride,
+                    int64_t x_head_stride, int64_t m, T* y, int64_t y_stride, int64_t y_head_stride);
+  // Products of so many rows or fewer are computed by our own kernel, which reads the weight once at memory's rate; 0:
+  // none.
+  void set_small_rows(int64_t rows);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability.
+void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
+            float* logprob);
+
+}  // namespace baton::kernels::cuda

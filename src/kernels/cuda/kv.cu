@@ -1,0 +1,92 @@
+// K and V into pages, and latents out of them.
+#include "kernels/cuda/common.cuh"
+
+namespace baton::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+
+// A block a new token. In packs where the row's parts are whole ones.
+template <class T, class Kv, bool kPacks>
+__global__ void write_kv_kernel(PagedKv kv, const PagedRows* sequences, int heads, const T* k, int64_t k_row_stride,
+                                const T* v, int64_t v_row_stride) {
+  const PagedRows s = sequences[blockIdx.y];
+  const uint32_t* pages = kv.pages + s.first_page;
+  constexpr int kStep = kPacks ? 8 : 1;
+  for (int64_t r = blockIdx.x; r < s.tokens; r += gridDim.x) {
+    const int k_all = heads * kv.k_dim, all = k_all + heads * kv.v_dim;
+    for (int i = static_cast<int>(threadIdx.x) * kStep; i < all; i += static_cast<int>(blockDim.x) * kStep) {
+      const bool is_k = i < k_all;
+      const int at = is_k ? i : i - k_all, dim = is_k ? kv.k_dim : kv.v_dim;
+      const T* from = is_k ? k + (s.row + r) * k_row_stride + at : v + (s.row + r) * v_row_stride + at;
+      const std::byte* row = is_k ? page_k_row(kv, pages, s.begin + r, at / dim, sizeof(Kv))
+                                  : page_v_row(kv, pages, s.begin + r, at / dim, sizeof(Kv));
+      Kv* to = reinterpret_cast<Kv*>(const_cast<std::byte*>(row)) + at % dim;
+      if constexpr (kPacks) {
+        *reinterpret_cast<float4*>(to) = *reinterpret_cast<const float4*>(from);
+      } else {
+        *to = from_float<Kv>(to_float(*from));
+      }
+    }
+  }
+}
+
+template <class T, class Kv>
+__global__ void gather_latents_kernel(PagedKv kv, const PagedRows* sequences, const int32_t* context_first,
+                                      T* latents) {
+  const PagedRows s = sequences[blockIdx.y];
+  const uint32_t* pages = kv.pages + s.first_page;
+  const int64_t context = s.tokens == 0 ? 0 : s.begin + s.tokens;
+  for (int64_t t = blockIdx.x; t < context; t += gridDim.x) {
+    const Kv* from = reinterpret_cast<const Kv*>(page_k_row(kv, pages, t, 0, sizeof(Kv)));
+    T* to = latents + (context_first[blockIdx.y] + t) * kv.k_dim;
+    for (int i = static_cast<int>(threadIdx.x); i < kv.k_dim; i += static_cast<int>(blockDim.x))
+      to[i] = from_float<T>(to_float(from[i]));
+  }
+}
+
+unsigned rows_of_grid(int64_t rows) { return static_cast<unsigned>(rows < 65535 ? rows : 65535); }
+
+}  // namespace
+
+template <class T>
+void write_kv(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int heads, const T* k, int64_t k_row_stride,
+              const T* v, int64_t v_row_stride) {
+  if (sequences.count == 0 || sequences.tokens_max == 0) return;
+  const dim3 grid(rows_of_grid(sequences.tokens_max), static_cast<unsigned>(sequences.count));
+  const bool same = std::is_same_v<T, bf16> && kv.dtype == tensor::DType::kBF16;
+  if (same && kv.k_dim % 8 == 0 && kv.v_dim % 8 == 0 && packable<T>(k, k_row_stride) &&
+      (v == nullptr || packable<T>(v, v_row_stride))) {
+    write_kv_kernel<T, bf16, std::is_same_v<T, bf16>>
+        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+  } else if (kv.dtype == tensor::DType::kBF16) {
+    write_kv_kernel<T, bf16, false>
+        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+  } else {
+    write_kv_kernel<T, float, false>
+        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+  }
+  check_launch();
+}
+
+template <class T>
+void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int64_t context_max,
+                        const int32_t* context_first, T* latents) {
+  if (sequences.count == 0 || context_max == 0) return;
+  const dim3 grid(rows_of_grid(context_max), static_cast<unsigned>(sequences.count));
+  if (kv.dtype == tensor::DType::kBF16) {
+    gather_latents_kernel<T, bf16><<<grid, kThreads, 0, stream>>>(kv, sequences.rows, context_first, latents);
+  } else {
+    gather_latents_kernel<T, float><<<grid, kThreads, 0, stream>>>(kv, sequences.rows, context_first, latents);
+  }
+  check_launch();
+}
+
+#define BATON_INSTANTIATE(T)                                                                                     \
+  template void write_kv<T>(cudaStream_t, const PagedKv&, Sequences, int, const T*, int64_t, const T*, int64_t); \
+  template void mla_gather_latents<T>(cudaStream_t, const PagedKv&, Sequences, int64_t, const int32_t*, T*);
+BATON_INSTANTIATE(float)
+BATON_INSTANTIATE(bf16)
+#undef BATON_INSTANTIATE
+
+}  // namespace baton::kernels::cuda

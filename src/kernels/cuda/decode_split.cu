@@ -1,0 +1,106 @@
+#include "kernels/cuda/decode_split.cuh"
+
+namespace baton::kernels::cuda {
+namespace {
+
+constexpr int kPlanThreads = 1024;
+
+__global__ void plan_kernel(const PagedRows* entries, int count, int32_t* first_tile) {
+  __shared__ int upto_warp[32];
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  int before = 0;
+  for (int first = 0; first < count; first += kPlanThreads) {
+    const int e = first + static_cast<int>(threadIdx.x);
+    int upto = 0;
+    if (e < count && entries[e].tokens > 0)
+      upto = static_cast<int>(ceil_div<int64_t>(entries[e].begin + entries[e].tokens, kDecodeTile));
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(~0U, upto, step);
+      if (lane >= step) upto += other;
+    }
+    if (lane == 31) upto_warp[warp] = upto;
+    __syncthreads();
+    int all = 0;
+    for (int w = 0; w < 32; ++w) {
+      if (w < warp) upto += upto_warp[w];
+      all += upto_warp[w];
+    }
+    if (e < count) first_tile[e + 1] = before + upto;
+    before += all;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) first_tile[0] = 0;
+}
+
+// A block a unit's head.
+__global__ void merge_kernel(Split split, int q_heads, const int* kv_head_of, int v_dim, bf16* out) {
+  const int entry = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
+  const int kv_head = kv_head_of == nullptr ? 0 : kv_head_of[head];
+  int within = head;  // of the kv head's query heads
+  if (kv_head_of != nullptr)
+    for (within = 0; within < head && kv_head_of[head - within - 1] == kv_head;) ++within;
+  const int group = within / kGroupHeads, row = within % kGroupHeads;
+  const int tiles = split.first_tile[entry + 1] - split.first_tile[entry];
+  if (tiles == 0) return;
+  const int64_t begin = static_cast<int64_t>(split.first_tile[entry]) * split.kv_heads + int64_t{kv_head} * tiles;
+  const int unit = entry * split.kv_heads + kv_head;
+  const int first = split.part_of(begin), last = split.part_of(begin + tiles - 1);
+  float largest = -INFINITY;
+  for (int part = first; part <= last; ++part)
+    largest = fmaxf(largest, split.state[split.slot(part, unit, group) * 2 * kGroupHeads + row]);
+  float total = 0;
+  float4 sum{0, 0, 0, 0};
+  for (int part = first; part <= last; ++part) {
+    const int64_t slot = split.slot(part, unit, group);
+    const float* state = split.state + slot * 2 * kGroupHeads + row;
+    const float factor = exp2f(state[0] - largest);
+    total += factor * state[kGroupHeads];
+    const float4 v =
+        *reinterpret_cast<const float4*>(split.sums + (slot * kGroupHeads + row) * v_dim + threadIdx.x * 4);
+    sum.x += factor * v.x;
+    sum.y += factor * v.y;
+    sum.z += factor * v.z;
+    sum.w += factor * v.w;
+  }
+  const float scale = 1 / total;
+  uint2 packed{pack_bf16(sum.x * scale, sum.y * scale), pack_bf16(sum.z * scale, sum.w * scale)};
+  *reinterpret_cast<uint2*>(out + (split.entries[entry].row * q_heads + head) * v_dim + threadIdx.x * 4) = packed;
+}
+
+int groups_of(int group_max) { return ceil_div(group_max, kGroupHeads); }
+
+}  // namespace
+
+void plan_decode(cudaStream_t stream, Sequences sequences, int32_t* first_tile) {
+  plan_kernel<<<1, kPlanThreads, 0, stream>>>(sequences.rows, sequences.count, first_tile);
+  check_launch();
+}
+
+// Two parts a multiprocessor at most, see the kernels.
+size_t decode_scratch_bytes(int entries, int kv_heads, int group_max, int v_dim) {
+  const size_t slots = (size_t{2} * multiprocessors() + static_cast<size_t>(entries) * kv_heads) * groups_of(group_max);
+  return slots * kGroupHeads * (v_dim + 2) * sizeof(float);
+}
+
+Split make_split(const Sequences& sequences, const DecodePlan& plan, int kv_heads, int group_max, int v_dim, int parts,
+                 void* scratch) {
+  const int groups = groups_of(group_max);
+  const size_t slots = (static_cast<size_t>(parts) + static_cast<size_t>(sequences.count) * kv_heads) * groups;
+  auto* sums = static_cast<float*>(scratch);
+  return {sequences.rows,
+          plan.first_tile,
+          sequences.count,
+          kv_heads,
+          parts,
+          groups,
+          sums,
+          sums + slots * kGroupHeads * v_dim};
+}
+
+void merge_parts(cudaStream_t stream, const Split& split, int q_heads, const int* kv_head_of, int v_dim, bf16* out) {
+  merge_kernel<<<dim3(static_cast<unsigned>(split.count), static_cast<unsigned>(q_heads)),
+                 static_cast<unsigned>(v_dim / 4), 0, stream>>>(split, q_heads, kv_head_of, v_dim, out);
+  check_launch();
+}
+
+}  // namespace baton::kernels::cuda

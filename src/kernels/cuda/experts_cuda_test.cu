@@ -1,0 +1,105 @@
+#include "kernels/cuda/cuda_testing.h"
+
+namespace baton::kernels::cuda {
+namespace {
+
+Routing routing_of(int experts, int each, int groups, int kept, Routing::Score score, Routing::TopK topk) {
+  Routing r;
+  r.experts = experts;
+  r.experts_per_token = each;
+  r.groups = groups;
+  r.groups_kept = kept;
+  r.score = score;
+  r.topk = topk;
+  return r;
+}
+
+TEST_F(OnACard, RouteIsTheReferences) {
+  using enum Routing::Score;
+  using enum Routing::TopK;
+  std::vector<Routing> cases{routing_of(64, 6, 1, 1, kSoftmax, kGreedy),
+                             routing_of(160, 6, 8, 3, kSoftmax, kGroupLimited),
+                             routing_of(256, 8, 8, 4, kSigmoid, kNoauxTc), routing_of(20, 3, 5, 2, kSigmoid, kNoauxTc),
+                             routing_of(7, 7, 1, 1, kSoftmax, kGreedy)};
+  cases[1].routed_scale = 16;
+  cases[2].routed_scale = 2.5;
+  cases[2].normalize = true;
+  cases[3].normalize = true;
+  cases[3].routed_scale = 3;
+  cases[3].scale_normalized = false;
+  for (const Routing& routing : cases) {
+    SCOPED_TRACE(routing.experts);
+    constexpr int64_t kRows = 37;
+    const auto logits = random_values<float>(kRows * routing.experts, 3), bias = random_values<float>(routing.experts);
+    const bool biased = routing.topk == kNoauxTc;
+    const size_t choices = kRows * routing.experts_per_token;
+    const OnCard<float> logits_card(logits), bias_card(bias), weight(choices);
+    const OnCard<int32_t> expert(choices);
+    std::vector<int32_t> expected(choices);
+    std::vector<float> expected_weight(choices);
+    route_ref(routing, logits.data(), biased ? bias.data() : nullptr, kRows, expected.data(), expected_weight.data());
+    route(nullptr, routing, logits_card.data(), biased ? bias_card.data() : nullptr, kRows, expert.data(),
+          weight.data());
+    EXPECT_EQ(expert.read(), expected);
+    EXPECT_CLOSE(float, weight.floats(), expected_weight);
+  }
+}
+
+template <class T>
+class ExpertsOnCard : public OnACardAs<T> {};
+TYPED_TEST_SUITE(ExpertsOnCard, Elements);
+
+// `crowd` of the rows choose the first expert of their choices all alike.
+template <class T>
+void expect_experts(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden, int64_t width,
+                    bool add, int64_t crowd) {
+  SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", width " << width);
+  static Random random(entropy());
+  std::vector<int32_t> expert;
+  for (int64_t r = 0; r < rows; ++r) {
+    std::vector<int32_t> numbers(experts_all);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    for (int i = 0; i < choices; ++i) {
+      const int from = r < crowd && i == 0 ? first : i + static_cast<int>(random.below(experts_all - i));
+      std::swap(numbers[i], numbers[from]);
+      expert.push_back(numbers[i]);
+    }
+  }
+  const auto weight = random_values<float>(rows * choices);
+  const float scale = 2 / std::sqrt(static_cast<float>(hidden));
+  const auto x = random_values<T>(rows * hidden), gate_up = random_values<T>(local * 2 * width * hidden, scale),
+             down = random_values<T>(local * hidden * width, scale), y = random_values<T>(rows * hidden, 0.1F);
+  std::vector<float> expected = add ? y : std::vector<float>(rows * hidden);
+  experts_ref(x.data(), rows, hidden, expert.data(), weight.data(), choices, first, local, width, gate_up.data(),
+              down.data(), expected.data());
+
+  const OnCard<T> x_card(x), gate_up_card(gate_up), down_card(down), activated(rows * choices * width),
+      out(rows * choices * hidden), y_poisoned(rows * hidden), y_sum(y);
+  const OnCard<int32_t> expert_card(expert), offset(local + 1), pair_of(rows * choices), slot_of(rows * choices);
+  const OnCard<float> weight_card(weight);
+  const ExpertBank<T> bank{gate_up_card.data(), down_card.data(), experts_all, first, local, hidden, width};
+  const ExpertSlots slots{offset.data(), pair_of.data(), slot_of.data()};
+  const OnCard<T>& answer = add ? y_sum : y_poisoned;
+  experts<T>(nullptr, x_card.data(), rows, expert_card.data(), weight_card.data(), choices, slots, bank,
+             activated.data(), out.data(), add, answer.data());
+  EXPECT_CLOSE(T, answer.floats(), expected);
+}
+
+TYPED_TEST(ExpertsOnCard, AreTheReferences) {
+  using T = TypeParam;
+  expect_experts<T>(1, 8, 0, 8, 3, 256, 192, false, 0);
+  expect_experts<T>(5, 8, 0, 8, 2, 136, 72, true, 5);
+  expect_experts<T>(20, 8, 2, 4, 3, 256, 192, false, 0);
+  expect_experts<T>(60, 8, 0, 8, 2, 64, 1408, true, 60);
+}
+
+// Enough rows an expert for the grouped products, some experts with none, odd sizes, another rank's experts.
+TYPED_TEST(ExpertsOnCard, OfManyRowsAreTheReferences) {
+  using T = TypeParam;
+  expect_experts<T>(200, 8, 0, 8, 3, 256, 192, true, 0);
+  expect_experts<T>(300, 6, 0, 6, 2, 64, 64, false, 300);
+  expect_experts<T>(150, 4, 1, 2, 2, 328, 136, false, 0);
+}
+
+}  // namespace
+}  // namespace baton::kernels::cuda

@@ -139,6 +139,7 @@ TEST(LinearSlices, ThreadsThatLoadTheSameSlicesReadEachOnce) {
   const uint64_t read = weight_bytes().read;
   std::atomic<int> loaded{0}, calls{0};
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t)
     threads.emplace_back([&] {
       std::vector<Linear> held;

@@ -11,6 +11,7 @@
 // the precision allows.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -60,6 +61,13 @@ class ExpertSet {
   virtual ~ExpertSet() = default;
 };
 
+// Which kv head each query head of a rank reads.
+struct KvHeadMap {
+  Constants<int> kv_head_of;  // (query heads): ascends
+  int kv_heads = 0;
+  int group_max = 0;  // most query heads of one kv head
+};
+
 // A matrix whose rows are looked up, as it is stored.
 class Table {
  public:
@@ -98,6 +106,12 @@ class Backend {
   [[nodiscard]] Constants<T> constants(std::span<const T> values) {
     return {store(std::as_bytes(values)), values.size()};
   }
+  [[nodiscard]] KvHeadMap kv_head_map(std::span<const int> kv_head_of, int kv_heads) {
+    KvHeadMap map{constants(kv_head_of), kv_heads, 0};
+    for (int h = 0; h < kv_heads; ++h)
+      map.group_max = std::max(map.group_max, static_cast<int>(std::ranges::count(kv_head_of, h)));
+    return map;
+  }
 
   // ---- weights ----
 
@@ -126,6 +140,10 @@ class Backend {
   virtual Status finish() = 0;
   // The values of a float32 matrix for the processor, when finish() has returned, until the next call.
   [[nodiscard]] virtual const float* on_host(const Matrix& x) = 0;
+
+  // Copies between the processor's memory and the backend's, done when they return. For who looks into a computation.
+  virtual void read(const void* from, std::span<std::byte> to) = 0;
+  virtual void write(std::span<const std::byte> from, void* to) = 0;
 
   // ---- operations ----
 
@@ -170,10 +188,10 @@ class Backend {
   // Stores the K and V of every sequence's new tokens, rounded to kv.dtype. v has no heads when kv.v_dim is 0.
   virtual void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) = 0;
   // Causal attention of every sequence's new tokens over its KV, theirs included, which is already stored. q: (rows,
-  // q_heads, k_dim). Query head j reads local kv head kv_head_of[j]. out: (rows, q_heads * v_dim), dense. Softmax of
+  // q_heads, k_dim). out: (rows, q_heads * v_dim), dense. Softmax of
   // scale * q.k in float32, single pass over pages (Dao et al. 2022).
-  virtual void gqa_attention(const Heads& q, const Sequences& sequences, const Constants<int>& kv_head_of,
-                             const PagedKv& kv, float scale, const Matrix& out) = 0;
+  virtual void gqa_attention(const Heads& q, const Sequences& sequences, const KvHeadMap& heads, const PagedKv& kv,
+                             float scale, const Matrix& out) = 0;
   // MLA, absorbed (DeepSeek-V2 report, section 2.1; used in decode): every query head reads the one latent K, whose
   // kv.k_dim values are `lora` and then the rope part; V is the first `lora` of them. q: (rows, heads, kv.k_dim),
   // dense. out: (rows, heads * lora), dense.

@@ -93,6 +93,8 @@ class ReferenceBackend final : public Backend {
   void begin_step() override { uploads_.clear(); }
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
+  void read(const void* from, std::span<std::byte> to) override { std::memcpy(to.data(), from, to.size()); }
+  void write(std::span<const std::byte> from, void* to) override { std::memcpy(to, from.data(), from.size()); }
 
   void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
     const tensor::StoredMatrix& rows = static_cast<const PlainTable&>(table).rows;
@@ -153,9 +155,9 @@ class ReferenceBackend final : public Backend {
     write_kv_ref(kv, sequences.host, k.heads, k.floats(), k.row_stride, v.heads == 0 ? nullptr : v.floats(),
                  v.row_stride);
   }
-  void gqa_attention(const Heads& q, const Sequences& sequences, const Constants<int>& kv_head_of, const PagedKv& kv,
-                     float scale, const Matrix& out) override {
-    gqa_attention_ref(q.floats(), q.row_stride, sequences.host, q.heads, kv_head_of.data(), kv, scale,
+  void gqa_attention(const Heads& q, const Sequences& sequences, const KvHeadMap& heads, const PagedKv& kv, float scale,
+                     const Matrix& out) override {
+    gqa_attention_ref(q.floats(), q.row_stride, sequences.host, q.heads, heads.kv_head_of.data(), kv, scale,
                       out.dense_floats());
   }
   void mla_attention(const Heads& q, const Sequences& sequences, int lora, const PagedKv& kv, float scale,

@@ -18,9 +18,9 @@ class GqaAttention final : public Attention {
   int layer_ = 0, hidden_ = 0, head_dim_ = 0, q_heads_ = 0, kv_heads_ = 0;
   kernels::RopePairs rope_pairs_ = kernels::RopePairs::kHalves;
   float eps_ = 0;
-  kernels::Constants<int> kv_head_of_;  // (q_heads): local
-  kernels::WeightPtr qkv_;              // ((q_heads + 2 kv_heads) * head_dim, hidden)
-  kernels::WeightPtr output_;           // (hidden, q_heads * head_dim)
+  kernels::KvHeadMap kv_head_map_;  // local
+  kernels::WeightPtr qkv_;          // ((q_heads + 2 kv_heads) * head_dim, hidden)
+  kernels::WeightPtr output_;       // (hidden, q_heads * head_dim)
   kernels::Constants<float> qkv_bias_, output_bias_;
   kernels::Constants<float> q_norm_, k_norm_;  // (head_dim)
 };
@@ -65,7 +65,7 @@ Result<std::unique_ptr<Attention>> GqaAttention::load(const LayerContext& c) {
   for (int h = c.share.query_heads.begin; h < c.share.query_heads.end; ++h) {
     kv_head_of.push_back(h / queries_per_kv - c.share.kv_heads.begin);
   }
-  a->kv_head_of_ = c.backend.constants(std::span<const int>(kv_head_of));
+  a->kv_head_map_ = c.backend.kv_head_map(kv_head_of, a->kv_heads_);
   BATON_TRY(a->load_qkv(c));
   if (c.config.qk_norm) {
     BATON_ASSIGN(a->q_norm_, load_vector(c, "self_attn.q_norm.weight", a->head_dim_, whole(a->head_dim_)));
@@ -105,7 +105,7 @@ void GqaAttention::forward(const RankStep& step, const Activations& activations,
   const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim_));
   const kernels::PagedKv kv = pool.view(layer_, step.pages);
   ops.write_kv(kv, step.all, k, v);
-  ops.gqa_attention(q, step.all, kv_head_of_, kv, scale, attended);
+  ops.gqa_attention(q, step.all, kv_head_map_, kv, scale, attended);
   ops.linear(*output_, attended, partial);
   if (!output_bias_.empty()) ops.add_bias(output_bias_, partial);
 }

@@ -32,17 +32,27 @@ void ExpertGate::route(kernels::Backend& backend, LongInterval rows, const Activ
   int32_t* expert = activations.expert + rows.begin * moe_.experts_per_token;
   float* weight = activations.expert_weight + rows.begin * moe_.experts_per_token;
   backend.route(moe_, logits, bias_, expert, weight);
-  if (reference_ != nullptr) follow_reference(logits.dense_floats(), rows.begin, m, expert, weight);
+  if (reference_ != nullptr) follow_reference(backend, logits, rows.begin, expert, weight);
 }
 
-void ExpertGate::follow_reference(const float* logits, int64_t first_row, int64_t rows, int32_t* expert,
-                                  float* weight) const {
-  const auto experts = static_cast<size_t>(moe_.experts), choices = static_cast<size_t>(moe_.experts_per_token);
-  for (int64_t r = 0; r < rows; ++r, logits += experts, expert += choices, weight += choices) {
-    const std::span<const float> row(logits, experts);
-    if (!reference_->meet(layer_, first_row + r, row, std::span<int32_t>(expert, choices))) continue;
-    kernels::weigh_experts(moe_, logits, expert, weight);
+void ExpertGate::follow_reference(kernels::Backend& backend, const kernels::Matrix& logits, int64_t first_row,
+                                  int32_t* expert, float* weight) const {
+  const auto rows = static_cast<size_t>(logits.rows), experts = static_cast<size_t>(moe_.experts);
+  const auto choices = static_cast<size_t>(moe_.experts_per_token);
+  std::vector<float> scores(rows * experts), weights(rows * choices);
+  std::vector<int32_t> chosen(rows * choices);
+  const auto read = [&](const void* from, auto& to) { backend.read(from, std::as_writable_bytes(std::span(to))); };
+  read(logits.data, scores);
+  read(expert, chosen);
+  read(weight, weights);
+  for (size_t r = 0; r < rows; ++r) {
+    const auto row = std::span<const float>(scores).subspan(r * experts, experts);
+    const auto own = std::span(chosen).subspan(r * choices, choices);
+    if (reference_->meet(layer_, first_row + static_cast<int64_t>(r), row, own))
+      kernels::weigh_experts(moe_, row.data(), own.data(), weights.data() + r * choices);
   }
+  backend.write(std::as_bytes(std::span(chosen)), expert);
+  backend.write(std::as_bytes(std::span(weights)), weight);
 }
 
 namespace {

@@ -14,8 +14,9 @@ class ExpertGate {
   void route(kernels::Backend& backend, LongInterval rows, const Activations& activations, RankBuffers& scratch) const;
 
  private:
-  // Where a second run chose otherwise than the first; the processor's memory.
-  void follow_reference(const float* logits, int64_t first_row, int64_t rows, int32_t* expert, float* weight) const;
+  // Where a second run chose otherwise than the first.
+  void follow_reference(kernels::Backend& backend, const kernels::Matrix& logits, int64_t first_row, int32_t* expert,
+                        float* weight) const;
 
   MoeConfig moe_;
   int layer_ = 0;

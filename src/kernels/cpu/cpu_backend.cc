@@ -77,6 +77,8 @@ class CpuBackend final : public Backend {
   void begin_step() override {}
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
+  void read(const void* from, std::span<std::byte> to) override { std::memcpy(to.data(), from, to.size()); }
+  void write(std::span<const std::byte> from, void* to) override { std::memcpy(to, from.data(), from.size()); }
 
   void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
     const tensor::StoredMatrix& rows = static_cast<const StoredTable&>(table).rows;
@@ -134,10 +136,10 @@ class CpuBackend final : public Backend {
     kernels::write_kv(kv, sequences.host, k.heads, k.floats(), k.row_stride, v.heads == 0 ? nullptr : v.floats(),
                       v.row_stride);
   }
-  void gqa_attention(const Heads& q, const Sequences& sequences, const Constants<int>& kv_head_of, const PagedKv& kv,
-                     float scale, const Matrix& out) override {
-    kernels::gqa_attention(q.floats(), q.row_stride, sequences.host, q.heads, kv_head_of.data(), kv, scale, compute_,
-                           out.dense_floats());
+  void gqa_attention(const Heads& q, const Sequences& sequences, const KvHeadMap& heads, const PagedKv& kv, float scale,
+                     const Matrix& out) override {
+    kernels::gqa_attention(q.floats(), q.row_stride, sequences.host, q.heads, heads.kv_head_of.data(), kv, scale,
+                           compute_, out.dense_floats());
   }
   void mla_attention(const Heads& q, const Sequences& sequences, int lora, const PagedKv& kv, float scale,
                      const Matrix& out) override {

@@ -49,7 +49,7 @@ class Pools {
   [[nodiscard]] const PagedKv& host() const { return host_; }
   [[nodiscard]] const PagedKv& card() const { return card_; }
   [[nodiscard]] const std::vector<PagedRows>& rows() const { return rows_; }
-  [[nodiscard]] Sequences sequences() const {
+  [[nodiscard]] CardSequences sequences() const {
     int64_t most = 0;
     for (const PagedRows& s : rows_) most = std::max(most, s.tokens);
     return {rows_card_->data(), static_cast<int>(rows_.size()), most};

@@ -95,7 +95,7 @@ __global__ void plain_kernel(const T* q, int64_t q_row_stride, const PagedRows* 
 }
 
 template <class T, class Source>
-void launch(cudaStream_t stream, const T* q, int64_t q_row_stride, const Sequences& sequences, int q_heads,
+void launch(cudaStream_t stream, const T* q, int64_t q_row_stride, const CardSequences& sequences, int q_heads,
             const Source& source, int k_dim, int v_dim, float scale, T* out) {
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   BATON_CHECK(v_dim <= kDimMax);
@@ -109,7 +109,7 @@ void launch(cudaStream_t stream, const T* q, int64_t q_row_stride, const Sequenc
 }  // namespace
 
 template <class T>
-void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, int q_heads,
+void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, int q_heads,
                      const int* kv_head_of, const PagedKv& kv, int v_dim, float scale, T* out) {
   if (kv.dtype == tensor::DType::kBF16) {
     launch(stream, q, q_row_stride, sequences, q_heads, PagedSource<bf16>{kv, kv_head_of, kv.k_dim}, kv.k_dim, v_dim,
@@ -121,17 +121,17 @@ void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequ
 }
 
 template <class T>
-void plain_expanded_attention(cudaStream_t stream, const T* q, Sequences sequences, const ExpandedKv<T>& kv,
+void plain_expanded_attention(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv,
                               float scale, T* out) {
   const int k_dim = kv.nope + kv.rope;
   launch(stream, q, int64_t{kv.heads} * k_dim, sequences, kv.heads, ExpandedSource<T>{kv, kv.nope}, k_dim, kv.v_dim,
          scale, out);
 }
 
-#define BATON_INSTANTIATE(T)                                                                                         \
-  template void plain_attention<T>(cudaStream_t, const T*, int64_t, Sequences, int, const int*, const PagedKv&, int, \
-                                   float, T*);                                                                       \
-  template void plain_expanded_attention<T>(cudaStream_t, const T*, Sequences, const ExpandedKv<T>&, float, T*);
+#define BATON_INSTANTIATE(T)                                                                                        \
+  template void plain_attention<T>(cudaStream_t, const T*, int64_t, CardSequences, int, const int*, const PagedKv&, \
+                                   int, float, T*);                                                                 \
+  template void plain_expanded_attention<T>(cudaStream_t, const T*, CardSequences, const ExpandedKv<T>&, float, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE

@@ -8,10 +8,10 @@ namespace baton::kernels::cuda {
 // kv_head_of null: head 0. v_dim: that of out; where kv.v_dim is 0, V is the first v_dim values of K. Dimensions are at
 // most 1024.
 template <class T>
-void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, int q_heads,
+void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, int q_heads,
                      const int* kv_head_of, const PagedKv& kv, int v_dim, float scale, T* out);
 template <class T>
-void plain_expanded_attention(cudaStream_t stream, const T* q, Sequences sequences, const ExpandedKv<T>& kv,
+void plain_expanded_attention(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv,
                               float scale, T* out);
 
 }  // namespace baton::kernels::cuda

@@ -71,7 +71,7 @@ int groups_of(int group_max) { return ceil_div(group_max, kGroupHeads); }
 
 }  // namespace
 
-void plan_decode(cudaStream_t stream, Sequences sequences, int32_t* first_tile) {
+void plan_decode(cudaStream_t stream, CardSequences sequences, int32_t* first_tile) {
   plan_kernel<<<1, kPlanThreads, 0, stream>>>(sequences.rows, sequences.count, first_tile);
   check_launch();
 }
@@ -82,8 +82,8 @@ size_t decode_scratch_bytes(int entries, int kv_heads, int group_max, int v_dim)
   return slots * kGroupHeads * (v_dim + 2) * sizeof(float);
 }
 
-Split make_split(const Sequences& sequences, const DecodePlan& plan, int kv_heads, int group_max, int v_dim, int parts,
-                 void* scratch) {
+Split make_split(const CardSequences& sequences, const DecodePlan& plan, int kv_heads, int group_max, int v_dim,
+                 int parts, void* scratch) {
   const int groups = groups_of(group_max);
   const size_t slots = (static_cast<size_t>(parts) + static_cast<size_t>(sequences.count) * kv_heads) * groups;
   auto* sums = static_cast<float*>(scratch);

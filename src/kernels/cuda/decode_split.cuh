@@ -64,8 +64,8 @@ __device__ inline HeadRange heads_of(const int* kv_head_of, int q_heads, int kv_
 }
 
 // Fills in parts, groups and where the scratch has what.
-Split make_split(const Sequences& sequences, const DecodePlan& plan, int kv_heads, int group_max, int v_dim, int parts,
-                 void* scratch);
+Split make_split(const CardSequences& sequences, const DecodePlan& plan, int kv_heads, int group_max, int v_dim,
+                 int parts, void* scratch);
 // out (rows, q_heads, v_dim) of the parts' answers. kv_head_of is null when every head reads kv head 0.
 void merge_parts(cudaStream_t stream, const Split& split, int q_heads, const int* kv_head_of, int v_dim, bf16* out);
 

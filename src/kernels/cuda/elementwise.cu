@@ -1,4 +1,5 @@
 // Kernels that touch each value once: embedding, norms, rotary embedding, activations, copies.
+#include "kernels/backend.h"
 #include "kernels/cuda/common.cuh"
 
 namespace baton::kernels::cuda {
@@ -260,7 +261,7 @@ void rope(cudaStream_t stream, RopePairs pairs, T* x, int64_t m, int64_t row_str
           int dim, const int32_t* positions, const float* cos, const float* sin) {
   if (m == 0) return;
   const auto kernel =
-      pairs == RopePairs::kInterleaved ? rope_kernel<T, RopePairs::kInterleaved> : rope_kernel<T, RopePairs::kHalf>;
+      pairs == RopePairs::kInterleaved ? rope_kernel<T, RopePairs::kInterleaved> : rope_kernel<T, RopePairs::kHalves>;
   kernel<<<grid_of(m * heads * (dim / 2)), kThreads, 0, stream>>>(x, m, row_stride, heads, head_stride, dim / 2,
                                                                   positions, cos, sin);
   check_launch();

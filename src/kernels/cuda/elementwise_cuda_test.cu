@@ -1,3 +1,4 @@
+#include "kernels/backend.h"
 #include "kernels/cuda/cuda_testing.h"
 
 namespace baton::kernels::cuda {
@@ -68,11 +69,11 @@ TYPED_TEST(ElementwiseOnCard, RopesAreTheReferences) {
   }
   const OnCard<int32_t> positions_card(positions);
   const OnCard<float> cos_card(cos), sin_card(sin);
-  for (const RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalf}) {
+  for (const RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalves}) {
     const auto x = random_values<T>(kRows * kStride);
     const OnCard<T> x_card(x);
     std::vector<float> expected = x;
-    (pairs == RopePairs::kHalf ? rope_half_ref : rope_interleaved_ref)(
+    (pairs == RopePairs::kHalves ? rope_half_ref : rope_interleaved_ref)(
         expected.data(), kRows, kStride, kHeads, kHeadStride, kDim, row_cos.data(), row_sin.data());
     rope<T>(nullptr, pairs, x_card.data(), kRows, kStride, kHeads, kHeadStride, kDim, positions_card.data(),
             cos_card.data(), sin_card.data());

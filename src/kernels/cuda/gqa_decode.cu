@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
 }
 
 template <int kDim>
-void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Sequences& sequences,
+void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const CardSequences& sequences,
             const DecodePlan& plan, const QueryHeads& heads, const PagedKv& kv, float scale, void* scratch, bf16* out) {
   static const cudaError_t allowed = cudaFuncSetAttribute(
       gqa_decode_kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kDim>::kSharedBytes);
@@ -204,7 +204,7 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Sequ
 }  // namespace
 
 template <class T>
-void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, DecodePlan plan,
+void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, DecodePlan plan,
                 const QueryHeads& heads, const PagedKv& kv, float scale, void* scratch, T* out) {
   if (sequences.count == 0) return;
   if constexpr (std::is_same_v<T, bf16>) {
@@ -216,9 +216,9 @@ void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences
   plain_attention<T>(stream, q, q_row_stride, sequences, heads.count, heads.kv_head_of, kv, kv.v_dim, scale, out);
 }
 
-template void gqa_decode<float>(cudaStream_t, const float*, int64_t, Sequences, DecodePlan, const QueryHeads&,
+template void gqa_decode<float>(cudaStream_t, const float*, int64_t, CardSequences, DecodePlan, const QueryHeads&,
                                 const PagedKv&, float, void*, float*);
-template void gqa_decode<bf16>(cudaStream_t, const bf16*, int64_t, Sequences, DecodePlan, const QueryHeads&,
+template void gqa_decode<bf16>(cudaStream_t, const bf16*, int64_t, CardSequences, DecodePlan, const QueryHeads&,
                                const PagedKv&, float, void*, bf16*);
 
 }  // namespace baton::kernels::cuda

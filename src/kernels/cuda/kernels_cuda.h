@@ -1,5 +1,5 @@
 // What a model is computed with, on a card: launchers over device memory, each in the order of its stream, none of
-// which waits for the card or allocates (all may be captured in a graph). Meanings are those of kernels/kernels.h;
+// which waits for the card or allocates (all may be captured in a graph). Meanings are those of kernels/backend.h;
 // reference.h is the oracle of both.
 //
 // T is the element type of activations and weights: bf16, or float for the path that is held against the reference.
@@ -13,8 +13,12 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/kernels.h"
 #include "kernels/paged_kv.h"
+#include "kernels/routing.h"
+
+namespace baton::kernels {
+enum class RopePairs : uint8_t;  // backend.h
+}
 
 namespace baton::kernels::cuda {
 
@@ -37,7 +41,6 @@ template <class T>
 void rms_norm_heads(cudaStream_t stream, T* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads,
                     int dim);
 
-enum class RopePairs : uint8_t { kInterleaved, kHalf };
 // cos, sin: tables (positions, dim / 2); row i of x is at positions[i], or, if that is null, at i.
 template <class T>
 void rope(cudaStream_t stream, RopePairs pairs, T* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride,
@@ -60,16 +63,16 @@ void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y
 template <class From, class T>
 void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, int64_t m, int64_t n, T* y);
 
-// Sequences of a batch, on the card. kv.pages is there too.
-struct Sequences {
+// CardSequences of a batch, on the card. kv.pages is there too.
+struct CardSequences {
   const PagedRows* rows = nullptr;  // (count); an entry with tokens = 0 is skipped
   int count = 0;
   int64_t tokens_max = 0;  // new tokens of the longest: bounds the grid
 };
 
 template <class T>
-void write_kv(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int heads, const T* k, int64_t k_row_stride,
-              const T* v, int64_t v_row_stride);
+void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int heads, const T* k,
+              int64_t k_row_stride, const T* v, int64_t v_row_stride);
 
 // How the blocks of a decode kernel share out the KV of a batch: block i of `blocks` reads tiles of kDecodeTile tokens
 // [i, i + 1) * total / blocks of all sequences' in order. One plan serves every layer of a step.
@@ -79,7 +82,7 @@ struct DecodePlan {
 };
 // Decode kernels take one token an entry: a sequence with several new tokens has as many entries, each with its own
 // `begin`.
-void plan_decode(cudaStream_t stream, Sequences sequences, int32_t* first_tile);
+void plan_decode(cudaStream_t stream, CardSequences sequences, int32_t* first_tile);
 
 // Which query heads read which kv head of a rank.
 struct QueryHeads {
@@ -94,23 +97,23 @@ size_t decode_scratch_bytes(int entries, int kv_heads, int group_max, int v_dim)
 // bf16 with head_dim 64 or 128 has kernels of its own, anything else is computed by a plain one. out: (rows,
 // heads.count, v_dim). gqa_decode wants entries of one token.
 template <class T>
-void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, DecodePlan plan,
+void gqa_decode(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, DecodePlan plan,
                 const QueryHeads& heads, const PagedKv& kv, float scale, void* scratch, T* out);
 template <class T>
-void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, const QueryHeads& heads,
-                 const PagedKv& kv, float scale, T* out);
+void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                 const QueryHeads& heads, const PagedKv& kv, float scale, T* out);
 
 // MLA, absorbed. q: (rows, heads, kv.k_dim), out: (rows, heads, lora). bf16 with lora 512 and rope 64 has a kernel of
 // its own. Entries of one token.
 template <class T>
-void mla_decode(cudaStream_t stream, const T* q, Sequences sequences, DecodePlan plan, int heads, int lora,
+void mla_decode(cudaStream_t stream, const T* q, CardSequences sequences, DecodePlan plan, int heads, int lora,
                 const PagedKv& kv, float scale, void* scratch, T* out);
 
 // MLA, expanded, in three steps: the latents of the sequences' KV are gathered into latents (total, lora + rope);
 // Products::linear makes keys (total, heads * nope) and values (total, heads * v_dim) of them; then attention.
 // context_first (count): where a sequence's tokens begin in latents.
 template <class T>
-void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int64_t context_max,
+void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int64_t context_max,
                         const int32_t* context_first, T* latents);
 template <class T>
 struct ExpandedKv {
@@ -122,7 +125,8 @@ struct ExpandedKv {
 };
 // q: (rows, heads, nope + rope); out: (rows, heads, v_dim).
 template <class T>
-void mla_prefill(cudaStream_t stream, const T* q, Sequences sequences, const ExpandedKv<T>& kv, float scale, T* out);
+void mla_prefill(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv, float scale,
+                 T* out);
 
 // expert, weight: (m, experts_per_token), the best first. experts <= 512.
 void route(cudaStream_t stream, const Routing& routing, const float* logits, const float* bias, int64_t m,

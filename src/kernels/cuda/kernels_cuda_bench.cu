@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "kernels/backend.h"
 #include "kernels/cuda/common.cuh"
 
 namespace baton::kernels::cuda {

@@ -50,8 +50,8 @@ unsigned rows_of_grid(int64_t rows) { return static_cast<unsigned>(rows < 65535 
 }  // namespace
 
 template <class T>
-void write_kv(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int heads, const T* k, int64_t k_row_stride,
-              const T* v, int64_t v_row_stride) {
+void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int heads, const T* k,
+              int64_t k_row_stride, const T* v, int64_t v_row_stride) {
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   const dim3 grid(rows_of_grid(sequences.tokens_max), static_cast<unsigned>(sequences.count));
   const bool same = std::is_same_v<T, bf16> && kv.dtype == tensor::DType::kBF16;
@@ -70,7 +70,7 @@ void write_kv(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int h
 }
 
 template <class T>
-void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, Sequences sequences, int64_t context_max,
+void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int64_t context_max,
                         const int32_t* context_first, T* latents) {
   if (sequences.count == 0 || context_max == 0) return;
   const dim3 grid(rows_of_grid(context_max), static_cast<unsigned>(sequences.count));
@@ -82,9 +82,9 @@ void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, Sequences sequen
   check_launch();
 }
 
-#define BATON_INSTANTIATE(T)                                                                                     \
-  template void write_kv<T>(cudaStream_t, const PagedKv&, Sequences, int, const T*, int64_t, const T*, int64_t); \
-  template void mla_gather_latents<T>(cudaStream_t, const PagedKv&, Sequences, int64_t, const int32_t*, T*);
+#define BATON_INSTANTIATE(T)                                                                                         \
+  template void write_kv<T>(cudaStream_t, const PagedKv&, CardSequences, int, const T*, int64_t, const T*, int64_t); \
+  template void mla_gather_latents<T>(cudaStream_t, const PagedKv&, CardSequences, int64_t, const int32_t*, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE

@@ -31,6 +31,7 @@ TYPED_TEST(LinearOnCard, IsTheReferences) {
       expect_linear<T, T>(products, m, 64, 128);
       expect_linear<T, float>(products, m, 200, 1416);
       expect_linear<T, T>(products, m, 1000, 72);
+      expect_linear<T, float>(products, m, 33, 77);
     }
   }
 }

@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 template <class T>
-void mla_decode(cudaStream_t stream, const T* q, Sequences sequences, DecodePlan plan, int heads, int lora,
+void mla_decode(cudaStream_t stream, const T* q, CardSequences sequences, DecodePlan plan, int heads, int lora,
                 const PagedKv& kv, float scale, void* scratch, T* out) {
   if (sequences.count == 0) return;
   if constexpr (std::is_same_v<T, bf16>) {
@@ -220,9 +220,9 @@ void mla_decode(cudaStream_t stream, const T* q, Sequences sequences, DecodePlan
   plain_attention<T>(stream, q, int64_t{heads} * kv.k_dim, sequences, heads, nullptr, kv, lora, scale, out);
 }
 
-template void mla_decode<float>(cudaStream_t, const float*, Sequences, DecodePlan, int, int, const PagedKv&, float,
+template void mla_decode<float>(cudaStream_t, const float*, CardSequences, DecodePlan, int, int, const PagedKv&, float,
                                 void*, float*);
-template void mla_decode<bf16>(cudaStream_t, const bf16*, Sequences, DecodePlan, int, int, const PagedKv&, float, void*,
-                               bf16*);
+template void mla_decode<bf16>(cudaStream_t, const bf16*, CardSequences, DecodePlan, int, int, const PagedKv&, float,
+                               void*, bf16*);
 
 }  // namespace baton::kernels::cuda

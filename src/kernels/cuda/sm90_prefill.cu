@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
-void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Sequences& sequences, int q_heads,
+void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const CardSequences& sequences, int q_heads,
             const Source& source, float scale, bf16* out) {
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   const auto kernel = prefill_kernel<kKeyDim, kKeyFirst, kValueDim, Source>;
@@ -234,8 +234,8 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Sequ
 }  // namespace
 
 template <class T>
-void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequences sequences, const QueryHeads& heads,
-                 const PagedKv& kv, float scale, T* out) {
+void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                 const QueryHeads& heads, const PagedKv& kv, float scale, T* out) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (kv.dtype == tensor::DType::kBF16 && kv.k_dim == kv.v_dim) {
       const PagedTokens source{kv, heads.kv_head_of};
@@ -249,7 +249,8 @@ void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, Sequence
 }
 
 template <class T>
-void mla_prefill(cudaStream_t stream, const T* q, Sequences sequences, const ExpandedKv<T>& kv, float scale, T* out) {
+void mla_prefill(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv, float scale,
+                 T* out) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (kv.nope == 128 && kv.rope == 64 && kv.v_dim == 128)
       return launch<192, 128, 128>(stream, q, int64_t{kv.heads} * 192, sequences, kv.heads, ExpandedTokens{kv}, scale,
@@ -258,10 +259,10 @@ void mla_prefill(cudaStream_t stream, const T* q, Sequences sequences, const Exp
   plain_expanded_attention<T>(stream, q, sequences, kv, scale, out);
 }
 
-#define BATON_INSTANTIATE(T)                                                                                         \
-  template void gqa_prefill<T>(cudaStream_t, const T*, int64_t, Sequences, const QueryHeads&, const PagedKv&, float, \
-                               T*);                                                                                  \
-  template void mla_prefill<T>(cudaStream_t, const T*, Sequences, const ExpandedKv<T>&, float, T*);
+#define BATON_INSTANTIATE(T)                                                                                      \
+  template void gqa_prefill<T>(cudaStream_t, const T*, int64_t, CardSequences, const QueryHeads&, const PagedKv&, \
+                               float, T*);                                                                        \
+  template void mla_prefill<T>(cudaStream_t, const T*, CardSequences, const ExpandedKv<T>&, float, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE

@@ -1,0 +1,409 @@
+#include "kernels/cuda_backend.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "base/cuda/cuda_check.h"
+#include "kernels/cuda/kernels_cuda.h"
+#include "kernels/cuda/step_uploads.h"
+
+namespace baton::kernels {
+namespace {
+
+using cuda::bf16;
+
+struct CardWeight final : Weight {
+  CardWeight(int64_t n, int64_t k, std::shared_ptr<std::byte> on_card) : Weight(n, k), memory(std::move(on_card)) {}
+  std::shared_ptr<std::byte> memory;  // (n, k) of the backend's activations
+};
+const std::byte* memory_of(const Weight& weight) { return static_cast<const CardWeight&>(weight).memory.get(); }
+
+struct CardTable final : Table {
+  WeightPtr rows;
+};
+
+struct CardExperts final : ExpertSet {
+  std::shared_ptr<std::byte> gate_up, down;  // (count, 2 width, hidden), (count, hidden, width)
+  int count = 0;
+  int64_t hidden = 0, width = 0;
+};
+
+// Some sequences on the card, and how decode kernels share them out, once somebody asks.
+struct CardBatch {
+  cuda::CardSequences sequences;
+  const int32_t* first_tile = nullptr;
+};
+// The sequences of a step as the kernels want them, by what they have to compute.
+struct Prepared {
+  CardBatch all;
+  CardBatch decodes, prompts;  // those of one new token, and of more
+  CardBatch tokens;            // an entry for each token, once somebody asks
+};
+
+template <class T>
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int index) : index_(index) {
+    use_card();
+    BATON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "card {}", index_);
+    products_.emplace();
+  }
+  ~CudaBackend() override {
+    (void)cudaSetDevice(index_);
+    (void)cudaStreamSynchronize(stream_);
+    products_.reset();
+    (void)cudaStreamDestroy(stream_);
+  }
+
+  [[nodiscard]] tensor::DType activations() const override { return kType; }
+  [[nodiscard]] tensor::DType sums() const override { return kType; }
+  std::shared_ptr<std::byte> allocate(size_t bytes) override {
+    use_card();
+    return cuda::allocate_on_card(bytes);
+  }
+
+  using Backend::weight;
+  WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute) override {
+    use_card();
+    int64_t n = 0;
+    const int64_t k = stacked.front().cols();
+    for (const tensor::MatrixSlice& slice : stacked) n += slice.rows();
+    auto memory = cuda::allocate_on_card(static_cast<size_t>(n * k) * sizeof(T));
+    std::byte* to = memory.get();
+    for (const tensor::MatrixSlice& slice : stacked) {
+      BATON_CHECK(slice.cols() == k, "a stack of {} and {} columns", k, slice.cols());
+      load(slice, to);
+      to += static_cast<size_t>(slice.rows() * k) * sizeof(T);
+    }
+    return std::make_shared<CardWeight>(n, k, std::move(memory));
+  }
+  WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) override {
+    return weight(heads, compute);
+  }
+  std::shared_ptr<const Table> table(const tensor::MatrixSlice& slice) override {
+    auto table = std::make_shared<CardTable>();
+    table->rows = weight(slice, Compute::kBF16);
+    return table;
+  }
+  std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
+    use_card();
+    auto set = std::make_shared<CardExperts>();
+    set->count = static_cast<int>(experts.size());
+    if (experts.empty()) return set;
+    set->hidden = experts.front().gate_up->k();
+    set->width = experts.front().down->k();
+    set->gate_up = one_after_another(experts, &GatedWeights::gate_up);
+    set->down = one_after_another(experts, &GatedWeights::down);
+    return set;
+  }
+
+  void begin_step() override {
+    use_card();
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "before a step");
+    uploads_.clear();
+    prepared_.clear();
+  }
+  Sequences sequences(std::span<const PagedRows> rows) override {
+    Prepared& p = prepared_.emplace_back();
+    std::vector<PagedRows> decodes, prompts;
+    for (const PagedRows& s : rows) (s.tokens == 1 ? decodes : prompts).push_back(s);
+    p.all = on_card(rows);
+    p.decodes = prompts.empty() ? p.all : on_card(decodes);
+    p.prompts = decodes.empty() ? p.all : on_card(prompts);
+    return {rows, &p};
+  }
+  Status finish() override {
+    if (const cudaError_t code = cudaStreamSynchronize(stream_); code != cudaSuccess)
+      return error(ErrorCode::kUnavailable, "cuda:{}: {}", index_, cuda_text(code));
+    return {};
+  }
+  const float* on_host(const Matrix& x) override {
+    const auto bytes = static_cast<size_t>(x.rows * x.columns) * sizeof(float);
+    if (host_bytes_ < bytes) {
+      host_ = cuda::allocate_pinned(bytes);
+      host_bytes_ = bytes;
+    }
+    BATON_CUDA_CHECK(cudaMemcpyAsync(host_.get(), x.dense_floats(), bytes, cudaMemcpyDeviceToHost, stream_),
+                     "{} bytes of logits", bytes);
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} bytes of logits", bytes);
+    return reinterpret_cast<const float*>(host_.get());
+  }
+
+  void read(const void* from, std::span<std::byte> to) override {
+    BATON_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, stream_), "{} bytes",
+                     to.size());
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} bytes", to.size());
+  }
+  void write(std::span<const std::byte> from, void* to) override {
+    BATON_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream_), "{} bytes",
+                     from.size());
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} bytes", from.size());
+  }
+
+  void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
+    const Weight& rows = *static_cast<const CardTable&>(table).rows;
+    if (y.rows > 0) cuda::gather_rows(stream_, values(rows), rows.k(), index, y.rows, y.columns, dense(y));
+  }
+  void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) override {
+    if (y.rows > 0)
+      cuda::gather_rows(stream_, const_cast<const T*>(at(x)), x.stride, index, y.rows, y.columns, dense(y));
+  }
+  void add(const Matrix& x, const Matrix& y) override {
+    if (y.rows > 0) cuda::add(stream_, y.rows * y.columns, const_cast<const T*>(dense(x)), dense(y));
+  }
+  void add_rms_norm(const Matrix& x, const Matrix& y, const Constants<float>& weight, float eps,
+                    const Matrix& z) override {
+    if (y.rows > 0)
+      cuda::add_rms_norm(stream_, const_cast<const T*>(dense(x)), dense(y), weight.data(), eps, y.rows, y.columns,
+                         dense(z));
+  }
+  void add_bias(const Constants<float>& bias, const Matrix& y) override {
+    if (y.rows > 0) cuda::add_bias(stream_, bias.data(), y.rows, y.columns, dense(y));
+  }
+  void zero(const Matrix& y) override {
+    BATON_CUDA_CHECK(cudaMemsetAsync(dense(y), 0, static_cast<size_t>(y.rows) * y.row_bytes(), stream_), "zeros");
+  }
+  void copy(const Heads& x, const Heads& y) override {
+    BATON_CHECK(x.row_stride == x.heads * x.head_stride && y.row_stride == y.heads * y.head_stride);
+    if (x.rows > 0)
+      cuda::copy_columns(stream_, const_cast<const T*>(at(x)), x.head_stride, x.rows * x.heads, x.dim, at(y),
+                         y.head_stride);
+  }
+  void linear(const Weight& weight, const Matrix& x, const Matrix& y) override {
+    if (x.rows == 0) return;
+    const auto multiply = [&](auto* to) {
+      products_->linear(stream_, values(weight), weight.n(), weight.k(), const_cast<const T*>(at(x)), x.stride, x.rows,
+                        to, y.stride);
+    };
+    y.dtype == tensor::DType::kF32 ? multiply(y.floats()) : multiply(at(y));
+  }
+  void linear_heads(const Weight& weights, const Heads& x, const Heads& y) override {
+    if (x.rows > 0)
+      products_->linear_heads(stream_, values(weights), x.heads, y.dim, x.dim, const_cast<const T*>(at(x)),
+                              x.row_stride, x.head_stride, x.rows, at(y), y.row_stride, y.head_stride);
+  }
+  void rms_norm(const Matrix& x, const Constants<float>& weight, float eps, const Matrix& y) override {
+    if (x.rows > 0)
+      cuda::rms_norm(stream_, const_cast<const T*>(at(x)), x.stride, weight.data(), eps, x.rows, x.columns, at(y),
+                     y.stride);
+  }
+  void rms_norm_heads(const Heads& x, const Constants<float>& weight, float eps) override {
+    BATON_CHECK(x.head_stride == x.dim);
+    if (x.rows > 0) cuda::rms_norm_heads(stream_, at(x), x.row_stride, weight.data(), eps, x.rows, x.heads, x.dim);
+  }
+  void rope(RopePairs pairs, const Heads& x, const float* cos, const float* sin) override {
+    if (x.rows > 0)
+      cuda::rope(stream_, pairs, at(x), x.rows, x.row_stride, x.heads, x.head_stride, x.dim, nullptr, cos, sin);
+  }
+  void silu_mul(const Matrix& gate_up, const Matrix& y) override {
+    if (y.rows > 0) cuda::silu_mul(stream_, const_cast<const T*>(dense(gate_up)), y.rows, y.columns, dense(y));
+  }
+
+  void route(const Routing& routing, const Matrix& logits, const Constants<float>& bias, int32_t* expert,
+             float* weight) override {
+    if (logits.rows > 0)
+      cuda::route(stream_, routing, logits.dense_floats(), bias.empty() ? nullptr : bias.data(), logits.rows, expert,
+                  weight);
+  }
+  void experts(const ExpertSet& set, int first, const Matrix& x, const int32_t* expert, const float* weight,
+               int choices, const Matrix& y) override {
+    const auto& local = static_cast<const CardExperts&>(set);
+    if (local.count == 0 || x.rows == 0) return;
+    const int64_t pairs = x.rows * choices;
+    const cuda::ExpertSlots slots{expert_offset_.room<int32_t>(*this, local.count + 1),
+                                  expert_pair_.room<int32_t>(*this, pairs), expert_slot_.room<int32_t>(*this, pairs)};
+    cuda::ExpertBank<T> bank;
+    bank.gate_up = reinterpret_cast<const T*>(local.gate_up.get());
+    bank.down = reinterpret_cast<const T*>(local.down.get());
+    bank.experts = first + local.count;
+    bank.first = first;
+    bank.local = local.count;
+    bank.hidden = local.hidden;
+    bank.width = local.width;
+    cuda::experts(stream_, const_cast<const T*>(dense(x)), x.rows, expert, weight, choices, slots, bank,
+                  expert_activated_.room<T>(*this, pairs * local.width),
+                  expert_out_.room<T>(*this, pairs * local.hidden), true, dense(y));
+  }
+
+  void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) override {
+    if (sequences.host.empty()) return;
+    cuda::write_kv(stream_, kv, of(sequences).all.sequences, k.heads, const_cast<const T*>(at(k)), k.row_stride,
+                   v.heads == 0 ? nullptr : const_cast<const T*>(at(v)), v.row_stride);
+  }
+  void gqa_attention(const Heads& q, const Sequences& sequences, const KvHeadMap& heads, const PagedKv& kv, float scale,
+                     const Matrix& out) override {
+    if (sequences.host.empty()) return;
+    Prepared& p = of(sequences);
+    const cuda::QueryHeads query{q.heads, heads.kv_heads, heads.group_max, heads.kv_head_of.data()};
+    const T* queries = at(q);
+    if (const int entries = p.decodes.sequences.count; entries > 0) {
+      void* scratch = decode_scratch(cuda::decode_scratch_bytes(entries, heads.kv_heads, heads.group_max, kv.v_dim));
+      cuda::gqa_decode(stream_, queries, q.row_stride, p.decodes.sequences, plan_of(p.decodes), query, kv, scale,
+                       scratch, dense(out));
+    }
+    if (p.prompts.sequences.count > 0)
+      cuda::gqa_prefill(stream_, queries, q.row_stride, p.prompts.sequences, query, kv, scale, dense(out));
+  }
+  void mla_attention(const Heads& q, const Sequences& sequences, int lora, const PagedKv& kv, float scale,
+                     const Matrix& out) override {
+    if (sequences.host.empty()) return;
+    CardBatch& tokens = tokens_of(of(sequences), sequences.host);
+    void* scratch = decode_scratch(cuda::decode_scratch_bytes(tokens.sequences.count, 1, q.heads, lora));
+    cuda::mla_decode(stream_, const_cast<const T*>(at(q)), tokens.sequences, plan_of(tokens), q.heads, lora, kv, scale,
+                     scratch, dense(out));
+  }
+  void mla_expanded_attention(const Heads& q, const Sequences& sequences, const MlaExpansion& up, const PagedKv& kv,
+                              float scale, const Matrix& out) override {
+    if (sequences.host.empty()) return;
+    std::vector<int32_t> first;
+    int64_t total = 0, longest = 0;
+    for (const PagedRows& s : sequences.host) {
+      first.push_back(static_cast<int32_t>(total));
+      total += s.begin + s.tokens;
+      longest = std::max(longest, s.begin + s.tokens);
+    }
+    const auto lora = static_cast<int>(up.key->k());
+    const int64_t entry = lora + up.rope;
+    cuda::ExpandedKv<T> expanded;
+    T* latents = latents_.room<T>(*this, total * entry);
+    T* keys = keys_.room<T>(*this, total * up.key->n());
+    T* value_rows = values_.room<T>(*this, total * up.value->n());
+    expanded.latents = latents;
+    expanded.keys = keys;
+    expanded.values = value_rows;
+    expanded.context_first = upload(std::span<const int32_t>(first));
+    expanded.heads = up.heads;
+    expanded.lora = lora;
+    expanded.nope = up.nope;
+    expanded.rope = up.rope;
+    expanded.v_dim = up.v_dim;
+    const cuda::CardSequences& all = of(sequences).all.sequences;
+    cuda::mla_gather_latents(stream_, kv, all, longest, expanded.context_first, latents);
+    products_->linear(stream_, values(*up.key), up.key->n(), lora, expanded.latents, entry, total, keys, up.key->n());
+    products_->linear(stream_, values(*up.value), up.value->n(), lora, expanded.latents, entry, total, value_rows,
+                      up.value->n());
+    cuda::mla_prefill(stream_, const_cast<const T*>(at(q)), all, expanded, scale, dense(out));
+  }
+
+ protected:
+  std::shared_ptr<const std::byte> store(std::span<const std::byte> bytes) override {
+    use_card();
+    auto memory = cuda::allocate_on_card(bytes.size());
+    BATON_CUDA_CHECK(cudaMemcpy(memory.get(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "{} bytes",
+                     bytes.size());
+    return memory;
+  }
+  const void* upload_bytes(std::span<const std::byte> bytes) override { return uploads_.add(bytes, stream_); }
+
+ private:
+  static constexpr tensor::DType kType = std::is_same_v<T, bf16> ? tensor::DType::kBF16 : tensor::DType::kF32;
+
+  template <class View>
+  static T* at(const View& x) {
+    BATON_CHECK(x.dtype == kType, "{}", tensor::dtype_name(x.dtype));
+    return reinterpret_cast<T*>(x.data);
+  }
+  static T* dense(const Matrix& x) {
+    BATON_CHECK(x.stride == x.columns || x.rows <= 1, "rows of {} values are {} apart", x.columns, x.stride);
+    return at(x);
+  }
+  static const T* values(const Weight& weight) { return reinterpret_cast<const T*>(memory_of(weight)); }
+  static Prepared& of(const Sequences& sequences) {
+    return *static_cast<Prepared*>(const_cast<void*>(sequences.prepared));
+  }
+
+  void use_card() const { BATON_CUDA_CHECK(cudaSetDevice(index_), "card {}", index_); }
+  void* decode_scratch(size_t bytes) { return decode_scratch_.room<std::byte>(*this, static_cast<int64_t>(bytes)); }
+
+  // The values of a slice, row after row.
+  void load(const tensor::MatrixSlice& slice, std::byte* to) {
+    const tensor::StoredMatrix m = slice.stored();
+    const auto rows = static_cast<size_t>(slice.rows()), columns = static_cast<size_t>(slice.cols());
+    if (!slice.transposed && m.dtype == kType) {
+      BATON_CUDA_CHECK(cudaMemcpy2D(to, columns * sizeof(T), m.data, static_cast<size_t>(m.stride) * sizeof(T),
+                                    columns * sizeof(T), rows, cudaMemcpyHostToDevice),
+                       "a weight of {} x {}", rows, columns);
+      return;
+    }
+    std::vector<T> converted(rows * columns);
+    std::vector<float> row(static_cast<size_t>(m.cols));
+    for (int64_t r = 0; r < m.rows; ++r) {
+      m.read(r, 0, m.cols, row.data());
+      for (int64_t c = 0; c < m.cols; ++c) {
+        const int64_t place = slice.transposed ? c * m.rows + r : r * m.cols + c;
+        converted[static_cast<size_t>(place)] = T(row[static_cast<size_t>(c)]);
+      }
+    }
+    BATON_CUDA_CHECK(cudaMemcpy(to, converted.data(), converted.size() * sizeof(T), cudaMemcpyHostToDevice),
+                     "a weight of {} x {}", rows, columns);
+  }
+
+  // The weights move: those of `experts` are let go.
+  static std::shared_ptr<std::byte> one_after_another(std::vector<GatedWeights>& experts,
+                                                      WeightPtr GatedWeights::*which) {
+    const Weight& first = *(experts.front().*which);
+    const size_t bytes = static_cast<size_t>(first.n() * first.k()) * sizeof(T);
+    auto all = cuda::allocate_on_card(bytes * experts.size());
+    for (size_t e = 0; e < experts.size(); ++e)
+      BATON_CUDA_CHECK(
+          cudaMemcpy(all.get() + e * bytes, memory_of(*(experts[e].*which)), bytes, cudaMemcpyDeviceToDevice),
+          "expert {}", e);
+    for (GatedWeights& e : experts) (e.*which).reset();
+    return all;
+  }
+
+  CardBatch on_card(std::span<const PagedRows> rows) {
+    CardBatch batch;
+    if (rows.empty()) return batch;
+    batch.sequences.rows = upload(rows);
+    batch.sequences.count = static_cast<int>(rows.size());
+    for (const PagedRows& s : rows) batch.sequences.tokens_max = std::max(batch.sequences.tokens_max, s.tokens);
+    return batch;
+  }
+  CardBatch& tokens_of(Prepared& p, std::span<const PagedRows> rows) {
+    if (p.prompts.sequences.count == 0) return p.decodes;
+    if (p.tokens.sequences.count == 0) {
+      std::vector<PagedRows> each;
+      for (const PagedRows& s : rows)
+        for (int64_t t = 0; t < s.tokens; ++t) each.push_back({s.row + t, s.begin + t, 1, s.first_page});
+      p.tokens = on_card(each);
+    }
+    return p.tokens;
+  }
+  cuda::DecodePlan plan_of(CardBatch& batch) {
+    if (batch.first_tile == nullptr) {
+      const std::vector<int32_t> room(static_cast<size_t>(batch.sequences.count) + 1);
+      auto* first_tile = const_cast<int32_t*>(upload(std::span<const int32_t>(room)));
+      cuda::plan_decode(stream_, batch.sequences, first_tile);
+      batch.first_tile = first_tile;
+    }
+    return {batch.first_tile};
+  }
+
+  const int index_;
+  cudaStream_t stream_ = nullptr;
+  std::optional<cuda::Products> products_;
+  cuda::StepUploads uploads_;
+  std::deque<Prepared> prepared_;
+  std::shared_ptr<std::byte> host_;
+  size_t host_bytes_ = 0;
+  GrowingMemory decode_scratch_, latents_, keys_, values_, expert_offset_, expert_pair_, expert_slot_,
+      expert_activated_, expert_out_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(Compute compute, int index) {
+  int count = 0;
+  if (const cudaError_t code = cudaGetDeviceCount(&count); code != cudaSuccess || index >= count)
+    return error(ErrorCode::kIncompatible, "cuda:{}: this machine has {} cards ({})", index, count, cuda_text(code));
+  if (compute == Compute::kBF16) return std::unique_ptr<Backend>(std::make_unique<CudaBackend<bf16>>(index));
+  return std::unique_ptr<Backend>(std::make_unique<CudaBackend<float>>(index));
+}
+
+}  // namespace baton::kernels

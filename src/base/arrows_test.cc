@@ -28,7 +28,7 @@ const Edges kAllowed = {
     {"tensor", {}},
     {"kernels", {"tensor"}},
     {"comm", {"tensor"}},
-    {"model", {"layout", "kv", "sampling", "tensor", "kernels", "comm"}},
+    {"model", {"layout", "device", "kv", "sampling", "tensor", "kernels", "comm"}},
     {"scheduler", {"kv"}},
     {"engine",
      {"layout", "device", "kv", "sampling", "tensor", "kernels", "model", "scheduler", "transport", "wire", "handoff"}},

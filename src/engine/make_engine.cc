@@ -23,9 +23,6 @@ namespace {
 // Logits of prompt positions held at once, in floats: 256 MiB.
 constexpr int64_t kLogitsMax = int64_t{64} << 20;
 
-// Where ranks compute and their pages lie.
-constexpr device::Home kHome;
-
 // What an engine stands on. Outlives its loop.
 struct Foundations {
   std::vector<device::Buffer> memory;               // of the pools that the transport does not own
@@ -34,13 +31,14 @@ struct Foundations {
 };
 
 // The pages of a rank, registered with the transport if there is one.
-Result<handoff::Pool> make_pool(Foundations& foundations, const layout::PageShape& shape, uint64_t bytes) {
+Result<handoff::Pool> make_pool(Foundations& foundations, device::Home home, const layout::PageShape& shape,
+                                uint64_t bytes) {
   transport::Transport* transport = foundations.transport.get();
   if (transport != nullptr && transport->caps().owns_memory) {
     BATON_ASSIGN(const transport::Transport::Region region, transport->allocate(bytes));
     return handoff::Pool{region.id, region.memory, shape};
   }
-  BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(kHome, bytes));
+  BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(home, bytes));
   const device::Memory memory = buffer.memory();
   foundations.memory.push_back(std::move(buffer));
   if (transport != nullptr) {
@@ -57,6 +55,13 @@ Result<handoff::Pool> make_pool(Foundations& foundations, const layout::PageShap
 
 Status check_options(const EngineOptions& options) {
   BATON_TRY(layout::check_layout(options.executor.layout));
+  const device::Home home = options.executor.first_device;
+  if (home.kind != device::DeviceKind::kCpu && options.role != Role::kUnified) {
+    return error(ErrorCode::kIncompatible,
+                 "--device {}: no transport hands over pages of cards yet; use --disaggregation-mode null, or --device "
+                 "cpu",
+                 home.to_string());
+  }
   if (options.max_running_requests < 1) {
     return error(ErrorCode::kInvalidArgument, "--max-running-requests is {}; it must be at least 1",
                  options.max_running_requests);
@@ -88,7 +93,7 @@ uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelC
 Status check_weights_fit(const model::ExecutorOptions& options, const model::ModelConfig& config) {
   const uint64_t parameters = model::parameter_count(config);
   const uint64_t bytes = weight_bytes(options, config);
-  const uint64_t available = device::available_memory(kHome);
+  const uint64_t available = device::available_memory(options.first_device);
   if (bytes <= available) return {};
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   return error(ErrorCode::kResourceExhausted,
@@ -113,7 +118,7 @@ Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& option
   for (int r = 0; r < layout.world(); ++r) {
     const layout::PageShape shape = layout::rank_page_shape(layout, r, facts.geometry, options.executor.page_tokens);
     const uint64_t bytes = shape.page_bytes() * static_cast<uint64_t>(pages);
-    BATON_ASSIGN(const handoff::Pool pool, make_pool(*foundations, shape, bytes));
+    BATON_ASSIGN(const handoff::Pool pool, make_pool(*foundations, model::home_of(options.executor, r), shape, bytes));
     foundations->pools.push_back(pool);
   }
   return foundations;
@@ -213,7 +218,7 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
                  options.transfer.bootstrap_port);
   }
   BATON_ASSIGN(const int pages, pages_per_group(options.executor.layout, facts.geometry, options.executor.page_tokens,
-                                                options.pool, device::available_memory(kHome)));
+                                                options.pool, device::available_memory(options.executor.first_device)));
   const Incarnation incarnation = draw_incarnation();
   const auto begun = std::chrono::steady_clock::now();
   const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };
@@ -274,7 +279,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {
     BATON_ASSIGN(facts.digest, digest_of_model(options.executor));
   }
   return make_engine_over(options, facts, [&](const std::vector<device::Memory>& pools) {
-    return model::make_thread_executor(options.executor, config, host_bytes(pools));
+    return model::make_thread_executor(options.executor, config, pools);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "device/memory.h"
 #include "kernels/backend.h"
 #include "kv/step_plan.h"
 #include "layout/layout.h"
@@ -68,22 +69,27 @@ struct ExecutorOptions {
   kernels::Compute compute = kernels::Compute::kBF16;  // --dtype auto and bfloat16: kBF16; float32: kF32
   bool quantize_fp8 = false;  // --quantization fp8: weights pass through e4m3 with 128x128 block scales
   layout::Layout layout;
+  device::Home first_device;  // of rank 0; on cards each rank has one of its own, the next after it
   int page_tokens = 64;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   uint64_t seed = 0;  // of dummy weights
   // (done, total) in bytes of weights, from loading threads, one at a time; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
-  // Makes what a rank computes with; empty: make_cpu_backend(compute).
+  // Makes what a rank computes with; empty: the backend of its device.
   std::function<std::unique_ptr<kernels::Backend>()> backend;
   RoutingReference* routing = nullptr;  // verify_model.h; outlives the executor
   StepLogits* logits = nullptr;         // where every step leaves its logits too; steps come one at a time then
   MlaPath mla_path = MlaPath::kAuto;    // step_batch.h; tests hold the two paths against each other
 };
 
-// Ranks are threads of this process. pools[r] is the page memory of world rank r: rank_page_shape(...).page_bytes() per
-// page, pages of one DP group numbered alike on all its ranks. The memory outlives the executor.
+// The device of world rank `rank`.
+[[nodiscard]] device::Home home_of(const ExecutorOptions& options, int rank);
+
+// Ranks are threads of this process. pools[r] is the page memory of world rank r, on its device:
+// rank_page_shape(...).page_bytes() per page, pages of one DP group numbered alike on all its ranks. The memory
+// outlives the executor.
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
-                                                       std::vector<std::span<std::byte>> pools);
+                                                       const std::vector<device::Memory>& pools);
 
 // One step by itself through an executor whose ExecutorOptions::logits is `logits`.
 Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& logits);

@@ -55,11 +55,11 @@ void compute(const ModelConfig& config, const std::string& directory) {
   options.page_tokens = 16;
   if (check_model_layout(config, {2, 1, 1, 1})) options.layout = {2, 1, 1, 1};
   std::vector<std::vector<std::byte>> memory;
-  std::vector<std::span<std::byte>> pools;
+  std::vector<device::Memory> pools;
   for (int r = 0; r < options.layout.world(); ++r) {
     memory.emplace_back(layout::rank_page_shape(options.layout, r, geometry, 16).page_bytes() * 2);
   }
-  for (auto& m : memory) pools.emplace_back(m);
+  for (auto& m : memory) pools.push_back(device::Memory::of(m));
   StepLogits logits;
   options.logits = &logits;
   auto executor = make_thread_executor(options, config, pools);

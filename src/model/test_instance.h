@@ -56,13 +56,13 @@ class TestInstance {
       for (int i = 0; i < per_sequence; i += 2) pages.push_back(static_cast<uint32_t>(s * per_sequence + i));
       pages_.push_back(std::move(pages));
     }
-    std::vector<std::span<std::byte>> pools;
+    std::vector<device::Memory> pools;
     for (int r = 0; r < options_.layout.world(); ++r) {
       const layout::PageShape shape =
           layout::rank_page_shape(options_.layout, r, config_.kv_geometry(options_.kv_dtype), options_.page_tokens);
       memory_.emplace_back(shape.page_bytes() * static_cast<size_t>(sequences * per_sequence));
     }
-    for (auto& m : memory_) pools.emplace_back(m);
+    for (auto& m : memory_) pools.push_back(device::Memory::of(m));
     if (keeps_logits) options_.logits = &logits_;
     auto made = make_thread_executor(options_, config_, pools);
     if (made.ok()) {

@@ -5,6 +5,7 @@
 #include "base/thread.h"
 
 #include "comm/progress.h"
+#include "kernels/cuda_backend.h"
 #include "kernels/kernels.h"
 #include "model/executor.h"
 #include "model/stage.h"
@@ -113,7 +114,7 @@ class ThreadExecutor final : public Executor {
     submitted_.abort(closed());
   }
 
-  Status start(const std::vector<std::span<std::byte>>& pools) {
+  Status start(const std::vector<device::Memory>& pools) {
     BATON_ASSIGN(weights_, Weights::open(options_, config_));
     const layout::Layout& layout = options_.layout;
     const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
@@ -121,12 +122,15 @@ class ThreadExecutor final : public Executor {
     for (int s = 0; s < layout.pp; ++s) {
       auto threads = std::make_unique<StageThreads>(layout, config_, s, pipelines_, slots_);
       for (int r = s * layout.tp; r < (s + 1) * layout.tp; ++r) {
-        const std::span<std::byte> memory = pools[static_cast<size_t>(r)];
+        const device::Memory& memory = pools[static_cast<size_t>(r)];
+        BATON_CHECK(options_.backend || memory.home == home_of(options_, r), "pages of rank {} on {}", r,
+                    memory.home.to_string());
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
-        pages_ = std::min<uint64_t>(pages_, memory.size() / std::max<uint64_t>(1, shape.page_bytes()));
-        threads->add(std::make_unique<Rank>(
-            threads->stage(), config_, rank_share(config_, layout, r), KvPool{memory.data(), shape, options_.kv_dtype},
-            options_.compute, options_.backend ? options_.backend() : kernels::make_cpu_backend(options_.compute)));
+        pages_ = std::min<uint64_t>(pages_, memory.size / std::max<uint64_t>(1, shape.page_bytes()));
+        BATON_ASSIGN(auto backend, make_backend(r));
+        threads->add(std::make_unique<Rank>(threads->stage(), config_, rank_share(config_, layout, r),
+                                            KvPool{memory.base, shape, options_.kv_dtype}, options_.compute,
+                                            std::move(backend)));
       }
       stages_.push_back(std::move(threads));
     }
@@ -184,6 +188,13 @@ class ThreadExecutor final : public Executor {
   }
 
  private:
+  Result<std::unique_ptr<kernels::Backend>> make_backend(int rank) const {
+    if (options_.backend) return options_.backend();
+    const device::Home home = home_of(options_, rank);
+    if (home.kind == device::DeviceKind::kCuda) return kernels::make_cuda_backend(options_.compute, home.index);
+    return kernels::make_cpu_backend(options_.compute);
+  }
+
   static Error closed() { return error(ErrorCode::kCancelled, "the executor is closed"); }
 
   void check(const kv::StepPlan& plan) const {
@@ -215,6 +226,12 @@ class ThreadExecutor final : public Executor {
 
 }  // namespace
 
+device::Home home_of(const ExecutorOptions& options, int rank) {
+  device::Home home = options.first_device;
+  if (home.kind != device::DeviceKind::kCpu) home.index += rank;
+  return home;
+}
+
 Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& logits) {
   logits.rows.clear();
   BATON_TRY(executor.collect(executor.submit(plan, {})));
@@ -222,8 +239,13 @@ Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& 
 }
 
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
-                                                       std::vector<std::span<std::byte>> pools) {
+                                                       const std::vector<device::Memory>& pools) {
   BATON_TRY(check_model_layout(config, options.layout));
+  if (options.first_device.kind != device::DeviceKind::kCpu && options.layout.world() > 1) {
+    return error(ErrorCode::kIncompatible,
+                 "{} ranks on cards: they exchange nothing yet; use --tp-size 1 --pp-size 1, or --device cpu",
+                 options.layout.world());
+  }
   if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
     return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",
                  tensor::dtype_name(options.kv_dtype));

@@ -118,13 +118,14 @@ void summarize(std::vector<double>& errors, VerifyReport& report) {
 template <typename Take>
 Status run_steps(const ExecutorOptions& how, const ModelConfig& config, int chunk_tokens, uint32_t pages,
                  std::vector<Run>& runs, const Take& take) {
-  std::vector<std::vector<std::byte>> memory;
+  std::vector<device::Buffer> memory;
+  std::vector<device::Memory> pools;
   for (int r = 0; r < how.layout.world(); ++r) {
     const layout::PageShape shape =
         layout::rank_page_shape(how.layout, r, config.kv_geometry(how.kv_dtype), how.page_tokens);
-    memory.emplace_back(shape.page_bytes() * pages);
+    BATON_ASSIGN(memory.emplace_back(), device::Buffer::allocate(home_of(how, r), shape.page_bytes() * pages));
+    pools.push_back(memory.back().memory());
   }
-  std::vector<std::span<std::byte>> pools(memory.begin(), memory.end());
   StepLogits logits;
   ExecutorOptions options = how;
   options.logits = &logits;

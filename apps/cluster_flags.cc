@@ -30,6 +30,7 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   for (const char* name : {"--api-key", "--allowed-origins", "--log-level", "--root-path"})
     pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
   for (const char* name : {"--page-size,--block-size",
+                           "--device",
                            "--dtype",
                            "--kv-cache-dtype",
                            "--quantization",

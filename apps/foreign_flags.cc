@@ -121,11 +121,11 @@ constexpr ForeignGroup kForeign[] = {
      "enable-fused-moe-sum-all-reduce enable-mscclpp enable-nccl-nvls enable-p2p-check enable-quant-communications "
      "enable-symm-mem enable-torch-symm-mem enforce-disable-flashinfer-allreduce-fusion "
      "flashinfer-allreduce-fusion-backend= nccl-init-addr= nccl-port= pre-warm-nccl"},
-    {"this build computes on the CPU",
-     "base-gpu-id= context-bucket= cpu-offload-gb= cuda-graph-backend-decode= cuda-graph-backend-prefill= "
+    {"it tunes another CUDA runtime than the one here",
+     "context-bucket= cpu-offload-gb= cuda-graph-backend-decode= cuda-graph-backend-prefill= "
      "cuda-graph-bs-decode=+ cuda-graph-bs-prefill=+ cuda-graph-bs=+ cuda-graph-config= cuda-graph-max-bs-decode= "
      "cuda-graph-max-bs-prefill= cuda-graph-max-bs= cuda-graph-max-seq-len-prefill= "
-     "cuda-graph-prefill-max-context= debug-cuda-graph device= disable-cuda-graph disable-cuda-graph-padding "
+     "cuda-graph-prefill-max-context= debug-cuda-graph disable-cuda-graph disable-cuda-graph-padding "
      "disable-decode-cuda-graph disable-prefill-cuda-graph enable-amd-monokernel enable-cudagraph-gc "
      "enable-layerwise-nvtx-marker enable-memory-saver enable-nvidia-megakernel enable-pdmux "
      "enable-piecewise-cuda-graph enable-profile-cuda-graph enable-single-batch-overlap enable-tf32-matmul! "

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "command_line.h"
+#include "device_flags.h"
 #include "http/server.h"
 #include "layout/layout.h"
 
@@ -32,6 +33,7 @@ struct ServeFlags {
 
   layout::Layout layout;
   bool enable_dp_attention = false;
+  DeviceFlags device;
   std::string dtype = "auto", kv_cache_dtype = "auto", quantization, load_format = "auto";
   int64_t context_length = 0;  // 0: the model's
   bool allow_longer_context = false;

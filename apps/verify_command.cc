@@ -4,6 +4,7 @@
 
 #include "command_line.h"
 #include "commands.h"
+#include "device_flags.h"
 #include "exit_code.h"
 #include "model/verify_model.h"
 #include "text/verify_tokenizer.h"
@@ -14,6 +15,7 @@ namespace {
 struct Flags {
   std::string model, tokenizer, golden, dtype = "float32", kv_dtype = "auto";
   layout::Layout layout;
+  DeviceFlags device{.device = "cpu"};
   int page_size = 64, chunk = 0;
   double tolerance = 0;
   bool own_routing = false;
@@ -29,6 +31,9 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model;
   e.layout = flags.layout;
+  auto device = first_device(flags.device, flags.layout.world(), flags.layout.world() == 1);
+  if (!device) return fail(app, device.error());
+  e.first_device = *device;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype =
       flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? tensor::DType::kF32 : tensor::DType::kBF16;
@@ -70,6 +75,7 @@ Subcommand add_verify(CLI::App& parent) {
   app->add_option("--dp-size,--dp", flags->layout.dp, "Attention groups")->transform(ranks);
   app->add_option("--pp-size,--pp", flags->layout.pp, "Pipeline stages")->transform(ranks);
   app->add_option("--ep-size,--ep", flags->layout.ep, "Parts that experts are cut into")->transform(ranks);
+  add_device_flags(*app, flags->device);
   app->add_option("--dtype", flags->dtype, "float32, auto or bfloat16")
       ->check(CLI::IsMember({"float32", "auto", "bfloat16"}));
   app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto (as --dtype), bfloat16, float32")

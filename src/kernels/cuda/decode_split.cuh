@@ -54,13 +54,17 @@ __device__ inline Share share_at(const Split& split, int64_t tile, int64_t end) 
 struct HeadRange {
   int first, count;
 };
+// Every lane of a warp calls it and gets the answer.
 __device__ inline HeadRange heads_of(const int* kv_head_of, int q_heads, int kv_head, int group) {
-  int first = 0;
-  while (first < q_heads && kv_head_of[first] < kv_head) ++first;
-  first += group * kGroupHeads;
-  int count = 0;
-  while (count < kGroupHeads && first + count < q_heads && kv_head_of[first + count] == kv_head) ++count;
-  return {first, count};
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  int before = 0, equal = 0;
+  for (int at = 0; at < q_heads; at += 32) {
+    const int own = at + lane < q_heads ? kv_head_of[at + lane] : INT32_MAX;
+    before += __popc(__ballot_sync(~0U, own < kv_head));
+    equal += __popc(__ballot_sync(~0U, own == kv_head));
+  }
+  const int left = equal - group * kGroupHeads;
+  return {before + group * kGroupHeads, left < 0 ? 0 : left < kGroupHeads ? left : kGroupHeads};
 }
 
 // Fills in parts, groups and where the scratch has what.

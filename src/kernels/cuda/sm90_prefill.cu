@@ -1,14 +1,16 @@
 // Causal attention of many new tokens on Hopper's tensor cores. A block has 128 rows of one query head, 64 a warpgroup,
-// and walks over the keys 128 at a time. The scores of the next keys are multiplied while the last probabilities meet
-// their values, and the softmax of the former overlaps the latter (FlashAttention-3, section 3.2). GQA reads pages, MLA
-// the keys and values that were made of its latents; the last part of its keys, the rope part, is the latents' own.
+// and walks over the keys 128 at a time, which a third warpgroup copies. The scores of the next keys are multiplied
+// while the last probabilities meet their values, and the softmax of the former overlaps the latter (FlashAttention-3,
+// section 3.2). GQA reads pages, MLA the keys and values that were made of its latents; the last part of its keys, the
+// rope part, is the latents' own.
 #include "kernels/cuda/attention_plain.cuh"
+#include "kernels/cuda/sm90_pipeline.cuh"
 #include "kernels/cuda/sm90_wgmma.cuh"
 
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256, kRows = 128, kKeys = 128;
+constexpr int kMultiplying = 256, kCopying = 128, kRows = 128, kKeys = 128, kStages = 2;
 // Keys and values lie in shared memory as tiles of 64 columns.
 constexpr int kTileBytes = kKeys * 128;
 
@@ -37,88 +39,127 @@ struct ExpandedTokens {
 };
 
 template <int kKeyDim, int kValueDim>
-struct Layout {
+struct PrefillLayout {
   static constexpr int kKeyTiles = kKeyDim / 64, kValueTiles = kValueDim / 64;
   static constexpr int kQueryBytes = kKeyTiles * kTileBytes, kKeyBytes = kKeyTiles * kTileBytes;
   static constexpr int kValueBytes = kValueTiles * kTileBytes;
-  static constexpr int kSharedBytes = kQueryBytes + 2 * kKeyBytes + 2 * kValueBytes + 1024;
+  static constexpr int kKeyStages = kQueryBytes, kValueStages = kKeyStages + kStages * kKeyBytes;
+  // Of the stages of keys full, empty, of values full, empty.
+  static constexpr int kBarriers = kValueStages + kStages * kValueBytes,
+                       kSharedBytes = kBarriers + 4 * kStages * 8 + 1024;
 };
 
-// kKeyFirst: values of a key in its first part; kKeyDim or less.
-template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
-__global__ void __launch_bounds__(kThreads, 1)
-    prefill_kernel(const bf16* q, int64_t q_row_stride, const PagedRows* sequences, Source source, float scale_log2,
-                   bf16* out) {
-  using L = Layout<kKeyDim, kValueDim>;
-  extern __shared__ uint8_t raw[];
-  const int sequence = static_cast<int>(blockIdx.z), head = static_cast<int>(blockIdx.y);
-  const PagedRows s = sequences[sequence];
-  // The last rows see the most keys: they begin first.
-  const int first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows;
-  if (first_row >= s.tokens) return;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, group = thread / 128;
-  const uint32_t query = (shared_address(raw) + 1023) & ~1023U;
-  const uint32_t keys = query + L::kQueryBytes, values = keys + 2 * L::kKeyBytes;
-  const int rows = static_cast<int>(s.tokens), begin = static_cast<int>(s.begin);
-  const int context = begin + min(first_row + kRows, rows);  // keys that some row of the block sees
-  const int blocks = ceil_div(context, kKeys);
+// What a block works on: rows [first_row, first_row + kRows) of a sequence's new tokens, which see `context` keys.
+struct PrefillTile {
+  PagedRows s;
+  int sequence, head, first_row, context, blocks;
+};
 
-  // Eight threads copy a row's tile of 64 columns, 16 bytes each; rows beyond the context are its last one again, and
-  // masked.
-  const int chunk = thread % 8, row8 = thread / 8;
-  const auto copy_keys = [&](int block) {
-    if (block >= blocks) return;
-    const uint32_t to = keys + block % 2 * L::kKeyBytes + swizzled(row8, chunk);
+// The copying warpgroup. Eight threads copy a row's tile of 64 columns, 16 bytes each; rows beyond the context are its
+// last one again, and masked. kKeyFirst: values of a key in its first part; kKeyDim or less.
+template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
+__device__ void copy_context(const Source& source, const PrefillTile& tile, uint32_t shared) {
+  using L = PrefillLayout<kKeyDim, kValueDim>;
+  const int thread = static_cast<int>(threadIdx.x) - kMultiplying, chunk = thread % 8, row16 = thread / 8;
+  const uint32_t barriers = shared + L::kBarriers;
+  for (int block = 0; block < tile.blocks; ++block) {
+    const int stage = block % kStages;
+    const uint32_t parity = (block / kStages + 1) % 2;
+    TokenRow from[kKeys / 16];
 #pragma unroll
-    for (int i = 0; i < kKeys / 32; ++i) {
-      const TokenRow from = source.row(s, sequence, head, min(block * kKeys + i * 32 + row8, context - 1));
+    for (int i = 0; i < kKeys / 16; ++i)
+      from[i] = source.row(tile.s, tile.sequence, tile.head, min(block * kKeys + i * 16 + row16, tile.context - 1));
+    barrier_wait(barriers + (kStages + stage) * 8, parity);
+    uint32_t to = shared + L::kKeyStages + stage * L::kKeyBytes + swizzled(row16, chunk);
 #pragma unroll
-      for (int tile = 0; tile < L::kKeyTiles; ++tile) {
-        const bf16* part = tile * 64 < kKeyFirst ? from.key + tile * 64 : from.rest + tile * 64 - kKeyFirst;
-        copy_async(to + tile * kTileBytes + i * 32 * 128, part + chunk * 8);
+    for (int i = 0; i < kKeys / 16; ++i) {
+#pragma unroll
+      for (int t = 0; t < L::kKeyTiles; ++t) {
+        const bf16* part = t * 64 < kKeyFirst ? from[i].key + t * 64 : from[i].rest + t * 64 - kKeyFirst;
+        copy_async(to + t * kTileBytes + i * 16 * 128, part + chunk * 8);
       }
     }
-  };
-  const auto copy_values = [&](int block) {
-    if (block >= blocks) return;
-    const uint32_t to = values + block % 2 * L::kValueBytes + swizzled(row8, chunk);
+    barrier_arrive_after_copies(barriers + stage * 8);
+    barrier_wait(barriers + (3 * kStages + stage) * 8, parity);
+    to = shared + L::kValueStages + stage * L::kValueBytes + swizzled(row16, chunk);
 #pragma unroll
-    for (int i = 0; i < kKeys / 32; ++i) {
-      const TokenRow from = source.row(s, sequence, head, min(block * kKeys + i * 32 + row8, context - 1));
+    for (int i = 0; i < kKeys / 16; ++i) {
 #pragma unroll
-      for (int tile = 0; tile < L::kValueTiles; ++tile)
-        copy_async(to + tile * kTileBytes + i * 32 * 128, from.value + tile * 64 + chunk * 8);
+      for (int t = 0; t < L::kValueTiles; ++t)
+        copy_async(to + t * kTileBytes + i * 16 * 128, from[i].value + t * 64 + chunk * 8);
     }
-  };
-#pragma unroll
-  for (int i = 0; i < kRows / 32; ++i) {
-    const bf16* from = q + (s.row + min(first_row + i * 32 + row8, rows - 1)) * q_row_stride +
-                       static_cast<int64_t>(head) * kKeyDim + chunk * 8;
-#pragma unroll
-    for (int tile = 0; tile < L::kKeyTiles; ++tile)
-      copy_async(query + tile * kTileBytes + swizzled(row8, chunk) + i * 32 * 128, from + tile * 64);
+    barrier_arrive_after_copies(barriers + (2 * kStages + stage) * 8);
   }
-  copy_keys(0);
+}
+
+template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
+__global__ void __launch_bounds__(kMultiplying + kCopying, 1)
+    prefill_kernel(const bf16* q, int64_t q_row_stride, const PagedRows* sequences, Source source, float scale_log2,
+                   bf16* out) {
+  using L = PrefillLayout<kKeyDim, kValueDim>;
+  extern __shared__ uint8_t raw[];
+  PrefillTile tile{};
+  tile.sequence = static_cast<int>(blockIdx.z);
+  tile.head = static_cast<int>(blockIdx.x);
+  tile.s = sequences[tile.sequence];
+  // The last rows see the most keys: they begin first.
+  tile.first_row = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kRows;
+  if (tile.first_row >= tile.s.tokens) return;
+  const int rows = static_cast<int>(tile.s.tokens), begin = static_cast<int>(tile.s.begin), first_row = tile.first_row;
+  tile.context = begin + min(first_row + kRows, rows);
+  const int blocks = tile.blocks = ceil_div(tile.context, kKeys);
+  const uint32_t shared = (shared_address(raw) + 1023) & ~1023U, barriers = shared + L::kBarriers;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      for (int part = 0; part < 2; ++part) {
+        barrier_init(barriers + (2 * part * kStages + i) * 8, kCopying);
+        barrier_init(barriers + ((2 * part + 1) * kStages + i) * 8, kMultiplying / 32);
+      }
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  // Registers go from those who copy to those who multiply.
+  if (threadIdx.x >= kMultiplying) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    copy_context<kKeyDim, kKeyFirst, kValueDim>(source, tile, shared);
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  const uint32_t query = shared + group * 64 * 128;
+#pragma unroll
+  for (int i = 0; i < 64 / 16; ++i) {
+    const int row = i * 16 + thread / 8;
+    const bf16* from = q + (tile.s.row + min(first_row + group * 64 + row, rows - 1)) * q_row_stride +
+                       static_cast<int64_t>(tile.head) * kKeyDim + thread % 8 * 8;
+#pragma unroll
+    for (int t = 0; t < L::kKeyTiles; ++t)
+      copy_async(query + t * kTileBytes + swizzled(row, thread % 8), from + t * 64);
+  }
   commit_copies();
-  copy_keys(1);
-  copy_values(0);
-  commit_copies();
+  wait_copies<0>();
+  fence_for_wgmma();
+  group_barrier(group);
 
   float score[kKeys / 2], answer[kValueDim / 2];
   uint32_t probability[kKeys / 16][4];
 #pragma unroll
   for (float& v : answer) v = 0;
   float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, factor[2];
-  const int my_row = first_row + group * 64 + thread % 128 / 32 * 16 + lane / 4;  // and + 8
+  const int my_row = first_row + group * 64 + thread / 32 * 16 + lane / 4;  // and + 8
 
   const auto multiply_scores = [&](int block) {
+    barrier_wait(barriers + block % kStages * 8, block / kStages % 2);
+    fence_for_wgmma();
     wgmma_fence();
 #pragma unroll
-    for (int tile = 0; tile < L::kKeyTiles; ++tile) {
-      const uint64_t left = tile_descriptor(query + tile * kTileBytes + group * 64 * 128);
-      const uint64_t right = tile_descriptor(keys + block % 2 * L::kKeyBytes + tile * kTileBytes);
+    for (int t = 0; t < L::kKeyTiles; ++t) {
+      const uint64_t left = tile_descriptor(query + t * kTileBytes);
+      const uint64_t right = tile_descriptor(shared + L::kKeyStages + block % kStages * L::kKeyBytes + t * kTileBytes);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) wgmma(score, left + i * 2, right + i * 2, tile + i > 0);
+      for (int i = 0; i < 4; ++i) wgmma(score, left + i * 2, right + i * 2, t + i > 0);
     }
     wgmma_commit();
   };
@@ -138,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         most = fmaxf(most, fmaxf(score[j * 4 + half * 2], score[j * 4 + half * 2 + 1]));
       most = fmaxf(most, __shfl_xor_sync(~0U, most, 1));
       most = fmaxf(most, __shfl_xor_sync(~0U, most, 2));
-      factor[half] = exp2f((largest[half] - most) * scale_log2);
+      factor[half] = exp2_fast((largest[half] - most) * scale_log2);
       const float offset = most * scale_log2;
       largest[half] = most;
       float sum = 0;
@@ -146,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
         for (int i = j * 4 + half * 2; i < j * 4 + half * 2 + 2; ++i) {
-          score[i] = exp2f(score[i] * scale_log2 - offset);
+          score[i] = exp2_fast(score[i] * scale_log2 - offset);
           sum += score[i];
         }
       }
@@ -161,44 +202,42 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
 
-  wait_copies<1>();
-  fence_for_wgmma();
-  __syncthreads();
-  multiply_scores(0);
-  wgmma_wait<0>();
-  wgmma_done(score);
-  softmax(0);
-  round_probabilities();
-  // The values of `block` and the keys of the next have come, and all are done with those before them.
-  const auto next = [&](int block) {
-    wait_copies<0>();
-    fence_for_wgmma();
-    __syncthreads();
-    copy_keys(block + 2);
-    copy_values(block + 1);
-    commit_copies();
-  };
   const auto multiply_values = [&](int block) {
-    const uint64_t right = rows_descriptor(values + block % 2 * L::kValueBytes, kTileBytes);
+    barrier_wait(barriers + (2 * kStages + block % kStages) * 8, block / kStages % 2);
+    fence_for_wgmma();
+    const uint64_t right = rows_descriptor(shared + L::kValueStages + block % kStages * L::kValueBytes, kTileBytes);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) wgmma_rows(answer, probability[i], right + i * 128);
     wgmma_commit();
   };
+  // The stages of keys and of values that are read no more.
+  const auto give_back_keys = [&](int block) {
+    if (lane == 0) barrier_arrive(barriers + (kStages + block % kStages) * 8);
+  };
+  const auto give_back_values = [&](int block) {
+    if (lane == 0) barrier_arrive(barriers + (3 * kStages + block % kStages) * 8);
+  };
+  multiply_scores(0);
+  wgmma_wait<0>();
+  wgmma_done(score);
+  give_back_keys(0);
+  softmax(0);
+  round_probabilities();
   for (int block = 0; block + 1 < blocks; ++block) {
-    next(block);
     multiply_scores(block + 1);
     multiply_values(block);
     wgmma_wait<1>();
     wgmma_done(score);
+    give_back_keys(block + 1);
     softmax(block + 1);
     wgmma_wait<0>();
     wgmma_done(answer);
+    give_back_values(block);
     round_probabilities();
 #pragma unroll
     for (int i = 0; i < kValueDim / 2; ++i) answer[i] *= factor[i / 2 % 2];
   }
-  next(blocks - 1);
   multiply_values(blocks - 1);
   wgmma_wait<0>();
   wgmma_done(answer);
@@ -207,7 +246,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const float sum = warp_sum<4>(total[half]);
     const int row = my_row + half * 8;
     if (row >= rows) continue;
-    bf16* to = out + ((s.row + row) * static_cast<int64_t>(gridDim.y) + head) * kValueDim + lane % 4 * 2;
+    bf16* to = out + ((tile.s.row + row) * static_cast<int64_t>(gridDim.x) + tile.head) * kValueDim + lane % 4 * 2;
     const float scale = 1 / sum;
 #pragma unroll
     for (int j = 0; j < kValueDim / 8; ++j)
@@ -221,13 +260,14 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Card
             const Source& source, float scale, bf16* out) {
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   const auto kernel = prefill_kernel<kKeyDim, kKeyFirst, kValueDim, Source>;
-  constexpr int kSharedBytes = Layout<kKeyDim, kValueDim>::kSharedBytes;
+  constexpr int kSharedBytes = PrefillLayout<kKeyDim, kValueDim>::kSharedBytes;
   static const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   check_cuda(allowed);
-  const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(sequences.tokens_max, kRows)), static_cast<unsigned>(q_heads),
+  const dim3 grid(static_cast<unsigned>(q_heads), static_cast<unsigned>(ceil_div<int64_t>(sequences.tokens_max, kRows)),
                   static_cast<unsigned>(sequences.count));
-  kernel<<<grid, kThreads, kSharedBytes, stream>>>(q, q_row_stride, sequences.rows, source, scale * 1.44269504F, out);
+  kernel<<<grid, kMultiplying + kCopying, kSharedBytes, stream>>>(q, q_row_stride, sequences.rows, source,
+                                                                  scale * 1.44269504F, out);
   check_launch();
 }
 

@@ -1,4 +1,6 @@
 // Tokens to experts, logits to tokens: small decisions a row.
+#include <cooperative_groups.h>
+
 #include <cfloat>
 
 #include "kernels/cuda/common.cuh"
@@ -7,7 +9,6 @@ namespace baton::kernels::cuda {
 namespace {
 
 constexpr int kExpertsMax = 512;
-constexpr int kPerLane = kExpertsMax / 32;
 
 // Of two candidates the larger, the first of equal ones.
 struct Best {
@@ -26,7 +27,8 @@ __device__ inline Best warp_best(Best v) {
   return v;
 }
 
-// A warp a row, expert e at lane e % 32.
+// A warp a row, expert e at lane e % 32, kPerLane experts a lane at most.
+template <int kPerLane>
 __global__ void route_kernel(Routing routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
                              float* weight) {
   const int64_t row = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
@@ -132,75 +134,112 @@ __global__ void route_kernel(Routing routing, const float* logits, const float* 
 }
 
 // Block e finds the slots of expert first + e: those of the experts below come before, and its own pairs keep their
-// order. Every block reads all choices, from L2: that costs less than a second kernel.
-constexpr int kPermuteThreads = 256;
-__global__ void permute_kernel(const int32_t* expert, int64_t pairs, int first, int local, ExpertSlots slots) {
-  __shared__ int per_warp[kPermuteThreads / 32];
+// order. Every block reads all choices, from L2: that costs less than a second kernel. Warps have a run of pairs each,
+// which they count first.
+constexpr int kPermuteWarps = 16;
+__global__ void permute_kernel(const int32_t* expert, int pairs, int first, int local, ExpertSlots slots) {
+  __shared__ int own_of[kPermuteWarps], below_of[kPermuteWarps];
   const int e = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32),
             warp = static_cast<int>(threadIdx.x / 32);
-  float below = 0;
-  for (int64_t p = threadIdx.x; p < pairs; p += kPermuteThreads) {
+  const int run = ceil_div(ceil_div(pairs, kPermuteWarps), 32) * 32;
+  const int begin = min(warp * run, pairs), end = min(begin + run, pairs);
+  int own = 0, below = 0;
+#pragma unroll 4
+  for (int p = begin + lane; p < end; p += 32) {
     const int other = expert[p] - first;
-    if (other >= 0 && other < e) ++below;
+    own += static_cast<int>(other == e);
+    below += static_cast<int>(other >= 0 && other < e);
     if (e == 0 && (other < 0 || other >= local)) slots.slot_of[p] = -1;
   }
-  int at = static_cast<int>(block_sum(below));
-  if (threadIdx.x == 0) slots.offset[e] = at;
-  for (int64_t begin = 0; begin < pairs; begin += kPermuteThreads) {
-    const int64_t p = begin + threadIdx.x;
-    const bool own = p < pairs && expert[p] - first == e;
-    const unsigned votes = __ballot_sync(~0U, own);
-    __syncthreads();
-    if (lane == 0) per_warp[warp] = __popc(votes);
-    __syncthreads();
-    int before = 0, all = 0;
-#pragma unroll
-    for (int w = 0; w < kPermuteThreads / 32; ++w) {
-      if (w < warp) before += per_warp[w];
-      all += per_warp[w];
-    }
-    if (own) {
-      const int slot = at + before + __popc(votes & ((1U << lane) - 1));
-      slots.pair_of[slot] = static_cast<int32_t>(p);
-      slots.slot_of[p] = slot;
-    }
-    at += all;
-  }
-  if (e == local - 1 && threadIdx.x == 0) slots.offset[local] = at;
-}
-
-__global__ void greedy_kernel(const float* logits, int64_t stride, int64_t n, int32_t* token, float* logprob) {
-  __shared__ Best part[32];
-  __shared__ float sums[32];
-  const float* row = logits + blockIdx.x * stride;
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  Best best{-INFINITY, INT32_MAX};
-  float sum = 0;  // of exp(logit - best.value), over what this thread has seen
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-    const float v = row[i];
-    if (v > best.value) {
-      sum = sum * __expf(best.value - v) + 1;
-      best = {v, static_cast<int>(i)};
-    } else {
-      sum += __expf(v - best.value);
-    }
-  }
-  const Best of_warp = warp_best(best);
-  if (best.at != INT32_MAX) sum *= __expf(best.value - of_warp.value);
-  sum = warp_sum(sum);
+  own = __reduce_add_sync(~0U, own);
+  below = __reduce_add_sync(~0U, below);
   if (lane == 0) {
-    part[warp] = of_warp;
-    sums[warp] = sum;
+    own_of[warp] = own;
+    below_of[warp] = below;
   }
   __syncthreads();
-  if (warp != 0) return;
-  const int warps = static_cast<int>(blockDim.x / 32);
-  const Best mine = lane < warps ? part[lane] : Best{-INFINITY, INT32_MAX};
-  const Best all = warp_best(mine);
-  const float total = warp_sum(mine.at != INT32_MAX ? sums[lane] * __expf(mine.value - all.value) : 0);
+  int offset = 0, at = 0;
+#pragma unroll
+  for (int w = 0; w < kPermuteWarps; ++w) {
+    offset += below_of[w];
+    if (w < warp) at += own_of[w];
+  }
+  at += offset;
+  if (threadIdx.x == 0) slots.offset[e] = offset;
+  if (e == local - 1 && warp == kPermuteWarps - 1 && lane == 0) slots.offset[local] = at + own;
+  if (own == 0) return;
+#pragma unroll 4
+  for (int p = begin + lane; p - lane < end; p += 32) {
+    const bool mine = p < end && expert[p] - first == e;
+    const unsigned votes = __ballot_sync(~0U, mine);
+    if (mine) {
+      const int slot = at + __popc(votes & ((1U << lane) - 1));
+      slots.pair_of[slot] = p;
+      slots.slot_of[p] = slot;
+    }
+    at += __popc(votes);
+  }
+}
+
+// The blocks of a cluster have a part of the row each, and the first merges what they found.
+constexpr int kGreedyThreads = 512, kGreedyBlocks = 8;
+struct GreedyPart {
+  Best best;
+  float sum;  // of exp(logit - best.value)
+};
+__device__ inline GreedyPart merged(GreedyPart a, GreedyPart b) {
+  const Best best = better(a.best, b.best);
+  const auto scaled = [&](const GreedyPart& p) {
+    return p.best.at == INT32_MAX ? 0 : p.sum * __expf(p.best.value - best.value);
+  };
+  return {best, scaled(a) + scaled(b)};
+}
+__device__ inline GreedyPart warp_merged(GreedyPart v) {
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2)
+    v = merged(v, {{__shfl_xor_sync(~0U, v.best.value, lane), __shfl_xor_sync(~0U, v.best.at, lane)},
+                   __shfl_xor_sync(~0U, v.sum, lane)});
+  return v;
+}
+__device__ inline GreedyPart nothing() { return {{-INFINITY, INT32_MAX}, 0}; }
+__global__ void __cluster_dims__(kGreedyBlocks, 1, 1) __launch_bounds__(kGreedyThreads)
+    greedy_kernel(const float* logits, int64_t stride, int n, int32_t* token, float* logprob) {
+  __shared__ GreedyPart parts[kGreedyThreads / 32], blocks[kGreedyBlocks];
+  const auto cluster = cooperative_groups::this_cluster();
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int block = static_cast<int>(cluster.block_rank());
+  const int64_t row = blockIdx.x / kGreedyBlocks;
+  const float* in = logits + row * stride;
+  GreedyPart part = nothing();
+  // Four in flight a thread.
+  constexpr int kAhead = 4, kStep = kGreedyThreads * kGreedyBlocks;
+  for (int first = block * kGreedyThreads + static_cast<int>(threadIdx.x); first < n; first += kAhead * kStep) {
+    float v[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) v[i] = first + i * kStep < n ? in[first + i * kStep] : -INFINITY;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (v[i] > part.best.value) {
+        part.sum = part.sum * __expf(part.best.value - v[i]) + 1;
+        part.best = {v[i], first + i * kStep};
+      } else if (first + i * kStep < n) {
+        part.sum += __expf(v[i] - part.best.value);
+      }
+    }
+  }
+  part = warp_merged(part);
+  if (lane == 0) parts[warp] = part;
+  __syncthreads();
+  if (warp == 0) {
+    part = warp_merged(lane < kGreedyThreads / 32 ? parts[lane] : nothing());
+    if (lane == 0) *cluster.map_shared_rank(&blocks[block], 0) = part;
+  }
+  cluster.sync();
+  if (block != 0 || warp != 0) return;
+  part = warp_merged(lane < kGreedyBlocks ? blocks[lane] : nothing());
   if (lane == 0) {
-    token[blockIdx.x] = all.at;
-    if (logprob != nullptr) logprob[blockIdx.x] = -logf(total);
+    token[row] = part.best.at;
+    if (logprob != nullptr) logprob[row] = -logf(part.sum);
   }
 }
 
@@ -211,23 +250,27 @@ void route(cudaStream_t stream, const Routing& routing, const float* logits, con
   if (m == 0) return;
   BATON_CHECK(routing.experts <= kExpertsMax && routing.groups <= 32);
   constexpr int kRows = 4;
-  route_kernel<<<static_cast<unsigned>(ceil_div<int64_t>(m, kRows)), kRows * 32, 0, stream>>>(routing, logits, bias, m,
-                                                                                              expert, weight);
+  const auto kernel = routing.experts <= 64    ? route_kernel<2>
+                      : routing.experts <= 256 ? route_kernel<8>
+                                               : route_kernel<kExpertsMax / 32>;
+  kernel<<<static_cast<unsigned>(ceil_div<int64_t>(m, kRows)), kRows * 32, 0, stream>>>(routing, logits, bias, m,
+                                                                                        expert, weight);
   check_launch();
 }
 
 void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, int choices, int first, int local,
                      ExpertSlots slots) {
   if (local == 0) return;
-  permute_kernel<<<static_cast<unsigned>(local), kPermuteThreads, 0, stream>>>(expert, rows * choices, first, local,
-                                                                               slots);
+  permute_kernel<<<static_cast<unsigned>(local), kPermuteWarps * 32, 0, stream>>>(
+      expert, static_cast<int>(rows * choices), first, local, slots);
   check_launch();
 }
 
 void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
             float* logprob) {
   if (m == 0) return;
-  greedy_kernel<<<static_cast<unsigned>(m), 1024, 0, stream>>>(logits, stride, n, token, logprob);
+  greedy_kernel<<<static_cast<unsigned>(m * kGreedyBlocks), kGreedyThreads, 0, stream>>>(
+      logits, stride, static_cast<int>(n), token, logprob);
   check_launch();
 }
 

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -88,6 +89,13 @@ struct MlaExpansion {
   int heads = 0, nope = 0, rope = 0, v_dim = 0;
 };
 
+// The largest of a row of logits.
+struct RowBest {
+  int32_t at = 0;
+  float value = 0;
+  bool sound = true;  // no logit of the row is NaN or +inf
+};
+
 // How the values of a vector are paired for rotation: (0,1),(2,3)..., or (i, i + dim/2).
 enum class RopePairs : uint8_t { kInterleaved, kHalves };
 
@@ -136,8 +144,23 @@ class Backend {
   }
   // For the operations of the step; the same rule.
   [[nodiscard]] virtual Sequences sequences(std::span<const PagedRows> rows) { return {rows, nullptr}; }
+  // Does `operations`, which upload nothing, wait for nothing, and fail only for good. With `repeats`, they depend on
+  // `shape` and on what was uploaded alone: what a device has recorded of an earlier step it may do again in their
+  // place.
+  virtual Status run(uint64_t shape, bool repeats, const std::function<Status()>& operations) {
+    (void)shape, (void)repeats;
+    return operations();
+  }
+  // Rows of logits that are worth making at a time.
+  [[nodiscard]] virtual int64_t logits_rows_at_once() const { return 64; }
   // Waits for everything before. Errors are the device's, and final.
   virtual Status finish() = 0;
+  // The first largest of each row of float32 logits (m, n), into the processor's `best` (m). False, and nothing done:
+  // the processor may as well look for itself.
+  virtual bool find_best(const Matrix& logits, std::span<RowBest> best) {
+    (void)logits, (void)best;
+    return false;
+  }
   // The values of a float32 matrix for the processor, when finish() has returned, until the next call.
   [[nodiscard]] virtual const float* on_host(const Matrix& x) = 0;
 

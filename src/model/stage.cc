@@ -11,13 +11,6 @@
 
 namespace baton::model {
 
-namespace {
-
-// Rows of logits that a rank has at a time: a prompt whose logprobs are wanted has thousands.
-constexpr int64_t kLogitsRows = 64;
-
-}  // namespace
-
 Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines)
     : config_(config),
       interval_(layout::stage_layers(config.layers, layout.pp, stage)),
@@ -81,6 +74,7 @@ Status Rank::load_ends(const Weights& weights) {
 }
 
 Status Rank::load(const Weights& weights, RoutingReference* routing) {
+  repeats_ = share_.layout.world() == 1 && routing == nullptr;
   const Interval layers = stage_.layers();
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
@@ -91,13 +85,26 @@ Status Rank::load(const Weights& weights, RoutingReference* routing) {
   return load_ends(weights);
 }
 
-void Rank::embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before) {
+void Rank::upload_inputs(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before) {
   const auto own = std::span(batch.tokens).subspan(static_cast<size_t>(rows.begin), static_cast<size_t>(rows.size()));
-  tokens_.assign(own.begin(), own.end());
-  for (int32_t& token : tokens_) {
+  inputs_.tokens.assign(own.begin(), own.end());
+  for (int32_t& token : inputs_.tokens) {
     if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
   }
-  backend_->look_up(*embedding_, backend_->upload(std::span<const int32_t>(tokens_)), activations_.hidden);
+  // Of the rank's rows those that have logits, in the order of the batch; then all ranks', in that of the result.
+  inputs_.own_logits.clear();
+  inputs_.logits_source.resize(static_cast<size_t>(batch.logits_rows));
+  int32_t at = 0;
+  for (int64_t r = 0; r < batch.rows; ++r) {
+    const int64_t row = batch.logits_row[static_cast<size_t>(r)];
+    if (row < 0) continue;
+    inputs_.logits_source[static_cast<size_t>(row)] = at++;
+    if (rows.begin <= r && r < rows.end) inputs_.own_logits.push_back(static_cast<int32_t>(r - rows.begin));
+  }
+  const auto upload = [&](const std::vector<int32_t>& values) { return backend_->upload(std::span(values)); };
+  inputs_.tokens_at = upload(inputs_.tokens);
+  inputs_.own_logits_at = upload(inputs_.own_logits);
+  inputs_.logits_source_at = upload(inputs_.logits_source);
 }
 
 void Rank::add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows) {
@@ -136,86 +143,96 @@ Status Rank::begin_ffn(int i, LongInterval rows) {
   return comms_.stage->all_gather(buffers, owners_.rows);
 }
 
-Status Rank::end_stage(const StepBatch& batch, LongInterval rows) {
+Status Rank::end_stage(LongInterval rows) {
   const Activations& a = activations_;
   if (!stage_.is_last()) {
     const std::span values(a.hidden.dense_floats(), static_cast<size_t>(rows.size() * config_.hidden));
     return comms_.pipeline->send(comms_.pipeline->rank() + 1, values);
   }
-  // Of the rank's rows those that have logits, in the order of the batch; then all ranks', in that of the result.
-  own_logits_.clear();
-  logits_source_.resize(static_cast<size_t>(batch.logits_rows));
-  int32_t at = 0;
-  for (int64_t r = 0; r < batch.rows; ++r) {
-    const int64_t row = batch.logits_row[static_cast<size_t>(r)];
-    if (row < 0) continue;
-    logits_source_[static_cast<size_t>(row)] = at++;
-    if (rows.begin <= r && r < rows.end) own_logits_.push_back(static_cast<int32_t>(r - rows.begin));
-  }
-  backend_->gather_rows(a.hidden, backend_->upload(std::span<const int32_t>(own_logits_)), a.final_hidden);
+  backend_->gather_rows(a.hidden, inputs_.own_logits_at, a.final_hidden);
   const int64_t first = owners_.logits[static_cast<size_t>(share_.tp_rank)];
   backend_->rms_norm(a.final_hidden, final_norm_, static_cast<float>(config_.rms_eps),
                      a.final_rows.row_range(first, a.final_hidden.rows));
   BATON_TRY(comms_.stage->all_gather(std::array{rows_of(a.final_rows, 0)}, owners_.logits));
-  backend_->gather_rows(a.final_rows, backend_->upload(std::span<const int32_t>(logits_source_)), a.logits_input);
+  backend_->gather_rows(a.final_rows, inputs_.logits_source_at, a.logits_input);
   return {};
 }
 
-Status Rank::answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
-  sampling::VocabularySampler& sampler = stage_.sampler();
-  const int64_t width = share_.vocab.size();
+kernels::Matrix Rank::logits_block(int64_t count) {
+  return logits_.matrix(*backend_, tensor::DType::kF32, count, share_.vocab.size());
+}
+
+void Rank::make_logits(int64_t begin, int64_t count) {
+  if (lm_head_ == nullptr) return;
+  backend_->linear(*lm_head_, activations_.logits_input.row_range(begin, count), logits_block(count));
+}
+
+Status Rank::answer_rows(const StepBatch& batch, bool first_made, std::span<sampling::RowAnswer> answers, float* kept) {
+  const int64_t width = share_.vocab.size(), most = backend_->logits_rows_at_once();
   const std::span<const sampling::RowWanted> all(batch.wanted);
-  for (int64_t begin = 0; begin < batch.logits_rows; begin += kLogitsRows) {
-    const int count = static_cast<int>(std::min(kLogitsRows, batch.logits_rows - begin));
+  for (int64_t begin = 0; begin < batch.logits_rows; begin += most) {
+    const int64_t count = std::min(most, batch.logits_rows - begin);
     const auto rows = all.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
-    const kernels::Matrix block = logits_.matrix(*backend_, tensor::DType::kF32, count, width);
-    const float* logits = nullptr;
-    if (lm_head_ != nullptr) {
-      backend_->linear(*lm_head_, activations_.logits_input.row_range(begin, count), block);
+    if (!first_made || begin > 0) make_logits(begin, count);
+    const kernels::Matrix block = logits_block(count);
+    if (kept != nullptr && lm_head_ != nullptr) {
       BATON_TRY(backend_->finish());
-      logits = backend_->on_host(block);
-      for (int64_t r = 0; kept != nullptr && r < count; ++r) {
+      const float* logits = backend_->on_host(block);
+      for (int64_t r = 0; r < count; ++r)
         std::copy_n(logits + r * width, width, kept + (begin + r) * config_.vocab + share_.vocab.begin);
-      }
     }
     if (std::all_of(rows.begin(), rows.end(), [](const auto& row) { return row.recipe == nullptr; })) continue;
-    sampler.reserve(share_.tp_rank, static_cast<size_t>(count));
-    // Every rank takes the same turns, since they depend on what is wanted alone.
-    const auto on_all_rows = [&](auto call) -> Status {
-      kernels::on_gemm_threads([&](int part, int parts) {
-        const LongInterval some = row_part({0, count}, parts, part);
-        (sampler.*call)(share_.tp_rank, rows, {static_cast<int>(some.begin), static_cast<int>(some.end)}, logits,
-                        width);
-      });
-      return stage_.all().barrier();
-    };
-    BATON_TRY(on_all_rows(&sampling::VocabularySampler::find_best));
-    if (sampling::VocabularySampler::needs_weights(rows)) BATON_TRY(on_all_rows(&sampling::VocabularySampler::weigh));
-    if (sampling::VocabularySampler::needs_picks(rows)) BATON_TRY(on_all_rows(&sampling::VocabularySampler::pick));
-    const LongInterval own = row_part({0, count}, share_.layout.tp, share_.tp_rank);
-    sampler.finish(rows, {static_cast<int>(own.begin), static_cast<int>(own.end)},
-                   answers.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
+    BATON_TRY(draw(rows, block, answers.subspan(static_cast<size_t>(begin), static_cast<size_t>(count))));
     if (begin + count < batch.logits_rows) BATON_TRY(stage_.all().barrier());
   }
+  return backend_->finish();
+}
+
+Status Rank::draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& block,
+                  std::span<sampling::RowAnswer> answers) {
+  using sampling::VocabularySampler;
+  VocabularySampler& sampler = stage_.sampler();
+  const int count = static_cast<int>(rows.size());
+  sampler.reserve(share_.tp_rank, rows.size());
+  const LongInterval own = row_part({0, count}, share_.layout.tp, share_.tp_rank);
+  const Interval finished{static_cast<int>(own.begin), static_cast<int>(own.end)};
+  best_.resize(rows.size());
+  if (lm_head_ != nullptr && VocabularySampler::needs_best_alone(rows) && backend_->find_best(block, best_)) {
+    for (int r = 0; r < count; ++r) {
+      const kernels::RowBest& best = best_[static_cast<size_t>(r)];
+      sampler.take_best(share_.tp_rank, r, share_.vocab.begin + best.at, best.value, best.sound);
+    }
+    BATON_TRY(stage_.all().barrier());
+    sampler.finish(rows, finished, answers);
+    return {};
+  }
+  BATON_TRY(backend_->finish());
+  const float* logits = lm_head_ == nullptr ? nullptr : backend_->on_host(block);
+  // Every rank takes the same turns, since they depend on what is wanted alone.
+  const auto on_all_rows = [&](auto call) -> Status {
+    kernels::on_gemm_threads([&](int part, int parts) {
+      const LongInterval some = row_part({0, count}, parts, part);
+      (sampler.*call)(share_.tp_rank, rows, {static_cast<int>(some.begin), static_cast<int>(some.end)}, logits,
+                      block.columns);
+    });
+    return stage_.all().barrier();
+  };
+  BATON_TRY(on_all_rows(&VocabularySampler::find_best));
+  if (VocabularySampler::needs_weights(rows)) BATON_TRY(on_all_rows(&VocabularySampler::weigh));
+  if (VocabularySampler::needs_picks(rows)) BATON_TRY(on_all_rows(&VocabularySampler::pick));
+  sampler.finish(rows, finished, answers);
   return {};
 }
 
-Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
-                     std::span<sampling::RowAnswer> answers, float* kept) {
-  owners_.cut(batch, share_.layout.attn_tp());
-  const LongInterval own = owners_.of(share_.tp_rank);
-  const RankStep step(batch, share_.at.dp_rank, *backend_);
-  const auto rank = static_cast<size_t>(share_.tp_rank);
-  activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
+Status Rank::compute(const RankStep& step, LongInterval own) {
   const tensor::DType sums_type = backend_->sums();
   const int64_t hidden = config_.hidden;
   const kernels::Matrix attention_partial =
       attention_partial_.matrix(*backend_, sums_type, step.group.rows.size(), hidden);
-  const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, sums_type, batch.rows, hidden);
+  const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, sums_type, step.batch.rows, hidden);
   const Interval layers = stage_.layers();
-
   if (stage_.is_first()) {
-    embed(batch, own, before);
+    backend_->look_up(*embedding_, inputs_.tokens_at, activations_.hidden);
   } else {
     const std::span values(activations_.hidden.dense_floats(), static_cast<size_t>(own.size() * hidden));
     BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, values));
@@ -240,9 +257,29 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
       BATON_TRY(begin_attention(i + 1, step, own));
     }
   }
-  BATON_TRY(end_stage(batch, own));
-  if (!stage_.is_last()) return {};
-  return answer_rows(batch, answers, kept);
+  return end_stage(own);
+}
+
+Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
+                     std::span<sampling::RowAnswer> answers, float* kept) {
+  owners_.cut(batch, share_.layout.attn_tp());
+  const LongInterval own = owners_.of(share_.tp_rank);
+  const RankStep step(batch, share_.at.dp_rank, *backend_);
+  const auto rank = static_cast<size_t>(share_.tp_rank);
+  activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
+  upload_inputs(batch, own, before);
+  const bool with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
+  // Of decode alone: what a prompt is computed with depends on its length and on what is cached.
+  const bool repeats = repeats_ && batch.rows == static_cast<int64_t>(batch.segments.size());
+  const auto shape = (static_cast<uint64_t>(batch.rows) << 32) + static_cast<uint64_t>(batch.logits_rows);
+  const auto operations = [&]() -> Status {
+    BATON_TRY(compute(step, own));
+    if (with_logits) make_logits(0, batch.logits_rows);
+    return {};
+  };
+  BATON_TRY(backend_->run(shape, repeats, operations));
+  if (!stage_.is_last()) return backend_->finish();
+  return answer_rows(batch, with_logits, answers, kept);
 }
 
 }  // namespace baton::model

@@ -92,13 +92,23 @@ class Rank {
   Status load_ends(const Weights& weights);
   [[nodiscard]] const Layer& layer(int i) const { return layers_[static_cast<size_t>(i - share_.layers.begin)]; }
   // The rows are those that this rank owns.
-  void embed(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
+  //
+  // What the operations read beside the step: the tokens, and which rows have logits.
+  void upload_inputs(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
+  // From the tokens, or from what the stage before sends, to the normed rows of the logits, or to the next stage.
+  Status compute(const RankStep& step, LongInterval rows);
   // When `normed` has the rows.
   Status begin_attention(int layer, const RankStep& step, LongInterval rows);
   Status begin_ffn(int layer, LongInterval rows);
-  Status end_stage(const StepBatch& batch, LongInterval rows);
-  // From the normed rows to answers. The ranks meet several times.
-  Status answer_rows(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
+  Status end_stage(LongInterval rows);
+  // Logits of rows [begin, begin + count) of those that have some, of the rank's part of the vocabulary.
+  [[nodiscard]] kernels::Matrix logits_block(int64_t count);
+  void make_logits(int64_t begin, int64_t count);
+  // From the normed rows to answers; of the first block the logits may be made already. The ranks meet several times.
+  Status answer_rows(const StepBatch& batch, bool first_made, std::span<sampling::RowAnswer> answers, float* kept);
+  // What is wanted of some rows, from their logits.
+  Status draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& logits,
+              std::span<sampling::RowAnswer> answers);
   // Of the rank's rows: hidden += sums, and then normed = rms_norm(hidden).
   void add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows);
 
@@ -111,7 +121,6 @@ class Rank {
   std::unique_ptr<kernels::Backend> backend_;
   std::vector<Layer> layers_;
   std::shared_ptr<const kernels::Table> embedding_;  // (vocab, hidden); first stage
-  std::vector<int32_t> tokens_;                      // of the rank's rows
   kernels::Constants<float> final_norm_;             // last stage
   kernels::WeightPtr lm_head_;  // (local vocab, hidden); last stage, or none without tokens of the vocabulary
   RowOwners owners_;            // of the pass
@@ -119,9 +128,16 @@ class Rank {
   RankBuffers scratch_;
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
   kernels::GrowingMemory attention_partial_, ffn_partial_;
-  kernels::GrowingMemory logits_;       // (rows of a block, local vocab)
-  std::vector<int32_t> own_logits_;     // which of the rank's rows have logits
-  std::vector<int32_t> logits_source_;  // (logits rows): where each is among final_rows
+  kernels::GrowingMemory logits_;  // (rows of a block, local vocab)
+  bool repeats_ = false;           // nobody but this rank and its backend takes part in a step
+  // Of the step under way, here and in the backend's memory.
+  struct Inputs {
+    std::vector<int32_t> tokens;         // of the rank's rows
+    std::vector<int32_t> own_logits;     // which of the rank's rows have logits
+    std::vector<int32_t> logits_source;  // (logits rows): where each is among final_rows
+    const int32_t *tokens_at = nullptr, *own_logits_at = nullptr, *logits_source_at = nullptr;
+  } inputs_;
+  std::vector<kernels::RowBest> best_;
 };
 
 }  // namespace baton::model

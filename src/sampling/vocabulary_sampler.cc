@@ -76,6 +76,15 @@ Extremes extremes(const float* x, int64_t n) {
   return all;
 }
 
+// Whether anything changes the raw logits before they are drawn from.
+bool adjusts(const RowWanted& wanted) {
+  const Recipe& recipe = *wanted.recipe;
+  const SamplingParams& params = recipe.params;
+  const bool ends = wanted.index < params.min_new_tokens && !recipe.endings.empty();
+  return !params.logit_bias.empty() || !params.allowed_token_ids.empty() || !params.bad_words.empty() ||
+         recipe.penalises() || ends;
+}
+
 // The raw logits of a shard made into those that are drawn from.
 class Adjusting {
  public:
@@ -86,10 +95,8 @@ class Adjusting {
     thread_local std::vector<float> adjusted;
     const Recipe& recipe = *wanted_.recipe;
     const SamplingParams& params = recipe.params;
+    if (!wanted_.draw || !adjusts(wanted_)) return raw;
     const bool ends = wanted_.index < params.min_new_tokens && !recipe.endings.empty();
-    if (!wanted_.draw || (params.logit_bias.empty() && params.allowed_token_ids.empty() && params.bad_words.empty() &&
-                          !recipe.penalises() && !ends))
-      return raw;
     adjusted.assign(raw, raw + tokens_.size());
     x_ = adjusted.data();
     for (auto b = params.logit_bias.lower_bound(tokens_.begin); b != params.logit_bias.end(); ++b) {
@@ -174,6 +181,23 @@ VocabularySampler::VocabularySampler(std::vector<Interval> shards) {
 void VocabularySampler::reserve(int rank, size_t rows) {
   Shard& shard = shards_[static_cast<size_t>(rank)];
   if (shard.rows.size() < rows) shard.rows.resize(rows);
+}
+
+void VocabularySampler::take_best(int rank, int row, int32_t token, float logit, bool sound) {
+  ShardRow& to = shards_[static_cast<size_t>(rank)].rows[static_cast<size_t>(row)];
+  to.sound = sound;
+  to.possible = logit >= std::numeric_limits<float>::lowest();
+  to.raw_best = logit;
+  to.total = to.kept = to.raw_total = 0;
+  to.picks.clear();
+  to.best = {token, logit, logit, 0};
+}
+
+bool VocabularySampler::needs_best_alone(std::span<const RowWanted> rows) {
+  return std::all_of(rows.begin(), rows.end(), [](const RowWanted& wanted) {
+    return wanted.recipe == nullptr ||
+           (wanted.draw && wanted.recipe->greedy() && !wanted.logprobs() && !adjusts(wanted));
+  });
 }
 
 bool VocabularySampler::needs_weights(std::span<const RowWanted> rows) {

@@ -51,6 +51,12 @@ class VocabularySampler {
   // answers: (rows)
   void finish(std::span<const RowWanted> rows, Interval part, std::span<RowAnswer> answers);
 
+  // In place of find_best(): what a device has found, the first largest of the row's raw logits in the rank's shard.
+  // For rows of which needs_best_alone() says so.
+  void take_best(int rank, int row, int32_t token, float logit, bool sound);
+  // Nothing is wanted but greedy tokens, of logits that nothing changes.
+  [[nodiscard]] static bool needs_best_alone(std::span<const RowWanted> rows);
+
   [[nodiscard]] static bool needs_weights(std::span<const RowWanted> rows);
   [[nodiscard]] static bool needs_picks(std::span<const RowWanted> rows);
 

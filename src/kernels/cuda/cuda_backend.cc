@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <limits>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -64,6 +66,7 @@ class CudaBackend final : public Backend {
   [[nodiscard]] tensor::DType sums() const override { return kType; }
   std::shared_ptr<std::byte> allocate(size_t bytes) override {
     use_card();
+    graphs_.clear();  // which have the addresses of what this replaces
     return cuda::allocate_on_card(bytes);
   }
 
@@ -117,17 +120,57 @@ class CudaBackend final : public Backend {
     p.prompts = decodes.empty() ? p.all : on_card(prompts);
     return {rows, &p};
   }
+  Status run(uint64_t shape, bool repeats, const std::function<Status()>& operations) override {
+    uploads_.send(stream_);
+    if (!repeats) return operations();
+    const auto [found, is_new] = graphs_.try_emplace({shape, uploads_.places()});
+    // The first time grows what has to grow and chooses algorithms.
+    if (is_new) return operations();
+    const auto launch = [&](const Graph& graph) {
+      BATON_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_), "a step of shape {}", shape);
+    };
+    if (found->second != nullptr) return launch(found->second), Status();
+    BATON_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "a step of shape {}", shape);
+    const Status done = operations();
+    cudaGraph_t recorded = nullptr;
+    BATON_CUDA_CHECK(cudaStreamEndCapture(stream_, &recorded), "a step of shape {}", shape);
+    cudaGraphExec_t executable = nullptr;
+    BATON_CUDA_CHECK(cudaGraphInstantiate(&executable, recorded, 0), "a step of shape {}", shape);
+    (void)cudaGraphDestroy(recorded);
+    BATON_CHECK(graphs_.contains({shape, uploads_.places()}), "memory grew while a step was recorded");
+    found->second.reset(executable);
+    if (done.ok()) launch(found->second);
+    return done;
+  }
+  [[nodiscard]] int64_t logits_rows_at_once() const override { return 512; }
   Status finish() override {
     if (const cudaError_t code = cudaStreamSynchronize(stream_); code != cudaSuccess)
       return error(ErrorCode::kUnavailable, "cuda:{}: {}", index_, cuda_text(code));
     return {};
   }
+  bool find_best(const Matrix& logits, std::span<RowBest> best) override {
+    const auto m = static_cast<size_t>(logits.rows);
+    auto* token = best_.room<int32_t>(*this, 3 * logits.rows);
+    auto* logprob = reinterpret_cast<float*>(token + m);
+    float* value = logprob + m;
+    cuda::greedy(stream_, logits.floats(), logits.stride, logits.rows, logits.columns, token, logprob, value);
+    const size_t bytes = 3 * m * sizeof(float);
+    const std::byte* host = pinned(bytes);
+    BATON_CUDA_CHECK(cudaMemcpyAsync(pinned(bytes), token, bytes, cudaMemcpyDeviceToHost, stream_), "{} rows", m);
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} rows", m);
+    for (size_t r = 0; r < m; ++r) {
+      float values[2];
+      std::memcpy(&best[r].at, host + r * sizeof(int32_t), sizeof(int32_t));
+      std::memcpy(&values[0], host + (m + r) * sizeof(float), sizeof(float));
+      std::memcpy(&values[1], host + (2 * m + r) * sizeof(float), sizeof(float));
+      best[r].value = values[1];
+      best[r].sound = values[0] <= 0 && values[1] <= std::numeric_limits<float>::max();
+    }
+    return true;
+  }
   const float* on_host(const Matrix& x) override {
     const auto bytes = static_cast<size_t>(x.rows * x.columns) * sizeof(float);
-    if (host_bytes_ < bytes) {
-      host_ = cuda::allocate_pinned(bytes);
-      host_bytes_ = bytes;
-    }
+    pinned(bytes);
     BATON_CUDA_CHECK(cudaMemcpyAsync(host_.get(), x.dense_floats(), bytes, cudaMemcpyDeviceToHost, stream_),
                      "{} bytes of logits", bytes);
     BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} bytes of logits", bytes);
@@ -277,6 +320,7 @@ class CudaBackend final : public Backend {
     expanded.keys = keys;
     expanded.values = value_rows;
     expanded.context_first = upload(std::span<const int32_t>(first));
+    uploads_.send(stream_);
     expanded.heads = up.heads;
     expanded.lora = lora;
     expanded.nope = up.nope;
@@ -298,7 +342,7 @@ class CudaBackend final : public Backend {
                      bytes.size());
     return memory;
   }
-  const void* upload_bytes(std::span<const std::byte> bytes) override { return uploads_.add(bytes, stream_); }
+  const void* upload_bytes(std::span<const std::byte> bytes) override { return uploads_.add(bytes); }
 
  private:
   static constexpr tensor::DType kType = std::is_same_v<T, bf16> ? tensor::DType::kBF16 : tensor::DType::kF32;
@@ -319,6 +363,14 @@ class CudaBackend final : public Backend {
 
   void use_card() const { BATON_CUDA_CHECK(cudaSetDevice(index_), "card {}", index_); }
   void* decode_scratch(size_t bytes) { return decode_scratch_.room<std::byte>(*this, static_cast<int64_t>(bytes)); }
+
+  std::byte* pinned(size_t bytes) {
+    if (host_bytes_ < bytes) {
+      host_ = cuda::allocate_pinned(bytes);
+      host_bytes_ = bytes;
+    }
+    return host_.get();
+  }
 
   // The values of a slice, row after row.
   void load(const tensor::MatrixSlice& slice, std::byte* to) {
@@ -372,13 +424,13 @@ class CudaBackend final : public Backend {
       for (const PagedRows& s : rows)
         for (int64_t t = 0; t < s.tokens; ++t) each.push_back({s.row + t, s.begin + t, 1, s.first_page});
       p.tokens = on_card(each);
+      uploads_.send(stream_);
     }
     return p.tokens;
   }
   cuda::DecodePlan plan_of(CardBatch& batch) {
     if (batch.first_tile == nullptr) {
-      const std::vector<int32_t> room(static_cast<size_t>(batch.sequences.count) + 1);
-      auto* first_tile = const_cast<int32_t*>(upload(std::span<const int32_t>(room)));
+      auto* first_tile = decode_plan_.room<int32_t>(*this, batch.sequences.count + 1);
       cuda::plan_decode(stream_, batch.sequences, first_tile);
       batch.first_tile = first_tile;
     }
@@ -389,11 +441,17 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::optional<cuda::Products> products_;
   cuda::StepUploads uploads_;
+  struct GraphDeleter {
+    void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }
+  };
+  using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDeleter>;
+  // By shape and by where the uploads lie; null: met once, not recorded yet.
+  std::map<std::pair<uint64_t, uint64_t>, Graph> graphs_;
   std::deque<Prepared> prepared_;
   std::shared_ptr<std::byte> host_;
   size_t host_bytes_ = 0;
-  GrowingMemory decode_scratch_, latents_, keys_, values_, expert_offset_, expert_pair_, expert_slot_,
-      expert_activated_, expert_out_;
+  GrowingMemory decode_scratch_, decode_plan_, best_, latents_, keys_, values_, expert_offset_, expert_pair_,
+      expert_slot_, expert_activated_, expert_out_;
 };
 
 }  // namespace

@@ -182,8 +182,9 @@ class Products {
   std::unique_ptr<Impl> impl_;
 };
 
-// token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability.
+// token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability, NaN if a
+// logit of the row is. value (m), or null: its logit.
 void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
-            float* logprob);
+            float* logprob, float* value = nullptr);
 
 }  // namespace baton::kernels::cuda

@@ -203,7 +203,7 @@ __device__ inline GreedyPart warp_merged(GreedyPart v) {
 }
 __device__ inline GreedyPart nothing() { return {{-INFINITY, INT32_MAX}, 0}; }
 __global__ void __cluster_dims__(kGreedyBlocks, 1, 1) __launch_bounds__(kGreedyThreads)
-    greedy_kernel(const float* logits, int64_t stride, int n, int32_t* token, float* logprob) {
+    greedy_kernel(const float* logits, int64_t stride, int n, int32_t* token, float* logprob, float* value) {
   __shared__ GreedyPart parts[kGreedyThreads / 32], blocks[kGreedyBlocks];
   const auto cluster = cooperative_groups::this_cluster();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -240,6 +240,7 @@ __global__ void __cluster_dims__(kGreedyBlocks, 1, 1) __launch_bounds__(kGreedyT
   if (lane == 0) {
     token[row] = part.best.at;
     if (logprob != nullptr) logprob[row] = -logf(part.sum);
+    if (value != nullptr) value[row] = part.best.value;
   }
 }
 
@@ -267,10 +268,10 @@ void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, i
 }
 
 void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
-            float* logprob) {
+            float* logprob, float* value) {
   if (m == 0) return;
   greedy_kernel<<<static_cast<unsigned>(m * kGreedyBlocks), kGreedyThreads, 0, stream>>>(
-      logits, stride, static_cast<int>(n), token, logprob);
+      logits, stride, static_cast<int>(n), token, logprob, value);
   check_launch();
 }
 

@@ -108,7 +108,7 @@ void CudaStream::zero(const Memory& memory, std::span<const layout::Run> runs) {
   std::vector<RangeCopy> ranges;
   ranges.reserve(runs.size());
   for (const layout::Run& run : runs) ranges.push_back({nullptr, memory.part(run.offset, run.length).base, run.length});
-  launch_copies(ranges, 2 * processors_, stream_);
+  launch_copies(ranges, 3 * processors_, stream_);
 }
 
 void CudaStream::copy(const Memory& from, const Memory& to, std::span<const layout::Copy> copies) {
@@ -138,14 +138,14 @@ void CudaStream::copy(const Memory& from, const Memory& to, std::span<const layo
   ranges.reserve(copies.size());
   for (const layout::Copy& copy : copies)
     ranges.push_back({source + copy.source_offset, destination + copy.destination_offset, copy.length});
-  launch_copies(ranges, other.home == home_ ? 2 * processors_ : kLinkBlocks, stream_);
+  launch_copies(ranges, other.home == home_ ? 3 * processors_ : kLinkBlocks, stream_);
 }
 
 void CudaStream::sum(const Memory& memory, std::span<const layout::WordRun> runs, const PageKeys& keys, WordSum* out) {
   BATON_CHECK(memory.home == home_, "memory of {} on a stream of {}", memory.home.to_string(), home_.to_string());
   use();
   if (keys != asked_keys_) launch_asked();
-  if (outs_.size() == SumDelivery::kSumsMax) bring_sums();
+  if (outs_.size() == SumDelivery::kSumsMax) bring_asked();
   asked_keys_ = keys;
   for (const layout::WordRun& run : runs) {
     const bool even = run.row_bytes % layout::kWordBytes == 0;
@@ -162,18 +162,16 @@ void CudaStream::launch_asked() {
   asked_.clear();
 }
 
-void CudaStream::bring_sums() {
+void CudaStream::bring_asked() {
   launch_asked();
   if (outs_.empty()) return;
-  const size_t bytes = outs_.size() * sizeof(WordSum);
-  WordSum* const room = delivery_->add(++brought_, std::exchange(outs_, {}));
-  BATON_CUDA_CHECK(cudaMemcpyAsync(room, sums_, bytes, cudaMemcpyDeviceToHost, stream_), "{} bytes of sums", bytes);
-  BATON_CUDA_CHECK(cudaMemsetAsync(sums_, 0, bytes, stream_), "{} bytes of sums", bytes);
+  const size_t count = outs_.size();
+  bring_sums(sums_, delivery_->add(++brought_, std::exchange(outs_, {})), count, stream_);
 }
 
 std::unique_ptr<Event> CudaStream::record() {
   use();
-  bring_sums();
+  bring_asked();
   return std::make_unique<CudaEvent>(home_, stream_, delivery_, brought_);
 }
 

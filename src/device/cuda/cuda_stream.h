@@ -1,8 +1,8 @@
 // The stream of a card. Copies and zeros are kernels where the card reaches both ends, which keep it busy with ranges
 // of any size; what it does not reach (pageable memory, a card without a link) the driver copies, range by range.
 //
-// Sums are made on the card and brought to the processor with the next event, all in one copy; whoever first sees that
-// event, or a later one, done puts them where they were asked for.
+// Sums are made on the card and brought to the processor with the next event, all by one kernel; whoever first sees
+// that event, or a later one, done puts them where they were asked for.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -35,7 +35,7 @@ class CudaStream final : public Stream {
   [[nodiscard]] std::byte* reach(const Memory& memory);  // its address for a kernel of this card; nullptr: none
   [[nodiscard]] bool reach_card(int index);
   void launch_asked();  // the sums asked for so far, before other work goes on
-  void bring_sums();
+  void bring_asked();
 
   Home home_;
   int processors_ = 0;  // of the card

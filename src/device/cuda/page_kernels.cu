@@ -8,10 +8,11 @@
 namespace baton::device {
 namespace {
 
-// What a block does at a time: 512 threads with four loads of 16 bytes each under way.
+// What a block copies at a time: 512 threads with four loads of 16 bytes each under way.
 constexpr uint32_t kCopyThreads = 512;
 constexpr uint32_t kLoads = 4;
 constexpr uint64_t kCopyTile = kCopyThreads * kLoads * 16;
+constexpr uint32_t kCopyBlocks = 3;  // on a processor of the card, at least
 constexpr uint32_t kSumThreads = 256;
 constexpr uint64_t kSumTile = kSumThreads * 8;  // words
 
@@ -22,13 +23,26 @@ template <typename Range, int kCapacity>
 struct RangeList {
   int count = 0;
   uint32_t tiles = 0;
-  uint32_t first_tile[kCapacity] = {};  // of each range, ascending
-  Range ranges[kCapacity] = {};
+  uint32_t first_tile[kCapacity];  // of each range, ascending
+  Range ranges[kCapacity];
 
   void add(const Range& range, uint64_t range_tiles) {
     first_tile[count] = tiles;
     ranges[count++] = range;
     tiles += static_cast<uint32_t>(range_tiles);
+  }
+  // Calls work(range, first, end) for the tiles [first, end) of each range that fall to this block: those of the list
+  // are dealt to blocks in equal parts, each of neighbours.
+  template <typename Work>
+  __device__ void for_my_tiles(const Work& work) const {
+    const auto part = [&](uint64_t block) { return static_cast<uint32_t>(tiles * block / gridDim.x); };
+    uint32_t tile = part(blockIdx.x);
+    const uint32_t end = part(blockIdx.x + 1);
+    for (int index = find(tile); tile < end; ++index) {
+      const uint32_t range_end = index + 1 < count ? min(end, first_tile[index + 1]) : end;
+      work(ranges[index], tile - first_tile[index], range_end - first_tile[index]);
+      tile = range_end;
+    }
   }
   // The range that a tile lies in.
   [[nodiscard]] __device__ int find(uint32_t tile) const {
@@ -90,25 +104,26 @@ __device__ void copy_tile_by(const std::byte* source, std::byte* destination, ui
   }
 }
 
-template <typename List>
-__global__ void __launch_bounds__(kCopyThreads) copy_kernel(const __grid_constant__ List list) {
-  for (uint32_t tile = blockIdx.x; tile < list.tiles; tile += gridDim.x) {
-    const int index = list.find(tile);
-    const RangeCopy& range = list.ranges[index];
-    const uint64_t at = (tile - list.first_tile[index]) * kCopyTile;
-    const auto length = static_cast<uint32_t>(min(kCopyTile, range.length - at));
-    const std::byte* source = range.source == nullptr ? nullptr : range.source + at;
-    std::byte* destination = range.destination + at;
-    const uintptr_t apart =
-        source == nullptr ? 0 : reinterpret_cast<uintptr_t>(source) ^ reinterpret_cast<uintptr_t>(destination);
-    if (apart % 16 == 0) {
-      copy_tile_by<uint4>(source, destination, length);
-    } else if (apart % 4 == 0) {
-      copy_tile_by<uint32_t>(source, destination, length);
-    } else {
-      copy_tile_by<uint8_t>(source, destination, length);
-    }
+__device__ void copy_tile(const std::byte* source, std::byte* destination, uint32_t length) {
+  const uintptr_t apart =
+      source == nullptr ? 0 : reinterpret_cast<uintptr_t>(source) ^ reinterpret_cast<uintptr_t>(destination);
+  if (apart % 16 == 0) {
+    copy_tile_by<uint4>(source, destination, length);
+  } else if (apart % 4 == 0) {
+    copy_tile_by<uint32_t>(source, destination, length);
+  } else {
+    copy_tile_by<uint8_t>(source, destination, length);
   }
+}
+
+template <typename List>
+__global__ void __launch_bounds__(kCopyThreads, kCopyBlocks) copy_kernel(const __grid_constant__ List list) {
+  list.for_my_tiles([](const RangeCopy& range, uint64_t first, uint64_t end) {
+    for (uint64_t at = first * kCopyTile; at < min(end * kCopyTile, range.length); at += kCopyTile) {
+      copy_tile(range.source == nullptr ? nullptr : range.source + at, range.destination + at,
+                static_cast<uint32_t>(min(kCopyTile, range.length - at)));
+    }
+  });
 }
 
 // A row of `row_bytes` bytes has whole words and perhaps a last one that zeros fill up.
@@ -126,10 +141,10 @@ __device__ __host__ uint64_t words_of(const RangeSum& range) {
   return range.length / range.row_bytes * layout::row_words(range.row_bytes);
 }
 
-__device__ Uint128 sum_tile(const RangeSum& range, uint64_t first, const PageKeys& keys) {
+// A thread's part of the words [first, end).
+__device__ Uint128 sum_range(const RangeSum& range, uint64_t first, uint64_t end, const PageKeys& keys) {
   Uint128 sum = 0;
   const bool even = is_even(range);
-  const uint64_t end = min(first + kSumTile, words_of(range));
   // The last word of an even range may be a part of one.
   const uint64_t aligned_end =
       even && reinterpret_cast<uintptr_t>(range.base) % 16 == 0 ? min(end, range.length / layout::kWordBytes) : 0;
@@ -168,19 +183,27 @@ __device__ Uint128 sum_block(Uint128 sum) {
   return sum;
 }
 
+__device__ void add_to(WordSum& total, const WordSum& part) {
+  // Whoever adds past 2^64 is told so by the value before, and carries: the sum is whole in whatever order.
+  const uint64_t before = atomicAdd(reinterpret_cast<unsigned long long*>(&total.low), part.low);
+  const uint64_t carry = before + part.low < before ? 1 : 0;
+  atomicAdd(reinterpret_cast<unsigned long long*>(&total.high), part.high + carry);
+}
+
 template <typename List>
 __global__ void __launch_bounds__(kSumThreads)
     sum_kernel(const __grid_constant__ List list, const __grid_constant__ PageKeys keys, WordSum* sums) {
-  for (uint32_t tile = blockIdx.x; tile < list.tiles; tile += gridDim.x) {
-    const int index = list.find(tile);
-    const RangeSum& range = list.ranges[index];
-    const WordSum part = narrow(sum_block(sum_tile(range, (tile - list.first_tile[index]) * kSumTile, keys)));
-    if (threadIdx.x != 0) continue;
-    // Whoever adds past 2^64 is told so by the value before, and carries: the sum is whole in whatever order.
-    WordSum& total = sums[range.slot];
-    const uint64_t before = atomicAdd(reinterpret_cast<unsigned long long*>(&total.low), part.low);
-    const uint64_t carry = before + part.low < before ? 1 : 0;
-    atomicAdd(reinterpret_cast<unsigned long long*>(&total.high), part.high + carry);
+  list.for_my_tiles([&](const RangeSum& range, uint64_t first, uint64_t end) {
+    const uint64_t last = min(end * kSumTile, words_of(range));
+    const Uint128 sum = sum_block(sum_range(range, first * kSumTile, last, keys));
+    if (threadIdx.x == 0) add_to(sums[range.slot], narrow(sum));
+  });
+}
+
+__global__ void __launch_bounds__(kSumThreads) bring_kernel(WordSum* sums, WordSum* room, uint32_t count) {
+  for (uint32_t i = threadIdx.x; i < count; i += kSumThreads) {
+    room[i] = sums[i];
+    sums[i] = {};
   }
 }
 
@@ -201,6 +224,11 @@ void launch_sums(std::span<const RangeSum> ranges, const PageKeys& keys, WordSum
       [&](const auto& list) {
         sum_kernel<<<std::min(list.tiles, static_cast<uint32_t>(blocks)), kSumThreads, 0, stream>>>(list, keys, sums);
       });
+}
+
+void bring_sums(WordSum* sums, WordSum* room, size_t count, cudaStream_t stream) {
+  bring_kernel<<<1, kSumThreads, 0, stream>>>(sums, room, static_cast<uint32_t>(count));
+  BATON_CUDA_CHECK(cudaGetLastError(), "bringing {} sums", count);
 }
 
 }  // namespace baton::device

@@ -14,23 +14,25 @@
 namespace baton::device {
 
 struct RangeCopy {
-  const std::byte* source = nullptr;  // nullptr: zeros
-  std::byte* destination = nullptr;
-  uint64_t length = 0;
+  const std::byte* source;  // nullptr: zeros
+  std::byte* destination;
+  uint64_t length;
 };
 // By at most `blocks` blocks of 512 threads, so that what else runs on the card keeps the rest of it.
 void launch_copies(std::span<const RangeCopy> copies, int blocks, cudaStream_t stream);
 
 // A layout::WordRun by its address, and to which of the sums it adds.
 struct RangeSum {
-  const std::byte* base = nullptr;
-  uint64_t length = 0;
-  uint64_t row_bytes = 0;
-  uint64_t word = 0;
-  uint32_t slot = 0;
+  const std::byte* base;
+  uint64_t length;
+  uint64_t row_bytes;
+  uint64_t word;
+  uint32_t slot;
 };
 // sums[slot] += the words of the range, modulo 2^128; `sums` is memory of the card.
 void launch_sums(std::span<const RangeSum> ranges, const PageKeys& keys, WordSum* sums, int blocks,
                  cudaStream_t stream);
+// Moves `count` sums to `room`, pinned memory of the processor, and leaves zeros.
+void bring_sums(WordSum* sums, WordSum* room, size_t count, cudaStream_t stream);
 
 }  // namespace baton::device

@@ -45,6 +45,7 @@ struct ExpandedSource {
 template <class T, class Source>
 __global__ void plain_kernel(const T* q, int64_t q_row_stride, const PagedRows* sequences, Source source, int k_dim,
                              int v_dim, float scale, T* out) {
+  begin_kernel();
   __shared__ float largest_of[kWarps], total_of[kWarps], sums[kDimMax];
   const int sequence = static_cast<int>(blockIdx.z), head = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -101,9 +102,8 @@ void launch(cudaStream_t stream, const T* q, int64_t q_row_stride, const CardSeq
   BATON_CHECK(v_dim <= kDimMax);
   const dim3 grid(static_cast<unsigned>(sequences.tokens_max), static_cast<unsigned>(q_heads),
                   static_cast<unsigned>(sequences.count));
-  plain_kernel<T, Source>
-      <<<grid, kWarps * 32, 0, stream>>>(q, q_row_stride, sequences.rows, source, k_dim, v_dim, scale, out);
-  check_launch();
+  launch_kernel(stream, plain_kernel<T, Source>, grid, kWarps * 32, 0, q, q_row_stride, sequences.rows, source, k_dim,
+                v_dim, scale, out);
 }
 
 }  // namespace

@@ -16,6 +16,36 @@ inline void check_cuda(cudaError_t error) {
 }
 inline void check_launch() { check_cuda(cudaGetLastError()); }
 
+// A kernel of this folder may be set up while the one before it in the stream still runs: it is launched by
+// launch_kernel(), and its first statement is begin_kernel(), which waits for all that the one before has written.
+// Every kernel must, also one that returns at once, or those behind it would not be behind those before it.
+template <class... Parameters, class... Arguments>
+void launch_kernel(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                   Arguments&&... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+__device__ inline void begin_kernel() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// The same; `before` does what may be done ahead: reading what no kernel writes.
+template <class Before>
+__device__ inline void begin_kernel(const Before& before) {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  before();
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // Multiprocessors of the current device.
 int multiprocessors();
 

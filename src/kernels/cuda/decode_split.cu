@@ -6,6 +6,7 @@ namespace {
 constexpr int kPlanThreads = 1024;
 
 __global__ void plan_kernel(const PagedRows* entries, int count, int32_t* first_tile) {
+  begin_kernel();
   __shared__ int upto_warp[32];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   int before = 0;
@@ -35,6 +36,7 @@ __global__ void plan_kernel(const PagedRows* entries, int count, int32_t* first_
 // A block a query head of an entry. Its threads are `teams` of v_dim / 4, which take the parts in turn.
 constexpr int kPartsMax = 512, kTeamsMax = 8;
 __global__ void merge_kernel(Split split, int q_heads, const int* kv_head_of, int v_dim, int teams, bf16* out) {
+  begin_kernel();
   __shared__ float factors[kPartsMax];
   __shared__ float4 team_sums[kTeamsMax * 128];
   const int entry = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
@@ -93,8 +95,7 @@ int groups_of(int group_max) { return ceil_div(group_max, kGroupHeads); }
 }  // namespace
 
 void plan_decode(cudaStream_t stream, CardSequences sequences, int32_t* first_tile) {
-  plan_kernel<<<1, kPlanThreads, 0, stream>>>(sequences.rows, sequences.count, first_tile);
-  check_launch();
+  launch_kernel(stream, plan_kernel, 1, kPlanThreads, 0, sequences.rows, sequences.count, first_tile);
 }
 
 // Two parts a multiprocessor at most, see the kernels.
@@ -125,9 +126,8 @@ void merge_parts(cudaStream_t stream, const Split& split, int q_heads, const int
   while (teams < kTeamsMax && teams * v_dim / 4 < 512 &&
          (teams * v_dim / 4 % 32 != 0 || teams * 4 * split.count * split.kv_heads < split.parts))
     teams *= 2;
-  merge_kernel<<<dim3(static_cast<unsigned>(split.count), static_cast<unsigned>(q_heads)),
-                 static_cast<unsigned>(v_dim / 4 * teams), 0, stream>>>(split, q_heads, kv_head_of, v_dim, teams, out);
-  check_launch();
+  launch_kernel(stream, merge_kernel, dim3(static_cast<unsigned>(split.count), static_cast<unsigned>(q_heads)),
+                static_cast<unsigned>(v_dim / 4 * teams), 0, split, q_heads, kv_head_of, v_dim, teams, out);
 }
 
 }  // namespace baton::kernels::cuda

@@ -22,6 +22,7 @@ dim3 grid_of(int64_t threads) { return {static_cast<unsigned>(ceil_div<int64_t>(
 
 template <class From, class T>
 __global__ void embedding_kernel(const From* table, const int32_t* tokens, const int32_t* answers, int64_t n, T* y) {
+  begin_kernel();
   int32_t token = tokens[blockIdx.x];
   if (token < 0) token = answers[-1 - token];
   const From* from = table + token * n;
@@ -43,6 +44,7 @@ constexpr int kPacks = 2;
 template <class T, bool kAdd>
 __global__ void norm_kernel(const T* x, int64_t x_stride, T* residual, const float* weight, float eps, int n, T* y,
                             int64_t y_stride) {
+  begin_kernel();
   constexpr int kPack = Pack<T>::kSize;
   const T* in = x + blockIdx.x * x_stride;
   T* sum_row = kAdd ? residual + static_cast<int64_t>(blockIdx.x) * n : nullptr;
@@ -83,6 +85,7 @@ __global__ void norm_kernel(const T* x, int64_t x_stride, T* residual, const flo
 template <class T>
 __global__ void plain_norm_kernel(const T* x, int64_t x_stride, T* residual, const float* weight, float eps, int n,
                                   T* y, int64_t y_stride) {
+  begin_kernel();
   const T* in = x + blockIdx.x * x_stride;
   T* sum_row = residual == nullptr ? nullptr : residual + static_cast<int64_t>(blockIdx.x) * n;
   float square = 0;
@@ -109,6 +112,7 @@ int norm_threads(int64_t n, int pack) {
 template <class T>
 __global__ void norm_heads_kernel(T* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads,
                                   int dim) {
+  begin_kernel();
   const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads / 32) + threadIdx.x / 32;
   if (at >= m * heads) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -123,6 +127,7 @@ __global__ void norm_heads_kernel(T* x, int64_t row_stride, const float* weight,
 template <class T, RopePairs kPairs>
 __global__ void rope_kernel(T* x, int64_t m, int64_t row_stride, int heads, int64_t head_stride, int half,
                             const int32_t* positions, const float* cos, const float* sin) {
+  begin_kernel();
   const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (at >= m * heads * half) return;
   const int i = static_cast<int>(at % half);
@@ -138,6 +143,7 @@ __global__ void rope_kernel(T* x, int64_t m, int64_t row_stride, int heads, int6
 
 template <class T>
 __global__ void silu_mul_kernel(const T* gate_up, int64_t total, int64_t n, T* y) {
+  begin_kernel();
   constexpr int kPack = Pack<T>::kSize;
   const int64_t at = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) * kPack;
   if (at >= total) return;
@@ -164,6 +170,7 @@ __global__ void silu_mul_kernel(const T* gate_up, int64_t total, int64_t n, T* y
 template <class From, class T>
 __global__ void copy_kernel(const From* x, int64_t x_stride, int64_t x_head_stride, const int32_t* rows, int64_t m,
                             int heads, int dim, T* y, int64_t y_stride, int64_t y_head_stride) {
+  begin_kernel();
   const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (at >= m * heads * dim) return;
   const int64_t row = at / dim / heads, head = at / dim % heads, from = rows == nullptr ? row : rows[row];
@@ -178,12 +185,14 @@ __global__ void copy_kernel(const From* x, int64_t x_stride, int64_t x_head_stri
 
 template <class T>
 __global__ void add_kernel(int64_t n, const T* x, T* y) {
+  begin_kernel();
   const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (i < n) y[i] = from_float<T>(to_float(y[i]) + to_float(x[i]));
 }
 
 template <class T>
 __global__ void add_bias_kernel(const float* bias, int64_t total, int64_t n, T* y) {
+  begin_kernel();
   const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (i < total) y[i] = from_float<T>(to_float(y[i]) + bias[i % n]);
 }
@@ -196,14 +205,13 @@ void copy(cudaStream_t stream, const From* x, int64_t x_stride, int64_t x_head_s
   constexpr int kPack = Pack<T>::kSize;
   if (std::is_same_v<From, T> && dim % kPack == 0 && packable<T>(x, x_stride) && packable<T>(y, y_stride) &&
       x_head_stride % kPack == 0 && y_head_stride % kPack == 0) {
-    copy_kernel<float4, float4><<<grid_of(m * heads * dim / kPack), kThreads, 0, stream>>>(
-        reinterpret_cast<const float4*>(x), x_stride / kPack, x_head_stride / kPack, rows, m, heads,
-        static_cast<int>(dim / kPack), reinterpret_cast<float4*>(y), y_stride / kPack, y_head_stride / kPack);
+    launch_kernel(stream, copy_kernel<float4, float4>, grid_of(m * heads * dim / kPack), kThreads, 0,
+                  reinterpret_cast<const float4*>(x), x_stride / kPack, x_head_stride / kPack, rows, m, heads,
+                  static_cast<int>(dim / kPack), reinterpret_cast<float4*>(y), y_stride / kPack, y_head_stride / kPack);
   } else {
-    copy_kernel<From, T><<<grid_of(m * heads * dim), kThreads, 0, stream>>>(
-        x, x_stride, x_head_stride, rows, m, heads, static_cast<int>(dim), y, y_stride, y_head_stride);
+    launch_kernel(stream, copy_kernel<From, T>, grid_of(m * heads * dim), kThreads, 0, x, x_stride, x_head_stride, rows,
+                  m, heads, static_cast<int>(dim), y, y_stride, y_head_stride);
   }
-  check_launch();
 }
 
 template <class T>
@@ -214,16 +222,15 @@ void norm(cudaStream_t stream, const T* x, int64_t x_stride, T* residual, const 
   const int width = static_cast<int>(n);
   constexpr int kPack = Pack<T>::kSize;
   if (n % kPack != 0 || !packable<T>(x, x_stride) || !packable<T>(y, y_stride)) {
-    plain_norm_kernel<T>
-        <<<rows, norm_threads(n, 1), 0, stream>>>(x, x_stride, residual, weight, eps, width, y, y_stride);
+    launch_kernel(stream, plain_norm_kernel<T>, rows, norm_threads(n, 1), 0, x, x_stride, residual, weight, eps, width,
+                  y, y_stride);
   } else if (residual != nullptr) {
-    norm_kernel<T, true>
-        <<<rows, norm_threads(n, kPack), 0, stream>>>(x, x_stride, residual, weight, eps, width, y, y_stride);
+    launch_kernel(stream, norm_kernel<T, true>, rows, norm_threads(n, kPack), 0, x, x_stride, residual, weight, eps,
+                  width, y, y_stride);
   } else {
-    norm_kernel<T, false>
-        <<<rows, norm_threads(n, kPack), 0, stream>>>(x, x_stride, nullptr, weight, eps, width, y, y_stride);
+    launch_kernel(stream, norm_kernel<T, false>, rows, norm_threads(n, kPack), 0, x, x_stride, nullptr, weight, eps,
+                  width, y, y_stride);
   }
-  check_launch();
 }
 
 }  // namespace
@@ -232,8 +239,7 @@ template <class From, class T>
 void embedding(cudaStream_t stream, const From* table, const int32_t* tokens, const int32_t* answers, int64_t m,
                int64_t n, T* y) {
   if (m == 0) return;
-  embedding_kernel<From, T><<<static_cast<unsigned>(m), kThreads, 0, stream>>>(table, tokens, answers, n, y);
-  check_launch();
+  launch_kernel(stream, embedding_kernel<From, T>, static_cast<unsigned>(m), kThreads, 0, table, tokens, answers, n, y);
 }
 
 template <class T>
@@ -252,8 +258,8 @@ template <class T>
 void rms_norm_heads(cudaStream_t stream, T* x, int64_t row_stride, const float* weight, float eps, int64_t m, int heads,
                     int dim) {
   if (m == 0) return;
-  norm_heads_kernel<T><<<grid_of(m * heads * 32), kThreads, 0, stream>>>(x, row_stride, weight, eps, m, heads, dim);
-  check_launch();
+  launch_kernel(stream, norm_heads_kernel<T>, grid_of(m * heads * 32), kThreads, 0, x, row_stride, weight, eps, m,
+                heads, dim);
 }
 
 template <class T>
@@ -262,16 +268,15 @@ void rope(cudaStream_t stream, RopePairs pairs, T* x, int64_t m, int64_t row_str
   if (m == 0) return;
   const auto kernel =
       pairs == RopePairs::kInterleaved ? rope_kernel<T, RopePairs::kInterleaved> : rope_kernel<T, RopePairs::kHalves>;
-  kernel<<<grid_of(m * heads * (dim / 2)), kThreads, 0, stream>>>(x, m, row_stride, heads, head_stride, dim / 2,
-                                                                  positions, cos, sin);
-  check_launch();
+  launch_kernel(stream, kernel, grid_of(m * heads * (dim / 2)), kThreads, 0, x, m, row_stride, heads, head_stride,
+                dim / 2, positions, cos, sin);
 }
 
 template <class T>
 void silu_mul(cudaStream_t stream, const T* gate_up, int64_t m, int64_t n, T* y) {
   if (m == 0) return;
-  silu_mul_kernel<T><<<grid_of(ceil_div<int64_t>(m * n, Pack<T>::kSize)), kThreads, 0, stream>>>(gate_up, m * n, n, y);
-  check_launch();
+  launch_kernel(stream, silu_mul_kernel<T>, grid_of(ceil_div<int64_t>(m * n, Pack<T>::kSize)), kThreads, 0, gate_up,
+                m * n, n, y);
 }
 
 template <class T>
@@ -294,15 +299,13 @@ void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int
 template <class T>
 void add(cudaStream_t stream, int64_t n, const T* x, T* y) {
   if (n == 0) return;
-  add_kernel<T><<<grid_of(n), kThreads, 0, stream>>>(n, x, y);
-  check_launch();
+  launch_kernel(stream, add_kernel<T>, grid_of(n), kThreads, 0, n, x, y);
 }
 
 template <class T>
 void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y) {
   if (m == 0) return;
-  add_bias_kernel<T><<<grid_of(m * n), kThreads, 0, stream>>>(bias, m * n, n, y);
-  check_launch();
+  launch_kernel(stream, add_bias_kernel<T>, grid_of(m * n), kThreads, 0, bias, m * n, n, y);
 }
 
 #define BATON_INSTANTIATE(T)                                                                                      \

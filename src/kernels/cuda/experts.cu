@@ -8,16 +8,35 @@ namespace {
 
 __device__ inline float silu(float v) { return v / (1 + __expf(-v)); }
 
+// The nth expert that has slots, or -1. Every lane of a warp calls it and gets the answer.
+__device__ inline int expert_with_slots(const int32_t* offset, int local, int nth) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int first = 0; first < local; first += 32) {
+    const bool some = first + lane < local && offset[first + lane] < offset[first + lane + 1];
+    const unsigned all = __ballot_sync(~0U, some);
+    const unsigned found = __ballot_sync(~0U, some && __popc(all & ((1U << lane) - 1)) == nth);
+    if (found != 0) return first + __ffs(static_cast<int>(found)) - 1;
+    nth -= __popc(all);
+  }
+  return -1;
+}
+
 // Eight columns of the gate and the same eight of up are the 16 rows of W of a block. A block does all slots of its
 // expert, 8 * kTiles at a time.
 template <int kTiles>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
     small_gate_up_kernel(const bf16* x, int choices, ExpertSlots slots, ExpertBank<bf16> bank, bf16* activated) {
+  begin_kernel();
   extern __shared__ float total[];
-  const int begin = slots.offset[blockIdx.y], end = slots.offset[blockIdx.y + 1];
+  // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
+  const int e = static_cast<int>(gridDim.y) == bank.local
+                    ? static_cast<int>(blockIdx.y)
+                    : expert_with_slots(slots.offset, bank.local, static_cast<int>(blockIdx.y));
+  if (e < 0) return;
+  const int begin = slots.offset[e], end = slots.offset[e + 1];
   const int k = static_cast<int>(bank.hidden), width = static_cast<int>(bank.width);
   const int n0 = static_cast<int>(blockIdx.x) * 8, row = static_cast<int>(threadIdx.x % 32) / 4;
-  const bf16* gate = bank.gate_up + (static_cast<int64_t>(blockIdx.y) * 2 * width + min(n0 + row, width - 1)) * k;
+  const bf16* gate = bank.gate_up + (static_cast<int64_t>(e) * 2 * width + min(n0 + row, width - 1)) * k;
   for (int first = begin; first < end; first += 8 * kTiles) {
     float sum[kTiles][4] = {};
     const bf16* rows[kTiles];
@@ -40,11 +59,17 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
 template <int kTiles>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
     small_down_kernel(const bf16* activated, ExpertSlots slots, ExpertBank<bf16> bank, bf16* out) {
+  begin_kernel();
   extern __shared__ float total[];
-  const int begin = slots.offset[blockIdx.y], end = slots.offset[blockIdx.y + 1];
+  // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
+  const int e = static_cast<int>(gridDim.y) == bank.local
+                    ? static_cast<int>(blockIdx.y)
+                    : expert_with_slots(slots.offset, bank.local, static_cast<int>(blockIdx.y));
+  if (e < 0) return;
+  const int begin = slots.offset[e], end = slots.offset[e + 1];
   const int k = static_cast<int>(bank.width), n = static_cast<int>(bank.hidden);
   const int n0 = static_cast<int>(blockIdx.x) * 16, row = static_cast<int>(threadIdx.x % 32) / 4;
-  const bf16* w = bank.down + static_cast<int64_t>(blockIdx.y) * n * k;
+  const bf16* w = bank.down + static_cast<int64_t>(e) * n * k;
   for (int first = begin; first < end; first += 8 * kTiles) {
     float sum[kTiles][4] = {};
     const bf16* rows[kTiles];
@@ -75,6 +100,7 @@ __device__ inline int expert_of(const ExpertSlots& slots, int local, int slot) {
 }
 template <class T>
 __global__ void plain_gate_up_kernel(const T* x, int choices, ExpertSlots slots, ExpertBank<T> bank, T* activated) {
+  begin_kernel();
   const int slot = static_cast<int>(blockIdx.y), e = expert_of(slots, bank.local, slot);
   const int64_t column = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
   if (e == bank.local || column >= bank.width) return;
@@ -85,6 +111,7 @@ __global__ void plain_gate_up_kernel(const T* x, int choices, ExpertSlots slots,
 }
 template <class T>
 __global__ void plain_down_kernel(const T* activated, ExpertSlots slots, ExpertBank<T> bank, T* out) {
+  begin_kernel();
   const int slot = static_cast<int>(blockIdx.y), e = expert_of(slots, bank.local, slot);
   const int64_t column = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
   if (e == bank.local || column >= bank.hidden) return;
@@ -97,6 +124,7 @@ constexpr int kChoicesMax = 32;
 template <class T>
 __global__ void weigh_kernel(const float* weight, int choices, const int32_t* slot_of, const T* out, int64_t hidden,
                              bool add, T* y) {
+  begin_kernel();
   __shared__ int32_t slot[kChoicesMax];
   __shared__ float factor[kChoicesMax];
   __shared__ int count;
@@ -146,17 +174,16 @@ __global__ void weigh_kernel(const float* weight, int choices, const int32_t* sl
 }
 
 template <int kTiles>
-void small_experts(cudaStream_t stream, const bf16* x, int choices, const ExpertSlots& slots,
+void small_experts(cudaStream_t stream, const bf16* x, int64_t rows, int choices, const ExpertSlots& slots,
                    const ExpertBank<bf16>& bank, bf16* activated, bf16* out) {
-  const auto local = static_cast<unsigned>(bank.local);
+  const auto local = static_cast<unsigned>(rows * choices < bank.local ? rows * choices : bank.local);
   const int up_warps = small_rows_warps(bank.hidden), down_warps = small_rows_warps(bank.width);
-  small_gate_up_kernel<kTiles>
-      <<<dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local), static_cast<unsigned>(up_warps * 32),
-         small_rows_shared<kTiles>(up_warps), stream>>>(x, choices, slots, bank, activated);
-  small_down_kernel<kTiles>
-      <<<dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local), static_cast<unsigned>(down_warps * 32),
-         small_rows_shared<kTiles>(down_warps), stream>>>(activated, slots, bank, out);
-  check_launch();
+  launch_kernel(
+      stream, small_gate_up_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local),
+      static_cast<unsigned>(up_warps * 32), small_rows_shared<kTiles>(up_warps), x, choices, slots, bank, activated);
+  launch_kernel(
+      stream, small_down_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local),
+      static_cast<unsigned>(down_warps * 32), small_rows_shared<kTiles>(down_warps), activated, slots, bank, out);
 }
 
 // Slots an expert, on average, up to which its weights are read in the small way.
@@ -179,9 +206,9 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
         grouped_gate_up(stream, x, rows * choices, choices, slots, bank, activated);
         grouped_down(stream, activated, rows * choices, slots, bank, out);
       } else if (each >= 2) {
-        small_experts<2>(stream, x, choices, slots, bank, activated, out);
+        small_experts<2>(stream, x, rows, choices, slots, bank, activated, out);
       } else {
-        small_experts<1>(stream, x, choices, slots, bank, activated, out);
+        small_experts<1>(stream, x, rows, choices, slots, bank, activated, out);
       }
       done = true;
     }
@@ -191,12 +218,12 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
     const auto blocks = [&](int64_t n) {
       return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, kWarps)), static_cast<unsigned>(rows * choices));
     };
-    plain_gate_up_kernel<T><<<blocks(bank.width), kWarps * 32, 0, stream>>>(x, choices, slots, bank, activated);
-    plain_down_kernel<T><<<blocks(bank.hidden), kWarps * 32, 0, stream>>>(activated, slots, bank, out);
+    launch_kernel(stream, plain_gate_up_kernel<T>, blocks(bank.width), kWarps * 32, 0, x, choices, slots, bank,
+                  activated);
+    launch_kernel(stream, plain_down_kernel<T>, blocks(bank.hidden), kWarps * 32, 0, activated, slots, bank, out);
   }
-  weigh_kernel<T>
-      <<<static_cast<unsigned>(rows), 128, 0, stream>>>(weight, choices, slots.slot_of, out, bank.hidden, add, y);
-  check_launch();
+  launch_kernel(stream, weigh_kernel<T>, static_cast<unsigned>(rows), 128, 0, weight, choices, slots.slot_of, out,
+                bank.hidden, add, y);
 }
 
 template void experts<float>(cudaStream_t, const float*, int64_t, const int32_t*, const float*, int, const ExpertSlots&,

@@ -22,6 +22,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kWarps * 32, 2)
     gqa_decode_kernel(const bf16* q, int64_t q_row_stride, PagedKv kv, Split split, int q_heads, const int* kv_head_of,
                       float scale_log2) {
+  begin_kernel();
   using L = Layout<kDim>;
   extern __shared__ __align__(16) uint8_t raw[];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -195,9 +196,9 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Card
   // A lone unit is cut into fewer parts: merging them is serial.
   const int parts = most < 1 ? 1 : most < units * 64 ? most : units * 64;
   const Split split = make_split(sequences, plan, heads.kv_heads, heads.group_max, kDim, parts, scratch);
-  gqa_decode_kernel<kDim><<<static_cast<unsigned>(parts * groups), kWarps * 32, Layout<kDim>::kSharedBytes, stream>>>(
-      q, q_row_stride, kv, split, heads.count, heads.kv_head_of, scale * 1.44269504F);
-  check_launch();
+  launch_kernel(stream, gqa_decode_kernel<kDim>, static_cast<unsigned>(parts * groups), kWarps * 32,
+                Layout<kDim>::kSharedBytes, q, q_row_stride, kv, split, heads.count, heads.kv_head_of,
+                scale * 1.44269504F);
   merge_parts(stream, split, heads.count, heads.kv_head_of, kDim, out);
 }
 

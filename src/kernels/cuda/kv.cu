@@ -10,6 +10,7 @@ constexpr int kThreads = 128;
 template <class T, class Kv, bool kPacks>
 __global__ void write_kv_kernel(PagedKv kv, const PagedRows* sequences, int heads, const T* k, int64_t k_row_stride,
                                 const T* v, int64_t v_row_stride) {
+  begin_kernel();
   const PagedRows s = sequences[blockIdx.y];
   const uint32_t* pages = kv.pages + s.first_page;
   constexpr int kStep = kPacks ? 8 : 1;
@@ -34,6 +35,7 @@ __global__ void write_kv_kernel(PagedKv kv, const PagedRows* sequences, int head
 template <class T, class Kv>
 __global__ void gather_latents_kernel(PagedKv kv, const PagedRows* sequences, const int32_t* context_first,
                                       T* latents) {
+  begin_kernel();
   const PagedRows s = sequences[blockIdx.y];
   const uint32_t* pages = kv.pages + s.first_page;
   const int64_t context = s.tokens == 0 ? 0 : s.begin + s.tokens;
@@ -57,16 +59,15 @@ void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, i
   const bool same = std::is_same_v<T, bf16> && kv.dtype == tensor::DType::kBF16;
   if (same && kv.k_dim % 8 == 0 && kv.v_dim % 8 == 0 && packable<T>(k, k_row_stride) &&
       (v == nullptr || packable<T>(v, v_row_stride))) {
-    write_kv_kernel<T, bf16, std::is_same_v<T, bf16>>
-        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+    launch_kernel(stream, write_kv_kernel<T, bf16, std::is_same_v<T, bf16>>, grid, kThreads, 0, kv, sequences.rows,
+                  heads, k, k_row_stride, v, v_row_stride);
   } else if (kv.dtype == tensor::DType::kBF16) {
-    write_kv_kernel<T, bf16, false>
-        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+    launch_kernel(stream, write_kv_kernel<T, bf16, false>, grid, kThreads, 0, kv, sequences.rows, heads, k,
+                  k_row_stride, v, v_row_stride);
   } else {
-    write_kv_kernel<T, float, false>
-        <<<grid, kThreads, 0, stream>>>(kv, sequences.rows, heads, k, k_row_stride, v, v_row_stride);
+    launch_kernel(stream, write_kv_kernel<T, float, false>, grid, kThreads, 0, kv, sequences.rows, heads, k,
+                  k_row_stride, v, v_row_stride);
   }
-  check_launch();
 }
 
 template <class T>
@@ -75,11 +76,12 @@ void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences se
   if (sequences.count == 0 || context_max == 0) return;
   const dim3 grid(rows_of_grid(context_max), static_cast<unsigned>(sequences.count));
   if (kv.dtype == tensor::DType::kBF16) {
-    gather_latents_kernel<T, bf16><<<grid, kThreads, 0, stream>>>(kv, sequences.rows, context_first, latents);
+    launch_kernel(stream, gather_latents_kernel<T, bf16>, grid, kThreads, 0, kv, sequences.rows, context_first,
+                  latents);
   } else {
-    gather_latents_kernel<T, float><<<grid, kThreads, 0, stream>>>(kv, sequences.rows, context_first, latents);
+    launch_kernel(stream, gather_latents_kernel<T, float>, grid, kThreads, 0, kv, sequences.rows, context_first,
+                  latents);
   }
-  check_launch();
 }
 
 #define BATON_INSTANTIATE(T)                                                                                         \

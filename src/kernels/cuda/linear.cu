@@ -30,6 +30,12 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   x += blockIdx.y * groups.x;
   y += blockIdx.y * groups.y;
   const int n0 = static_cast<int>(blockIdx.x) * 16, m0 = static_cast<int>(blockIdx.z) * 8 * kTiles;
+  // The weight is fetched into L2 while the kernel before still runs.
+  begin_kernel([&] {
+    const int64_t values = static_cast<int64_t>(min(16, n - n0)) * k;
+    for (int64_t at = threadIdx.x * 64; at < values; at += blockDim.x * 64)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(w + static_cast<int64_t>(n0) * k + at));
+  });
   const int row = static_cast<int>(threadIdx.x % 32) / 4;
   float sum[kTiles][4] = {};
   const bf16* rows[kTiles];
@@ -50,9 +56,9 @@ void small_rows(cudaStream_t stream, const bf16* w, int64_t n, int64_t k, const 
   const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(n, 16)), static_cast<unsigned>(groups.count),
                   static_cast<unsigned>(ceil_div<int64_t>(m, 8 * kTiles)));
   const int warps = small_rows_warps(k);
-  small_rows_kernel<kTiles, Y><<<grid, static_cast<unsigned>(warps * 32), small_rows_shared<kTiles>(warps), stream>>>(
-      w, static_cast<int>(n), static_cast<int>(k), x, x_stride, static_cast<int>(m), y, y_stride, groups);
-  check_launch();
+  launch_kernel(stream, small_rows_kernel<kTiles, Y>, grid, static_cast<unsigned>(warps * 32),
+                small_rows_shared<kTiles>(warps), w, static_cast<int>(n), static_cast<int>(k), x, x_stride,
+                static_cast<int>(m), y, y_stride, groups);
 }
 
 template <class T>

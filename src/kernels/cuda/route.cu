@@ -31,6 +31,7 @@ __device__ inline Best warp_best(Best v) {
 template <int kPerLane>
 __global__ void route_kernel(Routing routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
                              float* weight) {
+  begin_kernel();
   const int64_t row = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
   if (row >= m) return;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -138,6 +139,7 @@ __global__ void route_kernel(Routing routing, const float* logits, const float* 
 // which they count first.
 constexpr int kPermuteWarps = 16;
 __global__ void permute_kernel(const int32_t* expert, int pairs, int first, int local, ExpertSlots slots) {
+  begin_kernel();
   __shared__ int own_of[kPermuteWarps], below_of[kPermuteWarps];
   const int e = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32),
             warp = static_cast<int>(threadIdx.x / 32);
@@ -204,6 +206,7 @@ __device__ inline GreedyPart warp_merged(GreedyPart v) {
 __device__ inline GreedyPart nothing() { return {{-INFINITY, INT32_MAX}, 0}; }
 __global__ void __cluster_dims__(kGreedyBlocks, 1, 1) __launch_bounds__(kGreedyThreads)
     greedy_kernel(const float* logits, int64_t stride, int n, int32_t* token, float* logprob, float* value) {
+  begin_kernel();
   __shared__ GreedyPart parts[kGreedyThreads / 32], blocks[kGreedyBlocks];
   const auto cluster = cooperative_groups::this_cluster();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -254,25 +257,22 @@ void route(cudaStream_t stream, const Routing& routing, const float* logits, con
   const auto kernel = routing.experts <= 64    ? route_kernel<2>
                       : routing.experts <= 256 ? route_kernel<8>
                                                : route_kernel<kExpertsMax / 32>;
-  kernel<<<static_cast<unsigned>(ceil_div<int64_t>(m, kRows)), kRows * 32, 0, stream>>>(routing, logits, bias, m,
-                                                                                        expert, weight);
-  check_launch();
+  launch_kernel(stream, kernel, static_cast<unsigned>(ceil_div<int64_t>(m, kRows)), kRows * 32, 0, routing, logits,
+                bias, m, expert, weight);
 }
 
 void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, int choices, int first, int local,
                      ExpertSlots slots) {
   if (local == 0) return;
-  permute_kernel<<<static_cast<unsigned>(local), kPermuteWarps * 32, 0, stream>>>(
-      expert, static_cast<int>(rows * choices), first, local, slots);
-  check_launch();
+  launch_kernel(stream, permute_kernel, static_cast<unsigned>(local), kPermuteWarps * 32, 0, expert,
+                static_cast<int>(rows * choices), first, local, slots);
 }
 
 void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
             float* logprob, float* value) {
   if (m == 0) return;
-  greedy_kernel<<<static_cast<unsigned>(m * kGreedyBlocks), kGreedyThreads, 0, stream>>>(
-      logits, stride, static_cast<int>(n), token, logprob, value);
-  check_launch();
+  launch_kernel(stream, greedy_kernel, static_cast<unsigned>(m * kGreedyBlocks), kGreedyThreads, 0, logits, stride,
+                static_cast<int>(n), token, logprob, value);
 }
 
 }  // namespace baton::kernels::cuda

@@ -58,6 +58,7 @@ __device__ void copy_tiles(const bf16* x, int choices, const bf16* w, int n, int
     const SlotTile tile = find_tile(slots.offset, local, turn / across);
     if (tile.expert < 0) return;
     const int n0 = turn % across * (kGateUp ? kColumns / 2 : kColumns);
+    const int rows_left = tile.end - tile.begin - row16;  // what is beyond is zero, and not read
     const bf16* a[kRows / 16];
 #pragma unroll
     for (int i = 0; i < kRows / 16; ++i) {
@@ -79,7 +80,8 @@ __device__ void copy_tiles(const bf16* x, int choices, const bf16* w, int n, int
       const int from = inside ? step * kDepth : 0;
       barrier_wait(empty + stage * 8, (now / kStages + 1) % 2);
 #pragma unroll
-      for (int i = 0; i < kRows / 16; ++i) copy_async_or_zero(to + i * 16 * kRowBytes, a[i] + from, inside);
+      for (int i = 0; i < kRows / 16; ++i)
+        copy_async_or_zero(to + i * 16 * kRowBytes, a[i] + from, inside && i * 16 < rows_left);
 #pragma unroll 4
       for (int i = 0; i < kColumns / 16; ++i)
         copy_async_or_zero(to + kABytes + i * 16 * kRowBytes,
@@ -124,6 +126,7 @@ __device__ void write_tile(const float (&sum)[128], const SlotTile& tile, int n0
 template <bool kGateUp>
 __global__ void __launch_bounds__(kMultiplying + kCopying, 1)
     grouped_kernel(const bf16* x, int choices, const bf16* w, int n, int k, int local, ExpertSlots slots, bf16* y) {
+  begin_kernel();
   extern __shared__ uint8_t raw[];
   const uint32_t shared = (shared_address(raw) + 1023) & ~1023U;
   const uint32_t full = shared + kStages * kStageBytes, empty = full + kStages * 8;
@@ -186,9 +189,8 @@ void grouped(cudaStream_t stream, const bf16* x, int64_t slots_max, int choices,
   check_cuda(allowed);
   const int64_t tiles = ceil_div<int64_t>(n, kGateUp ? kColumns / 2 : kColumns) * (slots_max / kRows + local);
   const auto blocks = static_cast<unsigned>(tiles < multiprocessors() ? tiles : multiprocessors());
-  kernel<<<blocks, kMultiplying + kCopying, kSharedBytes, stream>>>(x, choices, w, static_cast<int>(n),
-                                                                    static_cast<int>(k), local, slots, y);
-  check_launch();
+  launch_kernel(stream, kernel, blocks, kMultiplying + kCopying, kSharedBytes, x, choices, w, static_cast<int>(n),
+                static_cast<int>(k), local, slots, y);
 }
 
 }  // namespace

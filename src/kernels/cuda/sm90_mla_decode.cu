@@ -74,6 +74,7 @@ __device__ void copy_tokens(const PagedKv& kv, const Split& split, int part, uin
 template <int kHeads>
 __global__ void __launch_bounds__(MlaLayout<kHeads>::kThreads, 1)
     mla_decode_kernel(const bf16* q, PagedKv kv, Split split, int heads, int head_blocks, float scale_log2) {
+  begin_kernel();
   using L = MlaLayout<kHeads>;
   extern __shared__ uint8_t raw[];
   const uint32_t shared = (shared_address(raw) + 1023) & ~1023U;
@@ -249,9 +250,8 @@ void launch(cudaStream_t stream, const bf16* q, const CardSequences& sequences, 
   // A lone sequence is cut into fewer parts: merging them is serial.
   const int parts = most < 1 ? 1 : most < sequences.count * 64 ? most : sequences.count * 64;
   const Split split = make_split(sequences, plan, 1, heads, kLatent, parts, scratch);
-  mla_decode_kernel<kHeads><<<static_cast<unsigned>(parts * head_blocks), L::kThreads, L::kSharedBytes, stream>>>(
-      q, kv, split, heads, head_blocks, scale * 1.44269504F);
-  check_launch();
+  launch_kernel(stream, mla_decode_kernel<kHeads>, static_cast<unsigned>(parts * head_blocks), L::kThreads,
+                L::kSharedBytes, q, kv, split, heads, head_blocks, scale * 1.44269504F);
   merge_parts(stream, split, heads, nullptr, kLatent, out);
 }
 

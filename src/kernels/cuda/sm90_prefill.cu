@@ -96,6 +96,7 @@ template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
 __global__ void __launch_bounds__(kMultiplying + kCopying, 1)
     prefill_kernel(const bf16* q, int64_t q_row_stride, const PagedRows* sequences, Source source, float scale_log2,
                    bf16* out) {
+  begin_kernel();
   using L = PrefillLayout<kKeyDim, kValueDim>;
   extern __shared__ uint8_t raw[];
   PrefillTile tile{};
@@ -266,9 +267,8 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Card
   check_cuda(allowed);
   const dim3 grid(static_cast<unsigned>(q_heads), static_cast<unsigned>(ceil_div<int64_t>(sequences.tokens_max, kRows)),
                   static_cast<unsigned>(sequences.count));
-  kernel<<<grid, kMultiplying + kCopying, kSharedBytes, stream>>>(q, q_row_stride, sequences.rows, source,
-                                                                  scale * 1.44269504F, out);
-  check_launch();
+  launch_kernel(stream, kernel, grid, kMultiplying + kCopying, kSharedBytes, q, q_row_stride, sequences.rows, source,
+                scale * 1.44269504F, out);
 }
 
 }  // namespace

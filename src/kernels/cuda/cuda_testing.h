@@ -84,6 +84,24 @@ std::vector<float> random_values(size_t count, float scale = 1) {
   return values;
 }
 
+// A stack of `count` fp8 weights (n, k) with their scales, and what they stand for.
+struct Fp8Stack {
+  std::vector<fp8> values;
+  std::vector<float> scales, floats;
+};
+inline Fp8Stack random_fp8(int64_t count, int64_t n, int64_t k, float size) {
+  const int64_t down = (n + kScaleBlock - 1) / kScaleBlock, across = (k + kScaleBlock - 1) / kScaleBlock;
+  Fp8Stack stack;
+  for (const float v : random_values<float>(count * n * k, 448)) stack.values.push_back(fp8(v));
+  for (const float v : random_values<float>(count * down * across)) stack.scales.push_back((1.5F + v) * size / 448);
+  for (int64_t i = 0; i < count * n * k; ++i) {
+    const int64_t matrix = i / (n * k), row = i / k % n, column = i % k;
+    stack.floats.push_back(static_cast<float>(stack.values[i]) *
+                           stack.scales[(matrix * down + row / kScaleBlock) * across + column / kScaleBlock]);
+  }
+  return stack;
+}
+
 // |actual - expected| / |expected|. NaN where anything was left poisoned.
 inline double error_of(std::span<const float> actual, std::span<const float> expected) {
   EXPECT_EQ(actual.size(), expected.size());

@@ -23,9 +23,9 @@ __device__ inline int expert_with_slots(const int32_t* offset, int local, int nt
 
 // Eight columns of the gate and the same eight of up are the 16 rows of W of a block. A block does all slots of its
 // expert, 8 * kTiles at a time.
-template <int kTiles>
+template <int kTiles, class W>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
-    small_gate_up_kernel(const bf16* x, int choices, ExpertSlots slots, ExpertBank<bf16> bank, bf16* activated) {
+    small_gate_up_kernel(const bf16* x, int choices, ExpertSlots slots, ExpertBank<bf16, W> bank, bf16* activated) {
   begin_kernel();
   extern __shared__ float total[];
   // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
@@ -36,14 +36,15 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   const int begin = slots.offset[e], end = slots.offset[e + 1];
   const int k = static_cast<int>(bank.hidden), width = static_cast<int>(bank.width);
   const int n0 = static_cast<int>(blockIdx.x) * 8, row = static_cast<int>(threadIdx.x % 32) / 4;
-  const bf16* gate = bank.gate_up + (static_cast<int64_t>(e) * 2 * width + min(n0 + row, width - 1)) * k;
+  const auto gate = stored_row(bank.gate_up, bank.gate_up_scale, 2 * e, width, k, n0 + row);
+  const auto up = stored_row(bank.gate_up, bank.gate_up_scale, 2 * e + 1, width, k, n0 + row);
   for (int first = begin; first < end; first += 8 * kTiles) {
     float sum[kTiles][4] = {};
     const bf16* rows[kTiles];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i)
       rows[i] = x + static_cast<int64_t>(slots.pair_of[min(first + i * 8 + row, end - 1)] / choices) * k;
-    accumulate<kTiles>(sum, gate, gate + static_cast<int64_t>(width) * k, rows, k);
+    accumulate<kTiles>(sum, gate, up, rows, k);
     add_up_warps<kTiles>(sum, total);
     __syncthreads();
     for (int at = static_cast<int>(threadIdx.x); at < 8 * 8 * kTiles; at += static_cast<int>(blockDim.x)) {
@@ -56,9 +57,9 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   }
 }
 
-template <int kTiles>
+template <int kTiles, class W>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
-    small_down_kernel(const bf16* activated, ExpertSlots slots, ExpertBank<bf16> bank, bf16* out) {
+    small_down_kernel(const bf16* activated, ExpertSlots slots, ExpertBank<bf16, W> bank, bf16* out) {
   begin_kernel();
   extern __shared__ float total[];
   // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
@@ -69,14 +70,13 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   const int begin = slots.offset[e], end = slots.offset[e + 1];
   const int k = static_cast<int>(bank.width), n = static_cast<int>(bank.hidden);
   const int n0 = static_cast<int>(blockIdx.x) * 16, row = static_cast<int>(threadIdx.x % 32) / 4;
-  const bf16* w = bank.down + static_cast<int64_t>(e) * n * k;
   for (int first = begin; first < end; first += 8 * kTiles) {
     float sum[kTiles][4] = {};
     const bf16* rows[kTiles];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) rows[i] = activated + static_cast<int64_t>(min(first + i * 8 + row, end - 1)) * k;
-    accumulate<kTiles>(sum, w + static_cast<int64_t>(min(n0 + row, n - 1)) * k,
-                       w + static_cast<int64_t>(min(n0 + row + 8, n - 1)) * k, rows, k);
+    accumulate<kTiles>(sum, stored_row(bank.down, bank.down_scale, e, n, k, n0 + row),
+                       stored_row(bank.down, bank.down_scale, e, n, k, n0 + row + 8), rows, k);
     add_up_warps<kTiles>(sum, total);
     for (int at = static_cast<int>(threadIdx.x); at < 16 * 8 * kTiles; at += static_cast<int>(blockDim.x)) {
       const int slot = first + at / 16, column = n0 + at % 16;
@@ -173,16 +173,16 @@ __global__ void weigh_kernel(const float* weight, int choices, const int32_t* sl
   }
 }
 
-template <int kTiles>
+template <int kTiles, class W>
 void small_experts(cudaStream_t stream, const bf16* x, int64_t rows, int choices, const ExpertSlots& slots,
-                   const ExpertBank<bf16>& bank, bf16* activated, bf16* out) {
+                   const ExpertBank<bf16, W>& bank, bf16* activated, bf16* out) {
   const auto local = static_cast<unsigned>(rows * choices < bank.local ? rows * choices : bank.local);
   const int up_warps = small_rows_warps(bank.hidden), down_warps = small_rows_warps(bank.width);
   launch_kernel(
-      stream, small_gate_up_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local),
+      stream, small_gate_up_kernel<kTiles, W>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local),
       static_cast<unsigned>(up_warps * 32), small_rows_shared<kTiles>(up_warps), x, choices, slots, bank, activated);
   launch_kernel(
-      stream, small_down_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local),
+      stream, small_down_kernel<kTiles, W>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local),
       static_cast<unsigned>(down_warps * 32), small_rows_shared<kTiles>(down_warps), activated, slots, bank, out);
 }
 
@@ -191,21 +191,29 @@ constexpr int64_t kSmallSlots = 8;
 
 }  // namespace
 
-template <class T>
+template <class T, class W>
 void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* expert, const float* weight, int choices,
-             const ExpertSlots& slots, const ExpertBank<T>& bank, T* activated, T* out, bool add, T* y) {
+             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y) {
   if (rows == 0) return;
   BATON_CHECK(choices <= kChoicesMax);
   permute_experts(stream, expert, rows, choices, bank.first, bank.local, slots);
+  // As if the rows were shared out evenly over all experts of the layer.
+  const int64_t each = rows * choices / bank.experts;
+  constexpr bool kBf16 = std::is_same_v<W, bf16>, kFp8 = std::is_same_v<W, fp8>;
+  constexpr int kMultiple = kFp8 ? 16 : 8;
+  const bool whole = bank.hidden % kMultiple == 0 && bank.width % kMultiple == 0;
+  BATON_CHECK(whole || !kFp8);
   bool done = false;
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (bank.hidden % 8 == 0 && bank.width % 8 == 0) {
-      // As if the rows were shared out evenly over all experts of the layer.
-      const int64_t each = rows * choices / bank.experts;
-      if (each > kSmallSlots) {
-        grouped_gate_up(stream, x, rows * choices, choices, slots, bank, activated);
-        grouped_down(stream, activated, rows * choices, slots, bank, out);
-      } else if (each >= 2) {
+  if constexpr (kBf16) {
+    if (whole && each > kSmallSlots) {
+      grouped_gate_up(stream, x, rows * choices, choices, slots, bank, activated);
+      grouped_down(stream, activated, rows * choices, slots, bank, out);
+      done = true;
+    }
+  }
+  if constexpr (kBf16 || kFp8) {
+    if (whole && !done) {
+      if (each >= 2) {
         small_experts<2>(stream, x, rows, choices, slots, bank, activated, out);
       } else {
         small_experts<1>(stream, x, rows, choices, slots, bank, activated, out);
@@ -213,22 +221,27 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
       done = true;
     }
   }
-  if (!done) {
-    constexpr unsigned kWarps = 8;
-    const auto blocks = [&](int64_t n) {
-      return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, kWarps)), static_cast<unsigned>(rows * choices));
-    };
-    launch_kernel(stream, plain_gate_up_kernel<T>, blocks(bank.width), kWarps * 32, 0, x, choices, slots, bank,
-                  activated);
-    launch_kernel(stream, plain_down_kernel<T>, blocks(bank.hidden), kWarps * 32, 0, activated, slots, bank, out);
+  if constexpr (!kFp8) {
+    if (!done) {
+      constexpr unsigned kWarps = 8;
+      const auto blocks = [&](int64_t n) {
+        return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, kWarps)), static_cast<unsigned>(rows * choices));
+      };
+      launch_kernel(stream, plain_gate_up_kernel<T>, blocks(bank.width), kWarps * 32, 0, x, choices, slots, bank,
+                    activated);
+      launch_kernel(stream, plain_down_kernel<T>, blocks(bank.hidden), kWarps * 32, 0, activated, slots, bank, out);
+    }
   }
   launch_kernel(stream, weigh_kernel<T>, static_cast<unsigned>(rows), 128, 0, weight, choices, slots.slot_of, out,
                 bank.hidden, add, y);
 }
 
-template void experts<float>(cudaStream_t, const float*, int64_t, const int32_t*, const float*, int, const ExpertSlots&,
-                             const ExpertBank<float>&, float*, float*, bool, float*);
-template void experts<bf16>(cudaStream_t, const bf16*, int64_t, const int32_t*, const float*, int, const ExpertSlots&,
-                            const ExpertBank<bf16>&, bf16*, bf16*, bool, bf16*);
+#define BATON_INSTANTIATE(T, W)                                                                                       \
+  template void experts<T, W>(cudaStream_t, const T*, int64_t, const int32_t*, const float*, int, const ExpertSlots&, \
+                              const ExpertBank<T, W>&, T*, T*, bool, T*);
+BATON_INSTANTIATE(float, float)
+BATON_INSTANTIATE(bf16, bf16)
+BATON_INSTANTIATE(bf16, fp8)
+#undef BATON_INSTANTIATE
 
 }  // namespace baton::kernels::cuda

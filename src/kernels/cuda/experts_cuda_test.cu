@@ -50,7 +50,7 @@ class ExpertsOnCard : public OnACardAs<T> {};
 TYPED_TEST_SUITE(ExpertsOnCard, Elements);
 
 // `crowd` of the rows choose the first expert of their choices all alike.
-template <class T>
+template <class T, class W = T>
 void expect_experts(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden, int64_t width,
                     bool add, int64_t crowd) {
   SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", width " << width);
@@ -67,21 +67,39 @@ void expect_experts(int64_t rows, int experts_all, int first, int local, int cho
   }
   const auto weight = random_values<float>(rows * choices);
   const float scale = 2 / std::sqrt(static_cast<float>(hidden));
-  const auto x = random_values<T>(rows * hidden), gate_up = random_values<T>(local * 2 * width * hidden, scale),
-             down = random_values<T>(local * hidden * width, scale), y = random_values<T>(rows * hidden, 0.1F);
+  const auto x = random_values<T>(rows * hidden), y = random_values<T>(rows * hidden, 0.1F);
+  std::vector<float> gate_up, down, up_scales, down_scales;
+  std::vector<W> up_values, down_values;
+  if constexpr (std::is_same_v<W, fp8>) {
+    Fp8Stack up_stack = random_fp8(local * 2, width, hidden, scale),
+             down_stack = random_fp8(local, hidden, width, scale);
+    gate_up = up_stack.floats;
+    down = down_stack.floats;
+    up_values = up_stack.values;
+    down_values = down_stack.values;
+    up_scales = up_stack.scales;
+    down_scales = down_stack.scales;
+  } else {
+    gate_up = random_values<T>(local * 2 * width * hidden, scale);
+    down = random_values<T>(local * hidden * width, scale);
+    for (const float v : gate_up) up_values.push_back(rounded<W>(v));
+    for (const float v : down) down_values.push_back(rounded<W>(v));
+  }
   std::vector<float> expected = add ? y : std::vector<float>(rows * hidden);
   experts_ref(x.data(), rows, hidden, expert.data(), weight.data(), choices, first, local, width, gate_up.data(),
               down.data(), expected.data());
 
-  const OnCard<T> x_card(x), gate_up_card(gate_up), down_card(down), activated(rows * choices * width),
-      out(rows * choices * hidden), y_poisoned(rows * hidden), y_sum(y);
+  const OnCard<T> x_card(x), activated(rows * choices * width), out(rows * choices * hidden), y_poisoned(rows * hidden),
+      y_sum(y);
+  const OnCard<W> gate_up_card(up_values), down_card(down_values);
   const OnCard<int32_t> expert_card(expert), offset(local + 1), pair_of(rows * choices), slot_of(rows * choices);
-  const OnCard<float> weight_card(weight);
-  const ExpertBank<T> bank{gate_up_card.data(), down_card.data(), experts_all, first, local, hidden, width};
+  const OnCard<float> weight_card(weight), up_scale_card(up_scales), down_scale_card(down_scales);
+  const ExpertBank<T, W> bank{gate_up_card.data(),  down_card.data(),      experts_all, first, local, hidden, width,
+                              up_scale_card.data(), down_scale_card.data()};
   const ExpertSlots slots{offset.data(), pair_of.data(), slot_of.data()};
   const OnCard<T>& answer = add ? y_sum : y_poisoned;
-  experts<T>(nullptr, x_card.data(), rows, expert_card.data(), weight_card.data(), choices, slots, bank,
-             activated.data(), out.data(), add, answer.data());
+  experts<T, W>(nullptr, x_card.data(), rows, expert_card.data(), weight_card.data(), choices, slots, bank,
+                activated.data(), out.data(), add, answer.data());
   EXPECT_CLOSE(T, answer.floats(), expected);
 }
 
@@ -91,6 +109,12 @@ TYPED_TEST(ExpertsOnCard, AreTheReferences) {
   expect_experts<T>(5, 8, 0, 8, 2, 136, 72, true, 5);
   expect_experts<T>(20, 8, 2, 4, 3, 256, 192, false, 0);
   expect_experts<T>(60, 8, 0, 8, 2, 64, 1408, true, 60);
+}
+
+TEST_F(OnACard, ExpertsOfFp8WeightsAreTheReferences) {
+  expect_experts<bf16, fp8>(1, 8, 0, 8, 3, 256, 192, false, 0);
+  expect_experts<bf16, fp8>(5, 8, 2, 4, 2, 144, 80, true, 5);
+  expect_experts<bf16, fp8>(60, 8, 0, 8, 2, 64, 1408, true, 60);
 }
 
 // Enough rows an expert for the grouped products, some experts with none, odd sizes, another rank's experts.

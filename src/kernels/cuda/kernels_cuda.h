@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -23,6 +24,10 @@ enum class RopePairs : uint8_t;  // backend.h
 namespace baton::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
+using fp8 = __nv_fp8_e4m3;
+
+// Weights may be fp8 (n, k) with a float32 scale for each 128 x 128 of them: (ceil(n / 128), ceil(k / 128)).
+inline constexpr int kScaleBlock = 128;
 
 // y (m, n) = row tokens[i] of table (rows, n). A token -1-i stands for answers[i], one that an earlier step has drawn.
 // From is T or bf16.
@@ -142,19 +147,22 @@ void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, i
                      ExpertSlots slots);
 
 // The experts [first, first + local) of a layer that has `experts`, one after another.
-template <class T>
+template <class T, class W = T>
 struct ExpertBank {
-  const T* gate_up = nullptr;  // (local, 2 width, hidden)
-  const T* down = nullptr;     // (local, hidden, width)
+  const W* gate_up = nullptr;  // (local, 2 width, hidden)
+  const W* down = nullptr;     // (local, hidden, width)
   int experts = 0, first = 0, local = 0;
   int64_t hidden = 0, width = 0;
+  // Of fp8: (local, 2, ceil(width / 128), ceil(hidden / 128)) and (local, ceil(hidden / 128), ceil(width / 128)).
+  const float* gate_up_scale = nullptr;
+  const float* down_scale = nullptr;
 };
 // y (rows, hidden) = (add: y +) sum over a row's choices of weight * FFN of x. A row adds up its experts in ascending
 // order. Calls permute_experts(): slots is scratch, as are activated (rows * choices, width) and out (rows * choices,
-// hidden).
-template <class T>
+// hidden). fp8 wants hidden and width in multiples of 16, and is made for few rows an expert.
+template <class T, class W>
 void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* expert, const float* weight, int choices,
-             const ExpertSlots& slots, const ExpertBank<T>& bank, T* activated, T* out, bool add, T* y);
+             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y);
 
 // Matrix products of one rank: the library's handle and workspace, and the algorithm chosen for each shape. One thread
 // and one stream at a time.
@@ -181,6 +189,12 @@ class Products {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// y (m, n) = x (m, k) * W^T with W in fp8 as it is stored, for few rows (decode): W is read once every 16 of them. k is
+// a multiple of 16. Y is bf16 or float.
+template <class Y>
+void linear_fp8(cudaStream_t stream, const fp8* w, const float* scale, int64_t n, int64_t k, const bf16* x,
+                int64_t x_stride, int64_t m, Y* y, int64_t y_stride);
 
 // token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability, NaN if a
 // logit of the row is. value (m), or null: its logit.

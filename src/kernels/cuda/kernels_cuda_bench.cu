@@ -66,6 +66,7 @@ const bf16* slice(size_t size, int turn) {
 }
 bf16* output;  // as long as any output here
 float* float_output;
+float* fp8_scale;
 
 // Median seconds of fn(turn): `launches` of them in a graph, replayed.
 double seconds_of(const std::function<void(int)>& fn, int launches) {
@@ -110,6 +111,16 @@ void report(const std::string& name, double bytes, double operations, const std:
 }
 
 Products* products;
+
+void linear_fp8_case(const std::string& name, int64_t m, int64_t n, int64_t k) {
+  report(
+      name + " m=" + std::to_string(m) + " fp8", 1.0 * n * k + 2.0 * m * k + 2.0 * m * n, 2.0 * m * n * k,
+      [&](int turn) {
+        linear_fp8<bf16>(stream, reinterpret_cast<const fp8*>(slice(n * k / 2, turn)), fp8_scale, n, k,
+                         slice(m * k, turn + 3), k, m, output, n);
+      },
+      20);
+}
 
 template <class Y>
 void linear_case(const std::string& name, int64_t m, int64_t n, int64_t k) {
@@ -250,9 +261,27 @@ void expert_cases() {
     report("experts rows=" + std::to_string(rows) + " distinct=" + std::to_string(distinct).substr(0, 4),
            distinct * kHidden * kWidth * 6 + 4.0 * rows * kHidden, 6.0 * rows * kChoices * kHidden * kWidth,
            [&](int turn) {
-             experts<bf16>(stream, slice(rows * kHidden, turn), rows, expert_card + turn % kTurns * rows * kChoices,
-                           weight, kChoices, slots, bank, activated, out, false, output);
+             experts<bf16, bf16>(stream, slice(rows * kHidden, turn), rows,
+                                 expert_card + turn % kTurns * rows * kChoices, weight, kChoices, slots, bank,
+                                 activated, out, false, output);
            });
+    if (rows <= 128) {
+      const ExpertBank<bf16, fp8> bank8{reinterpret_cast<const fp8*>(arena),
+                                        reinterpret_cast<const fp8*>(arena + kExperts * kHidden * kWidth),
+                                        kExperts,
+                                        0,
+                                        kExperts,
+                                        kHidden,
+                                        kWidth,
+                                        fp8_scale,
+                                        fp8_scale};
+      report("experts fp8 rows=" + std::to_string(rows), distinct * kHidden * kWidth * 3 + 4.0 * rows * kHidden,
+             6.0 * rows * kChoices * kHidden * kWidth, [&](int turn) {
+               experts<bf16, fp8>(stream, slice(rows * kHidden, turn), rows,
+                                  expert_card + turn % kTurns * rows * kChoices, weight, kChoices, slots, bank8,
+                                  activated, out, false, output);
+             });
+    }
     report("permute rows=" + std::to_string(rows), 4.0 * rows * kChoices, 0, [&](int turn) {
       permute_experts(stream, expert_card + turn % kTurns * rows * kChoices, rows, kChoices, 0, kExperts, slots);
     });
@@ -295,6 +324,7 @@ int run(const char* only) {
   check_cuda(cudaStreamCreate(&stream));
   arena = on_card<bf16>(kArena);
   output = on_card<bf16>(size_t{1} << 29);
+  fp8_scale = on_card(std::vector<float>(64 * 4096, 1e-3F));
   float_output = on_card<float>(size_t{128} * 128256);
   fill_kernel<<<4096, 256, 0, stream>>>(arena, kArena, 0.05F);
   check_launch();
@@ -329,6 +359,10 @@ int run(const char* only) {
     linear_case<bf16>("lite o 2048x2048", m, 2048, 2048);
     linear_case<bf16>("lite shared up 5632x2048", m, 5632, 2048);
     linear_case<bf16>("lite shared down 2048x2816", m, 2048, 2816);
+    if (m <= 32) {
+      linear_fp8_case("lite q 3072x2048", m, 3072, 2048);
+      linear_fp8_case("llama up 28672x4096", m, 28672, 4096);
+    }
     linear_case<float>("lite gate 64x2048", m, 64, 2048);
     if (m <= 128) {
       linear_case<float>("lite head 102400x2048", m, 102400, 2048);

@@ -18,31 +18,32 @@ void check_library(cublasStatus_t status) {
 // Group g of blockIdx.y has its own weight, columns of x and columns of y (heads).
 struct Groups {
   int count = 1;
-  int64_t w = 0, x = 0, y = 0;  // elements from a group to the next
+  int64_t w = 0, x = 0, y = 0;  // elements from a group to the next; w: n * k
 };
 
-template <int kTiles, class Y>
+template <int kTiles, class W, class Y>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
-    small_rows_kernel(const bf16* w, int n, int k, const bf16* x, int64_t x_stride, int m, Y* y, int64_t y_stride,
-                      Groups groups) {
+    small_rows_kernel(const W* w, const float* scale, int n, int k, const bf16* x, int64_t x_stride, int m, Y* y,
+                      int64_t y_stride, Groups groups) {
   extern __shared__ float total[];
-  w += blockIdx.y * groups.w;
   x += blockIdx.y * groups.x;
   y += blockIdx.y * groups.y;
   const int n0 = static_cast<int>(blockIdx.x) * 16, m0 = static_cast<int>(blockIdx.z) * 8 * kTiles;
   // The weight is fetched into L2 while the kernel before still runs.
   begin_kernel([&] {
-    const int64_t values = static_cast<int64_t>(min(16, n - n0)) * k;
-    for (int64_t at = threadIdx.x * 64; at < values; at += blockDim.x * 64)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(w + static_cast<int64_t>(n0) * k + at));
+    const W* own = stored_row(w, scale, blockIdx.y, n, k, n0).values;
+    constexpr int kLine = 128 / sizeof(W);
+    for (int at = static_cast<int>(threadIdx.x) * kLine; at < min(16, n - n0) * k;
+         at += static_cast<int>(blockDim.x) * kLine)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(own + at));
   });
   const int row = static_cast<int>(threadIdx.x % 32) / 4;
   float sum[kTiles][4] = {};
   const bf16* rows[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) rows[i] = x + min(m0 + i * 8 + row, m - 1) * x_stride;
-  accumulate<kTiles>(sum, w + static_cast<int64_t>(min(n0 + row, n - 1)) * k,
-                     w + static_cast<int64_t>(min(n0 + row + 8, n - 1)) * k, rows, k);
+  accumulate<kTiles>(sum, stored_row(w, scale, blockIdx.y, n, k, n0 + row),
+                     stored_row(w, scale, blockIdx.y, n, k, n0 + row + 8), rows, k);
   add_up_warps<kTiles>(sum, total);
   for (int at = static_cast<int>(threadIdx.x); at < 16 * 8 * kTiles; at += static_cast<int>(blockDim.x)) {
     const int token = m0 + at / 16, column = n0 + at % 16;
@@ -50,14 +51,14 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   }
 }
 
-template <int kTiles, class Y>
-void small_rows(cudaStream_t stream, const bf16* w, int64_t n, int64_t k, const bf16* x, int64_t x_stride, int64_t m,
-                Y* y, int64_t y_stride, const Groups& groups) {
+template <int kTiles, class W, class Y>
+void small_rows(cudaStream_t stream, const W* w, const float* scale, int64_t n, int64_t k, const bf16* x,
+                int64_t x_stride, int64_t m, Y* y, int64_t y_stride, const Groups& groups) {
   const dim3 grid(static_cast<unsigned>(ceil_div<int64_t>(n, 16)), static_cast<unsigned>(groups.count),
                   static_cast<unsigned>(ceil_div<int64_t>(m, 8 * kTiles)));
   const int warps = small_rows_warps(k);
-  launch_kernel(stream, small_rows_kernel<kTiles, Y>, grid, static_cast<unsigned>(warps * 32),
-                small_rows_shared<kTiles>(warps), w, static_cast<int>(n), static_cast<int>(k), x, x_stride,
+  launch_kernel(stream, small_rows_kernel<kTiles, W, Y>, grid, static_cast<unsigned>(warps * 32),
+                small_rows_shared<kTiles>(warps), w, scale, static_cast<int>(n), static_cast<int>(k), x, x_stride,
                 static_cast<int>(m), y, y_stride, groups);
 }
 
@@ -145,9 +146,11 @@ struct Products::Impl {
     if constexpr (std::is_same_v<T, bf16>) {
       if (m <= small_rows && k % 8 == 0 && packable<T>(x_data, x_stride) && packable<T>(w_data, groups.w) &&
           groups.x % 8 == 0) {
-        if (m <= 8) return cuda::small_rows<1, Y>(stream, w_data, n, k, x_data, x_stride, m, y_data, y_stride, groups);
-        if (m <= 16) return cuda::small_rows<2, Y>(stream, w_data, n, k, x_data, x_stride, m, y_data, y_stride, groups);
-        return cuda::small_rows<4, Y>(stream, w_data, n, k, x_data, x_stride, m, y_data, y_stride, groups);
+        if (m <= 8)
+          return cuda::small_rows<1, bf16, Y>(stream, w_data, nullptr, n, k, x_data, x_stride, m, y_data, y_stride,
+                                              groups);
+        return cuda::small_rows<2, bf16, Y>(stream, w_data, nullptr, n, k, x_data, x_stride, m, y_data, y_stride,
+                                            groups);
       }
     }
     const Shape shape{kDataType<T>, kDataType<Y>, n,        k,        m,       x_stride,
@@ -181,6 +184,19 @@ void Products::linear_heads(cudaStream_t stream, const T* w, int heads, int64_t 
                             int64_t y_head_stride) {
   impl_->run(stream, w, n, k, x, x_stride, m, y, y_stride, Groups{heads, n * k, x_head_stride, y_head_stride});
 }
+
+template <class Y>
+void linear_fp8(cudaStream_t stream, const fp8* w, const float* scale, int64_t n, int64_t k, const bf16* x,
+                int64_t x_stride, int64_t m, Y* y, int64_t y_stride) {
+  if (m == 0) return;
+  BATON_CHECK(k % 16 == 0 && packable<bf16>(x, x_stride));
+  if (m <= 8) return small_rows<1, fp8, Y>(stream, w, scale, n, k, x, x_stride, m, y, y_stride, Groups{});
+  small_rows<2, fp8, Y>(stream, w, scale, n, k, x, x_stride, m, y, y_stride, Groups{});
+}
+template void linear_fp8<bf16>(cudaStream_t, const fp8*, const float*, int64_t, int64_t, const bf16*, int64_t, int64_t,
+                               bf16*, int64_t);
+template void linear_fp8<float>(cudaStream_t, const fp8*, const float*, int64_t, int64_t, const bf16*, int64_t, int64_t,
+                                float*, int64_t);
 
 #define BATON_INSTANTIATE(T, Y)                                                                                  \
   template void Products::linear<T, Y>(cudaStream_t, const T*, int64_t, int64_t, const T*, int64_t, int64_t, Y*, \

@@ -36,6 +36,23 @@ TYPED_TEST(LinearOnCard, IsTheReferences) {
   }
 }
 
+TEST_F(OnACard, LinearOfFp8WeightsIsTheReferences) {
+  constexpr int64_t kN = 200, kK = 1424, kStride = kK + 8;
+  for (const int64_t m : {1, 8, 9, 40}) {
+    const Fp8Stack w = random_fp8(1, kN, kK, 1);
+    const auto x = random_values<bf16>(m * kStride);
+    const OnCard<fp8> w_card(w.values);
+    const OnCard<float> scales(w.scales), y_float(m * kN);
+    const OnCard<bf16> x_card(x), y(m * kN);
+    std::vector<float> expected(m * kN);
+    linear_ref(w.floats.data(), kN, kK, Compute::kF32, x.data(), kStride, m, expected.data(), kN);
+    linear_fp8<float>(nullptr, w_card.data(), scales.data(), kN, kK, x_card.data(), kStride, m, y_float.data(), kN);
+    linear_fp8<bf16>(nullptr, w_card.data(), scales.data(), kN, kK, x_card.data(), kStride, m, y.data(), kN);
+    EXPECT_CLOSE(float, y_float.floats(), expected);
+    EXPECT_CLOSE(bf16, y.floats(), expected);
+  }
+}
+
 TYPED_TEST(LinearOnCard, OfHeadsIsTheReferences) {
   using T = TypeParam;
   Products products;

@@ -38,14 +38,6 @@ __device__ inline void begin_kernel() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
-// The same; `before` does what may be done ahead: reading what no kernel writes.
-template <class Before>
-__device__ inline void begin_kernel(const Before& before) {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-  before();
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
 // Multiprocessors of the current device.
 int multiprocessors();
 

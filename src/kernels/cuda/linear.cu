@@ -25,18 +25,11 @@ template <int kTiles, class W, class Y>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
     small_rows_kernel(const W* w, const float* scale, int n, int k, const bf16* x, int64_t x_stride, int m, Y* y,
                       int64_t y_stride, Groups groups) {
+  begin_kernel();
   extern __shared__ float total[];
   x += blockIdx.y * groups.x;
   y += blockIdx.y * groups.y;
   const int n0 = static_cast<int>(blockIdx.x) * 16, m0 = static_cast<int>(blockIdx.z) * 8 * kTiles;
-  // The weight is fetched into L2 while the kernel before still runs.
-  begin_kernel([&] {
-    const W* own = stored_row(w, scale, blockIdx.y, n, k, n0).values;
-    constexpr int kLine = 128 / sizeof(W);
-    for (int at = static_cast<int>(threadIdx.x) * kLine; at < min(16, n - n0) * k;
-         at += static_cast<int>(blockDim.x) * kLine)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(own + at));
-  });
   const int row = static_cast<int>(threadIdx.x % 32) / 4;
   float sum[kTiles][4] = {};
   const bf16* rows[kTiles];

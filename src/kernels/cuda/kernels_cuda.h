@@ -181,8 +181,8 @@ class Products {
   template <class T>
   void linear_heads(cudaStream_t stream, const T* w, int heads, int64_t n, int64_t k, const T* x, int64_t x_stride,
                     int64_t x_head_stride, int64_t m, T* y, int64_t y_stride, int64_t y_head_stride);
-  // Products of so many rows or fewer are computed by our own kernel, which reads the weight once at memory's rate; 0:
-  // none.
+  // Products of so many rows or fewer are computed by our own kernel, which reads the weight once at memory's rate,
+  // whatever its size; 0: none.
   void set_small_rows(int64_t rows);
 
  private:

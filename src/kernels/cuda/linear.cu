@@ -1,6 +1,7 @@
 // Linear layers: cuBLASLt, and for few rows a kernel that reads the weight at memory's rate.
 #include <cublasLt.h>
 
+#include <limits>
 #include <map>
 #include <tuple>
 
@@ -71,7 +72,9 @@ struct Products::Impl {
 
   cublasLtHandle_t handle = nullptr;
   void* workspace = nullptr;
-  int64_t small_rows = 4;  // beyond, the library is as fast or faster
+  // Beyond either, the library is as fast or faster: our kernel holds a card that the next one is already set up on, so
+  // that a model of large weights takes half as long again.
+  int64_t small_rows = 4, small_values = int64_t{1} << 24;
   std::map<Shape, Plan> plans;
 
   Impl() {
@@ -137,8 +140,8 @@ struct Products::Impl {
            Y* y_data, int64_t y_stride, const Groups& groups) {
     if (m == 0) return;
     if constexpr (std::is_same_v<T, bf16>) {
-      if (m <= small_rows && k % 8 == 0 && packable<T>(x_data, x_stride) && packable<T>(w_data, groups.w) &&
-          groups.x % 8 == 0) {
+      if (m <= small_rows && n * k <= small_values && k % 8 == 0 && packable<T>(x_data, x_stride) &&
+          packable<T>(w_data, groups.w) && groups.x % 8 == 0) {
         if (m <= 8)
           return cuda::small_rows<1, bf16, Y>(stream, w_data, nullptr, n, k, x_data, x_stride, m, y_data, y_stride,
                                               groups);
@@ -163,7 +166,10 @@ Products::~Products() = default;
 Products::Products(Products&&) noexcept = default;
 Products& Products::operator=(Products&&) noexcept = default;
 
-void Products::set_small_rows(int64_t rows) { impl_->small_rows = rows; }
+void Products::set_small_rows(int64_t rows) {
+  impl_->small_rows = rows;
+  impl_->small_values = std::numeric_limits<int64_t>::max();
+}
 
 template <class T, class Y>
 void Products::linear(cudaStream_t stream, const T* w, int64_t n, int64_t k, const T* x, int64_t x_stride, int64_t m,

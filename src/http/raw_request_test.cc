@@ -364,7 +364,9 @@ TEST(RawRequest, BodiesAreBoundedEachAndTogether) {
   }
   const std::string most((1 << 20) - 1, 'x');
   RawClient one(port), two(port);
-  one.say(post(1 << 20) + most);            // never complete
+  one.say(post(1 << 20) + most);  // never complete
+  // While the bytes of both come in, both may be refused: neither knows that the other is about to let go.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   two.say(post(1 << 20) + most);            // both do not fit into the seven eighths that are for large ones
   RawClient *held = &one, *refused = &two;  // whose bytes come last is open
   std::string said;

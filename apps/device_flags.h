@@ -1,4 +1,4 @@
-// On which device ranks compute: --device and --base-gpu-id.
+// On which device ranks compute: --device, --base-gpu-id and --gpu-id-step.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -11,7 +11,7 @@ namespace baton::apps {
 
 struct DeviceFlags {
   std::string device = "auto";
-  int base_gpu_id = 0;
+  int base_gpu_id = 0, gpu_id_step = 1;
 };
 
 void add_device_flags(CLI::App& app, DeviceFlags& flags);

@@ -130,7 +130,7 @@ constexpr ForeignGroup kForeign[] = {
      "enable-layerwise-nvtx-marker enable-memory-saver enable-nvidia-megakernel enable-pdmux "
      "enable-piecewise-cuda-graph enable-profile-cuda-graph enable-single-batch-overlap enable-tf32-matmul! "
      "enable-torch-compile enable-torch-compile-debug-mode enable-two-batch-overlap enable-weights-cpu-backup "
-     "gpu-id-step= kt-cpuinfer= kt-method= kt-threadpool-count= kt-weight-path= mlx-enable-sampling "
+     "kt-cpuinfer= kt-method= kt-threadpool-count= kt-weight-path= mlx-enable-sampling "
      "monokernel-backend numa-node=+ offload-group-size= offload-mode= offload-num-in-group= "
      "offload-prefetch-step= pdmux-config-path= piecewise-cuda-graph-compiler= piecewise-cuda-graph-max-tokens= "
      "piecewise-cuda-graph-tokens= sm-group-num= tbo-token-distribution-threshold= torch-compile-max-bs= "

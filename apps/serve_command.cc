@@ -65,7 +65,8 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   e.model_path = flags.model_path;
   e.layout = flags.layout;
   BATON_ASSIGN(e.first_device, first_device(flags.device, flags.layout.world(),
-                                            options.role == engine::Role::kUnified && flags.layout.world() == 1));
+                                            options.role == engine::Role::kUnified && flags.layout.pp == 1));
+  e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype = kv_float32 ? tensor::DType::kF32 : tensor::DType::kBF16;
   e.quantize_fp8 = flags.quantization == "fp8";

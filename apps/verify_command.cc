@@ -34,6 +34,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   auto device = first_device(flags.device, flags.layout.world(), flags.layout.world() == 1);
   if (!device) return fail(app, device.error());
   e.first_device = *device;
+  e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype =
       flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? tensor::DType::kF32 : tensor::DType::kBF16;

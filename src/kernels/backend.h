@@ -121,6 +121,9 @@ class Backend {
     return map;
   }
 
+  // The device's queue of operations (a cudaStream_t), for who adds its own; null: the calling thread.
+  [[nodiscard]] virtual void* queue() { return nullptr; }
+
   // ---- weights ----
 
   // W is the `stacked` one below the other, of equal k; n, k >= 1. They are read as they are stored.

@@ -69,7 +69,8 @@ struct ExecutorOptions {
   kernels::Compute compute = kernels::Compute::kBF16;  // --dtype auto and bfloat16: kBF16; float32: kF32
   bool quantize_fp8 = false;  // --quantization fp8: weights pass through e4m3 with 128x128 block scales
   layout::Layout layout;
-  device::Home first_device;  // of rank 0; on cards each rank has one of its own, the next after it
+  device::Home first_device;  // of rank 0
+  int device_step = 1;        // from one rank's card to the next one's; 0: all share one
   int page_tokens = 64;
   tensor::DType kv_dtype = tensor::DType::kBF16;
   uint64_t seed = 0;  // of dummy weights

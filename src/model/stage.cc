@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "comm/card_comm.h"
 #include "comm/thread_comm.h"
 #include "kernels/kernels.h"
 #include "model/feed_forward.h"
@@ -30,12 +31,14 @@ void Stage::abort(const Error& failure) {
   for (const auto& pipeline : pipelines_) pipeline->abort(failure);
 }
 
-RankComms Stage::comms(const RankShare& share) {
-  comm::RankGroup& attention = *attention_groups_[static_cast<size_t>(share.at.dp_rank)];
-  comm::RankGroup& pipeline = *pipelines_[static_cast<size_t>(share.tp_rank)];
-  return {.stage = std::make_unique<comm::ThreadComm>(all_, share.tp_rank),
-          .attention = std::make_unique<comm::ThreadComm>(attention, share.at.attn_tp_rank),
-          .pipeline = std::make_unique<comm::ThreadComm>(pipeline, share.at.pp_stage)};
+RankComms Stage::comms(const RankShare& share, device::Home home, kernels::Backend& backend) {
+  const auto comm = [&](comm::RankGroup& group, int rank) -> std::unique_ptr<comm::Comm> {
+    if (home.kind == device::DeviceKind::kCuda) return comm::make_card_comm(group, rank, home.index, backend.queue());
+    return std::make_unique<comm::ThreadComm>(group, rank);
+  };
+  return {.stage = comm(all_, share.tp_rank),
+          .attention = comm(*attention_groups_[static_cast<size_t>(share.at.dp_rank)], share.at.attn_tp_rank),
+          .pipeline = comm(*pipelines_[static_cast<size_t>(share.tp_rank)], share.at.pp_stage)};
 }
 
 Result<Rank::Layer> Rank::load_layer(const LayerContext& c) {

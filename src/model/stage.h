@@ -42,7 +42,7 @@ class Stage {
   Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines);
 
   [[nodiscard]] comm::RankGroup& all() { return all_; }
-  [[nodiscard]] RankComms comms(const RankShare& share);
+  [[nodiscard]] RankComms comms(const RankShare& share, device::Home home, kernels::Backend& backend);
   // Of all groups of the stage's ranks, so that other stages end, too.
   void abort(const Error& failure);
 
@@ -64,11 +64,11 @@ class Stage {
 class Rank {
  public:
   Rank(Stage& stage, const ModelConfig& config, const RankShare& share, KvPool pool, kernels::Compute compute,
-       std::unique_ptr<kernels::Backend> backend)
+       device::Home home, std::unique_ptr<kernels::Backend> backend)
       : stage_(stage),
         config_(config),
         share_(share),
-        comms_(stage.comms(share)),
+        comms_(stage.comms(share, home, *backend)),
         pool_(pool),
         compute_(compute),
         backend_(std::move(backend)) {}

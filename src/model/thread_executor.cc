@@ -128,8 +128,9 @@ class ThreadExecutor final : public Executor {
         const layout::PageShape shape = layout::rank_page_shape(layout, r, geometry, options_.page_tokens);
         pages_ = std::min<uint64_t>(pages_, memory.size / std::max<uint64_t>(1, shape.page_bytes()));
         BATON_ASSIGN(auto backend, make_backend(r));
+        const device::Home home = options_.backend ? device::Home{} : home_of(options_, r);
         threads->add(std::make_unique<Rank>(threads->stage(), config_, rank_share(config_, layout, r),
-                                            KvPool{memory.base, shape, options_.kv_dtype}, options_.compute,
+                                            KvPool{memory.base, shape, options_.kv_dtype}, options_.compute, home,
                                             std::move(backend)));
       }
       stages_.push_back(std::move(threads));
@@ -228,7 +229,7 @@ class ThreadExecutor final : public Executor {
 
 device::Home home_of(const ExecutorOptions& options, int rank) {
   device::Home home = options.first_device;
-  if (home.kind != device::DeviceKind::kCpu) home.index += rank;
+  if (home.kind != device::DeviceKind::kCpu) home.index += rank * options.device_step;
   return home;
 }
 
@@ -241,10 +242,9 @@ Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& 
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        const std::vector<device::Memory>& pools) {
   BATON_TRY(check_model_layout(config, options.layout));
-  if (options.first_device.kind != device::DeviceKind::kCpu && options.layout.world() > 1) {
-    return error(ErrorCode::kIncompatible,
-                 "{} ranks on cards: they exchange nothing yet; use --tp-size 1 --pp-size 1, or --device cpu",
-                 options.layout.world());
+  if (options.first_device.kind != device::DeviceKind::kCpu && options.layout.pp > 1) {
+    return error(ErrorCode::kIncompatible, "--pp-size {} on cards: use --pp-size 1, or --device cpu",
+                 options.layout.pp);
   }
   if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
     return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",

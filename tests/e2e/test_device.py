@@ -14,7 +14,7 @@ def test_cards_that_are_not_there_are_refused():
     model = str(MODELS["gqa"])
     for command in (["serve", "--model-path", model, "--port", "0"], ["verify", "--model", model, "--golden", model + "/golden.json"]):
         said = refused(*command, "--device", "cuda", "--base-gpu-id", "1000")
-        assert "--device cuda: 1 rank from --base-gpu-id 1000 on needs 1001 GPUs" in said
+        assert "--device cuda: 1 rank from --base-gpu-id 1000 on, --gpu-id-step 1, needs 1001 GPUs" in said
         assert "--device cpu" in said and "--tp-size" in said
 
 

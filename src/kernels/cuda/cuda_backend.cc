@@ -70,6 +70,8 @@ class CudaBackend final : public Backend {
     return cuda::allocate_on_card(bytes);
   }
 
+  [[nodiscard]] void* queue() override { return stream_; }
+
   using Backend::weight;
   WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute) override {
     use_card();

@@ -188,7 +188,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
 template <int kDim>
 void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const CardSequences& sequences,
             const DecodePlan& plan, const QueryHeads& heads, const PagedKv& kv, float scale, void* scratch, bf16* out) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  // A thread has one card.
+  thread_local const cudaError_t allowed = cudaFuncSetAttribute(
       gqa_decode_kernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kDim>::kSharedBytes);
   check_cuda(allowed);
   const int groups = ceil_div(heads.group_max, kGroupHeads), most = multiprocessors() * 2 / groups;

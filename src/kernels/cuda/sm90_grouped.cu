@@ -184,7 +184,8 @@ template <bool kGateUp>
 void grouped(cudaStream_t stream, const bf16* x, int64_t slots_max, int choices, const bf16* w, int64_t n, int64_t k,
              int local, const ExpertSlots& slots, bf16* y) {
   const auto kernel = grouped_kernel<kGateUp>;
-  static const cudaError_t allowed =
+  // A thread has one card.
+  thread_local const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   check_cuda(allowed);
   const int64_t tiles = ceil_div<int64_t>(n, kGateUp ? kColumns / 2 : kColumns) * (slots_max / kRows + local);

@@ -243,7 +243,8 @@ template <int kHeads>
 void launch(cudaStream_t stream, const bf16* q, const CardSequences& sequences, const DecodePlan& plan, int heads,
             const PagedKv& kv, float scale, void* scratch, bf16* out) {
   using L = MlaLayout<kHeads>;
-  static const cudaError_t allowed =
+  // A thread has one card.
+  thread_local const cudaError_t allowed =
       cudaFuncSetAttribute(mla_decode_kernel<kHeads>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes);
   check_cuda(allowed);
   const int head_blocks = ceil_div(heads, 2 * kHeads), most = multiprocessors() / head_blocks;

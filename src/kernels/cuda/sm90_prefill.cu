@@ -262,7 +262,8 @@ void launch(cudaStream_t stream, const bf16* q, int64_t q_row_stride, const Card
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   const auto kernel = prefill_kernel<kKeyDim, kKeyFirst, kValueDim, Source>;
   constexpr int kSharedBytes = PrefillLayout<kKeyDim, kValueDim>::kSharedBytes;
-  static const cudaError_t allowed =
+  // A thread has one card.
+  thread_local const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   check_cuda(allowed);
   const dim3 grid(static_cast<unsigned>(q_heads), static_cast<unsigned>(ceil_div<int64_t>(sequences.tokens_max, kRows)),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "base/log.h"
@@ -82,18 +83,28 @@ Status check_options(const EngineOptions& options) {
 }
 
 uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelConfig& config) {
-  // A checkpoint's embeddings stay in its file; made-up ones are made in bfloat16.
-  const uint64_t table = options.load_format == model::LoadFormat::kDummy
+  // A checkpoint's embeddings stay in its file, unless a card reads them; made-up ones are made in bfloat16.
+  const bool on_card = options.first_device.kind != device::DeviceKind::kCpu;
+  const uint64_t table = options.load_format == model::LoadFormat::kDummy || on_card
                              ? static_cast<uint64_t>(config.vocab) * static_cast<uint64_t>(config.hidden) * 2
                              : 0;
   return model::parameter_count(config) * (options.compute == kernels::Compute::kF32 ? 4 : 2) + table;
+}
+
+// Of all devices that ranks compute on.
+uint64_t available_memory(const model::ExecutorOptions& options) {
+  std::set<device::Home> homes;
+  for (int r = 0; r < options.layout.world(); ++r) homes.insert(model::home_of(options, r));
+  uint64_t bytes = 0;
+  for (const device::Home& home : homes) bytes += device::available_memory(home);
+  return bytes;
 }
 
 // Before anything is allocated: a config.json can state any size, and with made-up weights nothing else contradicts it.
 Status check_weights_fit(const model::ExecutorOptions& options, const model::ModelConfig& config) {
   const uint64_t parameters = model::parameter_count(config);
   const uint64_t bytes = weight_bytes(options, config);
-  const uint64_t available = device::available_memory(options.first_device);
+  const uint64_t available = available_memory(options);
   if (bytes <= available) return {};
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   return error(ErrorCode::kResourceExhausted,
@@ -218,7 +229,7 @@ Result<std::unique_ptr<Engine>> make_engine_over(const EngineOptions& options, c
                  options.transfer.bootstrap_port);
   }
   BATON_ASSIGN(const int pages, pages_per_group(options.executor.layout, facts.geometry, options.executor.page_tokens,
-                                                options.pool, device::available_memory(options.executor.first_device)));
+                                                options.pool, available_memory(options.executor), facts.weight_bytes));
   const Incarnation incarnation = draw_incarnation();
   const auto begun = std::chrono::steady_clock::now();
   const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };

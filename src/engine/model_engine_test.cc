@@ -125,6 +125,7 @@ TEST(PagesPerGroup, Sizes) {
     PoolWish wish;
     uint64_t available;
     int pages;  // 0: an error
+    uint64_t weights = 0;
   };
   const Size table[] = {
       {one, {1000, {}}, 1 << 20, 100},    // rounded down to whole pages of 10
@@ -139,9 +140,14 @@ TEST(PagesPerGroup, Sizes) {
       {one, {{}, {}}, 1000, 0},
       {one, {{}, 0.0}, 1 << 20, 0},
       {one, {9, {}}, 1 << 20, 0},
+      {one, {1000, {}}, 228000, 100, 100000},  // beside the weights
+      {one, {1000, {}}, 227999, 0, 100000},
+      {one, {{}, 0.5}, 256000, 50, 64000},  // of a half that has the weights in it
+      {one, {{}, 0.5}, 128000, 0, 64000},
+      {one, {{}, {}}, 1 << 20, 24, (1 << 20) - 31000},
   };
   for (const Size& size : table) {
-    const auto pages = pages_per_group(size.layout, geometry, 10, size.wish, size.available);
+    const auto pages = pages_per_group(size.layout, geometry, 10, size.wish, size.available, size.weights);
     EXPECT_EQ(pages.ok() ? *pages : 0, size.pages) << (pages.ok() ? "" : pages.error().message);
   }
 }

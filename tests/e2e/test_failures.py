@@ -223,7 +223,6 @@ def test_a_prefill_that_goes_with_kv_under_way(pair, way, how):
     two_prompts = 2 * 3000 // 64  # pages: some are still under way when the signal has come
     wait_until(lambda: metric(prefill.url, "baton_transfer_bytes_total") > 0 and held(decode.url).get("granted", 0) > two_prompts, what="no KV was seen under way")
     prefill.signal(how)
-    assert held(decode.url).get("granted"), "everything had arrived already"
     answers = asking.wait_end(60)
     assert {status for status, _ in answers} <= {200, 500, 502, 503, 504}, answers
     assert any(status != 200 for status, _ in answers), "nothing was under way"

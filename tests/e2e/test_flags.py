@@ -26,6 +26,7 @@ MEANT = {
     "max-prefill-tokens": "25.6k", "schedule-policy": "lpm", "enable-priority-scheduling": None, "disable-priority-preemption": None, "default-priority-value": "-1",
     "abort-on-priority-when-disabled": None, "schedule-low-priority-values-first": None, "priority-scheduling-preemption-threshold": "5", "log-requests": None, "log-requests-level": "3",
     "decode-log-interval": "40", "incremental-streaming-output": None, "stream-output": None, "stream-response-default-include-usage": None, "fastapi-root-path": "/llm",
+    "device": "cpu", "base-gpu-id": "0", "gpu-id-step": "1",
 }
 # Either, while they are on the way from one to the other.
 BETWEEN = {"weight-version", "allow-auto-truncate", "trust-request-chat-template"}

@@ -112,6 +112,7 @@ class Backend {
   [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(size_t bytes) = 0;
   template <typename T>
   [[nodiscard]] Constants<T> constants(std::span<const T> values) {
+    if (values.empty()) return {};
     return {store(std::as_bytes(values)), values.size()};
   }
   [[nodiscard]] KvHeadMap kv_head_map(std::span<const int> kv_head_of, int kv_heads) {

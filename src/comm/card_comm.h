@@ -8,6 +8,9 @@
 
 namespace baton::comm {
 
+// Ranks of one group.
+inline constexpr int kCardRanksMax = 32;
+
 // Of the rank whose operations go to `stream` (a cudaStream_t) of card `card`. Operations wait for what the stream has
 // done before, and return when their own work is in it. A sum is added up in the order of the ranks. Pipelines have no
 // exchange on cards: send() and receive() fail. Borrows the group, which all ranks share. Only in a build with CUDA.

@@ -1,6 +1,7 @@
 #include "kernels/reference_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/reference.h"
@@ -93,6 +94,15 @@ class ReferenceBackend final : public Backend {
   void begin_step() override { uploads_.clear(); }
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
+  bool find_best(const Matrix& logits, std::span<RowBest> best) override {
+    for (int64_t r = 0; r < logits.rows; ++r) {
+      const float* x = row(logits, r);
+      const float* first = std::max_element(x, x + logits.columns);
+      best[static_cast<size_t>(r)] = {static_cast<int32_t>(first - x), *first,
+                                      std::all_of(x, x + logits.columns, [](float v) { return v < HUGE_VALF; })};
+    }
+    return true;
+  }
   void read(const void* from, std::span<std::byte> to) override { std::memcpy(to.data(), from, to.size()); }
   void write(std::span<const std::byte> from, void* to) override { std::memcpy(to, from.data(), from.size()); }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/reference_backend.h"
 #include "model/test_instance.h"
 
 namespace baton::model {
@@ -88,18 +89,26 @@ TEST(Drawing, WhateverTheLayoutAndHoweverFarAheadTheTokensAreTheSame) {
   }
 }
 
+// Found by the sampler, or by a backend that looks for it itself.
 TEST(Drawing, GreedyIsTheBestOfTheLogits) {
-  const ExecutorOptions options = options_of({2, 1, 1, 1});
-  TestInstance instance(options, *load_model_config(options.model_path), 2);
-  const StepLogits logits = instance.run({instance.segment(0, 0, kPrompt, 1)});
-  const auto wanted = std::make_shared<sampling::Recipe>();
-  wanted->params.temperature = 0;
-  const sampling::RowsWanted rows{wanted, 0, true, {}};
-  const Ticket ticket = instance.executor().submit({{instance.segment(1, 0, kPrompt, 1)}}, {&rows, 1});
-  const auto output = instance.executor().collect(ticket);
-  ASSERT_TRUE(output.ok());
-  const float* row = logits.row(0, 0);
-  EXPECT_EQ((*output)->answers.at(0).token.id, std::max_element(row, row + logits.vocab) - row);
+  for (const bool by_backend : {false, true}) {
+    ExecutorOptions options = options_of({3, 1, 1, 1});
+    if (by_backend) options.backend = kernels::make_reference_backend;
+    TestInstance instance(options, *load_model_config(options.model_path), 2);
+    const StepLogits logits = instance.run({instance.segment(0, 0, kPrompt, 1)});
+    const float* row = logits.row(0, 0);
+    const auto best = static_cast<int32_t>(std::max_element(row, row + logits.vocab) - row);
+    for (const bool biased : {false, true}) {
+      const auto wanted = std::make_shared<sampling::Recipe>();
+      wanted->params.temperature = 0;
+      if (biased) wanted->params.logit_bias[7] = 100;
+      const sampling::RowsWanted rows{wanted, 0, true, {}};
+      const Ticket ticket = instance.executor().submit({{instance.segment(1, 0, kPrompt, 1)}}, {&rows, 1});
+      const auto output = instance.executor().collect(ticket);
+      ASSERT_TRUE(output.ok());
+      EXPECT_EQ((*output)->answers.at(0).token.id, biased ? 7 : best) << by_backend;
+    }
+  }
 }
 
 // Rows beyond those that are handled at a time.

@@ -63,12 +63,6 @@ struct RankBuffers {
   kernels::GrowingMemory query, absorbed_query, attention, latent;  // attention
   kernels::GrowingMemory gate_up, activated, gate_logits;           // FFN
 };
-// Room for n floats; what was there is lost.
-[[nodiscard]] inline float* room(std::vector<float>& buffer, int64_t n) {
-  if (buffer.size() < static_cast<size_t>(n)) buffer.resize(static_cast<size_t>(n));
-  return buffer.data();
-}
-
 // The pages of one rank.
 struct KvPool {
   std::byte* data = nullptr;

@@ -4,6 +4,7 @@
 
 #include "base/thread.h"
 
+#include "comm/card_comm.h"
 #include "comm/progress.h"
 #include "kernels/cuda_backend.h"
 #include "kernels/kernels.h"
@@ -242,9 +243,11 @@ Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& 
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        const std::vector<device::Memory>& pools) {
   BATON_TRY(check_model_layout(config, options.layout));
-  if (options.first_device.kind != device::DeviceKind::kCpu && options.layout.pp > 1) {
-    return error(ErrorCode::kIncompatible, "--pp-size {} on cards: use --pp-size 1, or --device cpu",
-                 options.layout.pp);
+  if (options.first_device.kind != device::DeviceKind::kCpu &&
+      (options.layout.pp > 1 || options.layout.tp > comm::kCardRanksMax)) {
+    return error(ErrorCode::kIncompatible,
+                 "--pp-size {} --tp-size {} on cards: use --pp-size 1 and at most {} ranks, or --device cpu",
+                 options.layout.pp, options.layout.tp, comm::kCardRanksMax);
   }
   if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
     return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",

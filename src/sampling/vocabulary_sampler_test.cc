@@ -219,6 +219,26 @@ TEST(Sampler, GreedyIsTheFirstOfTheBest) {
   }
 }
 
+TEST(Sampler, WhatChangesLogitsOrIsSaidOfThemNeedsMoreThanTheBest) {
+  const auto needs_best_alone = [](const auto& change, int rated = -1) {
+    Recipe recipe;
+    recipe.params.temperature = 0;
+    recipe.endings = {2};
+    change(recipe);
+    const RowWanted wanted{&recipe, 0, rated < 0, rated};
+    return VocabularySampler::needs_best_alone({&wanted, 1});
+  };
+  EXPECT_TRUE(needs_best_alone([](Recipe&) {}));
+  EXPECT_FALSE(needs_best_alone([](Recipe&) {}, 3));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.temperature = 1; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.logprobs = 0; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.logit_bias[3] = 1; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.allowed_token_ids = {3}; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.bad_words = {{3}}; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.presence_penalty = 1; }));
+  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.min_new_tokens = 1; }));
+}
+
 // At the ends of the ranges that requests may ask for, a draw is still one of the tokens that may be drawn.
 TEST(Sampler, ExtremesDrawWhatMayBeDrawn) {
   Sampler sampler(kVocab, {0, 7});

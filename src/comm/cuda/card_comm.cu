@@ -9,8 +9,6 @@
 namespace baton::comm {
 namespace {
 
-constexpr int kCardRanksMax = 32;
-
 struct Addends {
   const void* of_rank[kCardRanksMax];
   int ranks;

@@ -214,10 +214,9 @@ class CudaBackend final : public Backend {
     BATON_CUDA_CHECK(cudaMemsetAsync(dense(y), 0, static_cast<size_t>(y.rows) * y.row_bytes(), stream_), "zeros");
   }
   void copy(const Heads& x, const Heads& y) override {
-    BATON_CHECK(x.row_stride == x.heads * x.head_stride && y.row_stride == y.heads * y.head_stride);
     if (x.rows > 0)
-      cuda::copy_columns(stream_, const_cast<const T*>(at(x)), x.head_stride, x.rows * x.heads, x.dim, at(y),
-                         y.head_stride);
+      cuda::copy_heads(stream_, const_cast<const T*>(at(x)), x.row_stride, x.head_stride, x.rows, x.heads, x.dim, at(y),
+                       y.row_stride, y.head_stride);
   }
   void linear(const Weight& weight, const Matrix& x, const Matrix& y) override {
     if (x.rows == 0) return;

@@ -1,4 +1,4 @@
-// Kernels that touch each value once: embedding, norms, rotary embedding, activations, copies.
+// Kernels that touch each value once: norms, rotary embedding, activations, copies.
 #include "kernels/backend.h"
 #include "kernels/cuda/common.cuh"
 
@@ -19,23 +19,6 @@ namespace {
 constexpr int kThreads = 256;
 
 dim3 grid_of(int64_t threads) { return {static_cast<unsigned>(ceil_div<int64_t>(threads, kThreads))}; }
-
-template <class From, class T>
-__global__ void embedding_kernel(const From* table, const int32_t* tokens, const int32_t* answers, int64_t n, T* y) {
-  begin_kernel();
-  int32_t token = tokens[blockIdx.x];
-  if (token < 0) token = answers[-1 - token];
-  const From* from = table + token * n;
-  T* to = y + blockIdx.x * n;
-  if constexpr (std::is_same_v<From, T>) {
-    constexpr int kPack = Pack<T>::kSize;
-    if (n % kPack == 0) {
-      for (int64_t i = threadIdx.x * kPack; i < n; i += blockDim.x * kPack) store_pack(to + i, load_pack(from + i));
-      return;
-    }
-  }
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) to[i] = from_float<T>(to_float(from[i]));
-}
 
 // The row stays in registers between the two passes while it has at most kPacks packs a thread; what is beyond is read
 // again.
@@ -235,13 +218,6 @@ void norm(cudaStream_t stream, const T* x, int64_t x_stride, T* residual, const 
 
 }  // namespace
 
-template <class From, class T>
-void embedding(cudaStream_t stream, const From* table, const int32_t* tokens, const int32_t* answers, int64_t m,
-               int64_t n, T* y) {
-  if (m == 0) return;
-  launch_kernel(stream, embedding_kernel<From, T>, static_cast<unsigned>(m), kThreads, 0, table, tokens, answers, n, y);
-}
-
 template <class T>
 void rms_norm(cudaStream_t stream, const T* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n,
               T* y, int64_t y_stride) {
@@ -322,8 +298,7 @@ void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE
-#define BATON_INSTANTIATE(From, T)                                                                                   \
-  template void embedding<From, T>(cudaStream_t, const From*, const int32_t*, const int32_t*, int64_t, int64_t, T*); \
+#define BATON_INSTANTIATE(From, T) \
   template void gather_rows<From, T>(cudaStream_t, const From*, int64_t, const int32_t*, int64_t, int64_t, T*);
 BATON_INSTANTIATE(float, float)
 BATON_INSTANTIATE(bf16, bf16)

@@ -29,12 +29,6 @@ using fp8 = __nv_fp8_e4m3;
 // Weights may be fp8 (n, k) with a float32 scale for each 128 x 128 of them: (ceil(n / 128), ceil(k / 128)).
 inline constexpr int kScaleBlock = 128;
 
-// y (m, n) = row tokens[i] of table (rows, n). A token -1-i stands for answers[i], one that an earlier step has drawn.
-// From is T or bf16.
-template <class From, class T>
-void embedding(cudaStream_t stream, const From* table, const int32_t* tokens, const int32_t* answers, int64_t m,
-               int64_t n, T* y);
-
 template <class T>
 void rms_norm(cudaStream_t stream, const T* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n,
               T* y, int64_t y_stride);

@@ -65,6 +65,9 @@ def served_alike(baton):
         try:
             for i, device in enumerate(("cpu", "cuda")):
                 servers.append(Server(baton, model, device, PORT + i))
+            for _ in range(3):  # a prompt of one token has the shape of a decode step
+                first = [server.tokens([7], 0) for server in servers]
+                alike &= first[0] == first[1]
             for temperature in (0, 0.9):
                 with ThreadPoolExecutor(6) as pool:
                     answers = [list(pool.map(lambda ids, s=server: s.tokens(ids, temperature), prompts)) for server in servers]

@@ -273,7 +273,7 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   upload_inputs(batch, own, before);
   const bool with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
   // Of decode alone: what a prompt is computed with depends on its length and on what is cached.
-  const bool repeats = repeats_ && batch.rows == static_cast<int64_t>(batch.segments.size());
+  const bool repeats = repeats_ && batch.is_decode;
   const auto shape = (static_cast<uint64_t>(batch.rows) << 32) + static_cast<uint64_t>(batch.logits_rows);
   const auto operations = [&]() -> Status {
     BATON_TRY(compute(step, own));

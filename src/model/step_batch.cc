@@ -57,6 +57,8 @@ void StepBatch::build(const kv::StepPlan& plan, std::span<const sampling::RowsWa
     const auto m = static_cast<int64_t>(s.tokens.size());
     return (path == MlaPath::kAuto ? choose_mla_path(config, s.begin, m) : path) == MlaPath::kAbsorbed;
   };
+  is_decode = std::ranges::all_of(
+      plan.segments, [&](const kv::Segment& s) { return s.tokens.size() == 1 && (!config.is_mla() || absorbs(s)); });
   // By group, absorbed ones first, else as they were planned: counted, not sorted.
   const auto kind = [&](const kv::Segment& s) { return 2 * static_cast<size_t>(s.dp_rank) + (absorbs(s) ? 0 : 1); };
   kind_begin.assign(2 * static_cast<size_t>(dp) + 1, 0);

@@ -38,6 +38,9 @@ struct StepBatch {
   };
   int64_t rows = 0;
   int64_t logits_rows = 0;
+  // Every segment is one token that attends as in decode: what is to be done depends on the batch's shape alone. A
+  // prompt of one token may not be such.
+  bool is_decode = false;
   std::vector<int32_t> tokens;               // (rows); -1 - i: answer i of the step before
   std::vector<int64_t> logits_row;           // (rows): where in the result's logits, or -1
   std::vector<float> cos, sin;               // (rows, rope half)

@@ -142,11 +142,12 @@ TEST_P(HandoffPairs, WhatDecodeHoldsIsWhatPrefillComputed) {
   both.expect_clean();
 }
 
-// Every turn of the thread does as little as it can: one hash, or one post of a few blocks.
+// Every turn of the thread does as little as it can: one hash, or one post of a few blocks, of stripes of a page.
 TEST_P(HandoffPairs, InTheSmallestSlicesToo) {
   const PairSpec& spec = GetParam();
   PrefillHandoffOptions prefill;
   prefill.work_slice_bytes = 1;
+  prefill.stripe_bytes = 1;
   prefill.post_blocks_max = 3;
   prefill.post_bytes_max = 1000;
   DecodeHandoffOptions decode;

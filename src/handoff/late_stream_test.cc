@@ -130,7 +130,7 @@ TEST(LateStreams, BetweenTheStepsOfAJobNoWorkIsPending) {
 
   std::atomic<int> pending{0};
   device::Streams streams([&](device::Home home) { return std::make_unique<LateStream>(home, &pending); });
-  SendJob send(planner, self, 0, peer, grant, source.pools(), streams, 1 << 20, 64);
+  SendJob send(planner, self, 0, peer, grant, source.pools(), streams, 1, 1 << 20, 64);
   send.extend(grant.prompt_tokens, source_pages);
   EXPECT_EQ(pending, 0) << "the tail's zeros";
   wire::Commit commit;

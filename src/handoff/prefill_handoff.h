@@ -36,6 +36,8 @@ struct PrefillHandoffOptions {
   // All memory that such peers cause together: frames on their way in and out, and grants that wait for their request.
   // Beyond it the one that causes most is dropped.
   size_t unproved_bytes_max = 64u << 20;
+  // Of a prompt, pages of about this many bytes are summed and then posted, before the next are summed.
+  uint64_t stripe_bytes = 32u << 20;
   // One post carries at most this much, so that a cancel stops soon and attempts share a link.
   uint64_t post_bytes_max = 4u << 20;
   size_t post_blocks_max = 512;

@@ -96,7 +96,7 @@ bool PrefillHandoff::Service::post(AttemptId attempt, AttemptRecord& entry) {
   if (!posted && posted.error().code == ErrorCode::kResourceExhausted) return false;
   entry.machine.posts_made(1);
   if (posted) {
-    if (entry.first_post == TimePoint{}) entry.first_post = now_;
+    if (entry.first_post == TimePoint{}) entry.first_post = clock_.now();
     posts_.emplace(*posted, OutPost{attempt, post.bytes, std::move(post.links)});
     entry.out.insert(*posted);
     entry.next.reset();

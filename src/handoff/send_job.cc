@@ -14,7 +14,7 @@ int64_t send_grain(const layout::Planner& planner) {
 
 SendJob::SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
                  const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools,
-                 device::Streams& streams, uint64_t post_bytes_max, size_t post_blocks_max)
+                 device::Streams& streams, uint64_t stripe_bytes, uint64_t post_bytes_max, size_t post_blocks_max)
     : planner_(std::move(planner)),
       pools_(pools),
       streams_(streams),
@@ -37,6 +37,10 @@ SendJob::SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Man
   for (const wire::GrantedPage& page : grant.pages) destination_pages_.push_back(page.page);
   pages_ = static_cast<uint32_t>(static_cast<int64_t>(grant.pages.size()) - first_page_);
   checksums_.assign(coverage_.kinds.size() * pages_, 0);
+  const int64_t grain = send_grain(*planner_);
+  uint64_t grain_bytes = 1;
+  for (const layout::Piece& piece : plan_.pieces) grain_bytes += layout::piece_bytes(*planner_, piece, 0, grain);
+  stripe_tokens_ = grain * std::max<int64_t>(1, static_cast<int64_t>(stripe_bytes / grain_bytes));
   plan_.local_copies = {};  // decode's affair
   plan_.links = {};
 }
@@ -49,6 +53,7 @@ void SendJob::extend(int64_t end, const std::vector<PageId>& source_pages) {
 
 SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pages) {
   Step step;
+  if (sent_ == to_ && to_ < end_) begin_stripe();
   const size_t made = hashed_;
   while (can_hash() && step.work < bytes) step.work += hash_one(source_pages);
   if (step.work > 0) {
@@ -86,12 +91,7 @@ bool SendJob::make_copies(const std::vector<PageId>& source_pages) {
   taken_ = 0;
   while (copies_.empty()) {
     if (piece_ == plan_.pieces.size()) sent_ = to_;
-    if (sent_ == to_) {
-      if (to_ == end_) return false;
-      to_ = end_;
-      token_ = sent_;
-      piece_ = 0;
-    }
+    if (sent_ == to_) return false;
     const layout::Piece& piece = plan_.pieces[piece_];
     const int64_t cut =
         std::min(to_, layout::copies_cut(*planner_, piece, token_, static_cast<int64_t>(post_blocks_max_)));
@@ -108,7 +108,13 @@ bool SendJob::make_copies(const std::vector<PageId>& source_pages) {
 bool SendJob::can_hash() const {
   if (hashed_ == checksums_.size()) return false;
   const int64_t page = first_page_ + static_cast<int64_t>(hashed_ / coverage_.kinds.size());
-  return std::min((page + 1) * planner_->decode().page_tokens, prompt_tokens_) <= end_;
+  return std::min((page + 1) * planner_->decode().page_tokens, prompt_tokens_) <= to_;
+}
+
+void SendJob::begin_stripe() {
+  to_ = std::min(end_, (sent_ / stripe_tokens_ + 1) * stripe_tokens_);
+  token_ = sent_;
+  piece_ = 0;
 }
 
 uint64_t SendJob::hash_one(const std::vector<PageId>& source_pages) {

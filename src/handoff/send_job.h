@@ -30,7 +30,7 @@ class SendJob {
   // `dp_rank` is the prefill group that computes. `pools` and `streams` must outlive the job.
   SendJob(std::shared_ptr<const layout::Planner> planner, const wire::Manifest& self, int dp_rank,
           const wire::Manifest& peer, const wire::Grant& grant, std::span<const Pool> pools, device::Streams& streams,
-          uint64_t post_bytes_max, size_t post_blocks_max);
+          uint64_t stripe_bytes, uint64_t post_bytes_max, size_t post_blocks_max);
 
   // The KV of tokens up to `end` is in `source_pages`. Ends come in order; each but the last is a page's in both grids.
   // The tail of a last, partial page is zeroed here when whole pages travel, so that no older bytes of the page leave
@@ -40,7 +40,8 @@ class SendJob {
   [[nodiscard]] bool idle() const { return sent_ == end_; }
 
   // Sums about `bytes` bytes, or else makes the next post. Pages are summed before they are posted, so that whatever
-  // changes the sources from then on is found at decode.
+  // changes the sources from then on is found at decode; but a stripe of some tokens at a time, so that the posts of
+  // one are under way while the next is summed.
   struct Step {
     uint64_t work = 0;  // in bytes hashed, or what takes as long
     std::optional<HandoffPost> post;
@@ -53,8 +54,9 @@ class SendJob {
 
  private:
   [[nodiscard]] bool can_hash() const;
+  void begin_stripe();
   uint64_t hash_one(const std::vector<PageId>& source_pages);
-  // The next copies into copies_; false: there are no more up to end_.
+  // The next copies into copies_; false: there are no more of the stripe.
   bool make_copies(const std::vector<PageId>& source_pages);
   void zero_tail(const std::vector<PageId>& source_pages);
   [[nodiscard]] const Pool& source_pool(int r) const {
@@ -64,6 +66,7 @@ class SendJob {
   std::shared_ptr<const layout::Planner> planner_;
   std::span<const Pool> pools_;
   device::Streams& streams_;
+  int64_t stripe_tokens_ = 0;
   uint64_t post_bytes_max_;
   size_t post_blocks_max_;
   layout::Plan plan_;
@@ -77,7 +80,7 @@ class SendJob {
   uint32_t pages_ = 0;
   size_t hashed_ = 0;                // of checksums_: made or in sums_
   std::vector<uint64_t> checksums_;  // page by page, in each the kinds
-  // Tokens before sent_ are in posts, those before end_ may be. Of the range [sent_, to_) all pieces before piece_ and
+  // Tokens before sent_ are in posts, those before end_ may be. Of the stripe [sent_, to_) all pieces before piece_ and
   // that one up to token_ are in copies_ or posts.
   int64_t sent_ = 0, to_ = 0, end_ = 0;
   size_t piece_ = 0;

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,9 @@ struct CudaDevice {
   uint64_t bytes_total = 0;
   uint64_t bytes_free = 0;
 };
-// The cards that this process may use, by their index; none is no error.
+// The cards that this process may use; none is no error.
+[[nodiscard]] int cuda_device_count();
+// The same by their index, which makes a context on each.
 [[nodiscard]] std::vector<CudaDevice> cuda_devices();
 
 // Memory of the processor that cards read and write directly while this lives. `memory` must outlive it.
@@ -36,6 +39,37 @@ class HostPin {
  private:
   explicit HostPin(std::byte* base) : base_(base) {}
   std::byte* base_ = nullptr;
+};
+
+// How other processes of this machine find memory that a Buffer of this one has on a card: they can read and write all
+// of it. At most kCudaShareBytesMax. kIncompatible for any other memory.
+inline constexpr size_t kCudaShareBytesMax = 128;
+[[nodiscard]] Result<std::string> share_cuda(const Memory& memory);
+
+// Memory that was shared so, mapped for one card of this process while this lives; in the process that it is of, that
+// memory itself. The owner may end before: the bytes stay until nobody has them mapped.
+class CudaMapping {
+ public:
+  // For the streams of `user`. kCorrupt for bytes that share_cuda() does not make; kIncompatible if that card does not
+  // reach the other, or if the system does not let processes map each other's memory.
+  static Result<CudaMapping> open(std::string_view share, Home user);
+  CudaMapping(CudaMapping&& other) noexcept
+      : memory_(other.memory_), user_(other.user_), mapped_(std::exchange(other.mapped_, nullptr)) {}
+  CudaMapping& operator=(CudaMapping&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(user_, other.user_);
+    std::swap(mapped_, other.mapped_);
+    return *this;
+  }
+  ~CudaMapping();
+
+  [[nodiscard]] const Memory& memory() const { return memory_; }
+
+ private:
+  CudaMapping(Memory memory, Home user, void* mapped) : memory_(memory), user_(user), mapped_(mapped) {}
+  Memory memory_;
+  Home user_;
+  void* mapped_ = nullptr;  // what the card's driver mapped, which may begin before the memory; null: nothing
 };
 
 // What Buffer, available_memory and make_stream do for a home of kCuda.

@@ -27,7 +27,10 @@ std::optional<uint64_t> read_number(const char* path) {
 
 }  // namespace
 
-std::string Home::to_string() const { return kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(index); }
+std::string Home::to_string() const {
+  if (kind == DeviceKind::kCpu) return "cpu";
+  return index == kCardUnseen ? "another cuda device" : "cuda:" + std::to_string(index);
+}
 
 Memory Memory::part(uint64_t offset, uint64_t length) const {
   BATON_CHECK(offset <= size && length <= size - offset, "{} bytes at {} of {}", length, offset, size);

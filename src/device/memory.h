@@ -17,13 +17,16 @@ enum class DeviceKind : uint8_t { kCpu, kCuda };
 // A device of this machine.
 struct Home {
   DeviceKind kind = DeviceKind::kCpu;
-  int index = 0;  // among those of its kind
+  int index = 0;  // among those of its kind, or kCardUnseen
   constexpr auto operator<=>(const Home&) const = default;
   [[nodiscard]] std::string to_string() const;  // "cpu", "cuda:1"
 };
 
-// Bytes of a home, borrowed. `base` is an address of this process as the home's device knows it: what another process
-// owns has one once it is mapped here.
+// The card of another process that this one does not see: memory on it can be mapped and copied all the same.
+inline constexpr int kCardUnseen = -1;
+
+// Bytes of a home, borrowed. `base` is an address of this process as the home's device knows it; what another process
+// owns has one once it is mapped here, for the device that it was mapped for.
 struct Memory {
   Home home;
   std::byte* base = nullptr;

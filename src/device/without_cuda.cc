@@ -8,12 +8,24 @@ constexpr const char* kNoCuda = "this build computes on the CPU only; ./dev buil
 
 }  // namespace
 
+int cuda_device_count() { return 0; }
 std::vector<CudaDevice> cuda_devices() { return {}; }
 
 Result<HostPin> HostPin::make(const Memory& memory) {
   return error(ErrorCode::kIncompatible, "{} bytes for cards to reach: {}", memory.size, kNoCuda);
 }
 HostPin::~HostPin() = default;
+
+Result<std::string> share_cuda(const Memory& memory) {
+  return error(ErrorCode::kIncompatible, "{} bytes of {} for other processes: {}", memory.size, memory.home.to_string(),
+               kNoCuda);
+}
+
+Result<CudaMapping> CudaMapping::open(std::string_view share, Home user) {
+  return error(ErrorCode::kIncompatible, "memory of a card by a name of {} bytes, for {}: {}", share.size(),
+               user.to_string(), kNoCuda);
+}
+CudaMapping::~CudaMapping() = default;
 
 Result<Memory> allocate_cuda(Home home, uint64_t bytes) {
   return error(ErrorCode::kIncompatible, "{} bytes on {}: {}", bytes, home.to_string(), kNoCuda);

@@ -17,6 +17,8 @@ const char* kind_name(uint8_t kind) {
       return "shm";
     case BlobKind::kTcp:
       return "tcp";
+    case BlobKind::kCudaIpc:
+      return "cuda_ipc";
   }
   return "unknown";
 }

@@ -9,13 +9,14 @@
 
 namespace baton::transport {
 
-enum class BlobKind : uint8_t { kLoopback = 1, kShm = 2, kTcp = 3 };
+enum class BlobKind : uint8_t { kLoopback = 1, kShm = 2, kTcp = 3, kCudaIpc = 4 };
 
 struct PeerBlob {
   BlobKind kind = BlobKind::kLoopback;
   Incarnation incarnation;
-  std::string address;  // tcp: numeric host; shm: name of an abstract unix socket; loopback: a name in this process
-  uint16_t port = 0;    // tcp only
+  std::string
+      address;  // tcp: numeric host; shm, cuda_ipc: name of an abstract unix socket; loopback: a name in this process
+  uint16_t port = 0;  // tcp only
   bool operator==(const PeerBlob&) const = default;
 };
 

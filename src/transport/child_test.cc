@@ -20,12 +20,13 @@ class ChildProgram {
     words >> verb;
     if (verb == "blob") return to_hex(transport_->local_blob());
     if (verb == "fill") {  // VALUE
-      fill(region_.memory.host(), static_cast<uint8_t>(number(words)));
+      fill(region_.memory, static_cast<uint8_t>(number(words)));
       return "ok";
     }
     if (verb == "count") {  // VALUE: how many bytes have it
       const std::byte value{static_cast<uint8_t>(number(words))};
-      return std::to_string(std::count(region_.memory.host().begin(), region_.memory.host().end(), value));
+      const std::vector<std::byte> bytes = get(region_.memory);
+      return std::to_string(std::count(bytes.begin(), bytes.end(), value));
     }
     if (verb == "open") {  // ATTEMPT: a window over the whole region
       const WindowRange all{region_.id, 0, region_.memory.size};

@@ -36,7 +36,7 @@ TEST_P(Conformance, AnotherIncarnationAtTheSameAddressIsNotWritten) {
   auto writer = make(name);
   Events events(*writer);
   const auto from = writer->allocate(4096).value();
-  fill(from.memory.host(), 0xff);
+  fill(from.memory, 0xff);
   const PeerId peer = *writer->connect(blob);
   const Block block{from.id, 0, RegionId(1), 0, 4096};
   const WindowRange all{RegionId(1), 0, 4096};
@@ -63,13 +63,13 @@ TEST_P(Conformance, AnotherIncarnationAtTheSameAddressIsNotWritten) {
   const Block again{source.id, 0, RegionId(1), 0, 4096};
   event = fresh_events.wait(*fresh->post_write(*fresh->connect(blob), std::span(&again, 1), token(1), in(20s)));
   EXPECT_EQ(event.outcome, TransferOutcome::kRejected) << event.detail;
-  EXPECT_TRUE(all_equal(to.memory.host(), 0));
+  EXPECT_TRUE(all_equal(to.memory, 0));
 
   // The new blob is a new peer and works.
   event =
       events.wait(*writer->post_write(*writer->connect(owner->local_blob()), std::span(&block, 1), token(1), in(20s)));
   EXPECT_EQ(event.outcome, TransferOutcome::kDone) << event.detail;
-  EXPECT_TRUE(all_equal(to.memory.host(), 0xff));
+  EXPECT_TRUE(all_equal(to.memory, 0xff));
 }
 
 TEST_P(Conformance, TwoInstancesOnOneHostAreTwo) {
@@ -77,7 +77,7 @@ TEST_P(Conformance, TwoInstancesOnOneHostAreTwo) {
   auto second = make(GetParam());
   const auto second_to = second->allocate(4096).value();
   ASSERT_NE(second->local_blob(), pair.owner->local_blob());
-  fill(pair.from.memory.host(), 0xff);
+  fill(pair.from.memory, 0xff);
   const WindowRange all{second_to.id, 0, 4096};
   ASSERT_TRUE(second->open_window(token(1), std::span(&all, 1)));
   EXPECT_EQ(pair.write({pair.block(0, 0, 4096)}, token(1)).outcome, TransferOutcome::kRejected) << "the other's window";
@@ -85,8 +85,8 @@ TEST_P(Conformance, TwoInstancesOnOneHostAreTwo) {
   const PeerId peer = *pair.writer->connect(second->local_blob());
   EXPECT_EQ(pair.events.wait(*pair.writer->post_write(peer, std::span(&block, 1), token(1), in(20s))).outcome,
             TransferOutcome::kDone);
-  EXPECT_TRUE(all_equal(second_to.memory.host(), 0xff));
-  EXPECT_TRUE(all_equal(pair.to.memory.host(), 0));
+  EXPECT_TRUE(all_equal(second_to.memory, 0xff));
+  EXPECT_TRUE(all_equal(pair.to.memory, 0));
 }
 
 TEST_P(Conformance, ForgettingAPeerEndsItsPosts) {
@@ -140,7 +140,7 @@ TEST_P(Conformance, AForgottenWriterIsLetInAgainWhenBothPair) {
 TEST_P(Conformance, ACancelledPostEndsOnceAndWritesNoMore) {
   constexpr uint64_t kBytes = 32 * kMiB;
   Pair pair(GetParam(), kBytes);
-  fill(pair.from.memory.host(), 0xff);
+  fill(pair.from.memory, 0xff);
   ASSERT_TRUE(pair.open(1));
   ASSERT_EQ(pair.write({pair.block(0, 0, 1)}, token(1)).outcome, TransferOutcome::kDone);
   const std::vector<TransferId> ids = pair.post_times(6, {pair.block(0, 0, kBytes)}, token(1));
@@ -155,19 +155,19 @@ TEST_P(Conformance, ACancelledPostEndsOnceAndWritesNoMore) {
     cancelled += event.outcome == TransferOutcome::kCancelled ? 1 : 0;
   }
   EXPECT_GE(cancelled, 4);
-  fill(pair.to.memory.host(), 0xaa);
+  fill(pair.to.memory, 0xaa);
   ASSERT_EQ(pair.write({pair.block(0, 0, 1)}, token(1)).outcome, TransferOutcome::kDone);
-  EXPECT_TRUE(all_equal(pair.to.memory.host().subspan(1), 0xaa));
+  EXPECT_TRUE(all_equal(behind(pair.to.memory, 1), 0xaa));
 }
 
 TEST_P(Conformance, APostWhoseDeadlineHasPassedTimesOut) {
   Pair pair(GetParam(), 4096);
-  fill(pair.from.memory.host(), 0xff);
+  fill(pair.from.memory, 0xff);
   ASSERT_TRUE(pair.open(1));
   const TransferEvent event = pair.write({pair.block(0, 0, 4096)}, token(1), -1s);
   EXPECT_EQ(event.outcome, TransferOutcome::kTimeout);
   EXPECT_TRUE(event.remote_quiesced) << "nothing was sent";
-  EXPECT_TRUE(all_equal(pair.to.memory.host(), 0));
+  EXPECT_TRUE(all_equal(pair.to.memory, 0));
 }
 
 TEST(MakeTransport, RefusesWhatItDoesNotKnow) {

@@ -23,7 +23,7 @@ struct Pair {
     const WindowRange range{to.id, offset, length};
     return owner->open_window(token(attempt), std::span(&range, 1));
   }
-  Status open(uint64_t attempt) const { return open(attempt, 0, to.memory.host().size()); }
+  Status open(uint64_t attempt) const { return open(attempt, 0, to.memory.size); }
   [[nodiscard]] Block block(uint64_t from_offset, uint64_t to_offset, uint64_t length) const {
     return {from.id, from_offset, to.id, to_offset, length};
   }
@@ -47,12 +47,14 @@ struct Pair {
   PeerId peer;
 };
 
-inline void fill_random(std::span<std::byte> bytes, uint64_t seed) {
+inline void fill_random(const device::Memory& memory, uint64_t seed) {
   Random random(seed);
+  std::vector<std::byte> bytes(memory.size);
   for (std::byte& b : bytes) b = static_cast<std::byte>(random.next());
+  put(bytes, memory);
 }
 
-// The parameter is the name of a transport; conformance_bytes_test.cc says which.
-class Conformance : public ::testing::TestWithParam<std::string> {};
+// The parameter is the name of a transport.
+class Conformance : public OfTransport {};
 
 }  // namespace baton::transport::testing

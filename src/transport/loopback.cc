@@ -165,7 +165,7 @@ class LoopbackTransport final : public Transport {
     std::lock_guard writing(window->mutex);
     if (!window->open) return error(ErrorCode::kNotFound, "the window of attempt {} is closed", token.attempt);
     for (const SourceBlock& b : what.blocks) BATON_TRY(admit_block(regions_, *window, b.region, b.offset, b.length));
-    for (const SourceBlock& b : what.blocks) std::memmove(regions_.find(b.region)->data() + b.offset, b.from, b.length);
+    for (const SourceBlock& b : what.blocks) std::memmove(regions_.find(b.region)->base + b.offset, b.from, b.length);
     return {};
   }
 

@@ -37,9 +37,9 @@ Result<std::unique_ptr<Transport>> make_transport(std::string_view name, const T
     return error(ErrorCode::kInvalidArgument, "{} copy threads; 1 to 8 are possible", options.copy_threads);
   }
   if (name == "loopback") return make_loopback_transport(options);
-  if (name == "shm") return make_shm_transport(options);
+  if (name == "shm" || name == "cuda_ipc") return make_shm_transport(options, name == "cuda_ipc");
   if (name == "tcp") return make_tcp_transport(options);
-  return error(ErrorCode::kInvalidArgument, "unknown transport \"{}\": choose shm, tcp or loopback", name);
+  return error(ErrorCode::kInvalidArgument, "unknown transport \"{}\": choose shm, tcp, cuda_ipc or loopback", name);
 }
 
 }  // namespace baton::transport

@@ -32,15 +32,15 @@ Result<Mapping> Mapping::shared(int fd, uint64_t bytes) {
 }
 
 Result<RegionId> RegionTable::add(const device::Memory& memory) {
-  if (memory.home.kind != device::DeviceKind::kCpu)
-    return error(ErrorCode::kIncompatible, "memory of {}: this transport moves bytes with the processor",
-                 memory.home.to_string());
+  if (memory.home.kind != kind_)
+    return error(ErrorCode::kIncompatible, "memory of {}: this transport reaches {}", memory.home.to_string(),
+                 kind_ == device::DeviceKind::kCpu ? "the processor's" : "that of cards");
   if (memory.size == 0) return error(ErrorCode::kInvalidArgument, "a region of 0 bytes");
   std::unique_lock lock(mutex_);
   if (regions_.size() >= kRegionsMax) {
     return error(ErrorCode::kResourceExhausted, "{} regions registered: use few large slabs", regions_.size());
   }
-  regions_.push_back(memory.host());
+  regions_.push_back(memory);
   return RegionId(static_cast<uint32_t>(regions_.size()));
 }
 
@@ -60,15 +60,10 @@ Result<Transport::Region> RegionTable::adopt(device::Buffer slab) {
   return Transport::Region{id, memory};
 }
 
-std::optional<std::span<std::byte>> RegionTable::find(RegionId id) const {
+std::optional<device::Memory> RegionTable::find(RegionId id) const {
   std::shared_lock lock(mutex_);
   if (id.value() == 0 || id.value() > regions_.size()) return std::nullopt;
   return regions_[id.value() - 1];
-}
-
-std::vector<std::span<std::byte>> RegionTable::all() const {
-  std::shared_lock lock(mutex_);
-  return regions_;
 }
 
 Result<PreparedBlocks> prepare_blocks(const RegionTable& regions, std::span<const Block> blocks) {
@@ -80,25 +75,25 @@ Result<PreparedBlocks> prepare_blocks(const RegionTable& regions, std::span<cons
   for (const Block& b : blocks) {
     const auto region = regions.find(b.local_region);
     if (!region) return error(ErrorCode::kInvalidArgument, "local region {} is not registered", b.local_region);
-    if (!fits(b.local_offset, b.length, region->size())) {
+    if (!fits(b.local_offset, b.length, region->size)) {
       return error(ErrorCode::kInvalidArgument, "block of {} bytes at offset {} leaves local region {} of {} bytes",
-                   b.length, b.local_offset, b.local_region, region->size());
+                   b.length, b.local_offset, b.local_region, region->size);
     }
     if (b.length == 0) continue;
     // No overflow: at most 2^20 blocks of at most 2^46 bytes would be 2^66, so the sum is checked too.
     if (__builtin_add_overflow(out.bytes, b.length, &out.bytes)) {
       return error(ErrorCode::kInvalidArgument, "blocks of one post add up to more than 2^64 bytes");
     }
-    const std::byte* from = region->data() + b.local_offset;
+    const std::byte* from = region->base + b.local_offset;
     if (!out.blocks.empty()) {
       SourceBlock& last = out.blocks.back();
-      if (last.region == b.remote_region && last.from + last.length == from &&
+      if (last.local_region == b.local_region && last.region == b.remote_region && last.from + last.length == from &&
           last.offset + last.length == b.remote_offset && b.remote_offset >= last.offset) {
         last.length += b.length;
         continue;
       }
     }
-    out.blocks.push_back({from, b.remote_region, b.remote_offset, b.length});
+    out.blocks.push_back({from, b.local_region, b.remote_region, b.remote_offset, b.length});
   }
   return out;
 }
@@ -125,9 +120,9 @@ Result<RangeSet> RangeSet::make(const RegionTable& regions, std::span<const Wind
     const auto region = regions.find(r.region);
     if (!region)
       return error(ErrorCode::kInvalidArgument, "a window over region {}, which is not registered", r.region);
-    if (r.length == 0 || !fits(r.offset, r.length, region->size())) {
+    if (r.length == 0 || !fits(r.offset, r.length, region->size)) {
       return error(ErrorCode::kInvalidArgument, "a window over {} bytes at offset {} of region {} of {} bytes",
-                   r.length, r.offset, r.region, region->size());
+                   r.length, r.offset, r.region, region->size);
     }
   }
   std::sort(sorted.begin(), sorted.end(), [](const WindowRange& a, const WindowRange& b) {

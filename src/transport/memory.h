@@ -37,24 +37,27 @@ class Mapping {
   return offset <= size && length <= size - offset;
 }
 
-// Regions of transports that move bytes with the processor. They are added and never removed. Ids count from 1, so that
-// a default RegionId names nothing. Thread safe.
+// Regions of one transport. They are added and never removed. Ids count from 1, so that a default RegionId names
+// nothing. Thread safe.
 class RegionTable {
  public:
-  // kInvalidArgument for empty memory, kIncompatible for what the processor does not reach, kResourceExhausted after
+  // `kind`: of the devices that the transport reaches.
+  explicit RegionTable(device::DeviceKind kind = device::DeviceKind::kCpu) : kind_(kind) {}
+
+  // kInvalidArgument for empty memory, kIncompatible for what the transport does not reach, kResourceExhausted after
   // kRegionsMax.
   Result<RegionId> add(const device::Memory& memory);
   // The same for memory that the table keeps.
   Result<Transport::Region> adopt(Mapping slab);
   Result<Transport::Region> adopt(device::Buffer slab);
-  [[nodiscard]] std::optional<std::span<std::byte>> find(RegionId id) const;
-  [[nodiscard]] std::vector<std::span<std::byte>> all() const;  // index i is region i + 1
+  [[nodiscard]] std::optional<device::Memory> find(RegionId id) const;
 
   static constexpr size_t kRegionsMax = 256;
 
  private:
+  const device::DeviceKind kind_;
   mutable std::shared_mutex mutex_;
-  std::vector<std::span<std::byte>> regions_;
+  std::vector<device::Memory> regions_;
   std::vector<Mapping> mappings_;
   std::vector<device::Buffer> buffers_;
 };
@@ -62,6 +65,7 @@ class RegionTable {
 // A block whose source has been found and checked; where it goes is for the owner to check.
 struct SourceBlock {
   const std::byte* from = nullptr;
+  RegionId local_region;  // which `from` lies in
   RegionId region;
   uint64_t offset = 0;
   uint64_t length = 0;

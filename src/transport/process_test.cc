@@ -9,7 +9,7 @@ constexpr uint64_t kMiB = 1 << 20;
 // Waits until the child's post has written its first byte.
 bool begun(const Transport::Region& to, Child& writer) {
   const TimePoint end = in(10s);
-  while (!written(to.memory.host()[0])) {
+  while (!written(to.memory)) {
     if (SteadyClock().now() >= end) {
       ADD_FAILURE() << "not a byte came; the posts ended as " << writer.ask("wait");
       return false;
@@ -19,23 +19,19 @@ bool begun(const Transport::Region& to, Child& writer) {
   return true;
 }
 
-class TwoProcesses : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Transports, TwoProcesses, ::testing::Values("shm", "tcp"),
-                         [](const auto& transport) { return transport.param; });
-
 TEST_P(TwoProcesses, AfterFiveIdleSecondsTheFirstPostGoesThrough) {
   Child owner(GetParam(), kMiB);
   auto writer = make(GetParam());
   Events events(*writer);
   const auto from = writer->allocate(kMiB).value();
-  fill(from.memory.host(), 1);
+  fill(from.memory, 1);
   const PeerId peer = *writer->connect(owner.blob());
   ASSERT_EQ(owner.ask("open 1"), "ok");
   const Block all{from.id, 0, RegionId(1), 0, kMiB};
   ASSERT_EQ(events.wait(*writer->post_write(peer, std::span(&all, 1), token(1), in(20s))).outcome,
             TransferOutcome::kDone);
   std::this_thread::sleep_for(5s);
-  fill(from.memory.host(), 2);
+  fill(from.memory, 2);
   const TimePoint start = SteadyClock().now();
   ASSERT_EQ(events.wait(*writer->post_write(peer, std::span(&all, 1), token(1), in(20s))).outcome,
             TransferOutcome::kDone);
@@ -88,9 +84,9 @@ TEST_P(TwoProcesses, AKilledWriterLeavesTheWindowQuiet) {
     const TimePoint end = in(10s);
     while (!quiet && SteadyClock().now() < end) quiet = owner->window_quiet(token(attempt));
     ASSERT_TRUE(quiet);
-    fill(to.memory.host(), 0);
+    fill(to.memory, 0);
     std::this_thread::sleep_for(100ms);
-    EXPECT_TRUE(all_equal(to.memory.host(), 0));
+    EXPECT_TRUE(all_equal(to.memory, 0));
   }
 }
 
@@ -100,7 +96,7 @@ TEST_P(TwoProcesses, APostToAStoppedOwnerEndsByItsDeadline) {
   auto writer = make(GetParam());
   Events events(*writer);
   const auto from = writer->allocate(kBytes).value();
-  fill(from.memory.host(), 3);
+  fill(from.memory, 3);
   const PeerId peer = *writer->connect(owner.blob());
   ASSERT_EQ(owner.ask("open 1"), "ok");
   const Block all{from.id, 0, RegionId(1), 0, kBytes};
@@ -137,7 +133,7 @@ TEST(Shm, AWriterStoppedInsideAWindowKeepsItFromBeingQuiet) {
     bool inside = false;
     for (uint64_t attempt = kill ? 1001 : 1; !inside && attempt < (kill ? 1200 : 200); ++attempt) {
       ASSERT_TRUE(owner->open_window(token(attempt), std::span(&all, 1)));
-      fill(to.memory.host(), 0);
+      fill(to.memory, 0);
       ASSERT_EQ(writer.ask(fmt::format("post {} 4", attempt)), "ok");
       ASSERT_TRUE(begun(to, writer));
       writer.stop();
@@ -160,11 +156,11 @@ TEST(Shm, AWriterStoppedInsideAWindowKeepsItFromBeingQuiet) {
       bool quiet = false;
       while (!quiet && SteadyClock().now() < end) quiet = owner->window_quiet(token(attempt));
       ASSERT_TRUE(quiet);
-      fill(to.memory.host(), 0xaa);
+      fill(to.memory, 0xaa);
       if (!kill || !inside) {
         EXPECT_NE(writer.ask("wait"), "");  // the rest of its posts has been refused
       }
-      EXPECT_TRUE(all_equal(to.memory.host(), 0xaa)) << "attempt " << attempt;
+      EXPECT_TRUE(all_equal(to.memory, 0xaa)) << "attempt " << attempt;
     }
     EXPECT_TRUE(inside) << "the writer was never caught while it copied";
   }
@@ -185,10 +181,10 @@ TEST(Tcp, AWriterStoppedInTheMiddleCannotReachAClosedWindow) {
   ASSERT_TRUE(begun(to, writer));
   writer.stop();
   EXPECT_TRUE(owner->close_window(token(1)));
-  fill(to.memory.host(), 0xaa);
+  fill(to.memory, 0xaa);
   writer.go_on();
   EXPECT_NE(writer.ask("wait").find("rejected"), std::string::npos);
-  EXPECT_TRUE(all_equal(to.memory.host(), 0xaa));
+  EXPECT_TRUE(all_equal(to.memory, 0xaa));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/thread.h"
+#include "device/cuda.h"
 #include "transport/event_queue.h"
 #include "transport/memory.h"
 #include "transport/shm_acceptor.h"
@@ -25,11 +26,13 @@ class ShmTransport final : public Transport {
   ShmTransport(const TransportOptions& options, PeerBlob blob, UniqueFd listener, UniqueFd epoll,
                std::unique_ptr<shm::WindowOwner> windows)
       : blob_(std::move(blob)),
+        card_{device::DeviceKind::kCuda, options.card},
         epoll_(std::move(epoll)),
+        regions_(on_cards() ? device::DeviceKind::kCuda : device::DeviceKind::kCpu),
         windows_(std::move(windows)),
         acceptor_(std::move(listener), blob_.incarnation, options.connect_timeout, windows_.get(), epoll_.get()),
-        writer_({blob_.incarnation, options.queue_bytes, options.copy_threads, options.connect_timeout}, epoll_.get(),
-                &wake_, &events_) {
+        writer_({blob_.incarnation, options.queue_bytes, options.copy_threads, options.connect_timeout}, &regions_,
+                epoll_.get(), &wake_, &events_) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = wake_.fd();
@@ -43,27 +46,44 @@ class ShmTransport final : public Transport {
     thread_.join();
   }
 
-  TransportCaps caps() const override { return {.name = "shm", .owns_memory = true}; }
+  TransportCaps caps() const override { return {.name = on_cards() ? "cuda_ipc" : "shm", .owns_memory = !on_cards()}; }
 
   Result<Region> allocate(uint64_t bytes) override {
-    BATON_ASSIGN(UniqueFd slab, shm::create_slab("baton-pool", bytes));
-    BATON_ASSIGN(Mapping mapping, Mapping::shared(slab.get(), bytes));
+    shm::SharedRegion shared{.bytes = bytes};
     std::lock_guard lock(mutex_);  // ids and the order of announcement are the same
-    BATON_ASSIGN(const Region region, regions_.adopt(std::move(mapping)));
-    acceptor_.add_region(std::move(slab), bytes);
+    Region region;
+    if (on_cards()) {
+      BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(card_, bytes));
+      BATON_ASSIGN(shared.on_card, device::share_cuda(buffer.memory()));
+      BATON_ASSIGN(region, regions_.adopt(std::move(buffer)));
+    } else {
+      BATON_ASSIGN(shared.slab, shm::create_slab("baton-pool", bytes));
+      BATON_ASSIGN(Mapping mapping, Mapping::shared(shared.slab.get(), bytes));
+      BATON_ASSIGN(region, regions_.adopt(std::move(mapping)));
+    }
+    acceptor_.add_region(std::move(shared));
     wake_.wake();
     return region;
   }
 
   Result<RegionId> register_memory(const device::Memory& memory) override {
-    return error(ErrorCode::kIncompatible, "shm cannot serve {} bytes of foreign memory: take them from allocate()",
-                 memory.size);
+    if (!on_cards()) {
+      return error(ErrorCode::kIncompatible, "shm cannot serve {} bytes of foreign memory: take them from allocate()",
+                   memory.size);
+    }
+    shm::SharedRegion shared{.bytes = memory.size};
+    BATON_ASSIGN(shared.on_card, device::share_cuda(memory));
+    std::lock_guard lock(mutex_);
+    BATON_ASSIGN(const RegionId id, regions_.add(memory));
+    acceptor_.add_region(std::move(shared));
+    wake_.wake();
+    return id;
   }
 
   std::string local_blob() const override { return encode_blob(blob_); }
 
   Result<PeerId> connect(std::string_view bytes) override {
-    BATON_ASSIGN(const PeerBlob blob, decode_blob(bytes, BlobKind::kShm));
+    BATON_ASSIGN(const PeerBlob blob, decode_blob(bytes, blob_.kind));
     return writer_.add_peer(blob);
   }
 
@@ -92,8 +112,10 @@ class ShmTransport final : public Transport {
   }
 
  private:
+  [[nodiscard]] bool on_cards() const { return blob_.kind == BlobKind::kCudaIpc; }
+
   void serve() {
-    name_thread("baton-shm");
+    name_thread(on_cards() ? "baton-cuda-ipc" : "baton-shm");
     std::array<epoll_event, 64> ready;
     SteadyClock clock;
     while (!stopping_) {
@@ -131,6 +153,7 @@ class ShmTransport final : public Transport {
   }
 
   const PeerBlob blob_;
+  const device::Home card_;
   EventQueue events_;
   WakeFd wake_;
   UniqueFd epoll_;
@@ -146,9 +169,21 @@ class ShmTransport final : public Transport {
 
 }  // namespace
 
-Result<std::unique_ptr<Transport>> make_shm_transport(const TransportOptions& options) {
-  PeerBlob blob{.kind = BlobKind::kShm, .incarnation = options.incarnation, .address = options.bind_address, .port = 0};
-  if (blob.address.empty()) blob.address = "baton-shm-" + options.incarnation.to_string();
+Result<std::unique_ptr<Transport>> make_shm_transport(const TransportOptions& options, bool on_cards) {
+  if (on_cards) {
+    const int cards = device::cuda_device_count();
+    if (cards == 0) {
+      return error(ErrorCode::kIncompatible,
+                   "transport cuda_ipc moves pages of GPUs, and this process sees none: use shm or tcp");
+    }
+    if (options.card < 0 || options.card >= cards)
+      return error(ErrorCode::kInvalidArgument, "transport cuda_ipc: card {} of {}", options.card, cards);
+  }
+  PeerBlob blob{.kind = on_cards ? BlobKind::kCudaIpc : BlobKind::kShm,
+                .incarnation = options.incarnation,
+                .address = options.bind_address,
+                .port = 0};
+  if (blob.address.empty()) blob.address = (on_cards ? "baton-cuda-" : "baton-shm-") + options.incarnation.to_string();
   BATON_ASSIGN(UniqueFd listener, shm::listen_on(blob.address));
   BATON_ASSIGN(std::unique_ptr<shm::WindowOwner> windows, shm::WindowOwner::create(options.incarnation));
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));

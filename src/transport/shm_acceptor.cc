@@ -29,9 +29,9 @@ bool Acceptor::watch(int fd, uint32_t interest, bool add) const {
   return ::epoll_ctl(epoll_, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) == 0;
 }
 
-void Acceptor::add_region(UniqueFd slab, uint64_t bytes) {
+void Acceptor::add_region(SharedRegion region) {
   std::lock_guard lock(mutex_);
-  slabs_.push_back({std::move(slab), bytes});
+  regions_.push_back(std::move(region));
 }
 
 bool Acceptor::on_fd(int fd) {
@@ -169,16 +169,15 @@ Status Acceptor::check_room(const Connection& connection, const Incarnation& wri
 Status Acceptor::send_pending(Connection& connection) {
   if (!connection.row || connection.leaving) return {};
   std::lock_guard lock(mutex_);
-  while (connection.sent <= slabs_.size()) {
+  while (connection.sent <= regions_.size()) {
     OwnerMessage message{.kind = OwnerMessage::Kind::kAccept,
                          .writer = *connection.row,
-                         .regions = static_cast<uint32_t>(slabs_.size()),
-                         .detail = {}};
+                         .regions = static_cast<uint32_t>(regions_.size())};
     int fd = windows_->fd();
     if (connection.sent > 0) {
-      const Slab& slab = slabs_[connection.sent - 1];
-      message = {.kind = OwnerMessage::Kind::kRegion, .bytes = slab.bytes, .detail = {}};
-      fd = slab.fd.get();
+      const SharedRegion& region = regions_[connection.sent - 1];
+      message = {.kind = OwnerMessage::Kind::kRegion, .bytes = region.bytes, .on_card = region.on_card};
+      fd = region.slab.get();
     }
     BATON_ASSIGN(const bool sent, send_message(connection.socket.get(), encode(message), fd));
     watch(connection.socket.get(), sent ? EPOLLIN : EPOLLIN | EPOLLOUT, false);

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/fd.h"
@@ -22,13 +23,20 @@ inline constexpr size_t kRowsOfAWriter = 4;    // one is used; a copy that is be
 inline constexpr size_t kRowsOfAProcess = 16;  // a process may have several transports
 inline constexpr size_t kRowsReserved = 16;    // of kWriters, for writers that a window is open for
 
+// What writers are told of a region.
+struct SharedRegion {
+  UniqueFd slab{};        // the processor's memory
+  std::string on_card{};  // a card's: as device::share_cuda() says
+  uint64_t bytes = 0;
+};
+
 // add_region() is thread safe; all else belongs to the service thread.
 class Acceptor {
  public:
   // `epoll` is the service thread's; descriptors are added with themselves as data. `patience`: to a request.
   Acceptor(UniqueFd listener, Incarnation self, Duration patience, WindowOwner* windows, int epoll);
 
-  void add_region(UniqueFd slab, uint64_t bytes);
+  void add_region(SharedRegion region);
   // Tells the writers about regions that they do not know yet.
   void announce();
   // False: not one of ours.
@@ -72,12 +80,8 @@ class Acceptor {
   std::map<int, Connection> connections_;
   SparseLog complaints_;
 
-  struct Slab {
-    UniqueFd fd;
-    uint64_t bytes;
-  };
   std::mutex mutex_;
-  std::vector<Slab> slabs_;  // guarded by mutex_
+  std::vector<SharedRegion> regions_;  // guarded by mutex_
 };
 
 }  // namespace baton::transport::shm

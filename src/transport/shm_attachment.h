@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -10,6 +11,8 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "device/cuda.h"
+#include "device/stream.h"
 #include "transport/memory.h"
 #include "transport/shm_control.h"
 
@@ -32,27 +35,30 @@ class Attachment {
   [[nodiscard]] int process_fd() const { return process_.get(); }
   void mark_lost() { lost_ = true; }
 
-  // What may stop a copy between two pieces.
+  // How a copy thread copies, and what may stop it between two pieces.
   struct Control {
     const std::atomic<bool>* cancelled;
     TimePoint deadline;
+    uint32_t lane;             // the thread's number
+    device::Streams* streams;  // the thread's own
   };
   struct Copied {
     TransferOutcome outcome = TransferOutcome::kDone;
     uint64_t bytes = 0;  // in place
     std::string detail;
   };
-  // A copy thread; `lane` is its number. When it returns no byte of the post will follow.
-  Copied copy(const PreparedBlocks& what, const WindowToken& token, uint32_t lane, const Control& control);
+  // A copy thread, of `local` regions. When it returns no byte of the post will follow.
+  Copied copy(const RegionTable& local, const PreparedBlocks& what, const WindowToken& token, const Control& control);
 
  private:
   Attachment() = default;
   Status on_message(struct OwnerMessage message, UniqueFd fd);
-  Status check(const PreparedBlocks& what, const RangeSet& ranges,
-               const std::vector<std::span<std::byte>>& regions) const;
+  Status on_region(const struct OwnerMessage& message, UniqueFd fd);
+  Status check(const PreparedBlocks& what, const RangeSet& ranges) const;
+  // The peer's region for a write from memory of `writer`; mapped for its card if it was not yet.
+  Result<device::Memory> region_for(RegionId region, device::Home writer);
   std::optional<Copied> interrupted(const Control& control) const;
   [[nodiscard]] bool owner_alive() const;
-  [[nodiscard]] std::vector<std::span<std::byte>> regions() const;
 
   UniqueFd socket_, process_;
   Incarnation self_, owner_;
@@ -63,7 +69,13 @@ class Attachment {
   std::atomic<bool> ready_{false};
   std::atomic<bool> lost_{false};
   mutable std::mutex mutex_;
-  std::vector<Mapping> regions_;  // guarded by mutex_; index i is region i + 1
+  struct PeerRegion {
+    Mapping slab;
+    std::string on_card;                                 // in place of a slab
+    std::map<device::Home, device::CudaMapping> mapped;  // by the card that writes
+    uint64_t bytes = 0;
+  };
+  std::vector<PeerRegion> regions_;  // guarded by mutex_; index i is region i + 1
 };
 
 }  // namespace baton::transport::shm

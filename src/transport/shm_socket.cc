@@ -8,13 +8,14 @@
 #include <cstring>
 
 #include "base/byte_io.h"
+#include "device/cuda.h"
 #include "transport/shm_control.h"
 
 namespace baton::transport::shm {
 namespace {
 
 constexpr uint32_t kMagic = 0x534e5442;  // "BTNS"
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 2;
 constexpr uint16_t kDetailMax = 300;
 constexpr size_t kMessageMax = 512;
 constexpr int kSoPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5; not in the headers of Debian 12
@@ -71,6 +72,7 @@ std::string encode(const OwnerMessage& message) {
   out.number(message.writer);
   out.number(message.regions);
   out.number(message.bytes);
+  out.text<uint8_t>(message.on_card);
   out.text<uint16_t>(std::string_view(message.detail).substr(0, kDetailMax));
   return bytes;
 }
@@ -92,7 +94,7 @@ Result<OwnerMessage> decode_owner_message(std::span<const std::byte> bytes) {
                        .writer = in.number<uint32_t>(),
                        .regions = in.number<uint32_t>(),
                        .bytes = in.number<uint64_t>(),
-                       .detail = {}};
+                       .on_card = in.text<uint8_t>(device::kCudaShareBytesMax)};
   message.detail = in.text<uint16_t>(kDetailMax);
   if (bad || !in.complete() || kind < 1 || kind > 3 || message.writer >= kWriters ||
       message.regions > RegionTable::kRegionsMax) {

@@ -18,14 +18,15 @@ struct AttachRequest {
   Incarnation owner;
 };
 
-// The owner's messages: one kAccept with its control slab or one kRefuse, then a kRegion with a slab for each region
-// there is and, later, for each that is added. `regions` in kAccept says how many there are now.
+// The owner's messages: one kAccept with its control slab or one kRefuse, then a kRegion with a slab, or a card's name
+// of it, for each region there is and, later, for each that is added. `regions` in kAccept says how many there are now.
 struct OwnerMessage {
   enum class Kind : uint8_t { kAccept = 1, kRefuse = 2, kRegion = 3 } kind = Kind::kRefuse;
-  uint32_t writer = 0;   // kAccept: the row of marks
-  uint32_t regions = 0;  // kAccept
-  uint64_t bytes = 0;    // kRegion; regions come in the order of their ids
-  std::string detail;    // kRefuse
+  uint32_t writer = 0;    // kAccept: the row of marks
+  uint32_t regions = 0;   // kAccept
+  uint64_t bytes = 0;     // kRegion; regions come in the order of their ids
+  std::string on_card{};  // kRegion on a card (device::share_cuda), which comes without a descriptor
+  std::string detail{};   // kRefuse
 };
 
 [[nodiscard]] std::string encode(const AttachRequest& message);

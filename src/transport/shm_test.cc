@@ -257,9 +257,14 @@ TEST(ShmAttach, ACopyToADeadOwnerIsNotDone) {
       ASSERT_TRUE(attachment->on_readable());
     }
     std::vector<std::byte> source(4096);
-    const PreparedBlocks what{.blocks = {{source.data(), RegionId(1), 0, 4096}}, .bytes = 4096};
+    RegionTable local;
+    const RegionId from = local.add(device::Memory::of(source)).value();
+    const PreparedBlocks what{.blocks = {{source.data(), from, RegionId(1), 0, 4096}}, .bytes = 4096};
+    device::Streams streams;
     const std::atomic<bool> cancelled{false};
-    const auto copy = [&] { return attachment->copy(what, token(1), 0, {&cancelled, in(10s)}).outcome; };
+    const auto copy = [&] {
+      return attachment->copy(local, what, token(1), {&cancelled, in(10s), 0, &streams}).outcome;
+    };
     EXPECT_EQ(copy(), TransferOutcome::kDone);
     child.reset();
     here.reset();

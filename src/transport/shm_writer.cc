@@ -9,8 +9,8 @@
 
 namespace baton::transport::shm {
 
-Writer::Writer(const Options& options, int epoll, const WakeFd* service, EventQueue* events)
-    : options_(options), epoll_(epoll), service_(service), events_(events) {
+Writer::Writer(const Options& options, const RegionTable* regions, int epoll, const WakeFd* service, EventQueue* events)
+    : options_(options), regions_(regions), epoll_(epoll), service_(service), events_(events) {
   for (int i = 0; i < options_.copy_threads; ++i) {
     threads_.emplace_back([this, i] { copy_loop(static_cast<uint32_t>(i)); });
   }
@@ -90,6 +90,7 @@ void Writer::cancel(TransferId id) {
 
 void Writer::copy_loop(uint32_t lane) {
   name_thread("baton-shm-copy");
+  device::Streams streams;
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !ready_.empty(); });
@@ -102,7 +103,8 @@ void Writer::copy_loop(uint32_t lane) {
     std::shared_ptr<Attachment> attachment = post->peer->attachment;
     lock.unlock();
     Attachment::Copied copied{TransferOutcome::kPeerLost, 0, "the peer was lost before the copy began"};
-    if (attachment) copied = attachment->copy(post->what, post->token, lane, {&post->cancelled, post->deadline});
+    if (attachment)
+      copied = attachment->copy(*regions_, post->what, post->token, {&post->cancelled, post->deadline, lane, &streams});
     lock.lock();
     // Noticed here first: the next post asks anew, whenever the thread that reads the socket comes to it.
     if (copied.outcome == TransferOutcome::kPeerLost && attachment && post->peer->attachment == attachment)

@@ -29,9 +29,9 @@ class Writer {
     int copy_threads;
     Duration attach_timeout;
   };
-  // Borrows all three. `epoll` is the service thread's; descriptors are added with themselves as data, and `service`
-  // wakes it.
-  Writer(const Options& options, int epoll, const WakeFd* service, EventQueue* events);
+  // Borrows all but the first. `regions` are what is written from; `epoll` is the service thread's; descriptors are
+  // added with themselves as data, and `service` wakes it.
+  Writer(const Options& options, const RegionTable* regions, int epoll, const WakeFd* service, EventQueue* events);
   ~Writer();  // joins the copy threads
 
   PeerId add_peer(const PeerBlob& blob);
@@ -80,6 +80,7 @@ class Writer {
   bool watch(int fd, PeerId peer);  // false: the system has no room for one more
 
   const Options options_;
+  const RegionTable* const regions_;
   const int epoll_;
   const WakeFd* const service_;
   EventQueue* const events_;

@@ -200,7 +200,7 @@ Status Inbound::admit(const WriteFrame& frame) {
     for (uint32_t i = 0; i < run.count; ++i) {
       BATON_TRY(admit_block(owner_.regions, *window_, run.region, run.block_offset(i), run.length));
     }
-    run_memory_.push_back(*owner_.regions.find(run.region));
+    run_memory_.push_back(owner_.regions.find(run.region)->host());
   }
   return {};
 }

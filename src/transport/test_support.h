@@ -19,6 +19,8 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "device/cuda.h"
+#include "device/stream.h"
 #include "transport/make_transport.h"
 
 namespace baton::transport::testing {
@@ -39,11 +41,56 @@ inline bool all_equal(std::span<const std::byte> bytes, uint8_t value) {
 }
 inline void fill(std::span<std::byte> bytes, uint8_t value) { std::fill(bytes.begin(), bytes.end(), std::byte{value}); }
 
+// Bytes of a region, whatever device they lie on.
+inline void put(std::span<const std::byte> bytes, const device::Memory& to) {
+  if (to.home.kind == device::DeviceKind::kCpu) {
+    std::copy(bytes.begin(), bytes.end(), to.host().begin());
+    return;
+  }
+  const auto stream = device::make_stream(to.home);
+  const layout::Copy all{0, 0, bytes.size()};
+  const std::span<std::byte> read_only(const_cast<std::byte*>(bytes.data()), bytes.size());
+  stream->copy(device::Memory::of(read_only), to, std::span(&all, 1));
+  stream->record()->wait();
+}
+inline std::vector<std::byte> get(const device::Memory& from) {
+  if (from.home.kind == device::DeviceKind::kCpu) return {from.host().begin(), from.host().end()};
+  std::vector<std::byte> bytes(from.size);
+  const auto stream = device::make_stream(from.home);
+  const layout::Copy all{0, 0, bytes.size()};
+  stream->copy(from, device::Memory::of(bytes), std::span(&all, 1));
+  stream->record()->wait();
+  return bytes;
+}
+inline device::Memory behind(const device::Memory& memory, uint64_t offset) {
+  return memory.part(offset, memory.size - offset);
+}
+inline bool all_equal(const device::Memory& memory, uint8_t value) { return all_equal(get(memory), value); }
+inline void fill(const device::Memory& memory, uint8_t value) {
+  put(std::vector<std::byte>(memory.size, std::byte{value}), memory);
+}
+
 // A look at memory that a transport may be writing: only to learn that it has begun. Kept from ThreadSanitizer, which
 // is right to object.
 __attribute__((noinline, no_sanitize("thread"))) inline bool written(const std::byte& at) {
   return *const_cast<const volatile std::byte*>(&at) != std::byte{0};
 }
+inline bool written(const device::Memory& memory) {
+  if (memory.home.kind == device::DeviceKind::kCpu) return written(*memory.base);
+  return get(memory.part(0, 1))[0] != std::byte{0};
+}
+
+// Skips the tests of transports that move bytes of cards where there is none.
+class OfTransport : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "cuda_ipc" && device::cuda_device_count() == 0) GTEST_SKIP() << "this machine has no GPU";
+  }
+};
+// Tests with a second process.
+class TwoProcesses : public OfTransport {};
+
+inline std::string transport_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
 
 inline size_t open_descriptors() {
   size_t n = 0;

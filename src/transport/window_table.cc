@@ -6,9 +6,9 @@ Status admit_block(const RegionTable& regions, const Window& window, RegionId re
                    uint64_t length) {
   const auto memory = regions.find(region);
   if (!memory) return error(ErrorCode::kInvalidArgument, "region {} does not exist here", region);
-  if (!fits(offset, length, memory->size())) {
+  if (!fits(offset, length, memory->size)) {
     return error(ErrorCode::kInvalidArgument, "{} bytes at offset {} leave region {} of {} bytes", length, offset,
-                 region, memory->size());
+                 region, memory->size);
   }
   if (!window.ranges.contains(region, offset, length)) {
     return error(ErrorCode::kInvalidArgument, "{} bytes at offset {} of region {} leave the window", length, offset,

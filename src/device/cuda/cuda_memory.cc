@@ -4,7 +4,11 @@
 namespace baton::device {
 namespace {
 
-int count_cards() {
+constexpr uint64_t kDriverBlock = uint64_t{2} << 20;
+
+}  // namespace
+
+int cuda_device_count() {
   int count = 0;
   // Without a card or a driver the call fails, and says so again to whoever asks for the last error.
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -12,10 +16,8 @@ int count_cards() {
   return 0;
 }
 
-}  // namespace
-
 std::vector<CudaDevice> cuda_devices() {
-  std::vector<CudaDevice> devices(static_cast<size_t>(count_cards()));
+  std::vector<CudaDevice> devices(static_cast<size_t>(cuda_device_count()));
   for (size_t i = 0; i < devices.size(); ++i) {
     cudaDeviceProp properties{};
     size_t free = 0, total = 0;
@@ -29,7 +31,7 @@ std::vector<CudaDevice> cuda_devices() {
 
 Result<HostPin> HostPin::make(const Memory& memory) {
   const std::span<std::byte> bytes = memory.host();
-  const int cards = count_cards();
+  const int cards = cuda_device_count();
   if (cards == 0)
     return error(ErrorCode::kIncompatible, "{} bytes for cards to reach: this machine has no card", bytes.size());
   const cudaError_t code =
@@ -45,14 +47,17 @@ HostPin::~HostPin() {
 }
 
 Result<Memory> allocate_cuda(Home home, uint64_t bytes) {
-  const int cards = count_cards();
+  const int cards = cuda_device_count();
   if (home.index < 0 || home.index >= cards)
     return error(ErrorCode::kIncompatible, "{} bytes on {}: this machine has {} cards, counted from 0", bytes,
                  home.to_string(), cards);
   BATON_CUDA_CHECK(cudaSetDevice(home.index), "{}", home.to_string());
   // Of cudaMalloc, because other processes of the machine can map no other kind by its handle.
+  // In whole blocks of the driver's, because a handle names whole ones: nothing else is to lie beside pages that others
+  // map.
+  const uint64_t whole = (bytes + kDriverBlock - 1) / kDriverBlock * kDriverBlock;
   void* base = nullptr;
-  const cudaError_t code = cudaMalloc(&base, bytes);
+  const cudaError_t code = cudaMalloc(&base, whole);
   if (code == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
     return error(ErrorCode::kResourceExhausted, "no room for a buffer of {} bytes on {}, which has {} left", bytes,

@@ -57,7 +57,7 @@ std::byte* pinned_address(const Memory& memory) {
 }  // namespace
 
 CudaStream::CudaStream(Home home) : home_(home), delivery_(std::make_shared<SumDelivery>()) {
-  const int cards = static_cast<int>(cuda_devices().size());
+  const int cards = cuda_device_count();
   BATON_CHECK(home.index >= 0 && home.index < cards, "a stream on {} of {} cards", home.to_string(), cards);
   use();
   BATON_CUDA_CHECK(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, home.index), "{}",
@@ -98,7 +98,7 @@ bool CudaStream::reach_card(int index) {
 std::byte* CudaStream::reach(const Memory& memory) {
   if (memory.home == home_) return memory.base;
   if (memory.home.kind == DeviceKind::kCpu) return pinned_address(memory);
-  return reach_card(memory.home.index) ? memory.base : nullptr;
+  return memory.home.index == kCardUnseen || reach_card(memory.home.index) ? memory.base : nullptr;
 }
 
 void CudaStream::zero(const Memory& memory, std::span<const layout::Run> runs) {

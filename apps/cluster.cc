@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "device/cuda.h"
 #include "exit_code.h"
 #include "http/url.h"
 
@@ -31,11 +32,20 @@ std::string describe_exit(int status) {
 
 constexpr const char* kLoopback = "127.0.0.1";
 
+int ranks_of(const ClusterOptions& options) {
+  int ranks = options.unified ? options.unified_layout.world() : 0;
+  for (const layout::Layout& layout : options.prefill) ranks += layout.world();
+  for (const layout::Layout& layout : options.decode) ranks += layout.world();
+  return ranks;
+}
+
 }  // namespace
 
 Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   Cluster cluster(std::move(options));
   const ClusterOptions& o = cluster.options_;
+  const bool spread = o.base_gpu_id + ranks_of(o) <= device::cuda_device_count();
+  int gpu = o.base_gpu_id;
   const auto serve = [&](const std::string& name, const layout::Layout& layout, const std::string& mode, int port) {
     std::vector<std::string> arguments = {"serve", "--model-path", o.model_path};
     if (!mode.empty()) {
@@ -45,6 +55,8 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
       }
     }
     for (std::string& flag : layout_flags(layout)) arguments.push_back(std::move(flag));
+    for (const std::string& word : {std::string("--base-gpu-id"), std::to_string(gpu)}) arguments.push_back(word);
+    if (spread) gpu += layout.world();
     arguments.insert(arguments.end(), o.serve_arguments.begin(), o.serve_arguments.end());
     return cluster.spawn(name, (mode.empty() ? "unified " : mode + " ") + layout.to_string(),
                          o.unified ? o.host : kLoopback, port, std::move(arguments));

@@ -23,6 +23,7 @@ struct ClusterOptions {
   // Of the API, which is the router's or the undivided instance's; the instances behind a router stay on loopback.
   std::string host = "127.0.0.1";
   int port = 8000;
+  int base_gpu_id = 0;                        // as --base-gpu-id of `baton up`
   std::vector<std::string> common_arguments;  // for every instance and the router
   std::vector<std::string> serve_arguments;   // for every instance
   std::vector<std::string> router_arguments;  // for the router

@@ -16,7 +16,7 @@ void add_device_flags(CLI::App& app, DeviceFlags& flags) {
 
 Result<device::Home> first_device(const DeviceFlags& flags, int ranks, bool card_will_do) {
   if (flags.device == "cpu" || (flags.device == "auto" && !card_will_do)) return device::Home{};
-  const int cards = static_cast<int>(device::cuda_devices().size());
+  const int cards = device::cuda_device_count();
   const int needed = flags.base_gpu_id + (ranks - 1) * flags.gpu_id_step + 1;
   if (needed <= cards) return device::Home{device::DeviceKind::kCuda, flags.base_gpu_id};
   if (flags.device == "auto") return device::Home{};

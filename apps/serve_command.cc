@@ -65,7 +65,7 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   e.model_path = flags.model_path;
   e.layout = flags.layout;
   BATON_ASSIGN(e.first_device, first_device(flags.device, flags.layout.world(),
-                                            options.role == engine::Role::kUnified && flags.layout.pp == 1));
+                                            flags.layout.pp == 1 && flags.transfer_backend != "shm"));
   e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype = kv_float32 ? tensor::DType::kF32 : tensor::DType::kBF16;
@@ -91,7 +91,11 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   engine::TransferOptions& transfer = options.transfer;
   const bool by_tcp =
       flags.transfer_backend == "tcp" || flags.transfer_backend == "mooncake" || flags.transfer_backend == "nixl";
-  transfer.backend = by_tcp ? "tcp" : "shm";
+  const bool on_cards = e.first_device.kind == device::DeviceKind::kCuda;
+  transfer.backend = by_tcp                             ? "tcp"
+                     : flags.transfer_backend != "auto" ? flags.transfer_backend
+                     : on_cards                         ? "cuda_ipc"
+                                                        : "shm";
   const std::string& meet = flags.disaggregation_host.empty() ? flags.host : flags.disaggregation_host;
   transfer.bootstrap_host = meet == "localhost" ? "127.0.0.1" : meet;
   transfer.advertise_host = flags.advertise_host;

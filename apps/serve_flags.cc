@@ -155,9 +155,11 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
 
   app.add_option("--disaggregation-mode", f.disaggregation_mode, "null, prefill or decode")
       ->check(CLI::IsMember({"null", "prefill", "decode"}));
-  app.add_option("--disaggregation-transfer-backend", f.transfer_backend,
-                 "auto (shm), shm: one host, tcp: any; mooncake and nixl are taken for tcp with a warning")
-      ->check(CLI::IsMember({"auto", "shm", "tcp", "mooncake", "nixl"}));
+  app.add_option(
+         "--disaggregation-transfer-backend", f.transfer_backend,
+         "auto (shm; on GPUs cuda_ipc), shm and cuda_ipc: one host, tcp: any; mooncake and nixl are taken for tcp "
+         "with a warning")
+      ->check(CLI::IsMember({"auto", "shm", "cuda_ipc", "tcp", "mooncake", "nixl"}));
   app.add_option("--disaggregation-host", f.disaggregation_host,
                  "Address where peers are met and KV arrives, if not --host");
   app.add_option("--advertise-host", f.advertise_host,

@@ -24,6 +24,12 @@ namespace {
 // Logits of prompt positions held at once, in floats: 256 MiB.
 constexpr int64_t kLogitsMax = int64_t{64} << 20;
 
+// Of cuda_ipc. A post is one kernel or few, whose start and end cost as much as some megabytes of a link.
+constexpr int kCardCopyThreads = 4;
+constexpr uint64_t kCardPostBytes = uint64_t{32} << 20;
+constexpr size_t kCardPostBlocks = 2400;
+constexpr uint64_t kCardSliceBytes = uint64_t{256} << 20;  // summed in 0.1 to 0.2 ms
+
 // What an engine stands on. Outlives its loop.
 struct Foundations {
   std::vector<device::Buffer> memory;               // of the pools that the transport does not own
@@ -57,11 +63,12 @@ Result<handoff::Pool> make_pool(Foundations& foundations, device::Home home, con
 Status check_options(const EngineOptions& options) {
   BATON_TRY(layout::check_layout(options.executor.layout));
   const device::Home home = options.executor.first_device;
-  if (home.kind != device::DeviceKind::kCpu && options.role != Role::kUnified) {
+  const bool on_card = home.kind != device::DeviceKind::kCpu;
+  if (options.role != Role::kUnified && on_card != (options.transfer.backend == "cuda_ipc")) {
     return error(ErrorCode::kIncompatible,
-                 "--device {}: no transport hands over pages of cards yet; use --disaggregation-mode null, or --device "
-                 "cpu",
-                 home.to_string());
+                 "--disaggregation-transfer-backend {} does not move pages of {}: use {}, or --device {}",
+                 options.transfer.backend, home.to_string(), on_card ? "cuda_ipc" : "shm or tcp",
+                 on_card ? "cpu" : "cuda");
   }
   if (options.max_running_requests < 1) {
     return error(ErrorCode::kInvalidArgument, "--max-running-requests is {}; it must be at least 1",
@@ -124,6 +131,8 @@ Result<std::shared_ptr<Foundations>> lay_foundations(const EngineOptions& option
     if (transport.bind_address.empty() && transfer.backend == "tcp") transport.bind_address = transfer.bootstrap_host;
     transport.advertise_host = transfer.advertise_host;
     transport.incarnation = incarnation;
+    // Each waits for its card at the end of a piece, while the others' pieces run.
+    if (transfer.backend == "cuda_ipc") transport.copy_threads = kCardCopyThreads;
     BATON_ASSIGN(foundations->transport, transport::make_transport(transfer.backend, transport));
   }
   for (int r = 0; r < layout.world(); ++r) {
@@ -197,12 +206,18 @@ RoleFactory role_factory(const EngineOptions& options, const wire::Manifest& sel
         handoff.host = transfer.bootstrap_host;
         handoff.port = static_cast<uint16_t>(transfer.bootstrap_port);
         handoff.key = transfer.handoff_key;
+        if (transfer.backend == "cuda_ipc") {
+          handoff.post_bytes_max = kCardPostBytes;
+          handoff.post_blocks_max = kCardPostBlocks;
+          handoff.work_slice_bytes = kCardSliceBytes;
+        }
         return PrefillRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                   foundations.pools, transfer.attempt_timeout);
       }
       case Role::kDecode: {
         handoff::DecodeHandoffOptions handoff;
         handoff.key = transfer.handoff_key;
+        if (transfer.backend == "cuda_ipc") handoff.verify_slice_bytes = kCardSliceBytes;
         BATON_ASSIGN(handoff.trusted, handoff::TrustedPeers::parse(transfer.prefill_peers));
         return DecodeRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                  foundations.pools, transfer.attempt_timeout);

@@ -1,4 +1,4 @@
-"""Every pair of layouts with real instances: `./dev pairs [--model mla|gqa] [--prompts N] [--every N] [--disable-overlap-schedule]`.
+"""Every pair of layouts with real instances: `./dev pairs [--model mla|gqa] [--prompts N] [--every N] [--device cuda] [--dtype D] [--disable-overlap-schedule]`.
 
 One cluster holds a prefill and a decode instance of every layout: tp 1, 2, 3, 4, 6, 8, dp dividing tp, pp 1 and 2. Each pair gets a router of its own in front, and must answer
 greedy pass-key questions with the tokens of an undivided instance. The instances' counters say the rest: the checksum of every page was compared on every rank that holds it and
@@ -54,8 +54,8 @@ def greedy(url, prompts, tokens=24, parallel=16):
     return [ids for ids, _ in answers], [length for _, length in answers]
 
 
-def unified_answers(model, prompts, folder):
-    cluster = Cluster("--model-path", str(MODELS[model]), "--unified", "tp=1", log=Path(folder) / f"unified-{model}.log")
+def unified_answers(model, prompts, folder, options=()):
+    cluster = Cluster("--model-path", str(MODELS[model]), "--unified", "tp=1", "--device", "cpu", *options, log=Path(folder) / f"unified-{model}.log")
     answers = greedy(cluster.url, prompts)
     assert cluster.stop() == 0
     return answers
@@ -88,7 +88,7 @@ class Router:
         return code
 
 
-def page_bytes(model, layout):
+def page_bytes(model, layout, value_bytes):
     """Bytes of a page on each rank of a DP group, from the model's config alone: an independent count."""
     config = json.loads((MODELS[model] / "config.json").read_text())
     tp, dp, pp = layout
@@ -99,7 +99,7 @@ def page_bytes(model, layout):
     part = lambda n, parts, i: n // parts + (i < n % parts)
     held = [part(heads, tp // dp, i) if tp // dp <= heads else 1 for i in range(tp // dp)]
     layers = [part(config["num_hidden_layers"], pp, i) for i in range(pp)]
-    return [PAGE_TOKENS * entry * 2 * n * h for n in layers for h in held]
+    return [PAGE_TOKENS * entry * value_bytes * n * h for n in layers for h in held]
 
 
 def counters(prefill, decode):
@@ -111,7 +111,7 @@ def counters(prefill, decode):
     return written, int(float(checks["equal"])), int(float(checks["different"]))
 
 
-def check_counters(model, layout, lengths, before, after):
+def check_counters(model, layout, value_bytes, lengths, before, after):
     tp, dp, pp = layout
     group = tp // dp
     pages = sum(-(-length // PAGE_TOKENS) for length in lengths)
@@ -119,7 +119,7 @@ def check_counters(model, layout, lengths, before, after):
     for rank, n in (after[0] - before[0]).items():
         stage, inside = divmod(rank, tp)
         by_group_rank[stage * group + inside % group] += n
-    held = [pages * n for n in page_bytes(model, layout)]
+    held = [pages * n for n in page_bytes(model, layout, value_bytes)]
     assert by_group_rank == held, f"bytes written to decode's ranks {by_group_rank}, held there {held}"
     assert after[1] - before[1] == pages * group * pp, f"{after[1] - before[1]} pages compared of {pages * group * pp}"
     assert after[2] == 0, f"{after[2]} pages differ"
@@ -137,6 +137,7 @@ class Walk:
     def __init__(self, model, prefills, decodes, prompts, expected, folder, options=()):
         self.model, self.prompts, self.folder = model, prompts, Path(folder)
         self.expected, self.lengths = expected
+        self.value_bytes = 4 if "float32" in options else 2
         flags = [word for layout in prefills for word in ("--prefill", flag(layout))] + [word for layout in decodes for word in ("--decode", flag(layout))]
         sizes = ["--page-size", str(PAGE_TOKENS), "--max-total-tokens", str(POOL_TOKENS), "--chunked-prefill-size", str(CHUNK_TOKENS)]
         self.cluster = Cluster("--model-path", str(MODELS[model]), *sizes, "--log-level", "warning", *options, *flags, log=self.folder / f"walk-{model}.log")
@@ -154,7 +155,7 @@ class Walk:
             wrong = [i for i, (mine, theirs) in enumerate(zip(answers, self.expected, strict=True)) if mine != theirs]
             assert not wrong and lengths == self.lengths, f"answers {wrong} differ from the undivided instance's"
             self.wait_quiet(source[0], destination)
-            check_counters(self.model, decode, lengths, before, counters(source[0], destination))
+            check_counters(self.model, decode, self.value_bytes, lengths, before, counters(source[0], destination))
         except AssertionError as failed:
             words = "".join(told(log) for log in (self.folder / "router.log", self.folder / f"walk-{self.model}.log"))
             raise AssertionError(f"{self.model}, prefill {flag(prefill)} to decode {flag(decode)}: {failed}\n{words}") from None
@@ -183,14 +184,20 @@ def main():
     parser.add_argument("--model", choices=MODELS, help="one of the two models; both without it")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--every", type=int, default=1, help="of all pairs, every Nth")
+    parser.add_argument("--device", help="as of `baton serve`: the pairs' instances; all of them share the first GPU. What they must answer is the processor's")
+    parser.add_argument("--dtype", help="as of `baton serve`, of all instances")
     parser.add_argument("--disable-overlap-schedule", action="store_true", help="the instances of the pairs wait for each step")
     args = parser.parse_args()
-    options = ["--disable-overlap-schedule"] if args.disable_overlap_schedule else []
+    exact = ["--dtype", args.dtype] if args.dtype else []
+    options = exact + (["--disable-overlap-schedule"] if args.disable_overlap_schedule else [])
+    if args.device:
+        options += ["--device", args.device, "--gpu-id-step", "0"]
     prompts = passkey_prompts(args.prompts)
     for model in [args.model] if args.model else MODELS:
         with tempfile.TemporaryDirectory() as folder:
-            pairs = [(p, d) for p in LAYOUTS for d in LAYOUTS][:: args.every]
-            with Walk(model, LAYOUTS, LAYOUTS, prompts, unified_answers(model, prompts, folder), folder, options) as walk:
+            layouts = [layout for layout in LAYOUTS if args.device != "cuda" or layout[2] == 1]
+            pairs = [(p, d) for p in layouts for d in layouts][:: args.every]
+            with Walk(model, layouts, layouts, prompts, unified_answers(model, prompts, folder, exact), folder, options) as walk:
                 begun = time.time()
                 for done, (prefill, decode) in enumerate(pairs, 1):
                     walk.check(prefill, decode)

@@ -1,12 +1,17 @@
-"""The built program as processes: clusters of `baton up`, and single ones of its commands."""
+"""The built program as processes: clusters of `baton up`, and single ones of its commands.
+
+BATON_PROGRAM names another build's, BATON_SERVE_FLAGS what every instance is told besides, such as "--device cuda --gpu-id-step 0".
+"""
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BATON = ROOT / "build" / "release" / "bin" / "baton"
+BATON = Path(os.environ.get("BATON_PROGRAM", ROOT / "build" / "release" / "bin" / "baton"))
+SERVE_FLAGS = shlex.split(os.environ.get("BATON_SERVE_FLAGS", ""))
 MODELS = {"mla": ROOT / "models" / "tiny-mla", "gqa": ROOT / "models" / "tiny-gqa"}
 
 
@@ -16,7 +21,7 @@ class Cluster:
     def __init__(self, *flags, log, stderr=None):
         self.log_path = log
         self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), "up", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=stderr or self.log, text=True)
+        self.process = subprocess.Popen([str(BATON), "up", "--port", "0", *flags, *SERVE_FLAGS], stdout=subprocess.PIPE, stderr=stderr or self.log, text=True)
         self.summary, self.url = "", None
         for line in self.process.stdout:
             self.summary += line
@@ -50,7 +55,8 @@ class Process:
     def __init__(self, command, *flags, log, stderr=None, port=0):
         read, write = os.pipe()
         self.log = open(log, "w+")
-        self.process = subprocess.Popen([str(BATON), command, "--port", str(port), *map(str, flags), "--report-fd", str(write)], pass_fds=[write], stderr=stderr or self.log)
+        flags = [*map(str, flags), *(SERVE_FLAGS if command == "serve" else [])]
+        self.process = subprocess.Popen([str(BATON), command, "--port", str(port), *flags, "--report-fd", str(write)], pass_fds=[write], stderr=stderr or self.log)
         os.close(write)
         with os.fdopen(read) as lines:
             ready = next((line for line in lines if line.startswith("ready")), None)

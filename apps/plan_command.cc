@@ -13,7 +13,7 @@ namespace baton::apps {
 namespace {
 
 struct Flags {
-  std::string prefill, decode, model, kv_dtype = "auto", policy = "balanced", fanout = "direct";
+  std::string prefill, decode, model, kv_dtype = "auto", policy = "balanced", fanout = "direct", rates;
   int page_size = 64, prefill_page_size = 0, decode_page_size = 0;
   int64_t tokens = 4096;
   uint64_t attempt = 1;
@@ -34,7 +34,9 @@ Result<std::string> make_plan_text(const Flags& flags) {
   BATON_ASSIGN(const layout::Fanout fanout, layout::parse_fanout(flags.fanout));
   BATON_ASSIGN(const layout::Planner planner,
                layout::Planner::make(config.kv_geometry(dtype), prefill, decode, policy, fanout));
-  return layout::describe_plan(planner, flags.tokens, AttemptId(flags.attempt));
+  if (flags.rates.empty()) return layout::describe_plan(planner, flags.tokens, AttemptId(flags.attempt));
+  BATON_ASSIGN(const layout::LinkRate rate, layout::LinkRate::parse(flags.rates));
+  return layout::describe_plan(planner, flags.tokens, AttemptId(flags.attempt), &rate);
 }
 
 }  // namespace
@@ -55,6 +57,10 @@ Subcommand add_plan(CLI::App& parent) {
   app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto, bfloat16 or float32");
   app->add_option("--writer-policy", flags->policy, "balanced, random or first");
   app->add_option("--fanout", flags->fanout, "direct or local");
+  app->add_option(
+      "--rates", flags->rates,
+      "Estimate times: cuda_ipc, shm or tcp as docs/BENCHMARKS.md has them, or GB/s by the length of a copy, "
+      "as 64K:346,1M:360");
   app->add_option("--attempt", flags->attempt, "The attempt whose writers are shown; they rotate")
       ->transform(number_from(uint64_t{1}, std::numeric_limits<uint64_t>::max() >> 1));
   return {app, [app, flags] {

@@ -1,6 +1,7 @@
 // The text of `baton plan`.
 #include <algorithm>
 #include <array>
+#include <map>
 #include <numeric>
 
 #include "layout/plan.h"
@@ -32,6 +33,11 @@ std::string bytes_text(uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.2f} {}", value, kUnits[unit]);
 }
 
+std::string time_text(double seconds) {
+  if (seconds < 1e-3) return fmt::format("{:.1f} us", seconds * 1e6);
+  return seconds < 1 ? fmt::format("{:.2f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
+}
+
 // Pages 0, 2, 4, ...: never adjacent.
 std::vector<PageId> scattered_pages(int64_t tokens, int page_tokens) {
   std::vector<PageId> pages;
@@ -59,8 +65,8 @@ Traffic count(int64_t period, int64_t tokens, CopiesOf copies_of) {
 
 class Description {
  public:
-  Description(const Planner& planner, int64_t tokens, AttemptId attempt)
-      : planner_(planner), tokens_(tokens), attempt_(attempt), plan_(planner.plan_for(attempt)) {}
+  Description(const Planner& planner, int64_t tokens, AttemptId attempt, const LinkRate* rate)
+      : planner_(planner), tokens_(tokens), attempt_(attempt), rate_(rate), plan_(planner.plan_for(attempt)) {}
 
   std::string text() {
     sides();
@@ -147,24 +153,32 @@ class Description {
   void link_line(const char* kind, int source, int destination, Interval layers, Interval heads, int stripe,
                  int stripes, const Traffic& traffic) {
     if (++listed_ > kLinksListedMax) return;
-    line("{:<16} {:>11} {:>9} {:>8} {:>12} {:>9} {:>12}", fmt::format("{} {} -> {}", kind, source, destination),
+    line("{:<16} {:>11} {:>9} {:>8} {:>12} {:>9} {:>12} {:>11}", fmt::format("{} {} -> {}", kind, source, destination),
          fmt::format("{}..{}", layers.begin, layers.end - 1), fmt::format("{}..{}", heads.begin, heads.end - 1),
          fmt::format("{}/{}", stripe + 1, stripes), bytes_text(traffic.bytes), traffic.copies,
-         bytes_text(traffic.mean()));
+         bytes_text(traffic.mean()), rate_ == nullptr ? "" : time_text(seconds(traffic)));
+  }
+
+  [[nodiscard]] double seconds(const Traffic& traffic) const {
+    return traffic.bytes == 0 ? 0 : static_cast<double>(traffic.bytes) / rate_->at(traffic.mean());
   }
 
   void links() {
     const int source_page = planner_.prefill().page_tokens;
     const int destination_page = planner_.decode().page_tokens;
     const int64_t grid = std::lcm(int64_t{source_page}, int64_t{destination_page});
-    line("{:<16} {:>11} {:>9} {:>8} {:>12} {:>9} {:>12}", "link", "layers", "heads", "stripe", "bytes", "copies",
-         "mean copy");
+    line("{:<16} {:>11} {:>9} {:>8} {:>12} {:>9} {:>12} {:>11}", "link", "layers", "heads", "stripe", "bytes", "copies",
+         "mean copy", rate_ == nullptr ? "" : "alone");
     for (const Piece& piece : plan_.pieces) {
       const Traffic traffic = count(grid * piece.stripes, tokens_, [&](int64_t first) {
         return piece_copies(planner_, piece, 0, first, scattered_pages(first, source_page),
                             scattered_pages(first, destination_page));
       });
       fabric_ += traffic;
+      if (rate_ != nullptr) {
+        sends_[piece.source] += seconds(traffic);
+        receives_[piece.destination] += seconds(traffic);
+      }
       link_line("P->D", world_rank(planner_.prefill().layout, 0, piece.source),
                 world_rank(planner_.decode().layout, 0, piece.destination), piece.layers, piece.heads, piece.stripe,
                 piece.stripes, traffic);
@@ -193,6 +207,14 @@ class Description {
     if (!plan_.local_copies.empty()) {
       line("inside decode: {} in {} copies", bytes_text(local_.bytes), local_.copies);
     }
+    if (rate_ != nullptr) {
+      double longest = 0;
+      for (const auto& ranks : {sends_, receives_}) {
+        for (const auto& [rank, spent] : ranks) longest = std::max(longest, spent);
+      }
+      line("estimated {} when every rank has a link of its own, {} when all share one", time_text(longest),
+           time_text(seconds(fabric_)));
+    }
     line("mean copy {} (pages scattered; adjacent pages merge into longer copies)", bytes_text(fabric_.mean()));
     if (fabric_.mean() < kSmallCopyBytes) {
       line("warning: mean copy under 16 KiB: use {}", whole_pages ? "larger pages" : "equal page sizes on both sides");
@@ -202,17 +224,19 @@ class Description {
   const Planner& planner_;
   int64_t tokens_;
   AttemptId attempt_;
+  const LinkRate* rate_;
   Plan plan_;
   std::string text_;
   size_t listed_ = 0;
   Traffic fabric_, local_;
+  std::map<int, double> sends_, receives_;  // seconds, by rank of the group
 };
 
 }  // namespace
 
-std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt) {
+std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt, const LinkRate* rate) {
   BATON_CHECK(0 < tokens && tokens <= kPlanTokensMax, "{} tokens", tokens);
-  return Description(planner, tokens, attempt).text();
+  return Description(planner, tokens, attempt, rate).text();
 }
 
 }  // namespace baton::layout

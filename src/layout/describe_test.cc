@@ -49,6 +49,16 @@ TEST(DescribePlan, DummiesAndReplicas) {
   EXPECT_THAT(local, HasSubstr("unique: 1.00 times\ninside decode: 32.00 KiB in 2 copies\n"));
 }
 
+// Of 2 MiB each rank sends and receives a half, and a copy of 512 KiB takes what its point says.
+TEST(DescribePlan, EstimatesTimesFromRates) {
+  const Planner planner = Planner::make(kGqa, {{.tp = 2}, 64}, {{.tp = 4, .dp = 2}, 64}, WriterPolicy::kFirst).value();
+  const LinkRate rate = LinkRate::parse("4K:1,512K:1.048576").value();
+  const std::string text = describe_plan(planner, 128, AttemptId(1), &rate);
+  EXPECT_THAT(text, HasSubstr("1.00 MiB         2   512.00 KiB     1.00 ms\n"));
+  EXPECT_THAT(text, HasSubstr("estimated 1.00 ms when every rank has a link of its own, 2.00 ms when all share one\n"));
+  EXPECT_THAT(describe_plan(planner, 128, AttemptId(1)), Not(HasSubstr("estimated")));
+}
+
 TEST(DescribePlan, WarnsOfSmallCopies) {
   EXPECT_THAT(describe(kGqa, {{.tp = 8}, 1}, {{.tp = 8}, 1}, 10),
               HasSubstr("warning: mean copy under 16 KiB: use larger pages"));

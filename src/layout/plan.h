@@ -10,6 +10,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "layout/layout.h"
+#include "layout/link_rate.h"
 
 namespace baton::layout {
 
@@ -212,7 +213,9 @@ struct WordRun {
 
 // What `baton plan` prints: both sides, the matrix of real (R) and dummy (.) links over all ranks, bytes and copies per
 // link for `tokens` tokens (1..kPlanTokensMax, checked), total bytes over unique bytes, and a warning when the mean
-// copy is under 16 KiB. Copies are counted for scattered pages: adjacent pages merge and give fewer.
-[[nodiscard]] std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt);
+// copy is under 16 KiB. Copies are counted for scattered pages: adjacent pages merge and give fewer. With `rate`, the
+// time of each link alone, and of all when those of one rank go one after another and those of different ranks at once.
+[[nodiscard]] std::string describe_plan(const Planner& planner, int64_t tokens, AttemptId attempt,
+                                        const LinkRate* rate = nullptr);
 
 }  // namespace baton::layout

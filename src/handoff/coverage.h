@@ -25,8 +25,14 @@ struct Coverage {
 // once.
 class PageSums {
  public:
-  // `seed`: the digest of the attempt's grant. `streams` must outlive the object, and every sum must be taken.
+  // `seed`: the digest of the attempt's grant. `streams` must outlive the object.
   PageSums(device::Streams& streams, uint64_t seed) : streams_(streams), keys_(seed) {}
+  // Waits for what was begun and not taken, which is to be written here.
+  ~PageSums() {
+    if (!ends_.empty()) streams_.wait();
+  }
+  PageSums(const PageSums&) = delete;
+  PageSums& operator=(const PageSums&) = delete;
 
   // Begins the checksum of the page of `page_tokens` tokens that tokens [begin, end) lie in: of the words of `pieces`.
   // pool_of(piece) is the rank of the side that sums, `pages` its pages of the sequence.
@@ -34,6 +40,7 @@ class PageSums {
              int page_tokens, int64_t begin, int64_t end, const std::vector<PageId>& pages);
   // In the order of begin(), all that were begun since the last take(). Waits for them.
   [[nodiscard]] std::vector<uint64_t> take();
+  [[nodiscard]] size_t begun() const { return ends_.size(); }
 
  private:
   device::Streams& streams_;

@@ -7,6 +7,9 @@
 #include "wire/frame_codec.h"
 
 namespace baton::handoff {
+namespace {
+constexpr size_t kSumsUnderWayMax = 4096;  // what they need until they are taken is bounded
+}  // namespace
 
 int64_t send_grain(const layout::Planner& planner) {
   return std::max(planner.prefill().page_tokens, planner.decode().page_tokens);
@@ -54,11 +57,9 @@ void SendJob::extend(int64_t end, const std::vector<PageId>& source_pages) {
 SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pages) {
   Step step;
   if (sent_ == to_ && to_ < end_) begin_stripe();
-  const size_t made = hashed_;
   while (can_hash() && step.work < bytes) step.work += hash_one(source_pages);
   if (step.work > 0) {
-    const std::vector<uint64_t> sums = sums_.take();
-    std::copy(sums.begin(), sums.end(), checksums_.begin() + static_cast<ptrdiff_t>(made));
+    if (sums_.begun() >= kSumsUnderWayMax) take_sums();
     return step;
   }
   HandoffPost post;
@@ -142,8 +143,15 @@ void SendJob::zero_tail(const std::vector<PageId>& source_pages) {
   streams_.wait();  // the attempt may end before the next step, and its pages be used again
 }
 
-std::vector<uint64_t> SendJob::checksums() const {
+void SendJob::take_sums() {
+  const std::vector<uint64_t> sums = sums_.take();
+  std::copy(sums.begin(), sums.end(), checksums_.begin() + static_cast<ptrdiff_t>(summed_));
+  summed_ += sums.size();
+}
+
+std::vector<uint64_t> SendJob::checksums() {
   BATON_CHECK(hashed_ == checksums_.size(), "{} of {} checksums made at commit", hashed_, checksums_.size());
+  take_sums();
   std::vector<uint64_t> of_ranks;
   of_ranks.reserve(coverage_.kind_of.size() * pages_);
   for (const size_t kind : coverage_.kind_of) {

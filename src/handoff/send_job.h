@@ -39,21 +39,23 @@ class SendJob {
   // All that extend() allowed is in posts.
   [[nodiscard]] bool idle() const { return sent_ == end_; }
 
-  // Sums about `bytes` bytes, or else makes the next post. Pages are summed before they are posted, so that whatever
-  // changes the sources from then on is found at decode; but a stripe of some tokens at a time, so that the posts of
-  // one are under way while the next is summed.
+  // Begins sums of about `bytes` bytes, or else makes the next post. Pages are read twice, by their sum and by their
+  // post: what changes them between the two is found at decode, whichever comes first, and what changes them before
+  // both is what decode gets and compares. So on a card neither waits for the other; the processor sums at once, a
+  // stripe of some tokens at a time, so that the posts of one are under way while the next is summed.
   struct Step {
     uint64_t work = 0;  // in bytes hashed, or what takes as long
     std::optional<HandoffPost> post;
   };
   Step step(uint64_t bytes, const std::vector<PageId>& source_pages);
 
-  // Layout as in Commit; every page must be hashed.
-  [[nodiscard]] std::vector<uint64_t> checksums() const;
+  // Layout as in Commit; every page's sum must have begun, and is waited for.
+  [[nodiscard]] std::vector<uint64_t> checksums();
   [[nodiscard]] uint32_t checksum_pages() const { return pages_; }
 
  private:
   [[nodiscard]] bool can_hash() const;
+  void take_sums();
   void begin_stripe();
   uint64_t hash_one(const std::vector<PageId>& source_pages);
   // The next copies into copies_; false: there are no more of the stripe.
@@ -78,7 +80,7 @@ class SendJob {
   int64_t prompt_tokens_ = 0;
   int64_t first_page_ = 0;  // of decode's, after the cached ones
   uint32_t pages_ = 0;
-  size_t hashed_ = 0;                // of checksums_: made or in sums_
+  size_t hashed_ = 0, summed_ = 0;   // of checksums_: begun, taken
   std::vector<uint64_t> checksums_;  // page by page, in each the kinds
   // Tokens before sent_ are in posts, those before end_ may be. Of the stripe [sent_, to_) all pieces before piece_ and
   // that one up to token_ are in copies_ or posts.

@@ -65,16 +65,17 @@ CudaStream::CudaStream(Home home) : home_(home), delivery_(std::make_shared<SumD
   BATON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "{}", home.to_string());
   void* sums = nullptr;
   constexpr size_t kBytes = SumDelivery::kSumsMax * sizeof(WordSum);
-  BATON_CUDA_CHECK(cudaMalloc(&sums, kBytes), "{} bytes on {}", kBytes, home.to_string());
+  // In the order of the stream: threads make their streams while ranks compute, whose kernels may wait for each other.
+  BATON_CUDA_CHECK(cudaMallocAsync(&sums, kBytes, stream_), "{} bytes on {}", kBytes, home.to_string());
   BATON_CUDA_CHECK(cudaMemsetAsync(sums, 0, kBytes, stream_), "{}", home.to_string());
   sums_ = static_cast<WordSum*>(sums);
 }
 
 CudaStream::~CudaStream() {
   use();
+  BATON_CUDA_CHECK(cudaFreeAsync(sums_, stream_), "{}", home_.to_string());
   BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "work on {}", home_.to_string());
   BATON_CUDA_CHECK(cudaStreamDestroy(stream_), "{}", home_.to_string());
-  BATON_CUDA_CHECK(cudaFree(sums_), "{}", home_.to_string());
 }
 
 void CudaStream::use() const { BATON_CUDA_CHECK(cudaSetDevice(home_.index), "{}", home_.to_string()); }

@@ -31,7 +31,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model;
   e.layout = flags.layout;
-  auto device = first_device(flags.device, flags.layout.world(), flags.layout.pp == 1);
+  auto device = first_device(flags.device, flags.layout.world(), true);
   if (!device) return fail(app, device.error());
   e.first_device = *device;
   e.device_step = flags.device.gpu_id_step;

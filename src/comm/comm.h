@@ -44,10 +44,14 @@ class Comm {
   static constexpr size_t kBuffersMax = 4;
   virtual Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) = 0;
 
-  // From one rank to another, in order. send() may wait until what was sent before has been received; `values` may be
-  // changed when it returns.
-  virtual Status send(int to, std::span<const float> values) = 0;
-  virtual Status receive(int from, std::span<float> values) = 0;
+  // Bytes from one rank to another, in order; both mean the same number. send() may wait until what was sent before has
+  // been received; what follows it may change the bytes.
+  virtual Status send(int to, std::span<const std::byte> bytes) = 0;
+  virtual Status receive(int from, std::span<std::byte> bytes) = 0;
+
+  // Sums and gatherings are work in the device's queue and nothing else: they may be recorded there and done again
+  // without a call. A rank may do so where another calls. The same on all ranks, but for what comes before the first.
+  [[nodiscard]] virtual bool recordable() const = 0;
 
   // Thread safe. The first error stays.
   virtual void abort(Error failure) = 0;

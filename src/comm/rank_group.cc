@@ -22,6 +22,7 @@ void RankGroup::abort(Error failure) {
   {
     std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(failure);
+    for (std::atomic<uint32_t>* word : watched_) word->store(1, std::memory_order_release);
   }
   // The flag goes first: whoever sees the phase move, or reads the new phase before waiting for it to move, sees the
   // flag too.
@@ -33,6 +34,22 @@ void RankGroup::abort(Error failure) {
     box.turns.fetch_add(2, std::memory_order_acq_rel);
     futex_wake_all(box.turns);
   }
+}
+
+Status RankGroup::status() const {
+  if (aborted()) return failure();
+  return {};
+}
+
+void RankGroup::watch(std::atomic<uint32_t>& word) {
+  std::lock_guard lock(mutex_);
+  watched_.push_back(&word);
+  if (failure_) word.store(1, std::memory_order_release);
+}
+
+void RankGroup::unwatch(std::atomic<uint32_t>& word) {
+  std::lock_guard lock(mutex_);
+  std::erase(watched_, &word);
 }
 
 Status RankGroup::barrier() {
@@ -76,20 +93,27 @@ Status RankGroup::wait_for(const Mailbox& box, bool full) const {
   }
 }
 
-Status RankGroup::post(int from, int to, std::span<const float> values) {
+Status RankGroup::post(int from, int to, std::span<const std::byte> bytes) {
   Mailbox& box = mailbox(from, to);
   BATON_TRY(wait_for(box, false));
-  box.values.assign(values.begin(), values.end());
+  box.bytes.assign(bytes.begin(), bytes.end());
   box.turns.fetch_add(1, std::memory_order_acq_rel);
   futex_wake_all(box.turns);
   return {};
 }
 
-Status RankGroup::fetch(int from, int to, std::span<float> values) {
+Status RankGroup::fetch(int from, int to, std::span<std::byte> bytes) {
+  return fetch(from, to, [&](std::span<const std::byte> sent) -> Status {
+    BATON_CHECK(sent.size() == bytes.size(), "{} bytes sent, {} expected", sent.size(), bytes.size());
+    std::copy(sent.begin(), sent.end(), bytes.begin());
+    return {};
+  });
+}
+
+Status RankGroup::fetch(int from, int to, const std::function<Status(std::span<const std::byte>)>& take) {
   Mailbox& box = mailbox(from, to);
   BATON_TRY(wait_for(box, true));
-  BATON_CHECK(box.values.size() == values.size(), "{} values sent, {} expected", box.values.size(), values.size());
-  std::copy(box.values.begin(), box.values.end(), values.begin());
+  BATON_TRY(take(box.bytes));
   box.turns.fetch_add(1, std::memory_order_acq_rel);
   futex_wake_all(box.turns);
   return {};

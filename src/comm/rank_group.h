@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -40,14 +41,20 @@ class RankGroup {
   using Pointers = std::array<const void*, Comm::kBuffersMax>;
   Result<std::span<const Pointers>> exchange(int rank, const Pointers& mine);
 
-  // Of two ranks: one copies the values into a mailbox, the other one out of it. post() waits while the mailbox is
-  // full, fetch() while it is empty; both sides mean the same number of values.
-  Status post(int from, int to, std::span<const float> values);
-  Status fetch(int from, int to, std::span<float> values);
+  // Of two ranks: one copies bytes into a mailbox, the other one out of it. post() waits while the mailbox is full,
+  // fetch() while it is empty; both sides mean the same number of bytes. The mailbox is full until take() has returned.
+  Status post(int from, int to, std::span<const std::byte> bytes);
+  Status fetch(int from, int to, const std::function<Status(std::span<const std::byte>)>& take);
+  Status fetch(int from, int to, std::span<std::byte> bytes);
 
   // Thread safe, also from threads that are no rank. The first error stays.
   void abort(Error failure);
   [[nodiscard]] bool aborted() const { return aborted_.load(std::memory_order_acquire); }
+  // The error of abort(), once it was called.
+  [[nodiscard]] Status status() const;
+  // A word that abort() makes 1, now if it was called: for who waits where no thread can be woken. Until unwatch().
+  void watch(std::atomic<uint32_t>& word);
+  void unwatch(std::atomic<uint32_t>& word);
 
  private:
   // Of one rank, written by its thread only; on a cache line of its own.
@@ -55,8 +62,8 @@ class RankGroup {
     uint64_t operations = 0;  // collectives that exchange something, so far
   };
   struct Mailbox {
-    FutexWord turns{0};  // odd: full. The thread whose turn it is owns `values`.
-    std::vector<float> values;
+    FutexWord turns{0};  // odd: full. The thread whose turn it is owns `bytes`.
+    std::vector<std::byte> bytes;
   };
 
   // Returns when the box is full, or empty.
@@ -74,6 +81,7 @@ class RankGroup {
   std::atomic<bool> aborted_{false};
   mutable std::mutex mutex_;
   std::optional<Error> failure_;
+  std::vector<std::atomic<uint32_t>*> watched_;
 };
 
 }  // namespace baton::comm

@@ -66,5 +66,21 @@ TEST(RankGroup, AbortFreesThoseWhoWait) {
   EXPECT_TRUE(group.aborted());
 }
 
+TEST(RankGroup, AbortReachesWordsThatAreWatched) {
+  std::atomic<uint32_t> before{0}, gone{0}, after{0};
+  RankGroup group(2);
+  group.watch(before);
+  group.watch(gone);
+  group.unwatch(gone);
+  EXPECT_TRUE(group.status().ok());
+  EXPECT_EQ(before, 0U);
+  group.abort(error(ErrorCode::kCorrupt, "it fell over"));
+  group.watch(after);
+  EXPECT_EQ(before, 1U);
+  EXPECT_EQ(gone, 0U);
+  EXPECT_EQ(after, 1U);
+  EXPECT_EQ(group.status().error().message, "it fell over");
+}
+
 }  // namespace
 }  // namespace baton::comm

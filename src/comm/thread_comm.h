@@ -15,8 +15,9 @@ class ThreadComm final : public Comm {
   [[nodiscard]] int size() const override { return group_.size(); }
   Status reduce_scatter(void* partial, tensor::DType dtype, RowBounds bounds, int64_t width) override;
   Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) override;
-  Status send(int to, std::span<const float> values) override { return group_.post(rank_, to, values); }
-  Status receive(int from, std::span<float> values) override { return group_.fetch(from, rank_, values); }
+  Status send(int to, std::span<const std::byte> bytes) override { return group_.post(rank_, to, bytes); }
+  Status receive(int from, std::span<std::byte> bytes) override { return group_.fetch(from, rank_, bytes); }
+  [[nodiscard]] bool recordable() const override { return size() == 1; }
   void abort(Error failure) override { group_.abort(std::move(failure)); }
   [[nodiscard]] bool aborted() const override { return group_.aborted(); }
 

@@ -101,12 +101,12 @@ TEST(ThreadComm, SendAndReceivePassAlongInOrder) {
       std::vector<float> values(static_cast<size_t>(message * 5 % 11), static_cast<float>(message));
       if (rank > 0) {
         std::fill(values.begin(), values.end(), -1.0F);
-        ASSERT_TRUE(comm.receive(rank - 1, values).ok());
+        ASSERT_TRUE(comm.receive(rank - 1, std::as_writable_bytes(std::span(values))).ok());
         for (const float v : values) ASSERT_EQ(v, static_cast<float>(message + rank - 1));
       }
       for (float& v : values) v = static_cast<float>(message + rank);
       if (rank + 1 < kRanks) {
-        ASSERT_TRUE(comm.send(rank + 1, values).ok());
+        ASSERT_TRUE(comm.send(rank + 1, std::as_bytes(std::span(values))).ok());
       }
       std::fill(values.begin(), values.end(), -2.0F);
     }
@@ -119,7 +119,7 @@ TEST(ThreadComm, ASecondSendWaitsForTheFirstToBeReceived) {
   std::thread sender([&] {
     ThreadComm comm(group, 0);
     for (const float v : {1.0F, 2.0F}) {
-      ASSERT_TRUE(comm.send(1, {&v, 1}).ok());
+      ASSERT_TRUE(comm.send(1, std::as_bytes(std::span(&v, 1))).ok());
       ++sent;
     }
   });
@@ -129,7 +129,7 @@ TEST(ThreadComm, ASecondSendWaitsForTheFirstToBeReceived) {
   ThreadComm comm(group, 1);
   for (const float expected : {1.0F, 2.0F}) {
     float v = 0;
-    ASSERT_TRUE(comm.receive(0, {&v, 1}).ok());
+    ASSERT_TRUE(comm.receive(0, std::as_writable_bytes(std::span(&v, 1))).ok());
     EXPECT_EQ(v, expected);
   }
   sender.join();
@@ -167,11 +167,13 @@ TEST(ThreadComm, AbortStrandsNobody) {
     const RowBuffer buffer{values.data(), 7 * sizeof(float)};
     return comm.all_gather({&buffer, 1}, bounds);
   });
-  fails_everywhere([](ThreadComm& comm, std::vector<float>& values) { return comm.receive(2, values); });
+  fails_everywhere([](ThreadComm& comm, std::vector<float>& values) {
+    return comm.receive(2, std::as_writable_bytes(std::span(values)));
+  });
   fails_everywhere([](ThreadComm& comm, std::vector<float>& values) -> Status {
     // The first may find room, as nobody receives.
-    BATON_TRY(comm.send(2, values));
-    return comm.send(2, values);
+    BATON_TRY(comm.send(2, std::as_bytes(std::span(values))));
+    return comm.send(2, std::as_bytes(std::span(values)));
   });
 }
 

@@ -17,6 +17,8 @@ struct RowOwners {
   std::vector<int64_t> logits;
 
   void cut(const StepBatch& batch, int attn_tp);
+  // Of the steps that differ in nothing that sizes or cuts what a rank computes, if all their rows are decode's.
+  [[nodiscard]] uint64_t shape(int64_t logits_rows) const;
   [[nodiscard]] LongInterval of(int tp_rank) const {
     return {rows[static_cast<size_t>(tp_rank)], rows[static_cast<size_t>(tp_rank) + 1]};
   }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
 #include <utility>
 
 namespace baton::model {
@@ -39,6 +41,25 @@ TEST(RowOwners, CutsEachGroupOverItsRanks) {
   EXPECT_EQ(owners.of(1), (LongInterval{2, 3}));
   const comm::RowBounds group = owners.of_group(2, 2);
   EXPECT_EQ(std::vector(group.begin(), group.end()), (std::vector<int64_t>{3, 5, 7}));
+}
+
+TEST(RowOwners, StepsThatAreCutUnlikeHaveOtherShapes) {
+  // Decode of up to 40 rows in each of two groups, all of them or all but one of a group with logits.
+  std::set<uint64_t> shapes;
+  size_t cut = 0;
+  for (int64_t a = 0; a <= 40; ++a) {
+    for (int64_t b = 0; b <= 40; ++b) {
+      for (int64_t silent = 0; silent <= std::min<int64_t>(a, 1); ++silent, ++cut) {
+        RowOwners owners;
+        const StepBatch batch = batch_of({{a, a - silent}, {b, b}});
+        owners.cut(batch, 2);
+        shapes.insert(owners.shape(batch.logits_rows));
+        owners.cut(batch, 2);
+        EXPECT_TRUE(shapes.contains(owners.shape(batch.logits_rows)));
+      }
+    }
+  }
+  EXPECT_EQ(shapes.size(), cut);
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ Status Rank::load_ends(const Weights& weights) {
 }
 
 Status Rank::load(const Weights& weights, RoutingReference* routing) {
-  repeats_ = share_.layout.world() == 1 && routing == nullptr;
+  repeats_ = routing == nullptr;
   const Interval layers = stage_.layers();
   for (int i = layers.begin; i < layers.end; ++i) {
     // A model takes minutes to load: do not go on when another rank has failed.
@@ -146,12 +146,8 @@ Status Rank::begin_ffn(int i, LongInterval rows) {
   return comms_.stage->all_gather(buffers, owners_.rows);
 }
 
-Status Rank::end_stage(LongInterval rows) {
+Status Rank::end_model() {
   const Activations& a = activations_;
-  if (!stage_.is_last()) {
-    const std::span values(a.hidden.dense_floats(), static_cast<size_t>(rows.size() * config_.hidden));
-    return comms_.pipeline->send(comms_.pipeline->rank() + 1, values);
-  }
   backend_->gather_rows(a.hidden, inputs_.own_logits_at, a.final_hidden);
   const int64_t first = owners_.logits[static_cast<size_t>(share_.tp_rank)];
   backend_->rms_norm(a.final_hidden, final_norm_, static_cast<float>(config_.rms_eps),
@@ -234,12 +230,7 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
       attention_partial_.matrix(*backend_, sums_type, step.group.rows.size(), hidden);
   const kernels::Matrix ffn_partial = ffn_partial_.matrix(*backend_, sums_type, step.batch.rows, hidden);
   const Interval layers = stage_.layers();
-  if (stage_.is_first()) {
-    backend_->look_up(*embedding_, inputs_.tokens_at, activations_.hidden);
-  } else {
-    const std::span values(activations_.hidden.dense_floats(), static_cast<size_t>(own.size() * hidden));
-    BATON_TRY(comms_.pipeline->receive(comms_.pipeline->rank() - 1, values));
-  }
+  if (stage_.is_first()) backend_->look_up(*embedding_, inputs_.tokens_at, activations_.hidden);
   backend_->rms_norm(activations_.hidden, layer(layers.begin).attention_norm, static_cast<float>(config_.rms_eps),
                      activations_.normed.row_range(own.begin, own.size()));
   BATON_TRY(begin_attention(layers.begin, step, own));
@@ -260,7 +251,7 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
       BATON_TRY(begin_attention(i + 1, step, own));
     }
   }
-  return end_stage(own);
+  return stage_.is_last() ? end_model() : Status();
 }
 
 Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
@@ -272,16 +263,25 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
   upload_inputs(batch, own, before);
   const bool with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
+  const bool recordable = comms_.attention->recordable() && comms_.stage->recordable();
+  // Memory that grew for this step is there: from now on ranks wait for each other on their cards.
+  if (recordable && share_.layout.tp > 1) BATON_TRY(stage_.all().barrier());
+  comm::Comm& pipeline = *comms_.pipeline;
+  const std::span hidden(static_cast<std::byte*>(activations_.hidden.data),
+                         static_cast<size_t>(own.size()) * activations_.hidden.row_bytes());
+  if (!stage_.is_first()) BATON_TRY(pipeline.receive(pipeline.rank() - 1, hidden));
   // Of decode alone: what a prompt is computed with depends on its length and on what is cached.
-  const bool repeats = repeats_ && batch.is_decode;
-  const auto shape = (static_cast<uint64_t>(batch.rows) << 32) + static_cast<uint64_t>(batch.logits_rows);
+  const bool repeats = repeats_ && recordable && batch.is_decode;
   const auto operations = [&]() -> Status {
     BATON_TRY(compute(step, own));
     if (with_logits) make_logits(0, batch.logits_rows);
     return {};
   };
-  BATON_TRY(backend_->run(shape, repeats, operations));
-  if (!stage_.is_last()) return backend_->finish();
+  BATON_TRY(backend_->run(owners_.shape(batch.logits_rows), repeats, operations));
+  if (!stage_.is_last()) {
+    BATON_TRY(pipeline.send(pipeline.rank() + 1, hidden));
+    return backend_->finish();
+  }
   return answer_rows(batch, with_logits, answers, kept);
 }
 

@@ -95,12 +95,12 @@ class Rank {
   //
   // What the operations read beside the step: the tokens, and which rows have logits.
   void upload_inputs(const StepBatch& batch, LongInterval rows, std::span<const sampling::RowAnswer> before);
-  // From the tokens, or from what the stage before sends, to the normed rows of the logits, or to the next stage.
+  // From the tokens, or from `hidden` of the stage before, to the normed rows of the logits, or to `hidden`.
   Status compute(const RankStep& step, LongInterval rows);
   // When `normed` has the rows.
   Status begin_attention(int layer, const RankStep& step, LongInterval rows);
   Status begin_ffn(int layer, LongInterval rows);
-  Status end_stage(LongInterval rows);
+  Status end_model();
   // Logits of rows [begin, begin + count) of those that have some, of the rank's part of the vocabulary.
   [[nodiscard]] kernels::Matrix logits_block(int64_t count);
   void make_logits(int64_t begin, int64_t count);
@@ -129,7 +129,7 @@ class Rank {
   // Two, since ranks of other groups may still read the FFN's while this rank's next attention writes.
   kernels::GrowingMemory attention_partial_, ffn_partial_;
   kernels::GrowingMemory logits_;  // (rows of a block, local vocab)
-  bool repeats_ = false;           // nobody but this rank and its backend takes part in a step
+  bool repeats_ = false;           // nobody but ranks and their backends takes part in a step
   // Of the step under way, here and in the backend's memory.
   struct Inputs {
     std::vector<int32_t> tokens;         // of the rank's rows

@@ -157,8 +157,12 @@ class ThreadExecutor final : public Executor {
 
   [[nodiscard]] int steps_max() const override { return options_.logits == nullptr ? options_.layout.pp + 1 : 1; }
 
-  // Stages share the cores, and one at a time has all of them; two steps of half as many rows read the weights twice.
-  [[nodiscard]] int stages_at_once() const override { return 1; }
+  // On the processor stages share the cores, and one at a time has all of them; two steps of half as many rows read the
+  // weights twice. The same where they share a card.
+  [[nodiscard]] int stages_at_once() const override {
+    const bool own_cards = options_.first_device.kind != device::DeviceKind::kCpu && options_.device_step > 0;
+    return own_cards && options_.logits == nullptr ? options_.layout.pp : 1;
+  }
 
   Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override {
     check(plan);
@@ -243,11 +247,9 @@ Status compute_logits(Executor& executor, const kv::StepPlan& plan, StepLogits& 
 Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& options, const ModelConfig& config,
                                                        const std::vector<device::Memory>& pools) {
   BATON_TRY(check_model_layout(config, options.layout));
-  if (options.first_device.kind != device::DeviceKind::kCpu &&
-      (options.layout.pp > 1 || options.layout.tp > comm::kCardRanksMax)) {
-    return error(ErrorCode::kIncompatible,
-                 "--pp-size {} --tp-size {} on cards: use --pp-size 1 and at most {} ranks, or --device cpu",
-                 options.layout.pp, options.layout.tp, comm::kCardRanksMax);
+  if (options.first_device.kind != device::DeviceKind::kCpu && options.layout.tp > comm::kCardRanksMax) {
+    return error(ErrorCode::kIncompatible, "--tp-size {} on cards: at most {} ranks, or --device cpu",
+                 options.layout.tp, comm::kCardRanksMax);
   }
   if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
     return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",

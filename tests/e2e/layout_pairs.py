@@ -195,7 +195,7 @@ def main():
     prompts = passkey_prompts(args.prompts)
     for model in [args.model] if args.model else MODELS:
         with tempfile.TemporaryDirectory() as folder:
-            layouts = [layout for layout in LAYOUTS if args.device != "cuda" or layout[2] == 1]
+            layouts = LAYOUTS
             pairs = [(p, d) for p in layouts for d in layouts][:: args.every]
             with Walk(model, layouts, layouts, prompts, unified_answers(model, prompts, folder, exact), folder, options) as walk:
                 begun = time.time()

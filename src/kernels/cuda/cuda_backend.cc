@@ -53,13 +53,13 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(int index) : index_(index) {
     use_card();
     BATON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "card {}", index_);
+    stream_owner_.reset(stream_, [](cudaStream_t stream) { (void)cudaStreamDestroy(stream); });
     products_.emplace();
   }
   ~CudaBackend() override {
     (void)cudaSetDevice(index_);
     (void)cudaStreamSynchronize(stream_);
     products_.reset();
-    (void)cudaStreamDestroy(stream_);
   }
 
   [[nodiscard]] tensor::DType activations() const override { return kType; }
@@ -67,7 +67,12 @@ class CudaBackend final : public Backend {
   std::shared_ptr<std::byte> allocate(size_t bytes) override {
     use_card();
     graphs_.clear();  // which have the addresses of what this replaces
-    return cuda::allocate_on_card(bytes);
+    // In the order of the stream: nobody waits, neither here nor where it is freed. Ranks on other cards may be waiting
+    // in kernels for what this one has yet to launch.
+    void* memory = nullptr;
+    BATON_CUDA_CHECK(cudaMallocAsync(&memory, std::max<size_t>(bytes, 1), stream_), "{} bytes", bytes);
+    return {static_cast<std::byte*>(memory),
+            [owner = stream_owner_](std::byte* p) { (void)cudaFreeAsync(p, owner.get()); }};
   }
 
   [[nodiscard]] void* queue() override { return stream_; }
@@ -125,6 +130,7 @@ class CudaBackend final : public Backend {
   Status run(uint64_t shape, bool repeats, const std::function<Status()>& operations) override {
     uploads_.send(stream_);
     if (!repeats) return operations();
+    if (graphs_.size() > kGraphsMax) graphs_.clear();
     const auto [found, is_new] = graphs_.try_emplace({shape, uploads_.places()});
     // The first time grows what has to grow and chooses algorithms.
     if (is_new) return operations();
@@ -440,13 +446,16 @@ class CudaBackend final : public Backend {
 
   const int index_;
   cudaStream_t stream_ = nullptr;
+  std::shared_ptr<std::remove_pointer_t<cudaStream_t>> stream_owner_;  // also of what was allocated in its order
   std::optional<cuda::Products> products_;
   cuda::StepUploads uploads_;
   struct GraphDeleter {
     void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }
   };
   using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDeleter>;
-  // By shape and by where the uploads lie; null: met once, not recorded yet.
+  // By shape and by where the uploads lie; null: met once, not recorded yet. DP groups of different sizes make many
+  // shapes, and a record takes megabytes of the card.
+  static constexpr size_t kGraphsMax = 1024;
   std::map<std::pair<uint64_t, uint64_t>, Graph> graphs_;
   std::deque<Prepared> prepared_;
   std::shared_ptr<std::byte> host_;

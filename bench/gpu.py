@@ -33,9 +33,9 @@ def verify(baton):
 
 
 class Server:
-    def __init__(self, baton, model, device, port):
+    def __init__(self, baton, model, device, port, *flags):
         self.url = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen([baton, "serve", "--model-path", ROOT / "models" / model, "--device", device, "--dtype", "float32", "--port", str(port)], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([baton, "serve", "--model-path", ROOT / "models" / model, "--device", device, "--dtype", "float32", "--port", str(port), *flags], stderr=subprocess.DEVNULL)
         end = time.time() + 60
         while True:
             try:

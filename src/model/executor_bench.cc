@@ -1,6 +1,7 @@
 // Prefill and decode of a model's shape with made-up weights, through the executor:
 //
-//   model_bench --model DIR [--device cuda] [--context N] [--batches 1,32,128] [--steps N] [--quantization fp8]
+//   model_bench --model DIR [--device cuda] [--tp N] [--dp N] [--ep N] [--pp N] [--context N] [--batches 1,32,128]
+//     [--steps N] [--quantization fp8]
 //
 // A prompt of `context` tokens by itself, then decode of so many sequences of that context, the next step submitted
 // while one is under way, as the engine does it. Beside each time what the fewest bytes of a step are: weights that the
@@ -24,7 +25,8 @@ struct Flags {
   std::string model, device = "cpu", quantization;
   int64_t context = 4096, chunk = 4096;
   std::vector<int> batches{1, 32, 128};
-  int steps = 40, prompts = 5, page_tokens = 64;
+  int steps = 40, prompts = 5, page_tokens = 64, device_step = 1;
+  layout::Layout layout;
 };
 
 double seconds_since(std::chrono::steady_clock::time_point begun) {
@@ -69,8 +71,8 @@ class Bench {
   }
 
   void run() {
-    std::printf("%s on %s: loaded in %.1f s, %.1f GB of weights a step of many rows\n", config_.model_type.c_str(),
-                options_.first_device.to_string().c_str(), load_s_,
+    std::printf("%s %s on %s: loaded in %.1f s, %.1f GB of weights a step of many rows\n", config_.model_type.c_str(),
+                flags_.layout.to_string().c_str(), options_.first_device.to_string().c_str(), load_s_,
                 weight_bytes(config_, 1 << 20, linear_bytes()) / 1e9);
     std::vector<double> prefill;
     for (int i = 0; i < flags_.prompts; ++i) prefill.push_back(fill(0));
@@ -96,21 +98,30 @@ class Bench {
     options_.page_tokens = flags_.page_tokens;
     options_.quantize_fp8 = flags_.quantization == "fp8";
     if (flags_.device == "cuda") options_.first_device.kind = device::DeviceKind::kCuda;
+    options_.layout = flags_.layout;
+    options_.device_step = flags_.device_step;
+    BATON_TRY(layout::check_layout(flags_.layout));
     BATON_ASSIGN(config_, load_model_config(flags_.model));
-    const layout::PageShape shape =
-        layout::rank_page_shape(options_.layout, 0, config_.kv_geometry(options_.kv_dtype), options_.page_tokens);
+    const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
     const int64_t tokens = flags_.context + flags_.steps + 8;
     const int64_t per_sequence = (tokens + flags_.page_tokens - 1) / flags_.page_tokens;
-    entry_bytes_ = static_cast<double>(shape.page_bytes()) / flags_.page_tokens;
+    entry_bytes_ = static_cast<double>(layout::rank_page_shape({}, 0, geometry, flags_.page_tokens).page_bytes()) /
+                   flags_.page_tokens;
     const int sequences = *std::max_element(flags_.batches.begin(), flags_.batches.end());
     uint32_t next = 0;
     for (int s = 0; s < sequences; ++s) {
       auto& pages = pages_.emplace_back();
       for (int64_t p = 0; p < per_sequence; ++p) pages.push_back(next++);
     }
-    BATON_ASSIGN(pool_, device::Buffer::allocate(options_.first_device, shape.page_bytes() * next));
+    std::vector<device::Memory> pools;
+    for (int r = 0; r < options_.layout.world(); ++r) {
+      const uint64_t bytes = layout::rank_page_shape(options_.layout, r, geometry, flags_.page_tokens).page_bytes();
+      BATON_ASSIGN(device::Buffer pool, device::Buffer::allocate(home_of(options_, r), bytes * next));
+      pools.push_back(pool.memory());
+      pools_.push_back(std::move(pool));
+    }
     const auto begun = std::chrono::steady_clock::now();
-    BATON_ASSIGN(executor_, make_thread_executor(options_, config_, {pool_.memory()}));
+    BATON_ASSIGN(executor_, make_thread_executor(options_, config_, pools));
     load_s_ = seconds_since(begun);
     recipe_->params.temperature = 0;
     return {};
@@ -151,7 +162,13 @@ class Bench {
   }
 
   [[nodiscard]] kv::Segment segment(int s, int64_t begin, std::span<const int32_t> tokens, int drawn_by) const {
-    return {SequenceId(static_cast<uint64_t>(s) + 1), 0, begin, tokens, pages_[static_cast<size_t>(s)], drawn_by, 1};
+    return {SequenceId(static_cast<uint64_t>(s) + 1),
+            s % flags_.layout.dp,
+            begin,
+            tokens,
+            pages_[static_cast<size_t>(s)],
+            drawn_by,
+            1};
   }
   void submit(std::vector<kv::Segment> segments) {
     std::vector<sampling::RowsWanted> wanted;
@@ -170,7 +187,7 @@ class Bench {
   ModelConfig config_;
   double entry_bytes_ = 0, load_s_ = 0;  // entry_bytes_: of a token's KV
   std::vector<std::vector<uint32_t>> pages_;
-  device::Buffer pool_;
+  std::vector<device::Buffer> pools_;  // of every rank
   std::unique_ptr<Executor> executor_;
   Ticket collected_ = 0;
   std::shared_ptr<sampling::Recipe> recipe_ = std::make_shared<sampling::Recipe>();
@@ -183,6 +200,11 @@ int bench_main(int argc, char** argv) {
   app.add_option("--model", flags.model)->required();
   app.add_option("--device", flags.device)->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--quantization", flags.quantization)->check(CLI::IsMember({"fp8"}));
+  app.add_option("--tp", flags.layout.tp);
+  app.add_option("--dp", flags.layout.dp);
+  app.add_option("--pp", flags.layout.pp);
+  app.add_option("--ep", flags.layout.ep);
+  app.add_option("--gpu-id-step", flags.device_step);
   app.add_option("--context", flags.context);
   app.add_option("--chunk", flags.chunk);
   app.add_option("--batches", flags.batches)->delimiter(',');

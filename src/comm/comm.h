@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "base/check.h"
 #include "base/result.h"
 #include "tensor/dtype.h"
 
@@ -18,6 +19,15 @@ using RowBounds = std::span<const int64_t>;
 struct RowBuffer {
   void* rows = nullptr;
   size_t row_bytes = 0;
+};
+
+// What becomes of a sum that every rank wants: residual (rows, width) += sum, and normed (rows, width) =
+// rms_norm(residual, weight, eps), or nothing if weight is null. All of the sum's type.
+struct SumsTarget {
+  void* residual = nullptr;
+  const float* weight = nullptr;  // (width)
+  float eps = 0;
+  void* normed = nullptr;
 };
 
 // A rank's end of a group of ranks that call the same operations with the same bounds and sizes in the same order. It
@@ -43,6 +53,20 @@ class Comm {
   // The others read this rank's.
   static constexpr size_t kBuffersMax = 4;
   virtual Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) = 0;
+
+  // Whether so many rows are better summed on every rank, by all_reduce(). The same on all ranks.
+  [[nodiscard]] virtual bool sums_everywhere(int64_t rows, int64_t row_bytes) const {
+    (void)rows, (void)row_bytes;
+    return false;
+  }
+  // The sums over ranks of partial (rows, width), each rank's addend, go to each one's target. For those of
+  // sums_everywhere() only.
+  virtual Status all_reduce(const void* partial, tensor::DType dtype, int64_t rows, int64_t width,
+                            const SumsTarget& target) {
+    (void)partial, (void)dtype, (void)target;
+    BATON_CHECK(false, "{} x {} sums on every rank", rows, width);
+    return {};
+  }
 
   // Bytes from one rank to another, in order; both mean the same number. send() may wait until what was sent before has
   // been received; what follows it may change the bytes.

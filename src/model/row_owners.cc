@@ -20,7 +20,7 @@ void RowOwners::cut(const StepBatch& batch, int attn_tp) {
 
 uint64_t RowOwners::shape(int64_t logits_rows) const {
   // 64 bits of numbers that are not chosen by an enemy: of the shapes that a server meets no two are alike.
-  uint64_t hash = static_cast<uint64_t>(logits_rows);
+  uint64_t hash = static_cast<uint64_t>(logits_rows) * 2 + (everywhere ? 1 : 0);
   const auto mix = [&](int64_t v) {
     hash = (hash ^ static_cast<uint64_t>(v)) * 0x9e3779b97f4a7c15, hash ^= hash >> 29;
   };

@@ -110,9 +110,28 @@ void Rank::upload_inputs(const StepBatch& batch, LongInterval rows, std::span<co
   inputs_.logits_source_at = upload(inputs_.logits_source);
 }
 
-void Rank::add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows) {
-  backend_->add_rms_norm(sums, activations_.hidden, weight, static_cast<float>(config_.rms_eps),
-                         activations_.normed.row_range(rows.begin, rows.size()));
+Status Rank::end_block(comm::Comm& comm, const kernels::Matrix& partial, comm::RowBounds bounds,
+                       const kernels::Constants<float>* next_norm, LongInterval own) {
+  const kernels::Matrix& hidden = activations_.hidden;
+  const kernels::Matrix normed = activations_.normed.row_range(own.begin, own.size());
+  const auto eps = static_cast<float>(config_.rms_eps);
+  if (owners_.everywhere) {
+    return comms_.stage->all_reduce(
+        partial.data, partial.dtype, partial.rows, partial.columns,
+        {hidden.data, next_norm == nullptr ? nullptr : next_norm->data(), eps, normed.data});
+  }
+  BATON_TRY(comm.reduce_scatter(partial.data, partial.dtype, bounds, partial.columns));
+  const kernels::Matrix sums = partial.row_range(own.begin - bounds[0], own.size());
+  if (next_norm == nullptr) {
+    backend_->add(sums, hidden);
+  } else {
+    backend_->add_rms_norm(sums, hidden, *next_norm, eps, normed);
+  }
+  return {};
+}
+
+Status Rank::gather(comm::Comm& comm, std::span<const comm::RowBuffer> buffers, comm::RowBounds bounds) {
+  return owners_.everywhere ? Status() : comm.all_gather(buffers, bounds);
 }
 
 namespace {
@@ -130,29 +149,29 @@ Status Rank::begin_attention(int i, const RankStep& step, LongInterval rows) {
 
   const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
   const Activations& a = activations_;
-  if (!config_.is_mla()) return comms_.attention->all_gather(std::array{rows_of(a.normed, bounds[0])}, bounds);
+  if (!config_.is_mla()) return gather(*comms_.attention, std::array{rows_of(a.normed, bounds[0])}, bounds);
   const kernels::Matrix& query = config_.q_lora > 0 ? a.q_latent : a.normed;
-  return comms_.attention->all_gather(std::array{rows_of(query, bounds[0]), rows_of(a.kv_entry, bounds[0])}, bounds);
+  return gather(*comms_.attention, std::array{rows_of(query, bounds[0]), rows_of(a.kv_entry, bounds[0])}, bounds);
 }
 
 Status Rank::begin_ffn(int i, LongInterval rows) {
   const ExpertGate* gate = layer(i).gate.get();
   const comm::RowBuffer normed = rows_of(activations_.normed, 0);
-  if (gate == nullptr) return comms_.stage->all_gather(std::array{normed}, owners_.rows);
+  if (gate == nullptr) return gather(*comms_.stage, std::array{normed}, owners_.rows);
   gate->route(*backend_, rows, activations_, scratch_);
   const auto choices = static_cast<size_t>(config_.moe.experts_per_token);
   const std::array buffers{normed, comm::RowBuffer{activations_.expert, choices * sizeof(int32_t)},
                            comm::RowBuffer{activations_.expert_weight, choices * sizeof(float)}};
-  return comms_.stage->all_gather(buffers, owners_.rows);
+  return gather(*comms_.stage, buffers, owners_.rows);
 }
 
 Status Rank::end_model() {
   const Activations& a = activations_;
   backend_->gather_rows(a.hidden, inputs_.own_logits_at, a.final_hidden);
-  const int64_t first = owners_.logits[static_cast<size_t>(share_.tp_rank)];
+  const int64_t first = owners_.logits_of(share_.tp_rank).begin;
   backend_->rms_norm(a.final_hidden, final_norm_, static_cast<float>(config_.rms_eps),
                      a.final_rows.row_range(first, a.final_hidden.rows));
-  BATON_TRY(comms_.stage->all_gather(std::array{rows_of(a.final_rows, 0)}, owners_.logits));
+  BATON_TRY(gather(*comms_.stage, std::array{rows_of(a.final_rows, 0)}, owners_.logits));
   backend_->gather_rows(a.final_rows, inputs_.logits_source_at, a.logits_input);
   return {};
 }
@@ -237,19 +256,13 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
   for (int i = layers.begin; i < layers.end; ++i) {
     layer(i).attention->forward(step, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
-    BATON_TRY(comms_.attention->reduce_scatter(attention_partial.data, sums_type, of_group, hidden));
-    add_and_norm(attention_partial.row_range(own.begin - step.group.rows.begin, own.size()), layer(i).ffn_norm, own);
+    BATON_TRY(end_block(*comms_.attention, attention_partial, of_group, &layer(i).ffn_norm, own));
     BATON_TRY(begin_ffn(i, own));
 
     layer(i).ffn->forward(step, activations_, scratch_, ffn_partial);
-    BATON_TRY(comms_.stage->reduce_scatter(ffn_partial.data, sums_type, owners_.rows, hidden));
-    const kernels::Matrix sums = ffn_partial.row_range(own.begin, own.size());
-    if (i + 1 == layers.end) {
-      backend_->add(sums, activations_.hidden);
-    } else {
-      add_and_norm(sums, layer(i + 1).attention_norm, own);
-      BATON_TRY(begin_attention(i + 1, step, own));
-    }
+    const bool last = i + 1 == layers.end;
+    BATON_TRY(end_block(*comms_.stage, ffn_partial, owners_.rows, last ? nullptr : &layer(i + 1).attention_norm, own));
+    if (!last) BATON_TRY(begin_attention(i + 1, step, own));
   }
   return stage_.is_last() ? end_model() : Status();
 }
@@ -257,10 +270,13 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
 Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
                      std::span<sampling::RowAnswer> answers, float* kept) {
   owners_.cut(batch, share_.layout.attn_tp());
+  // Whoever follows a reference meets each row once.
+  owners_.everywhere = share_.layout.dp == 1 && repeats_ &&
+                       comms_.stage->sums_everywhere(
+                           batch.rows, config_.hidden * static_cast<int64_t>(tensor::dtype_size(backend_->sums())));
   const LongInterval own = owners_.of(share_.tp_rank);
   const RankStep step(batch, share_.at.dp_rank, *backend_);
-  const auto rank = static_cast<size_t>(share_.tp_rank);
-  activations_.grow(*backend_, batch, own.size(), owners_.logits[rank + 1] - owners_.logits[rank], config_);
+  activations_.grow(*backend_, batch, own.size(), owners_.logits_of(share_.tp_rank).size(), config_);
   upload_inputs(batch, own, before);
   const bool with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
   const bool recordable = comms_.attention->recordable() && comms_.stage->recordable();

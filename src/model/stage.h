@@ -30,6 +30,9 @@ struct RankComms {
 // 4. Reduced and scattered over the stage. Owners: add, norm, and the unsplit part of the next layer's attention.
 // 5. Gathered over the DP group, the next layer begins.
 //
+// Where every rank owns all rows (RowOwners::everywhere) there is nothing to scatter or gather: 2 and 4 are one sum on
+// every rank.
+//
 // A group without rows takes part. After its last layer a rank sends its rows of `hidden` to the rank of its place in
 // the next stage.
 //
@@ -109,8 +112,11 @@ class Rank {
   // What is wanted of some rows, from their logits.
   Status draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& logits,
               std::span<sampling::RowAnswer> answers);
-  // Of the rank's rows: hidden += sums, and then normed = rms_norm(hidden).
-  void add_and_norm(const kernels::Matrix& sums, const kernels::Constants<float>& weight, LongInterval rows);
+  // Of the rank's rows: hidden += the sums of `partial` over the ranks of `comm`, and then, but for the last block,
+  // normed = rms_norm(hidden).
+  Status end_block(comm::Comm& comm, const kernels::Matrix& partial, comm::RowBounds bounds,
+                   const kernels::Constants<float>* next_norm, LongInterval own);
+  Status gather(comm::Comm& comm, std::span<const comm::RowBuffer> buffers, comm::RowBounds bounds);
 
   Stage& stage_;
   const ModelConfig& config_;

@@ -65,6 +65,21 @@ class CardComm final : public Comm {
     return sum(static_cast<float*>(partial), bounds, width);
   }
 
+  [[nodiscard]] bool sums_everywhere(int64_t rows, int64_t row_bytes) const override {
+    return way_ == Way::kPush && cuda::can_all_reduce_norm(size(), rows, row_bytes);
+  }
+  Status all_reduce(const void* partial, tensor::DType dtype, int64_t rows, int64_t width,
+                    const SumsTarget& target) override {
+    BATON_TRY(group_.status());
+    const auto push = [&]<class T>(const T* values) {
+      cuda::push_all_reduce_norm(stream_, exchange_, values, rows, width, static_cast<T*>(target.residual),
+                                 target.weight, target.eps, static_cast<T*>(target.normed));
+    };
+    dtype == tensor::DType::kBF16 ? push(static_cast<const __nv_bfloat16*>(partial))
+                                  : push(static_cast<const float*>(partial));
+    return {};
+  }
+
   Status all_gather(std::span<const RowBuffer> buffers, RowBounds bounds) override {
     if (size() == 1) return {};
     BATON_CHECK(buffers.size() <= kBuffersMax, "{} buffers", buffers.size());

@@ -1,5 +1,5 @@
 // An all-reduce of bfloat16 over all cards of this machine, as a layer has it: a sum by rows, and the gathering of the
-// rows. Recorded, and called one by one.
+// rows, called one by one and recorded; and sums on every rank with the norm behind them, recorded.
 #include <benchmark/benchmark.h>
 #include <cuda_runtime_api.h>
 
@@ -16,8 +16,10 @@ namespace {
 
 constexpr int kRepeats = 20;  // of a record
 
+enum Way : int64_t { kCalled, kRecorded, kEverywhere };
+
 // Seconds of one, the longest of any rank.
-double measure(int ranks, int64_t bytes, bool recorded) {
+double measure(int ranks, int64_t bytes, Way way) {
   RankGroup group(ranks);
   std::vector<double> seconds(static_cast<size_t>(ranks));
   on_ranks(ranks, [&](int r) {
@@ -28,11 +30,20 @@ double measure(int ranks, int64_t bytes, bool recorded) {
     BATON_CUDA_CHECK(cudaMalloc(&values, static_cast<size_t>(bytes)), "{} bytes", bytes);
     BATON_CUDA_CHECK(cudaMemset(values, 0, static_cast<size_t>(bytes)), "{} bytes", bytes);
     const std::unique_ptr<Comm> comm = make_card_comm(group, r, r, stream);
-    constexpr int64_t kWidth = 512;
+    constexpr int64_t kWidth = 2048;
     const int64_t rows = bytes / (kWidth * 2);
     std::vector<int64_t> bounds;
     for (int i = 0; i <= ranks; ++i) bounds.push_back(rows * i / ranks);
+    void *residual = nullptr, *weight = nullptr;
+    BATON_CUDA_CHECK(cudaMalloc(&residual, static_cast<size_t>(bytes)), "{} bytes", bytes);
+    BATON_CUDA_CHECK(cudaMalloc(&weight, kWidth * sizeof(float)), "a weight");
+    const SumsTarget target{residual, static_cast<const float*>(weight), 1e-6F, residual};
+    bool everywhere = false;
     const auto all_reduce = [&] {
+      if (everywhere) {
+        BATON_CHECK(comm->all_reduce(values, tensor::DType::kBF16, rows, kWidth, target).ok());
+        return;
+      }
       BATON_CHECK(comm->reduce_scatter(values, tensor::DType::kBF16, bounds, kWidth).ok());
       const RowBuffer buffer{values, kWidth * 2};
       BATON_CHECK(comm->all_gather({&buffer, 1}, bounds).ok());
@@ -43,6 +54,7 @@ double measure(int ranks, int64_t bytes, bool recorded) {
     };
     all_reduce();
     wait();
+    everywhere = way == kEverywhere;
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t record = nullptr;
     BATON_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "a record");
@@ -50,7 +62,7 @@ double measure(int ranks, int64_t bytes, bool recorded) {
     BATON_CUDA_CHECK(cudaStreamEndCapture(stream, &graph), "a record");
     BATON_CUDA_CHECK(cudaGraphInstantiate(&record, graph, 0), "a record");
     const auto once = [&] {
-      if (recorded) {
+      if (way != kCalled) {
         BATON_CUDA_CHECK(cudaGraphLaunch(record, stream), "a record");
       } else {
         for (int i = 0; i < kRepeats; ++i) all_reduce();
@@ -67,7 +79,7 @@ double measure(int ranks, int64_t bytes, bool recorded) {
     wait();
     BATON_CUDA_CHECK(cudaGraphExecDestroy(record), "a record");
     BATON_CUDA_CHECK(cudaGraphDestroy(graph), "a record");
-    BATON_CUDA_CHECK(cudaFree(values), "{} bytes", bytes);
+    for (void* memory : {values, residual, weight}) BATON_CUDA_CHECK(cudaFree(memory), "{} bytes", bytes);
   });
   return *std::max_element(seconds.begin(), seconds.end());
 }
@@ -75,11 +87,14 @@ double measure(int ranks, int64_t bytes, bool recorded) {
 void all_reduce_bench(benchmark::State& state) {
   int cards = 0;
   if (cudaGetDeviceCount(&cards) != cudaSuccess || cards < 2) return state.SkipWithError("less than two cards");
-  for (auto _ : state) state.SetIterationTime(measure(std::min(cards, 8), state.range(0), state.range(1) != 0));
+  const auto way = static_cast<Way>(state.range(1));
+  if (way == kEverywhere && state.range(0) > (128 << 10)) return state.SkipWithError("too much for every rank");
+  for (auto _ : state) state.SetIterationTime(measure(std::min(cards, 8), state.range(0), way));
 }
 BENCHMARK(all_reduce_bench)
-    ->ArgNames({"bytes", "recorded"})
-    ->ArgsProduct({benchmark::CreateRange(4 << 10, 64 << 20, 4), {0, 1}})
+    ->ArgNames({"bytes", "way"})
+    ->ArgsProduct({{4 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 16 << 20, 64 << 20},
+                   {kCalled, kRecorded, kEverywhere}})
     ->UseManualTime()
     ->Iterations(3)
     ->Unit(benchmark::kMicrosecond);

@@ -5,8 +5,11 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -90,8 +93,8 @@ struct CardExchange {
 int64_t rows_of(const CardExchange& e) { return e.bounds.back() - e.bounds.front(); }
 
 CardExchange random_exchange(Random& random, int ranks) {
-  static constexpr int64_t kRows[] = {0, 1, 1, 2, 7, 33, 128, 700};
-  static constexpr int64_t kWords[] = {1, 3, 6, 24, 96, 288, 1024, 3584};
+  static constexpr int64_t kRows[] = {0, 1, 2, 7, 33, 128, 600, 1000};
+  static constexpr int64_t kWords[] = {1, 3, 24, 96, 288, 1024, 1025, 3584};
   CardExchange e;
   e.sums = random.below(2) == 0;
   e.dtype = random.below(2) == 0 ? DType::kF32 : DType::kBF16;
@@ -251,6 +254,125 @@ TEST(CardComm, SomeRanksRepeatARecordWhereOthersCall) {
     BATON_CUDA_CHECK(cudaGraphExecDestroy(record), "a record");
     BATON_CUDA_CHECK(cudaGraphDestroy(recorded), "a record");
   });
+}
+
+template <class T>
+float float_of(T v);
+template <>
+float float_of(float v) {
+  return v;
+}
+template <>
+float float_of(BF16 v) {
+  return tensor::to_float(v);
+}
+template <class T>
+T rounded(float v);
+template <>
+float rounded(float v) {
+  return v;
+}
+template <>
+BF16 rounded(float v) {
+  return tensor::to_bf16(v);
+}
+
+// Sums on every rank with the norm behind them, among sums and gatherings of other sizes.
+template <class T>
+void expect_sums_everywhere(DType dtype, double tolerance) {
+  const int ranks = 2;
+  struct Shape {
+    int64_t rows, width;
+    bool norm;
+  };
+  const Shape shapes[] = {{1, 96, true},   {3, 98, true},    {1, 1024, true}, {7, 2048, true}, {16, 2048, false},
+                          {1, 4096, true}, {5, 4096, false}, {1, 7168, true}, {2, 7168, true}, {1, 8192, true}};
+  Random random{13};
+  const auto value = [&] { return rounded<T>(static_cast<float>(random.uniform() * 2 - 1)); };
+  RankGroup group(ranks);
+  struct Case {
+    Shape shape;
+    std::vector<std::vector<T>> partial;  // (rank)
+    std::vector<T> residual;
+    std::vector<float> weight;
+  };
+  std::vector<Case> cases;
+  for (int i = 0; i < 40; ++i) {
+    Case& c = cases.emplace_back();
+    c.shape = shapes[random.below(std::size(shapes))];
+    if (dtype == DType::kF32 && c.shape.width > 4096) c.shape.width = 4096;
+    const auto n = static_cast<size_t>(c.shape.rows * c.shape.width);
+    for (int r = 0; r < ranks; ++r) std::generate_n(std::back_inserter(c.partial.emplace_back()), n, value);
+    std::generate_n(std::back_inserter(c.residual), n, value);
+    for (int64_t k = 0; k < c.shape.width; ++k) c.weight.push_back(static_cast<float>(random.uniform()) + 0.5F);
+  }
+  const CardExchange large = [&] {
+    CardExchange e;
+    for (int r = 0; r <= ranks; ++r) e.bounds.push_back(300 * r);
+    e.row_bytes = {4096};
+    e.has.assign(static_cast<size_t>(ranks), {Bytes(static_cast<size_t>(300 * ranks) * 4096)});
+    return e;
+  }();
+  on_ranks(ranks, [&](int r) {
+    CardRank rank(group, r, r);
+    const auto bytes_of = [](const auto& values) {
+      const auto bytes = std::as_bytes(std::span(values));
+      return Bytes(bytes.begin(), bytes.end());
+    };
+    struct OnCard {
+      std::byte *partial, *residual, *weight, *normed;
+    };
+    std::vector<OnCard> on_card;
+    for (const Case& c : cases)
+      on_card.push_back({rank.copy_of(bytes_of(c.partial[static_cast<size_t>(r)])), rank.copy_of(bytes_of(c.residual)),
+                         rank.copy_of(bytes_of(c.weight)), rank.allocate(c.residual.size() * sizeof(T))});
+    const PreparedExchange between = prepare(large, rank);
+    ASSERT_TRUE(group.barrier().ok());
+    EXPECT_FALSE(rank.comm().sums_everywhere(1, 64));  // nobody has met yet
+    for (size_t i = 0; i < cases.size(); ++i) {
+      if (i % 3 == 0) {
+        ASSERT_TRUE(enqueue(between, rank).ok());
+      }
+      const Shape& shape = cases[i].shape;
+      ASSERT_TRUE(rank.comm().sums_everywhere(shape.rows, shape.width * static_cast<int64_t>(sizeof(T))));
+      const SumsTarget target{on_card[i].residual,
+                              shape.norm ? reinterpret_cast<const float*>(on_card[i].weight) : nullptr, 1e-6F,
+                              on_card[i].normed};
+      ASSERT_TRUE(rank.comm().all_reduce(on_card[i].partial, dtype, shape.rows, shape.width, target).ok());
+    }
+    EXPECT_FALSE(rank.comm().sums_everywhere(4096, 4096));
+    for (size_t i = 0; i < cases.size(); ++i) {
+      const Case& c = cases[i];
+      const Bytes residual = rank.read(on_card[i].residual, c.residual.size() * sizeof(T));
+      const Bytes normed = rank.read(on_card[i].normed, c.residual.size() * sizeof(T));
+      for (int64_t row = 0; row < c.shape.rows; ++row) {
+        double square = 0;
+        const auto at = static_cast<size_t>(row * c.shape.width), width = static_cast<size_t>(c.shape.width);
+        for (size_t k = at; k < at + width; ++k) {
+          float sum = 0;
+          for (const auto& partial : c.partial) sum += float_of(partial[k]);
+          const T right = rounded<T>(float_of(c.residual[k]) + float_of(rounded<T>(sum)));
+          ASSERT_EQ(std::memcmp(residual.data() + k * sizeof(T), &right, sizeof(T)), 0) << i << " value " << k;
+          square += static_cast<double>(float_of(right)) * float_of(right);
+        }
+        if (!c.shape.norm) continue;
+        const double scale = 1 / std::sqrt(square / static_cast<double>(width) + 1e-6);
+        for (size_t k = at; k < at + width; ++k) {
+          T ours, sum;
+          std::memcpy(&ours, normed.data() + k * sizeof(T), sizeof(T));
+          std::memcpy(&sum, residual.data() + k * sizeof(T), sizeof(T));
+          ASSERT_NEAR(float_of(ours), float_of(sum) * scale * c.weight[k - at], tolerance) << i << " value " << k;
+        }
+      }
+    }
+    ASSERT_TRUE(group.barrier().ok());
+  });
+}
+
+TEST(CardComm, SumsEverywhereAreNormedWhereWanted) {
+  if (cards() < 2) GTEST_SKIP() << "less than two cards";
+  expect_sums_everywhere<float>(DType::kF32, 1e-5);
+  expect_sums_everywhere<BF16>(DType::kBF16, 2e-2);
 }
 
 TEST(CardComm, AbortEndsKernelsThatWait) {

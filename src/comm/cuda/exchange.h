@@ -4,11 +4,11 @@
 //
 // 1. A block of a kernel meets the blocks of its number on the other ranks and no others. What it has done is a count
 //    of rounds, in the inbox of its rank; the ranks' counts are equal, since all launch the same.
-// 2. A round uses the half of an inbox that its number says, the last bit of it. In each round every block sends
-//    something to every rank and waits for every rank. Who has seen a rank's round n knows therefore that its round
-//    n - 1 is read, and may write where that was in round n + 1.
+// 2. In each round every block sends something to every rank and waits for every rank. Who has seen a rank's round n
+//    knows therefore that the kernels before that of round n are over there. Rounds take turns in an inbox, so that
+//    what is written over has been read.
 // 3. Small messages travel as lines of two words and the round's number beside each: what is there is whole, and one
-//    way over the link is all that it takes. Large ones travel bare, with a flag behind them.
+//    way over the link is all that it takes. Large ones travel bare, with a flag behind each round of them.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -50,7 +50,15 @@ struct GatheredRows {
 void push_all_gather(cudaStream_t stream, const ExchangeGroup& group, const GatheredRows& buffers,
                      const RankParts& parts);
 
-// The same sum of what lies in all ranks' memory, when they have met. to (n): this rank's own, at element `first`.
+// residual (rows, width) += the sum over ranks of partial (rows, width), which is rounded to T first, on every rank;
+// and normed = rms_norm(residual), if weight is not null: what a sum, the residual's addition and a gathering give.
+[[nodiscard]] bool can_all_reduce_norm(int ranks, int64_t rows, int64_t row_bytes);
+template <class T>
+void push_all_reduce_norm(cudaStream_t stream, const ExchangeGroup& group, const T* partial, int64_t rows,
+                          int64_t width, T* residual, const float* weight, float eps, T* normed);
+
+// The sum of push_reduce_scatter() of what lies in all ranks' memory, when they have met. to (n): this rank's own, at
+// element `first`.
 struct RankAddends {
   const void* of_rank[kCardRanksMax];
   int ranks;

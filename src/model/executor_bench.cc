@@ -1,7 +1,7 @@
 // Prefill and decode of a model's shape with made-up weights, through the executor:
 //
 //   model_bench --model DIR [--device cuda] [--tp N] [--dp N] [--ep N] [--pp N] [--context N] [--batches 1,32,128]
-//     [--steps N] [--quantization fp8]
+//     [--steps N] [--quantization fp8] [--load-format auto]
 //
 // A prompt of `context` tokens by itself, then decode of so many sequences of that context, the next step submitted
 // while one is under way, as the engine does it. Beside each time what the fewest bytes of a step are: weights that the
@@ -22,7 +22,7 @@ namespace baton::model {
 namespace {
 
 struct Flags {
-  std::string model, device = "cpu", quantization;
+  std::string model, device = "cpu", quantization, load_format = "dummy";
   int64_t context = 4096, chunk = 4096;
   std::vector<int> batches{1, 32, 128};
   int steps = 40, prompts = 5, page_tokens = 64, device_step = 1;
@@ -94,7 +94,7 @@ class Bench {
 
   Status start() {
     options_.model_path = flags_.model;
-    options_.load_format = LoadFormat::kDummy;
+    options_.load_format = flags_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
     options_.page_tokens = flags_.page_tokens;
     options_.quantize_fp8 = flags_.quantization == "fp8";
     if (flags_.device == "cuda") options_.first_device.kind = device::DeviceKind::kCuda;
@@ -200,6 +200,7 @@ int bench_main(int argc, char** argv) {
   app.add_option("--model", flags.model)->required();
   app.add_option("--device", flags.device)->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--quantization", flags.quantization)->check(CLI::IsMember({"fp8"}));
+  app.add_option("--load-format", flags.load_format)->check(CLI::IsMember({"auto", "dummy"}));
   app.add_option("--tp", flags.layout.tp);
   app.add_option("--dp", flags.layout.dp);
   app.add_option("--pp", flags.layout.pp);

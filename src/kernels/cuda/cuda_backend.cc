@@ -12,6 +12,7 @@
 
 #include "base/cuda/cuda_check.h"
 #include "kernels/cuda/kernels_cuda.h"
+#include "kernels/cuda/pinned_staging.h"
 #include "kernels/cuda/step_uploads.h"
 
 namespace baton::kernels {
@@ -60,6 +61,7 @@ class CudaBackend final : public Backend {
     (void)cudaSetDevice(index_);
     (void)cudaStreamSynchronize(stream_);
     products_.reset();
+    staging_.reset();
   }
 
   [[nodiscard]] tensor::DType activations() const override { return kType; }
@@ -115,6 +117,7 @@ class CudaBackend final : public Backend {
   void begin_step() override {
     use_card();
     BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "before a step");
+    staging_.reset();
     uploads_.clear();
     prepared_.clear();
   }
@@ -379,14 +382,14 @@ class CudaBackend final : public Backend {
     return host_.get();
   }
 
+  cuda::PinnedStaging& staging() { return staging_ ? *staging_ : staging_.emplace(stream_); }
+
   // The values of a slice, row after row.
   void load(const tensor::MatrixSlice& slice, std::byte* to) {
     const tensor::StoredMatrix m = slice.stored();
     const auto rows = static_cast<size_t>(slice.rows()), columns = static_cast<size_t>(slice.cols());
     if (!slice.transposed && m.dtype == kType) {
-      BATON_CUDA_CHECK(cudaMemcpy2D(to, columns * sizeof(T), m.data, static_cast<size_t>(m.stride) * sizeof(T),
-                                    columns * sizeof(T), rows, cudaMemcpyHostToDevice),
-                       "a weight of {} x {}", rows, columns);
+      staging().copy_rows(m.data, static_cast<size_t>(m.stride) * sizeof(T), columns * sizeof(T), rows, to);
       return;
     }
     std::vector<T> converted(rows * columns);
@@ -398,20 +401,20 @@ class CudaBackend final : public Backend {
         converted[static_cast<size_t>(place)] = T(row[static_cast<size_t>(c)]);
       }
     }
-    BATON_CUDA_CHECK(cudaMemcpy(to, converted.data(), converted.size() * sizeof(T), cudaMemcpyHostToDevice),
-                     "a weight of {} x {}", rows, columns);
+    staging().copy_rows(reinterpret_cast<const std::byte*>(converted.data()), columns * sizeof(T), columns * sizeof(T),
+                        rows, to);
   }
 
   // The weights move: those of `experts` are let go.
-  static std::shared_ptr<std::byte> one_after_another(std::vector<GatedWeights>& experts,
-                                                      WeightPtr GatedWeights::*which) {
+  std::shared_ptr<std::byte> one_after_another(std::vector<GatedWeights>& experts, WeightPtr GatedWeights::*which) {
     const Weight& first = *(experts.front().*which);
     const size_t bytes = static_cast<size_t>(first.n() * first.k()) * sizeof(T);
     auto all = cuda::allocate_on_card(bytes * experts.size());
     for (size_t e = 0; e < experts.size(); ++e)
-      BATON_CUDA_CHECK(
-          cudaMemcpy(all.get() + e * bytes, memory_of(*(experts[e].*which)), bytes, cudaMemcpyDeviceToDevice),
-          "expert {}", e);
+      BATON_CUDA_CHECK(cudaMemcpyAsync(all.get() + e * bytes, memory_of(*(experts[e].*which)), bytes,
+                                       cudaMemcpyDeviceToDevice, stream_),
+                       "expert {}", e);
+    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} experts", experts.size());
     for (GatedWeights& e : experts) (e.*which).reset();
     return all;
   }
@@ -448,6 +451,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<std::remove_pointer_t<cudaStream_t>> stream_owner_;  // also of what was allocated in its order
   std::optional<cuda::Products> products_;
+  std::optional<cuda::PinnedStaging> staging_;  // until the first step
   cuda::StepUploads uploads_;
   struct GraphDeleter {
     void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }

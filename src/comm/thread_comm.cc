@@ -1,7 +1,9 @@
 #include "comm/thread_comm.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 
@@ -43,6 +45,26 @@ Status ThreadComm::reduce_scatter(void* partial, tensor::DType dtype, RowBounds 
       }
     }
     std::copy_n(sum, n, static_cast<float*>(partial) + begin);
+  }
+  return {};
+}
+
+Status ThreadComm::all_reduce(const void* partial, tensor::DType dtype, int64_t rows, int64_t width,
+                              const SumsTarget& target) {
+  BATON_CHECK(dtype == tensor::DType::kF32, "a sum of {}", tensor::dtype_name(dtype));
+  BATON_ASSIGN(const auto all, group_.exchange(rank_, {partial}));
+  std::vector<float> sum(static_cast<size_t>(width));
+  for (int64_t row = 0; row < rows; ++row) {
+    std::fill(sum.begin(), sum.end(), 0.0F);
+    for (const auto& of_rank : all) add(width, static_cast<const float*>(of_rank[0]) + row * width, sum.data());
+    float* residual = static_cast<float*>(target.residual) + row * width;
+    add(width, sum.data(), residual);
+    if (target.weight == nullptr) continue;
+    double square = 0;
+    for (int64_t i = 0; i < width; ++i) square += static_cast<double>(residual[i]) * residual[i];
+    const auto scale = static_cast<float>(1 / std::sqrt(square / static_cast<double>(width) + target.eps));
+    float* normed = static_cast<float*>(target.normed) + row * width;
+    for (int64_t i = 0; i < width; ++i) normed[i] = residual[i] * scale * target.weight[i];
   }
   return {};
 }

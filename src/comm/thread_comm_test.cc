@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <thread>
 
 #include "comm/rank_testing.h"
@@ -89,6 +90,41 @@ TEST(ThreadComm, OneRankKeepsWhatItHas) {
   const RowBuffer buffer{rows, 2 * sizeof(float)};
   ASSERT_TRUE(comm.all_gather({&buffer, 1}, bounds).ok());
   for (int i = 0; i < 4; ++i) EXPECT_EQ(rows[i], static_cast<float>(i + 1));
+}
+
+TEST(ThreadComm, SumsOnEveryRankAreAddedAndNormed) {
+  RankGroup group(kRanks);
+  on_ranks(kRanks, [&](int rank) {
+    ThreadComm comm(group, rank, 64);
+    EXPECT_TRUE(comm.sums_everywhere(2, 32));
+    EXPECT_FALSE(comm.sums_everywhere(3, 32));
+    std::vector<float> buffers[2];  // in turns, as the contract has it
+    const float weight[kWidth] = {1, 2, -3};
+    for (int round = 0; round < 20; ++round) {
+      std::vector<float>& partial = buffers[round % 2];
+      partial.resize(2 * kWidth);
+      for (size_t i = 0; i < partial.size(); ++i) partial[i] = addend(rank, round, i);
+      std::vector<float> residual(partial.size(), 0.5F), normed(partial.size(), -7);
+      const bool norms = round % 3 != 0;
+      ASSERT_TRUE(comm.all_reduce(partial.data(), tensor::DType::kF32, 2, kWidth,
+                                  {residual.data(), norms ? weight : nullptr, 1e-6F, normed.data()})
+                      .ok());
+      for (size_t row = 0; row < 2; ++row) {
+        double square = 0;
+        for (size_t i = row * kWidth; i < (row + 1) * kWidth; ++i) {
+          float sum = 0;
+          for (int r = 0; r < kRanks; ++r) sum += addend(r, round, i);
+          ASSERT_EQ(residual[i], 0.5F + sum) << "round " << round << " value " << i;
+          square += static_cast<double>(residual[i]) * residual[i];
+        }
+        for (size_t i = row * kWidth; i < (row + 1) * kWidth; ++i) {
+          const double right = residual[i] / std::sqrt(square / kWidth + 1e-6) * weight[i - row * kWidth];
+          ASSERT_NEAR(normed[i], norms ? right : -7, 1e-5) << "round " << round << " value " << i;
+        }
+      }
+    }
+    ASSERT_TRUE(group.barrier().ok());  // the buffers stay until all have read them
+  });
 }
 
 TEST(ThreadComm, SendAndReceivePassAlongInOrder) {

@@ -81,6 +81,7 @@ struct ExecutorOptions {
   RoutingReference* routing = nullptr;  // verify_model.h; outlives the executor
   StepLogits* logits = nullptr;         // where every step leaves its logits too; steps come one at a time then
   MlaPath mla_path = MlaPath::kAuto;    // step_batch.h; tests hold the two paths against each other
+  int64_t everywhere_bytes_max = 0;     // thread_comm.h; tests compute on the processor as cards do
 };
 
 // The device of world rank `rank`.

@@ -75,6 +75,17 @@ TEST(Executor, RowsOfAllTokensEqualRowsOfTheLast) {
   }
 }
 
+TEST(Executor, SumsOnEveryRankGiveTheSameLogits) {
+  // Steps of decode have every row on every rank, prompts of 50 and 37 tokens do not.
+  for (const char* name : {"deepseek-v2-lite", "deepseek-v3-yarn", "qwen3-moe", "llama3"}) {
+    ExecutorOptions o = options_for(fixture(name));
+    const ModelConfig config = *load_model_config(o.model_path);
+    o.everywhere_bytes_max = 16 * config.hidden * static_cast<int64_t>(sizeof(float));
+    expect_layout_does_not_matter(o, config, {{2, 1, 1, 1}, {4, 1, 2, 1}, {4, 2, 1, 1}});
+    if (config.is_mla()) expect_layout_does_not_matter(o, config, {{4, 1, 1, 4}});
+  }
+}
+
 TEST(Executor, StepsWithoutWorkOrWithoutLogits) {
   const ExecutorOptions o = options_for(fixture("qwen2"), {4, 2, 1, 1});
   TestInstance instance(o, *load_model_config(o.model_path), 2);

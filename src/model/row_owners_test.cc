@@ -43,6 +43,18 @@ TEST(RowOwners, CutsEachGroupOverItsRanks) {
   EXPECT_EQ(std::vector(group.begin(), group.end()), (std::vector<int64_t>{3, 5, 7}));
 }
 
+TEST(RowOwners, EveryRankHasAllRowsWhereSumsGoEverywhere) {
+  RowOwners owners;
+  owners.cut(batch_of({{5, 2}}), 4);
+  const uint64_t cut = owners.shape(2);
+  owners.everywhere = true;
+  for (int rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(owners.of(rank), (LongInterval{0, 5}));
+    EXPECT_EQ(owners.logits_of(rank), (LongInterval{0, 2}));
+  }
+  EXPECT_NE(owners.shape(2), cut);
+}
+
 TEST(RowOwners, StepsThatAreCutUnlikeHaveOtherShapes) {
   // Decode of up to 40 rows in each of two groups, all of them or all but one of a group with logits.
   std::set<uint64_t> shapes;

@@ -12,13 +12,16 @@
 
 namespace baton::model {
 
-Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines)
+Stage::Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines,
+             int64_t everywhere_bytes_max)
     : config_(config),
       interval_(layout::stage_layers(config.layers, layout.pp, stage)),
       all_(layout.tp),
-      pipelines_(pipelines) {
+      pipelines_(pipelines),
+      everywhere_bytes_max_(everywhere_bytes_max) {
   if (is_last()) {
     std::vector<Interval> shards;
+    shards.reserve(static_cast<size_t>(layout.tp));
     for (int r = 0; r < layout.tp; ++r) shards.push_back(rank_share(config, layout, stage * layout.tp + r).vocab);
     sampler_ = std::make_unique<sampling::VocabularySampler>(std::move(shards));
   }
@@ -34,7 +37,7 @@ void Stage::abort(const Error& failure) {
 RankComms Stage::comms(const RankShare& share, device::Home home, kernels::Backend& backend) {
   const auto comm = [&](comm::RankGroup& group, int rank) -> std::unique_ptr<comm::Comm> {
     if (home.kind == device::DeviceKind::kCuda) return comm::make_card_comm(group, rank, home.index, backend.queue());
-    return std::make_unique<comm::ThreadComm>(group, rank);
+    return std::make_unique<comm::ThreadComm>(group, rank, everywhere_bytes_max_);
   };
   return {.stage = comm(all_, share.tp_rank),
           .attention = comm(*attention_groups_[static_cast<size_t>(share.at.dp_rank)], share.at.attn_tp_rank),

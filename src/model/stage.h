@@ -42,7 +42,8 @@ class Stage {
  public:
   // pipelines[r]: the ranks number r of all stages.
   using Pipelines = std::vector<std::unique_ptr<comm::RankGroup>>;
-  Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines);
+  Stage(const layout::Layout& layout, const ModelConfig& config, int stage, const Pipelines& pipelines,
+        int64_t everywhere_bytes_max);
 
   [[nodiscard]] comm::RankGroup& all() { return all_; }
   [[nodiscard]] RankComms comms(const RankShare& share, device::Home home, kernels::Backend& backend);
@@ -60,6 +61,7 @@ class Stage {
   comm::RankGroup all_;
   std::vector<std::unique_ptr<comm::RankGroup>> attention_groups_;
   const Pipelines& pipelines_;
+  int64_t everywhere_bytes_max_;
   std::unique_ptr<sampling::VocabularySampler> sampler_;  // last stage
 };
 

@@ -28,9 +28,12 @@ using StepSlots = std::vector<std::unique_ptr<StepSlot>>;
 // One pipeline stage's threads. They take every step when the stage before has done it.
 class StageThreads {
  public:
-  StageThreads(const layout::Layout& layout, const ModelConfig& config, int stage, const Stage::Pipelines& pipelines,
+  StageThreads(const ExecutorOptions& options, const ModelConfig& config, int stage, const Stage::Pipelines& pipelines,
                const StepSlots& slots)
-      : stage_(layout, config, stage, pipelines), slots_(slots), loaded_(layout.tp + 1), done_(layout.world() + 1) {}
+      : stage_(options.layout, config, stage, pipelines, options.everywhere_bytes_max),
+        slots_(slots),
+        loaded_(options.layout.tp + 1),
+        done_(options.layout.world() + 1) {}
   ~StageThreads() {
     abort(error(ErrorCode::kCancelled, "the executor is closed"));
     for (std::thread& t : threads_) t.join();
@@ -121,7 +124,7 @@ class ThreadExecutor final : public Executor {
     const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
     for (int r = 0; r < layout.tp; ++r) pipelines_.push_back(std::make_unique<comm::RankGroup>(layout.pp));
     for (int s = 0; s < layout.pp; ++s) {
-      auto threads = std::make_unique<StageThreads>(layout, config_, s, pipelines_, slots_);
+      auto threads = std::make_unique<StageThreads>(options_, config_, s, pipelines_, slots_);
       for (int r = s * layout.tp; r < (s + 1) * layout.tp; ++r) {
         const device::Memory& memory = pools[static_cast<size_t>(r)];
         BATON_CHECK(options_.backend || memory.home == home_of(options_, r), "pages of rank {} on {}", r,

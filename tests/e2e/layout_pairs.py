@@ -195,9 +195,8 @@ def main():
     prompts = passkey_prompts(args.prompts)
     for model in [args.model] if args.model else MODELS:
         with tempfile.TemporaryDirectory() as folder:
-            layouts = LAYOUTS
-            pairs = [(p, d) for p in layouts for d in layouts][:: args.every]
-            with Walk(model, layouts, layouts, prompts, unified_answers(model, prompts, folder, exact), folder, options) as walk:
+            pairs = [(p, d) for p in LAYOUTS for d in LAYOUTS][:: args.every]
+            with Walk(model, LAYOUTS, LAYOUTS, prompts, unified_answers(model, prompts, folder, exact), folder, options) as walk:
                 begun = time.time()
                 for done, (prefill, decode) in enumerate(pairs, 1):
                     walk.check(prefill, decode)

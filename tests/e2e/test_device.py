@@ -21,3 +21,9 @@ def test_cards_that_are_not_there_are_refused():
 def test_other_devices_are_named():
     said = refused("serve", "--model-path", str(MODELS["gqa"]), "--device", "xpu")
     assert "xpu" in said and "cuda" in said
+
+
+def test_a_transport_that_does_not_reach_the_pages_is_refused():
+    model = str(MODELS["gqa"])
+    said = refused("serve", "--model-path", model, "--port", "0", "--device", "cpu", "--disaggregation-mode", "prefill", "--disaggregation-transfer-backend", "cuda_ipc")
+    assert "--disaggregation-transfer-backend cuda_ipc does not move pages of cpu" in said and "use shm or tcp" in said

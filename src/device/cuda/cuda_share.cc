@@ -126,8 +126,8 @@ Result<CudaMapping> CudaMapping::open(std::string_view bytes, Home user) {
                  "kept apart (containers without a common IPC namespace), use tcp",
                  share.size, user.to_string(), cuda_text(code));
   }
-  // Of another card it is as if that were not seen here: the mapping is all that is needed, while peer access between two
-  // cards of this process would make every allocation on one wait for the other.
+  // Of another card it is as if that were not seen here: the mapping is all that is needed, while peer access between
+  // two cards of this process would make every allocation on one wait for the other.
   const Home home{DeviceKind::kCuda, find_card(share.uuid) == user.index ? user.index : kCardUnseen};
   return CudaMapping({home, static_cast<std::byte*>(mapped) + share.offset, share.size}, user, mapped);
 }

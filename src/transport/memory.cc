@@ -66,6 +66,13 @@ std::optional<device::Memory> RegionTable::find(RegionId id) const {
   return regions_[id.value() - 1];
 }
 
+std::set<device::Home> RegionTable::homes() const {
+  std::shared_lock lock(mutex_);
+  std::set<device::Home> homes;
+  for (const device::Memory& region : regions_) homes.insert(region.home);
+  return homes;
+}
+
 Result<PreparedBlocks> prepare_blocks(const RegionTable& regions, std::span<const Block> blocks) {
   if (blocks.size() > kPostBlocksMax) {
     return error(ErrorCode::kInvalidArgument, "{} blocks in one post, the limit is {}", blocks.size(), kPostBlocksMax);

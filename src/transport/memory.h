@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <set>
 #include <shared_mutex>
 #include <span>
 #include <vector>
@@ -51,6 +52,7 @@ class RegionTable {
   Result<Transport::Region> adopt(Mapping slab);
   Result<Transport::Region> adopt(device::Buffer slab);
   [[nodiscard]] std::optional<device::Memory> find(RegionId id) const;
+  [[nodiscard]] std::set<device::Home> homes() const;
 
   static constexpr size_t kRegionsMax = 256;
 

@@ -135,6 +135,17 @@ Result<device::Memory> Attachment::region_for(RegionId id, device::Home writer) 
   return mapped->second.memory();
 }
 
+void Attachment::map_regions(const std::set<device::Home>& homes) {
+  size_t regions = 0;
+  {
+    std::lock_guard lock(mutex_);
+    regions = regions_.size();
+  }
+  for (uint32_t id = 1; id <= regions; ++id) {
+    for (const device::Home& home : homes) (void)region_for(RegionId(id), home);
+  }
+}
+
 Status Attachment::check(const PreparedBlocks& what, const RangeSet& ranges) const {
   std::lock_guard lock(mutex_);
   for (const SourceBlock& b : what.blocks) {

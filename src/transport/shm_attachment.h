@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,9 @@ class Attachment {
   [[nodiscard]] int fd() const { return socket_.get(); }
   [[nodiscard]] int process_fd() const { return process_.get(); }
   void mark_lost() { lost_ = true; }
+  // Maps what regions of cards there are for writers on `homes`: when peers meet it holds up nothing, later perhaps the
+  // kernels of ranks. What cannot be mapped says so when it is written to.
+  void map_regions(const std::set<device::Home>& homes);
 
   // How a copy thread copies, and what may stop it between two pieces.
   struct Control {

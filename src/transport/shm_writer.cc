@@ -155,6 +155,7 @@ void Writer::attach(Peer& peer, TimePoint now) {
 }
 
 void Writer::on_attached(Peer& peer) {
+  peer.attachment->map_regions(regions_->homes());
   ready_.insert(ready_.end(), peer.waiting.begin(), peer.waiting.end());
   peer.waiting.clear();
   work_.notify_all();

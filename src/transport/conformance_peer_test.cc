@@ -25,9 +25,9 @@ TEST_P(Conformance, AnotherIncarnationAtTheSameAddressIsNotWritten) {
   const std::string name = GetParam();
   TransportOptions options;
   options.incarnation = {1, 1};
-  if (name != "tcp") options.bind_address = fmt::format("baton-test-{}", ::getpid());
+  if (!is_tcp(name)) options.bind_address = fmt::format("baton-test-{}", ::getpid());
   auto owner = make(name, options);
-  if (name == "tcp") {
+  if (is_tcp(name)) {
     options.bind_address = fmt::format("127.0.0.1:{}", decode_blob(owner->local_blob(), BlobKind::kTcp)->port);
   }
   const std::string blob = owner->local_blob();
@@ -129,7 +129,7 @@ TEST_P(Conformance, AForgottenWriterIsLetInAgainWhenBothPair) {
   const PeerId writer = *pair.owner->connect(pair.writer->local_blob());
   ASSERT_TRUE(becomes(true));
   pair.owner->forget(writer);
-  if (GetParam() == "tcp") {
+  if (is_tcp(GetParam())) {
     EXPECT_TRUE(becomes(false)) << "its connections are closed and new ones refused";
   }
   EXPECT_TRUE(pair.owner->connect(pair.writer->local_blob()).ok());

@@ -80,11 +80,8 @@ class LoopbackTransport final : public Transport {
                      const Incarnation& writer) override {
     return windows_.open(regions_, token, ranges, writer);
   }
-  bool close_window(const WindowToken& token) override {
-    windows_.close(token);
-    return true;
-  }
-  bool window_quiet(const WindowToken& token) override { return !windows_.has(token); }
+  bool close_window(const WindowToken& token) override { return windows_.close(token); }
+  bool window_quiet(const WindowToken& token) override { return windows_.quiet(token); }
 
   Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
                                 TimePoint deadline) override {

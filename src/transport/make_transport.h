@@ -6,9 +6,16 @@
 #include <string_view>
 
 #include "base/clock.h"
+#include "device/stream.h"
 #include "transport/transport.h"
 
 namespace baton::transport {
+
+// How tcp moves page bytes that the processor does not reach: through pinned memory, by streams of their device.
+struct StagingOptions {
+  bool always = false;  // also those that it reaches: for tests, of the same way without a card
+  device::StreamFactory make_stream = device::make_stream;
+};
 
 struct TransportOptions {
   // tcp: "host", "host:port", "[v6]:port"; port 0 or none takes a free one; empty is 127.0.0.1. shm, cuda_ipc: name of
@@ -25,6 +32,7 @@ struct TransportOptions {
   int card = 0;                                        // cuda_ipc: where allocate() takes memory
   Duration connect_timeout = std::chrono::seconds(5);  // to a peer's answer to the first message
   Duration stall_timeout = std::chrono::seconds(30);   // tcp: without a byte of a writer in the middle of a post
+  StagingOptions staging;                              // tcp
 };
 
 // "loopback", "shm", "tcp" or "cuda_ipc"; kInvalidArgument for any other name or a bad option, kUnavailable if the

@@ -32,9 +32,9 @@ Result<Mapping> Mapping::shared(int fd, uint64_t bytes) {
 }
 
 Result<RegionId> RegionTable::add(const device::Memory& memory) {
-  if (memory.home.kind != kind_)
+  if (kind_ && memory.home.kind != *kind_)
     return error(ErrorCode::kIncompatible, "memory of {}: this transport reaches {}", memory.home.to_string(),
-                 kind_ == device::DeviceKind::kCpu ? "the processor's" : "that of cards");
+                 *kind_ == device::DeviceKind::kCpu ? "the processor's" : "that of cards");
   if (memory.size == 0) return error(ErrorCode::kInvalidArgument, "a region of 0 bytes");
   std::unique_lock lock(mutex_);
   if (regions_.size() >= kRegionsMax) {

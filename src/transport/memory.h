@@ -42,8 +42,8 @@ class Mapping {
 // nothing. Thread safe.
 class RegionTable {
  public:
-  // `kind`: of the devices that the transport reaches.
-  explicit RegionTable(device::DeviceKind kind = device::DeviceKind::kCpu) : kind_(kind) {}
+  // `kind`: of the devices that the transport reaches; nullopt: any, which is then the transport's to check.
+  explicit RegionTable(std::optional<device::DeviceKind> kind = device::DeviceKind::kCpu) : kind_(kind) {}
 
   // kInvalidArgument for empty memory, kIncompatible for what the transport does not reach, kResourceExhausted after
   // kRegionsMax.
@@ -57,7 +57,7 @@ class RegionTable {
   static constexpr size_t kRegionsMax = 256;
 
  private:
-  const device::DeviceKind kind_;
+  const std::optional<device::DeviceKind> kind_;
   mutable std::shared_mutex mutex_;
   std::vector<device::Memory> regions_;
   std::vector<Mapping> mappings_;

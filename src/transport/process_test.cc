@@ -106,7 +106,7 @@ TEST_P(TwoProcesses, APostToAStoppedOwnerEndsByItsDeadline) {
   const TimePoint start = SteadyClock().now();
   const TransferEvent event = events.wait(post(500ms));
   EXPECT_LT(SteadyClock().now() - start, 3s);
-  if (GetParam() == "tcp") {
+  if (is_tcp(GetParam())) {
     EXPECT_EQ(event.outcome, TransferOutcome::kTimeout) << event.detail;
     EXPECT_FALSE(event.remote_quiesced) << "bytes lie in the owner's socket still";
   } else {

@@ -1,5 +1,6 @@
 #include "transport/tcp.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -19,16 +20,22 @@ class TcpTransport final : public Transport {
   TcpTransport(const TransportOptions& options, UniqueFd listener, PeerBlob blob)
       : queue_bytes_(options.queue_bytes),
         blob_(std::move(blob)),
-        loop_(options, std::move(listener), tcp::OwnerState{regions_, windows_, blob_.incarnation}, &events_) {}
+        staging_(options.staging),
+        loop_(options, std::move(listener), tcp::OwnerState{regions_, windows_, staging_, blob_.incarnation},
+              &events_) {}
 
   TransportCaps caps() const override { return {.name = "tcp"}; }
 
   Result<Region> allocate(uint64_t bytes) override {
     BATON_ASSIGN(device::Buffer slab, device::Buffer::allocate({}, bytes));
+    BATON_TRY(staging_.admit(slab.memory()));
     return regions_.adopt(std::move(slab));
   }
 
-  Result<RegionId> register_memory(const device::Memory& memory) override { return regions_.add(memory); }
+  Result<RegionId> register_memory(const device::Memory& memory) override {
+    BATON_TRY(staging_.admit(memory));
+    return regions_.add(memory);
+  }
   std::string local_blob() const override { return encode_blob(blob_); }
 
   Result<PeerId> connect(std::string_view bytes) override {
@@ -52,11 +59,8 @@ class TcpTransport final : public Transport {
                      const Incarnation& writer) override {
     return windows_.open(regions_, token, ranges, writer);
   }
-  bool close_window(const WindowToken& token) override {
-    windows_.close(token);
-    return true;
-  }
-  bool window_quiet(const WindowToken& token) override { return !windows_.has(token); }
+  bool close_window(const WindowToken& token) override { return windows_.close(token); }
+  bool window_quiet(const WindowToken& token) override { return windows_.quiet(token); }
 
   Result<TransferId> post_write(PeerId peer, std::span<const Block> blocks, const WindowToken& token,
                                 TimePoint deadline) override {
@@ -66,7 +70,11 @@ class TcpTransport final : public Transport {
     if (it == peers_.end()) return error(ErrorCode::kUnavailable, "peer {} is not connected", peer);
     BATON_TRY(it->second.budget->take(prepared.cost()));
     const TransferId id(++last_transfer_);
-    loop_.submit(tcp::AddPost{peer, {id, std::move(prepared), token, deadline}});
+    const bool staged =
+        staging_.used() && std::any_of(prepared.blocks.begin(), prepared.blocks.end(), [this](const auto& b) {
+          return staging_.stages(regions_.find(b.local_region).value());
+        });
+    loop_.submit(tcp::AddPost{peer, {id, std::move(prepared), token, deadline, staged}});
     return id;
   }
 
@@ -92,12 +100,13 @@ class TcpTransport final : public Transport {
   const uint64_t queue_bytes_;
   const PeerBlob blob_;
   EventQueue events_;
-  RegionTable regions_;
+  RegionTable regions_{std::nullopt};  // staging_ says which
   WindowTable windows_;
   std::mutex mutex_;
   std::map<PeerId, Peer> peers_;  // guarded by mutex_, as the two below
   uint32_t last_peer_ = 0;
   uint64_t last_transfer_ = 0;
+  tcp::Staging staging_;
   tcp::Loop loop_;  // last: its thread uses what stands above and ends first
 };
 

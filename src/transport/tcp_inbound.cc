@@ -27,13 +27,16 @@ Status socket_error(const char* what) {
 }  // namespace
 
 uint32_t Inbound::interest() const {
-  const bool full = unread() > (proven_ ? kAnswersMax : kStrangerAnswersMax);
-  return (unread() > 0 ? EPOLLOUT : 0u) | (closing_ || full ? 0u : EPOLLIN);
+  const bool full = unread() + held_back_ > (proven_ ? kAnswersMax : kStrangerAnswersMax);
+  return (unread() > 0 ? EPOLLOUT : 0u) | (closing_ || full || wants_chunk_ ? 0u : EPOLLIN);
 }
 
 Status Inbound::handle(const Fenced& fenced) {
+  settle_landings();
   BATON_TRY(flush());
   BATON_TRY(read_some(fenced));
+  land();
+  settle_landings();
   BATON_TRY(flush());
   if (closing_ && out_.empty()) return error(ErrorCode::kUnavailable, "refused");
   return {};
@@ -54,12 +57,15 @@ Status Inbound::flush() {
 }
 
 Status Inbound::read_some(const Fenced& fenced) {
+  wants_chunk_ = false;
+  BATON_TRY(consume_buffer(fenced));  // what waited for a chunk
   size_t budget = proven_ ? kReadBudget : kStrangerReadBudget;
   while (budget > 0 && (interest() & EPOLLIN) != 0) {
     if (proven_ && buffer_.size() < kBufferBytes) buffer_.resize(kBufferBytes);
     ssize_t n = 0;
     if (payload_left_ > 0) {
-      n = post_.answered ? receive_discarded() : receive_payload();
+      if (needs_chunk()) return {};
+      n = post_.answered ? receive_discarded() : staged_ ? receive_staged() : receive_payload();
     } else {
       if (begin_ == end_) begin_ = end_ = 0;
       n = ::recv(fd_.get(), buffer_.data() + end_, buffer_.size() - end_, MSG_DONTWAIT);
@@ -81,7 +87,7 @@ Status Inbound::consume_buffer(const Fenced& fenced) {
   while (!closing_) {
     const std::span<const std::byte> have(buffer_.data() + begin_, end_ - begin_);
     if (payload_left_ > 0) {
-      if (have.empty()) return {};
+      if (have.empty() || needs_chunk()) return {};
       const size_t n = static_cast<size_t>(std::min<uint64_t>(have.size(), payload_left_));
       apply(have.first(n));
       begin_ += n;
@@ -196,11 +202,13 @@ Status Inbound::admit(const WriteFrame& frame) {
   if (window_ == nullptr) return error(ErrorCode::kNotFound, "no window is open for attempt {}", frame.token.attempt);
   proven_ = true;
   run_memory_.clear();
+  staged_ = false;
   for (const BlockRun& run : frame.runs) {
     for (uint32_t i = 0; i < run.count; ++i) {
       BATON_TRY(admit_block(owner_.regions, *window_, run.region, run.block_offset(i), run.length));
     }
-    run_memory_.push_back(owner_.regions.find(run.region)->host());
+    run_memory_.push_back(*owner_.regions.find(run.region));
+    staged_ = staged_ || owner_.staging.stages(run_memory_.back());
   }
   return {};
 }
@@ -214,6 +222,7 @@ Status Inbound::on_cancel(uint64_t post) {
 }
 
 void Inbound::finish_frame() {
+  land();
   window_.reset();
   if (!last_frame_) return;
   post_.open = false;
@@ -227,7 +236,9 @@ void Inbound::refuse(std::string why) {
 
 void Inbound::answer(TransferOutcome outcome, std::string detail) {
   post_.answered = true;
-  out_ += encode(ResultFrame{post_.id, post_.applied, outcome, std::move(detail)});
+  const std::string frame = encode(ResultFrame{post_.id, post_.applied, outcome, std::move(detail)});
+  (landings_.empty() ? out_ : landings_.back().answers) += frame;
+  if (!landings_.empty()) held_back_ += frame.size();
 }
 
 // The check of the window and the bytes are one step under its mutex: after close_window() has had the mutex nothing
@@ -238,7 +249,7 @@ ssize_t Inbound::receive_payload() {
   uint64_t asked = 0;
   for (Cursor at = cursor_; count < kPiecesMax && asked < payload_left_; ++count) {
     const Piece p = piece(at);
-    pieces[count] = {p.to, p.length};
+    pieces[count] = {p.to(), p.length};
     asked += p.length;
     advance(&at, p.length);
   }
@@ -269,6 +280,66 @@ ssize_t Inbound::receive_payload() {
   return n;
 }
 
+// True: the payload has to wait until one is given back.
+bool Inbound::needs_chunk() {
+  if (!staged_ || post_.answered || chunk_ != nullptr) return false;
+  chunk_ = owner_.staging.take(Way::kIn);
+  in_chunk_ = 0;
+  return wants_chunk_ = chunk_ == nullptr;
+}
+
+ssize_t Inbound::receive_staged() {
+  begin_ = end_ = 0;
+  // A frame's payload fits a chunk, and the next header comes along, as above.
+  std::array<iovec, 2> pieces = {iovec{chunk_->bytes().data() + in_chunk_, payload_left_},
+                                 iovec{buffer_.data(), kHeaderBytes}};
+  const ssize_t n = ::readv(fd_.get(), pieces.data(), static_cast<int>(pieces.size()));
+  if (n <= 0) return n;
+  const uint64_t received = std::min<uint64_t>(static_cast<uint64_t>(n), payload_left_);
+  end_ = static_cast<size_t>(n) - static_cast<size_t>(received);
+  in_chunk_ += received;
+  payload_left_ -= received;
+  if (payload_left_ == 0) finish_frame();
+  return n;
+}
+
+// Sends what the chunk holds on to its pages. Also in the middle of a frame when the socket has no more: no chunk waits
+// for a writer.
+void Inbound::land() {
+  if (chunk_ == nullptr) return;
+  std::unique_ptr<Staging::Chunk> chunk = std::move(chunk_);
+  if (in_chunk_ == 0 || post_.answered) return;
+  std::unique_lock writing(window_->mutex);
+  if (!window_->open) {
+    writing.unlock();
+    return refuse("the window was closed while its bytes arrived");
+  }
+  PieceInside inside(window_);
+  std::vector<layout::Copy> copies;
+  for (uint64_t at = 0; at < in_chunk_;) {
+    const Piece p = piece(cursor_);
+    const uint64_t n = std::min(p.length, in_chunk_ - at);
+    copies.push_back({at, p.offset, n});
+    at += n;
+    advance(&cursor_, n);
+    if (at < in_chunk_ && run_memory_[cursor_.run] == p.region) continue;
+    chunk->copy(p.region, copies);
+    copies.clear();
+  }
+  writing.unlock();
+  post_.applied += in_chunk_;
+  landings_.push_back({std::move(inside), {}, std::move(chunk)});
+}
+
+// Answers what was waiting for copies that are done.
+void Inbound::settle_landings() {
+  while (!landings_.empty() && landings_.front().chunk->copied()) {
+    held_back_ -= landings_.front().answers.size();
+    out_ += landings_.front().answers;
+    landings_.pop_front();
+  }
+}
+
 ssize_t Inbound::receive_discarded() {
   static thread_local std::array<std::byte, 64 << 10> scratch;
   const ssize_t n = ::recv(fd_.get(), scratch.data(),
@@ -282,6 +353,11 @@ ssize_t Inbound::receive_discarded() {
 void Inbound::apply(std::span<const std::byte> bytes) {
   payload_left_ -= bytes.size();
   if (post_.answered) return;
+  if (staged_) {
+    std::memcpy(chunk_->bytes().data() + in_chunk_, bytes.data(), bytes.size());
+    in_chunk_ += bytes.size();
+    return;
+  }
   std::unique_lock writing(window_->mutex);
   if (!window_->open) {
     writing.unlock();
@@ -292,7 +368,7 @@ void Inbound::apply(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const Piece p = piece(cursor_);
     const size_t n = static_cast<size_t>(std::min<uint64_t>(p.length, bytes.size()));
-    std::memcpy(p.to, bytes.data(), n);
+    std::memcpy(p.to(), bytes.data(), n);
     advance(&cursor_, n);
     bytes = bytes.subspan(n);
   }
@@ -300,7 +376,7 @@ void Inbound::apply(std::span<const std::byte> bytes) {
 
 Inbound::Piece Inbound::piece(const Cursor& at) const {
   const BlockRun& run = frame_.runs[at.run];
-  return {run_memory_[at.run].data() + run.block_offset(at.block) + at.done, run.length - at.done};
+  return {run_memory_[at.run], run.block_offset(at.block) + at.done, run.length - at.done};
 }
 
 void Inbound::advance(Cursor* at, uint64_t bytes) const {

@@ -1,6 +1,8 @@
-// The owner's end of one connection: reads frames, checks them, receives payload straight into the granted pages.
+// The owner's end of one connection: reads frames, checks them, receives payload straight into the granted pages, or
+// into chunks that are copied to pages which the processor does not reach.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "base/fd.h"
 #include "transport/memory.h"
 #include "transport/tcp_frames.h"
+#include "transport/tcp_staging.h"
 #include "transport/window_table.h"
 
 namespace baton::transport::tcp {
@@ -17,6 +20,7 @@ namespace baton::transport::tcp {
 struct OwnerState {
   const RegionTable& regions;
   const WindowTable& windows;
+  Staging& staging;
   Incarnation incarnation;
 };
 
@@ -43,6 +47,8 @@ class Inbound {
     return in_body_ || payload_left_ > 0 || (post_.open && !post_.answered) || begin_ != end_ || unread() > 0;
   }
   [[nodiscard]] uint64_t moved() const { return moved_; }  // bytes, both ways
+  // Copies to pages run, or a chunk was not to be had: to be handled again, though the socket says nothing.
+  [[nodiscard]] bool unsettled() const { return wants_chunk_ || !landings_.empty(); }
 
  private:
   // The place in the current frame's runs that the next payload byte goes to.
@@ -52,8 +58,17 @@ class Inbound {
     uint64_t done = 0;  // bytes of the block
   };
   struct Piece {
-    std::byte* to;
+    const device::Memory& region;
+    uint64_t offset;
     uint64_t length;
+    [[nodiscard]] std::byte* to() const { return region.base + offset; }
+  };
+  // A chunk on its way to pages. What was answered since waits for it: done means applied, and every answer that
+  // nothing of its post is on its way.
+  struct Landing {
+    PieceInside inside;
+    std::string answers;
+    std::unique_ptr<Staging::Chunk> chunk;  // ends first: it waits for its copies
   };
 
   Status read_some(const Fenced& fenced);
@@ -65,9 +80,13 @@ class Inbound {
   Status on_cancel(uint64_t post);
   Status admit(const WriteFrame& frame);
   void finish_frame();
+  [[nodiscard]] bool needs_chunk();
+  void land();
+  void settle_landings();
   void refuse(std::string why);
   void answer(TransferOutcome outcome, std::string detail);
   ssize_t receive_payload();
+  ssize_t receive_staged();
   ssize_t receive_discarded();
   void apply(std::span<const std::byte> bytes);
   [[nodiscard]] Piece piece(const Cursor& at) const;
@@ -104,7 +123,14 @@ class Inbound {
   Cursor cursor_;
   uint64_t payload_left_ = 0;
   std::shared_ptr<Window> window_;
-  std::vector<std::span<std::byte>> run_memory_;  // of each run's region
+  std::vector<device::Memory> run_memory_;  // of each run's region
+
+  bool staged_ = false;                    // the frame has a region that its payload is staged for
+  std::unique_ptr<Staging::Chunk> chunk_;  // of payload that was received and not landed; within handle() only
+  uint64_t in_chunk_ = 0;
+  bool wants_chunk_ = false;
+  std::deque<Landing> landings_;  // in the order in which they began
+  size_t held_back_ = 0;          // bytes of answers that wait for one
 
   std::string out_;
   size_t out_sent_ = 0;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/byte_io.h"
 
@@ -16,12 +17,12 @@ constexpr size_t kPiecesMax = 512;  // of one sendmsg, below the kernel's 1024
 
 }  // namespace
 
-Lane::Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint first_use_deadline)
-    : fd_(std::move(fd)), self_(self), peer_(peer), first_use_deadline_(first_use_deadline) {}
+Lane::Lane(UniqueFd fd, Incarnation self, Incarnation peer, TimePoint first_use_deadline, const Sources& sources)
+    : fd_(std::move(fd)), self_(self), peer_(peer), first_use_deadline_(first_use_deadline), sources_(sources) {}
 
 uint32_t Lane::interest() const {
-  const bool unsent = state_ == State::kConnecting || next_piece_ < pieces_.size() || sending_;
-  return EPOLLIN | (unsent ? EPOLLOUT : 0u);
+  const bool unsent = state_ == State::kConnecting || next_piece_ < frame_.pieces.size() || sending_;
+  return EPOLLIN | (unsent && wait_ == Wait::kNone ? EPOLLOUT : 0u);
 }
 
 Status Lane::handle(std::vector<Ended>* ended) {
@@ -30,9 +31,7 @@ Status Lane::handle(std::vector<Ended>* ended) {
       return error(ErrorCode::kUnavailable, "cannot connect: {}", errno_text(code));
     }
     state_ = State::kGreeting;
-    head_ = encode(WriterHello{self_, peer_});
-    pieces_ = {{head_.data(), head_.size()}};
-    next_piece_ = 0;
+    set_frame(encode(WriterHello{self_, peer_}));
   }
   BATON_TRY(read_answers(ended));
   return send_frames(ended);
@@ -57,6 +56,7 @@ bool Lane::cancel(TransferId id) {
 }
 
 std::vector<Outgoing> Lane::take_all() {
+  staged_.reset();  // whose pages are read no longer then
   std::vector<Outgoing> posts;
   if (sending_) posts.push_back(std::move(sending_->post));
   sending_.reset();
@@ -132,9 +132,10 @@ Status Lane::on_frame(FrameType type, std::span<const std::byte> body, std::vect
 Status Lane::send_frames(std::vector<Ended>* ended) {
   size_t budget = kSendBudget;
   while (budget > 0) {
-    if (next_piece_ == pieces_.size() && !next_frame(ended)) return {};
+    if (next_piece_ == frame_.pieces.size() && !next_frame(ended)) return {};
     BATON_ASSIGN(const bool flushed, flush_frame());
     if (!flushed) return {};
+    frame_.chunk.reset();
     conclude(ended);
     budget -= std::min(budget, static_cast<size_t>(kFramePayloadMax));
   }
@@ -147,9 +148,10 @@ void Lane::conclude(std::vector<Ended>* ended) {
   if (!sending_) return;
   if (sending_->early) {
     ResultFrame& early = *sending_->early;
+    staged_.reset();
     ended->push_back({std::move(sending_->post), early.outcome, early.bytes, std::move(early.detail)});
     sending_.reset();
-  } else if (!sending_->first && sending_->all_framed()) {
+  } else if (sending_->begun && sending_->all_framed() && !staged_) {
     const uint64_t id = sending_->post.id.value();
     awaiting_.emplace(id, std::move(sending_->post));
     sending_.reset();
@@ -158,67 +160,109 @@ void Lane::conclude(std::vector<Ended>* ended) {
 
 // False: nothing to send now.
 bool Lane::next_frame(std::vector<Ended>* ended) {
+  wait_ = Wait::kNone;
   conclude(ended);  // the answer may have come since
   if (!sending_ || state_ != State::kReady) return false;
-  if (!sending_->cancelled) {
-    build_frame();
-    return true;
-  }
-  const uint64_t id = sending_->post.id.value();
-  const bool nothing_sent = sending_->first;
-  if (nothing_sent) {
-    ended->push_back({std::move(sending_->post), TransferOutcome::kCancelled, 0, "cancelled by the caller"});
+  if (sending_->cancelled) return cancel_sending(ended);
+  if (!sending_->post.staged) {
+    build_frame(frame_);
   } else {
-    awaiting_.emplace(id, std::move(sending_->post));
-    head_ = encode_cancel(id);
-    pieces_ = {{head_.data(), head_.size()}};
-    next_piece_ = 0;
+    if (!stage_frame()) wait_ = Wait::kChunk;
+    if (staged_ && !staged_->chunk->copied()) wait_ = Wait::kCopy;
+    if (wait_ != Wait::kNone) return false;
+    frame_ = std::move(*staged_);
+    staged_.reset();
+    (void)stage_frame();
   }
-  sending_.reset();
-  return !nothing_sent;
+  frame_.pieces[0] = {frame_.head.data(), frame_.head.size()};
+  next_piece_ = 0;
+  sending_->begun = true;
+  return true;
 }
 
-void Lane::build_frame() {
-  Sending& s = *sending_;
-  WriteFrame frame{.post = s.post.id.value(), .token = s.post.token, .payload_bytes = 0, .runs = {}};
-  pieces_.assign(1, iovec{});
+// False: nothing to send now.
+bool Lane::cancel_sending(std::vector<Ended>* ended) {
+  staged_.reset();
+  const uint64_t id = sending_->post.id.value();
+  const bool begun = sending_->begun;
+  if (begun) {
+    awaiting_.emplace(id, std::move(sending_->post));
+    set_frame(encode_cancel(id));
+  } else {
+    ended->push_back({std::move(sending_->post), TransferOutcome::kCancelled, 0, "cancelled by the caller"});
+  }
+  sending_.reset();
+  return begun;
+}
+
+void Lane::set_frame(std::string head) {
+  frame_.head = std::move(head);
+  frame_.pieces = {{frame_.head.data(), frame_.head.size()}};
   next_piece_ = 0;
-  for (uint32_t blocks = 0; blocks < kFrameBlocksMax && frame.payload_bytes < kFramePayloadMax && !s.all_framed();
+}
+
+// Begins to fill a chunk for the next frame, if there is one and none is. False: no chunk is to be had.
+bool Lane::stage_frame() {
+  if (staged_ || sending_->all_framed()) return true;
+  std::unique_ptr<Staging::Chunk> chunk = sources_.staging.take(Way::kOut);
+  if (chunk == nullptr) return false;
+  staged_.emplace();
+  staged_->chunk = std::move(chunk);
+  build_frame(*staged_);
+  return true;
+}
+
+// The next frame of the post; its payload is left in the pages, or copied into the frame's chunk.
+void Lane::build_frame(Frame& frame) {
+  Sending& s = *sending_;
+  WriteFrame write{.post = s.post.id.value(), .token = s.post.token, .payload_bytes = 0, .runs = {}};
+  frame.pieces.assign(1, iovec{});
+  device::Memory region;
+  std::vector<layout::Copy> copies;  // from it
+  for (uint32_t blocks = 0; blocks < kFrameBlocksMax && write.payload_bytes < kFramePayloadMax && !s.all_framed();
        ++blocks) {
     const SourceBlock& b = s.post.what.blocks[s.block];
-    const uint64_t n = std::min(b.length - s.done, kFramePayloadMax - frame.payload_bytes);
+    const uint64_t n = std::min(b.length - s.done, kFramePayloadMax - write.payload_bytes);
     std::byte* from = const_cast<std::byte*>(b.from) + s.done;  // iovec has no const form; sendmsg only reads
-    append_run(&frame.runs, b.region, b.offset + s.done, n);
-    iovec& last = pieces_.back();
-    if (pieces_.size() > 1 && static_cast<std::byte*>(last.iov_base) + last.iov_len == from) {
+    append_run(&write.runs, b.region, b.offset + s.done, n);
+    if (frame.chunk != nullptr) {
+      const device::Memory of_block = sources_.regions.find(b.local_region).value();
+      if (of_block != region && !copies.empty()) frame.chunk->copy(region, std::exchange(copies, {}));
+      region = of_block;
+      copies.push_back({static_cast<uint64_t>(from - region.base), write.payload_bytes, n});
+    } else if (iovec& last = frame.pieces.back();
+               frame.pieces.size() > 1 && static_cast<std::byte*>(last.iov_base) + last.iov_len == from) {
       last.iov_len += n;
     } else {
-      pieces_.push_back({from, n});
+      frame.pieces.push_back({from, n});
     }
-    frame.payload_bytes += n;
+    write.payload_bytes += n;
     s.done += n;
     if (s.done == b.length) {
       ++s.block;
       s.done = 0;
     }
   }
-  head_ = encode(frame, s.first, s.all_framed());
-  pieces_[0] = {head_.data(), head_.size()};
+  if (frame.chunk != nullptr) {
+    frame.chunk->copy(region, copies);
+    frame.pieces.push_back({frame.chunk->bytes().data(), write.payload_bytes});
+  }
+  frame.head = encode(write, s.first, s.all_framed());
   s.first = false;
 }
 
 // True when the frame is out, false when the socket takes no more now.
 Result<bool> Lane::flush_frame() {
-  while (next_piece_ < pieces_.size()) {
+  while (next_piece_ < frame_.pieces.size()) {
     msghdr message{};
-    message.msg_iov = pieces_.data() + next_piece_;
-    message.msg_iovlen = std::min(pieces_.size() - next_piece_, kPiecesMax);
+    message.msg_iov = frame_.pieces.data() + next_piece_;
+    message.msg_iovlen = std::min(frame_.pieces.size() - next_piece_, kPiecesMax);
     const ssize_t n = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) return false;
     if (n < 0) return error(ErrorCode::kUnavailable, "connection lost: {}", errno_text());
     for (size_t left = static_cast<size_t>(n); left > 0;) {
-      iovec& p = pieces_[next_piece_];
+      iovec& p = frame_.pieces[next_piece_];
       const size_t step = std::min(left, p.iov_len);
       p.iov_base = static_cast<std::byte*>(p.iov_base) + step;
       p.iov_len -= step;

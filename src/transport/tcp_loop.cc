@@ -75,6 +75,7 @@ void Loop::run() {
       watch(listener_.fd(), EPOLLIN, false);
     }
     for (int i = 0; i < n; ++i) on_fd(ready[static_cast<size_t>(i)].data.fd);
+    revisit();
     // After the wake-up was cleared: a command that comes later wakes again.
     std::vector<Command> commands;
     {
@@ -91,12 +92,23 @@ void Loop::run() {
   }
 }
 
+// Copies take some ten microseconds: less than it would take to sleep and be woken.
+void Loop::revisit() {
+  if (copying_.empty() && chunkless_.empty()) return;
+  std::set<int> again = std::exchange(copying_, {});
+  again.merge(std::exchange(chunkless_, {}));
+  for (const int fd : again) on_fd(fd);
+  if (!copying_.empty()) std::this_thread::yield();
+}
+
 int Loop::wait_ms(TimePoint now) const {
+  if (!copying_.empty()) return 0;
   TimePoint next = TimePoint::max();
   if (!deadlines_.empty()) next = deadlines_.begin()->first;
   if (fresh_lanes_ > 0 || guests_.watched() || !listening_) next = std::min(next, now + kSweep);
-  if (next == TimePoint::max()) return -1;
+  if (next == TimePoint::max() && chunkless_.empty()) return -1;
   if (next <= now) return 0;
+  if (!chunkless_.empty()) return 1;
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(next - now).count();
   return static_cast<int>(std::min<int64_t>(ms, 60'000));
 }
@@ -151,6 +163,7 @@ void Loop::serve(int fd, Inbound& connection) {
     return guests_.leave(fd);
   }
   watch(fd, connection.interest(), false);
+  if (connection.unsettled()) copying_.insert(fd);
   if (connection.moved() != moved) guests_.use(fd, SteadyClock().now(), connection.busy());
   std::optional<int> victim;
   if (!greeted && connection.greeted()) victim = guests_.greet(fd, connection.writer());
@@ -251,8 +264,9 @@ Status Loop::open_lane(Peer& peer) {
   }
   UniqueFd fd = std::move(begun).value();
   const int number = fd.get();
-  auto lane = std::make_unique<Lane>(std::move(fd), owner_.incarnation, peer.incarnation,
-                                     SteadyClock().now() + options_.connect_timeout);
+  auto lane =
+      std::make_unique<Lane>(std::move(fd), owner_.incarnation, peer.incarnation,
+                             SteadyClock().now() + options_.connect_timeout, Sources{owner_.regions, owner_.staging});
   lane->registered_interest = lane->interest();
   if (!try_watch(number, lane->registered_interest, true))
     return error(ErrorCode::kResourceExhausted, "epoll_ctl: {}", errno_text());
@@ -270,6 +284,8 @@ void Loop::drive(Peer& peer, Lane& lane) {
   // An answer of the owner, and a cancel that sent nothing, are evidence: nothing of the post is on its way.
   for (Ended& e : ended) end(peer, e.post, e.outcome, e.bytes, true, std::move(e.detail));
   if (handled) {
+    if (lane.wait() == Lane::Wait::kCopy) copying_.insert(lane.fd());
+    if (lane.wait() == Lane::Wait::kChunk) chunkless_.insert(lane.fd());
     if (lane.interest() == lane.registered_interest) return;
     lane.registered_interest = lane.interest();
     return watch(lane.fd(), lane.registered_interest, false);

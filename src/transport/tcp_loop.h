@@ -81,6 +81,7 @@ class Loop {
   void fail_queue(Peer& peer, TransferOutcome outcome, const std::string& why);
   void end(Peer& peer, const Outgoing& post, TransferOutcome outcome, uint64_t bytes, bool remote_quiesced,
            std::string detail);
+  void revisit();
   void expire(TimePoint now);
   void expire_post(Peer& peer, TransferId id);
   void expire_lanes(TimePoint now);
@@ -107,6 +108,8 @@ class Loop {
   std::unordered_map<int, std::unique_ptr<Inbound>> inbound_;
   Guests guests_;  // the same connections
   SparseLog complaints_;
+  // Connections with copies under way, of which no descriptor tells, and those that wait for a chunk of others.
+  std::set<int> copying_, chunkless_;
   std::unordered_map<TransferId, PeerId> live_;
   std::set<std::pair<TimePoint, TransferId>> deadlines_;
   std::vector<Incarnation> fenced_;

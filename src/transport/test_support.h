@@ -22,6 +22,7 @@
 #include "device/cuda.h"
 #include "device/stream.h"
 #include "transport/make_transport.h"
+#include "transport/worker_stream_test.h"
 
 namespace baton::transport::testing {
 
@@ -30,11 +31,16 @@ using namespace std::chrono_literals;
 inline TimePoint in(Duration d) { return SteadyClock().now() + d; }
 inline WindowToken token(uint64_t attempt, uint64_t secret = 77) { return {AttemptId(attempt), secret}; }
 
-inline std::unique_ptr<Transport> make(const std::string& name, const TransportOptions& options = {}) {
-  auto made = make_transport(name, options);
+// By its name; "tcp_staged": tcp, as between cards, but of memory of the processor.
+inline std::unique_ptr<Transport> make(const std::string& name, TransportOptions options = {}) {
+  const bool staged = name == "tcp_staged";
+  if (staged) options.staging = {.always = true, .make_stream = worker_streams()};
+  auto made = make_transport(staged ? "tcp" : name, options);
   BATON_CHECK(made.ok(), "{}", made.error().message);
   return std::move(made).value();
 }
+
+inline bool is_tcp(const std::string& name) { return name.starts_with("tcp"); }
 
 inline bool all_equal(std::span<const std::byte> bytes, uint8_t value) {
   return std::all_of(bytes.begin(), bytes.end(), [value](std::byte b) { return b == std::byte{value}; });

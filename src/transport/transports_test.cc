@@ -3,7 +3,8 @@
 
 namespace baton::transport::testing {
 
-INSTANTIATE_TEST_SUITE_P(Transports, Conformance, ::testing::Values("loopback", "shm", "tcp"), transport_name);
-INSTANTIATE_TEST_SUITE_P(Transports, TwoProcesses, ::testing::Values("shm", "tcp"), transport_name);
+INSTANTIATE_TEST_SUITE_P(Transports, Conformance, ::testing::Values("loopback", "shm", "tcp", "tcp_staged"),
+                         transport_name);
+INSTANTIATE_TEST_SUITE_P(Transports, TwoProcesses, ::testing::Values("shm", "tcp", "tcp_staged"), transport_name);
 
 }  // namespace baton::transport::testing

@@ -22,6 +22,8 @@ Status WindowTable::open(const RegionTable& regions, const WindowToken& token, s
   if (token.attempt.value() == 0) return error(ErrorCode::kInvalidArgument, "a window for attempt 0");
   BATON_ASSIGN(RangeSet set, RangeSet::make(regions, ranges));
   std::lock_guard lock(mutex_);
+  if (closed_.contains(token) && !quiet_locked(token))
+    return error(ErrorCode::kInvalidArgument, "the window of attempt {} is closed and not quiet yet", token.attempt);
   if (!windows_.try_emplace(token, std::make_shared<Window>(std::move(set), writer)).second) {
     return error(ErrorCode::kInvalidArgument, "the window of attempt {} is open already", token.attempt);
   }
@@ -35,9 +37,18 @@ std::shared_ptr<Window> WindowTable::find(const WindowToken& token, const Incarn
   return it != windows_.end() && lets_in(it->second->writer, writer) ? it->second : nullptr;
 }
 
-bool WindowTable::has(const WindowToken& token) const {
+bool WindowTable::quiet(const WindowToken& token) {
   std::lock_guard lock(mutex_);
-  return windows_.contains(token);
+  return quiet_locked(token);
+}
+
+bool WindowTable::quiet_locked(const WindowToken& token) {
+  if (windows_.contains(token)) return false;
+  const auto it = closed_.find(token);
+  if (it == closed_.end()) return true;
+  if (it->second->inside != 0) return false;
+  closed_.erase(it);
+  return true;
 }
 
 bool WindowTable::expects(const Incarnation& writer) const {
@@ -45,18 +56,17 @@ bool WindowTable::expects(const Incarnation& writer) const {
   return expected_.contains(writer);
 }
 
-void WindowTable::close(const WindowToken& token) {
-  std::shared_ptr<Window> window;
-  {
-    std::lock_guard lock(mutex_);
-    const auto it = windows_.find(token);
-    if (it == windows_.end()) return;
-    window = std::move(it->second);
+bool WindowTable::close(const WindowToken& token) {
+  std::lock_guard lock(mutex_);
+  if (const auto it = windows_.find(token); it != windows_.end()) {
+    const std::shared_ptr<Window> window = std::move(it->second);
     windows_.erase(it);
     expected_.remove(window->writer);
+    std::lock_guard writing(window->mutex);
+    window->open = false;
+    if (window->inside != 0) closed_.emplace(token, window);
   }
-  std::lock_guard writing(window->mutex);
-  window->open = false;
+  return quiet_locked(token);
 }
 
 }  // namespace baton::transport

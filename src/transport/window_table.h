@@ -1,10 +1,12 @@
 // The windows of an owner whose own threads do the writing (loopback, tcp), so that closing one is a fence by itself.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "transport/memory.h"
 #include "transport/transport.h"
@@ -16,13 +18,29 @@ struct WindowTokenHash {
 };
 
 // Whoever writes holds `mutex` and looks at `open` for each bounded piece; close() takes the same mutex. After close()
-// returned no byte of the window can land.
+// returned no byte of the window can land, but of pieces that are inside: let in before, and still on their way to a
+// device's memory.
 struct Window {
   Window(RangeSet set, const Incarnation& from) : ranges(std::move(set)), writer(from) {}
   std::mutex mutex;
   bool open = true;
   const RangeSet ranges;
-  const Incarnation writer;  // zeros: anybody
+  const Incarnation writer;         // zeros: anybody
+  std::atomic<uint32_t> inside{0};  // grows under the mutex, while the window is open
+};
+
+// One piece inside, from when it is let in, under the mutex, until its bytes are in place.
+class PieceInside {
+ public:
+  explicit PieceInside(std::shared_ptr<Window> window) : window_(std::move(window)) { ++window_->inside; }
+  PieceInside(PieceInside&&) = default;
+  PieceInside& operator=(PieceInside&&) = delete;
+  ~PieceInside() {
+    if (window_ != nullptr) --window_->inside;
+  }
+
+ private:
+  std::shared_ptr<Window> window_;
 };
 
 [[nodiscard]] inline bool lets_in(const Incarnation& wanted, const Incarnation& writer) {
@@ -50,21 +68,26 @@ Status admit_block(const RegionTable& regions, const Window& window, RegionId re
 // Thread safe.
 class WindowTable {
  public:
-  // kInvalidArgument: attempt 0, a token that is open already, or ranges outside the regions.
+  // kInvalidArgument: attempt 0, a token that is open already or not quiet, or ranges outside the regions.
   Status open(const RegionTable& regions, const WindowToken& token, std::span<const WindowRange> ranges,
               const Incarnation& writer);
   // The open window of this token if it lets `writer` in, or null. The caller still has to look at `open` under the
   // window's mutex.
   [[nodiscard]] std::shared_ptr<Window> find(const WindowToken& token, const Incarnation& writer) const;
-  [[nodiscard]] bool has(const WindowToken& token) const;
+  // Not open, and nothing inside.
+  [[nodiscard]] bool quiet(const WindowToken& token);
   // Some open window is for this writer.
   [[nodiscard]] bool expects(const Incarnation& writer) const;
-  // Waits for the piece that is being written, if one is (bounded: a copy inside this process).
-  void close(const WindowToken& token);
+  // Waits for the piece that is being written, if one is (bounded: a copy inside this process). True: as quiet().
+  bool close(const WindowToken& token);
 
  private:
+  using Windows = std::unordered_map<WindowToken, std::shared_ptr<Window>, WindowTokenHash>;
+  bool quiet_locked(const WindowToken& token);
+
   mutable std::mutex mutex_;
-  std::unordered_map<WindowToken, std::shared_ptr<Window>, WindowTokenHash> windows_;
+  Windows windows_;
+  Windows closed_;  // which were not quiet when last looked at
   ExpectedWriters expected_;
 };
 

@@ -136,13 +136,13 @@ constexpr ForeignGroup kForeign[] = {
      "piecewise-cuda-graph-tokens= sm-group-num= tbo-token-distribution-threshold= torch-compile-max-bs= "
      "torchao-config="},
     {"there is one implementation of each operation",
-     "attention-backend= bf16-gemm-backend= decode-attention-backend= disable-flashinfer-autotune "
+     "bf16-gemm-backend= disable-flashinfer-autotune "
      "disable-flashinfer-cutlass-moe-fp4-allgather enable-deterministic-inference enable-flashinfer-cutedsl-moe "
      "enable-flashinfer-cutlass-moe enable-flashinfer-mla enable-flashinfer-mxfp4-moe enable-flashinfer-trtllm-moe "
      "enable-flashmla enable-fp32-lm-head enable-fused-qk-norm-rope! enable-lean-attention "
      "enable-triton-kernel-moe flashinfer-autotune-skip-ops=+ flashinfer-mla-disable-ragged "
      "flashinfer-mxfp4-moe-precision= fp4-gemm-backend= fp8-gemm-backend= grammar-backend= moe-runner-backend= "
-     "prefill-attention-backend= prefill-kv-cache-dequant-dtype= rl-on-policy-target= sampling-backend= "
+     "prefill-kv-cache-dequant-dtype= rl-on-policy-target= "
      "tokenizer-backend= triton-attention-num-kv-splits= triton-attention-reduce-in-fp32 "
      "triton-attention-split-tile-size="},
     {"requests go to the DP group with the least work", "load-balance-method="},

@@ -205,6 +205,7 @@ class Serve {
     model_ = std::move(*model);
     metrics_ = std::make_unique<http::Metrics>(
         http::MetricsOptions{model_->served_name, options->role, flags_.metrics_compat == "sglang,vllm"});
+    log_info("{}", describe_kernels(flags_.kernels, options->executor.first_device));
     options->observer = metrics_.get();
     options->eos_ids = model_->eos_ids;
     config->add_eos_ids(model_->eos_ids);

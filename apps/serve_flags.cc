@@ -106,6 +106,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
       ->transform(ranks);
   app.add_flag("--enable-dp-attention", f.enable_dp_attention, "Implied by --dp-size over 1");
   add_device_flags(app, f.device);
+  add_kernel_flags(app, f.kernels);
   app.add_option("--dtype", f.dtype, "auto and bfloat16: bf16 products, float32 sums; float32: float32 throughout")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32", "float"}));
   app.add_option("--kv-cache-dtype", f.kv_cache_dtype,

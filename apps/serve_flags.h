@@ -10,6 +10,7 @@
 #include "command_line.h"
 #include "device_flags.h"
 #include "http/server.h"
+#include "kernel_flags.h"
 #include "layout/layout.h"
 
 namespace baton::apps {
@@ -34,6 +35,7 @@ struct ServeFlags {
   layout::Layout layout;
   bool enable_dp_attention = false;
   DeviceFlags device;
+  KernelFlags kernels;
   std::string dtype = "auto", kv_cache_dtype = "auto", quantization, load_format = "auto";
   int64_t context_length = 0;  // 0: the model's
   bool allow_longer_context = false;

@@ -92,9 +92,9 @@ def test_a_benchmark_that_cannot_be_written_does_not_run(path):
 
 
 def test_flags_without_meaning_are_named():
-    made = run("serve", "--trust-remote-code", "--attention-backend", "fa3", "--disaggregation-ib-device", "--disaggregation-decode-enable-radix-cache", "--model-path", "/nonexistent")
+    made = run("serve", "--trust-remote-code", "--moe-runner-backend", "triton", "--disaggregation-ib-device", "--disaggregation-decode-enable-radix-cache", "--model-path", "/nonexistent")
     assert made.returncode == 4
-    for flag in ("--trust-remote-code", "--attention-backend", "--disaggregation-ib-device"):
+    for flag in ("--trust-remote-code", "--moe-runner-backend", "--disaggregation-ib-device"):
         assert f"{flag} has no meaning here: " in made.stderr, made.stderr
 
 

@@ -26,7 +26,7 @@ MEANT = {
     "max-prefill-tokens": "25.6k", "schedule-policy": "lpm", "enable-priority-scheduling": None, "disable-priority-preemption": None, "default-priority-value": "-1",
     "abort-on-priority-when-disabled": None, "schedule-low-priority-values-first": None, "priority-scheduling-preemption-threshold": "5", "log-requests": None, "log-requests-level": "3",
     "decode-log-interval": "40", "incremental-streaming-output": None, "stream-output": None, "stream-response-default-include-usage": None, "fastapi-root-path": "/llm",
-    "device": "cpu", "base-gpu-id": "0", "gpu-id-step": "1",
+    "device": "cpu", "base-gpu-id": "0", "gpu-id-step": "1", "attention-backend": "fa3", "prefill-attention-backend": "flashinfer", "decode-attention-backend": "flashmla", "sampling-backend": "pytorch",
 }
 # Either, while they are on the way from one to the other.
 BETWEEN = {"weight-version", "allow-auto-truncate", "trust-request-chat-template"}
@@ -63,6 +63,14 @@ def test_flags_with_a_meaning_are_taken():
             continue
         code, said = serve(*NO_MODEL, f"--{name}", *([] if value is None else [value]))
         assert code == EXIT_MODEL and "has no meaning" not in said, (name, said)
+
+
+def test_kernels_asked_for_by_name_are_answered_with_those_that_serve(start):
+    instance = start("serve", "--model-path", MODELS["gqa"], "--device", "cpu", "--attention-backend", "fa3", "--sampling-backend", "pytorch")
+    said = Path(instance.log.name).read_text()
+    assert re.search(r"kernels: Baton's own for the CPU.*; used for --attention-backend fa3, --sampling-backend pytorch\n", said)
+    code, said = serve(*NO_MODEL, "--decode-attention-backend", "fa9")
+    assert code == EXIT_USAGE and "--decode-attention-backend" in said and "flashmla" in said
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -21,6 +21,7 @@
 #include "base/fd.h"
 #include "device/cuda.h"
 #include "device/stream.h"
+#include "transport/forwarding.h"
 #include "transport/make_transport.h"
 #include "transport/worker_stream_test.h"
 
@@ -31,8 +32,24 @@ using namespace std::chrono_literals;
 inline TimePoint in(Duration d) { return SteadyClock().now() + d; }
 inline WindowToken token(uint64_t attempt, uint64_t secret = 77) { return {AttemptId(attempt), secret}; }
 
-// By its name; "tcp_staged": tcp, as between cards, but of memory of the processor.
+// tcp whose regions lie on a card.
+class TcpOnCard final : public ForwardingTransport {
+ public:
+  explicit TcpOnCard(const TransportOptions& options) : ForwardingTransport(make_transport("tcp", options).value()) {}
+  Result<Region> allocate(uint64_t bytes) override {
+    BATON_ASSIGN(device::Buffer slab, device::Buffer::allocate({device::DeviceKind::kCuda, 0}, bytes));
+    BATON_ASSIGN(const RegionId id, register_memory(slab.memory()));
+    slabs_.push_back(std::move(slab));
+    return Region{id, slabs_.back().memory()};
+  }
+
+ private:
+  std::vector<device::Buffer> slabs_;
+};
+
+// By its name. "tcp_staged": tcp, as between cards, but of memory of the processor; "tcp_cuda": of memory of a card.
 inline std::unique_ptr<Transport> make(const std::string& name, TransportOptions options = {}) {
+  if (name == "tcp_cuda") return std::make_unique<TcpOnCard>(options);
   const bool staged = name == "tcp_staged";
   if (staged) options.staging = {.always = true, .make_stream = worker_streams()};
   auto made = make_transport(staged ? "tcp" : name, options);
@@ -90,7 +107,8 @@ inline bool written(const device::Memory& memory) {
 class OfTransport : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (GetParam() == "cuda_ipc" && device::cuda_device_count() == 0) GTEST_SKIP() << "this machine has no GPU";
+    if (GetParam().find("cuda") != std::string::npos && device::cuda_device_count() == 0)
+      GTEST_SKIP() << "this machine has no GPU";
   }
 };
 // Tests with a second process.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/random.h"
+#include "device/cuda.h"
 #include "transport/make_transport.h"
 
 namespace baton::transport {
@@ -29,13 +30,24 @@ std::vector<std::vector<Block>> make_posts(uint64_t block_bytes, RegionId from, 
   return posts;
 }
 
-void BM_Transport(benchmark::State& state, const char* name) {
+// A region on the processor, or in a buffer on a card.
+Transport::Region make_region(Transport& transport, device::Buffer* on_card, uint8_t value) {
+  if (on_card == nullptr) {
+    const auto region = transport.allocate(kPool).value();
+    std::memset(region.memory.host().data(), value, kPool);
+    return region;
+  }
+  *on_card = device::Buffer::allocate({device::DeviceKind::kCuda, 0}, kPool).value();
+  return {transport.register_memory(on_card->memory()).value(), on_card->memory()};
+}
+
+void BM_Transport(benchmark::State& state, const char* name, bool cards = false) {
+  if (cards && device::cuda_device_count() == 0) return state.SkipWithError("this machine has no GPU");
+  device::Buffer source, destination;
   auto owner = make_transport(name, {}).value();
   auto writer = make_transport(name, {}).value();
-  const auto to = owner->allocate(kPool).value();
-  const auto from = writer->allocate(kPool).value();
-  std::memset(to.memory.host().data(), 1, kPool);
-  std::memset(from.memory.host().data(), 2, kPool);
+  const auto to = make_region(*owner, cards ? &destination : nullptr, 1);
+  const auto from = make_region(*writer, cards ? &source : nullptr, 2);
   const PeerId peer = writer->connect(owner->local_blob()).value();
   const WindowToken token{AttemptId(1), 1};
   const WindowRange all{to.id, 0, kPool};
@@ -77,6 +89,7 @@ void BM_Memcpy(benchmark::State& state) {
 BENCHMARK(BM_Memcpy) BLOCKS;
 BENCHMARK_CAPTURE(BM_Transport, shm, "shm") BLOCKS;
 BENCHMARK_CAPTURE(BM_Transport, tcp, "tcp") BLOCKS;
+BENCHMARK_CAPTURE(BM_Transport, tcp_between_cards, "tcp", true) BLOCKS;
 
 }  // namespace
 }  // namespace baton::transport

@@ -28,6 +28,7 @@ constexpr int64_t kLogitsMax = int64_t{64} << 20;
 constexpr int kCardCopyThreads = 4;
 constexpr uint64_t kCardPostBytes = uint64_t{32} << 20;
 constexpr size_t kCardPostBlocks = 2400;
+// Of pages on cards.
 constexpr uint64_t kCardSliceBytes = uint64_t{256} << 20;  // summed in 0.1 to 0.2 ms
 
 // What an engine stands on. Outlives its loop.
@@ -60,15 +61,16 @@ Result<handoff::Pool> make_pool(Foundations& foundations, device::Home home, con
   return handoff::Pool{transport::RegionId(), memory, shape};
 }
 
+bool on_card(const EngineOptions& options) { return options.executor.first_device.kind != device::DeviceKind::kCpu; }
+
 Status check_options(const EngineOptions& options) {
   BATON_TRY(layout::check_layout(options.executor.layout));
-  const device::Home home = options.executor.first_device;
-  const bool on_card = home.kind != device::DeviceKind::kCpu;
-  if (options.role != Role::kUnified && on_card != (options.transfer.backend == "cuda_ipc")) {
+  const std::string& backend = options.transfer.backend;
+  if (options.role != Role::kUnified && backend != "tcp" && on_card(options) != (backend == "cuda_ipc")) {
     return error(ErrorCode::kIncompatible,
-                 "--disaggregation-transfer-backend {} does not move pages of {}: use {}, or --device {}",
-                 options.transfer.backend, home.to_string(), on_card ? "cuda_ipc" : "shm or tcp",
-                 on_card ? "cpu" : "cuda");
+                 "--disaggregation-transfer-backend {} does not move pages of {}: use {}, or --device {}", backend,
+                 options.executor.first_device.to_string(), on_card(options) ? "cuda_ipc or tcp" : "shm or tcp",
+                 on_card(options) ? "cpu" : "cuda");
   }
   if (options.max_running_requests < 1) {
     return error(ErrorCode::kInvalidArgument, "--max-running-requests is {}; it must be at least 1",
@@ -209,15 +211,15 @@ RoleFactory role_factory(const EngineOptions& options, const wire::Manifest& sel
         if (transfer.backend == "cuda_ipc") {
           handoff.post_bytes_max = kCardPostBytes;
           handoff.post_blocks_max = kCardPostBlocks;
-          handoff.work_slice_bytes = kCardSliceBytes;
         }
+        if (on_card(options)) handoff.work_slice_bytes = kCardSliceBytes;
         return PrefillRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                   foundations.pools, transfer.attempt_timeout);
       }
       case Role::kDecode: {
         handoff::DecodeHandoffOptions handoff;
         handoff.key = transfer.handoff_key;
-        if (transfer.backend == "cuda_ipc") handoff.verify_slice_bytes = kCardSliceBytes;
+        if (on_card(options)) handoff.verify_slice_bytes = kCardSliceBytes;
         BATON_ASSIGN(handoff.trusted, handoff::TrustedPeers::parse(transfer.prefill_peers));
         return DecodeRole::start(core, std::move(wake), std::move(handoff), self, *foundations.transport,
                                  foundations.pools, transfer.attempt_timeout);

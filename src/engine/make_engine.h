@@ -19,7 +19,7 @@
 namespace baton::engine {
 
 struct TransferOptions {
-  std::string backend = "tcp";               // as make_transport(); cuda_ipc if the ranks are on cards
+  std::string backend = "tcp";               // as make_transport(); of ranks on cards tcp or cuda_ipc
   std::string bind_address;                  // of the transport; empty: bootstrap_host for tcp
   std::string advertise_host;                // tcp: what peers are told, as in TransportOptions
   std::string bootstrap_host = "127.0.0.1";  // prefill: where the control port listens; numeric

@@ -106,6 +106,11 @@ TEST(MakeEngine, WrongOptionsNameTheFlagAndTheNumbers) {
        [](EngineOptions& o) {
          o.pool = {{}, 1.5};
        }},
+      {"cuda_ipc does not move pages of cpu: use shm or tcp",
+       [](EngineOptions& o) {
+         o.role = Role::kDecode;
+         o.transfer.backend = "cuda_ipc";
+       }},
       {"no-such-model", [](EngineOptions& o) { o.executor.model_path = "/no-such-model"; }},
   };
   for (const Wrong& wrong : table) {

@@ -37,7 +37,7 @@ TEST_P(Conformance, MemoryOfAnotherHomeIsRefusedWhenItIsRegistered) {
   Pair pair(GetParam(), 4096);
   std::vector<std::byte> own(100);
   device::Memory foreign = device::Memory::of(own);
-  foreign.home = {device::DeviceKind::kCuda, 1};
+  foreign.home = {device::DeviceKind::kCuda, 99};
   EXPECT_EQ(pair.owner->register_memory(foreign).error().code, ErrorCode::kIncompatible);
 }
 

@@ -185,11 +185,13 @@ def main():
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--every", type=int, default=1, help="of all pairs, every Nth")
     parser.add_argument("--device", help="as of `baton serve`: the pairs' instances; all of them share the first GPU. What they must answer is the processor's")
+    parser.add_argument("--transfer", default="auto", help="--disaggregation-transfer-backend of the pairs' instances")
     parser.add_argument("--dtype", help="as of `baton serve`, of all instances")
     parser.add_argument("--disable-overlap-schedule", action="store_true", help="the instances of the pairs wait for each step")
     args = parser.parse_args()
     exact = ["--dtype", args.dtype] if args.dtype else []
     options = exact + (["--disable-overlap-schedule"] if args.disable_overlap_schedule else [])
+    options += ["--disaggregation-transfer-backend", args.transfer]
     if args.device:
         options += ["--device", args.device, "--gpu-id-step", "0"]
     prompts = passkey_prompts(args.prompts)

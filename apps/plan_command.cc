@@ -6,6 +6,7 @@
 #include "command_line.h"
 #include "commands.h"
 #include "exit_code.h"
+#include "kv_cache_dtype.h"
 #include "layout/plan.h"
 #include "model/model_config.h"
 
@@ -28,8 +29,7 @@ Result<std::string> make_plan_text(const Flags& flags) {
   BATON_TRY(model::check_model_layout(config, decode.layout));
   prefill.page_tokens = flags.prefill_page_size > 0 ? flags.prefill_page_size : flags.page_size;
   decode.page_tokens = flags.decode_page_size > 0 ? flags.decode_page_size : flags.page_size;
-  BATON_ASSIGN(const tensor::DType dtype, flags.kv_dtype == "auto" ? Result<tensor::DType>(tensor::DType::kBF16)
-                                                                   : tensor::parse_dtype(flags.kv_dtype));
+  const tensor::DType dtype = kv_cache_dtype(flags.kv_dtype, false);
   BATON_ASSIGN(const layout::WriterPolicy policy, layout::parse_writer_policy(flags.policy));
   BATON_ASSIGN(const layout::Fanout fanout, layout::parse_fanout(flags.fanout));
   BATON_ASSIGN(const layout::Planner planner,
@@ -54,7 +54,7 @@ Subcommand add_plan(CLI::App& parent) {
       ->transform(number_from(1, 128));
   app->add_option("--decode-page-size", flags->decode_page_size, "Tokens of a page on decode")
       ->transform(number_from(1, 128));
-  app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto, bfloat16 or float32");
+  add_kv_cache_dtype(*app, flags->kv_dtype);
   app->add_option("--writer-policy", flags->policy, "balanced, random or first");
   app->add_option("--fanout", flags->fanout, "direct or local");
   app->add_option(

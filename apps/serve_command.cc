@@ -16,6 +16,7 @@
 #include "http/json.h"
 #include "http/model_text.h"
 #include "http/url.h"
+#include "kv_cache_dtype.h"
 #include "report_pipe.h"
 #include "serve_flags.h"
 #include "signals.h"
@@ -60,14 +61,13 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
                                                          : engine::Role::kUnified;
   BATON_TRY(layout::check_layout(flags.layout));
   const bool float32 = flags.dtype.starts_with("float");
-  const bool kv_float32 = flags.kv_cache_dtype == "float32" || (flags.kv_cache_dtype == "auto" && float32);
   model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model_path;
   e.layout = flags.layout;
   BATON_ASSIGN(e.first_device, first_device(flags.device, flags.layout.world(), flags.transfer_backend != "shm"));
   e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
-  e.kv_dtype = kv_float32 ? tensor::DType::kF32 : tensor::DType::kBF16;
+  e.kv_dtype = kv_cache_dtype(flags.kv_cache_dtype, float32);
   e.quantize_fp8 = flags.quantization == "fp8";
   e.load_format = flags.load_format == "dummy" ? model::LoadFormat::kDummy : model::LoadFormat::kAuto;
   e.seed = flags.random_seed;

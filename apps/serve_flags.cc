@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "kv_cache_dtype.h"
+
 namespace baton::apps {
 namespace {
 
@@ -109,9 +111,7 @@ void add_serve_flags(CLI::App& app, ServeFlags& f) {
   add_kernel_flags(app, f.kernels);
   app.add_option("--dtype", f.dtype, "auto and bfloat16: bf16 products, float32 sums; float32: float32 throughout")
       ->check(CLI::IsMember({"auto", "bfloat16", "float32", "float"}));
-  app.add_option("--kv-cache-dtype", f.kv_cache_dtype,
-                 "auto (bfloat16, float32 with --dtype float32), bfloat16, float32")
-      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
+  add_kv_cache_dtype(app, f.kv_cache_dtype);
   app.add_option("--quantization", f.quantization, "fp8: weights pass through e4m3 with 128x128 block scales")
       ->check(CLI::IsMember({"fp8"}));
   app.add_option("--load-format", f.load_format, "auto, safetensors, or dummy: random weights from a config.json alone")

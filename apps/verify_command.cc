@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "device_flags.h"
 #include "exit_code.h"
+#include "kv_cache_dtype.h"
 #include "model/verify_model.h"
 #include "text/verify_tokenizer.h"
 
@@ -36,8 +37,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   e.first_device = *device;
   e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
-  e.kv_dtype =
-      flags.kv_dtype == "float32" || (flags.kv_dtype == "auto" && float32) ? tensor::DType::kF32 : tensor::DType::kBF16;
+  e.kv_dtype = kv_cache_dtype(flags.kv_dtype, float32);
   e.page_tokens = flags.page_size;
   if (const Status legal = layout::check_layout(flags.layout); !legal) return fail(app, legal.error());
   const auto report = model::verify_model(options);
@@ -79,13 +79,12 @@ Subcommand add_verify(CLI::App& parent) {
   add_device_flags(*app, flags->device);
   app->add_option("--dtype", flags->dtype, "float32, auto or bfloat16")
       ->check(CLI::IsMember({"float32", "auto", "bfloat16"}));
-  app->add_option("--kv-cache-dtype", flags->kv_dtype, "auto (as --dtype), bfloat16, float32")
-      ->check(CLI::IsMember({"auto", "bfloat16", "float32"}));
+  add_kv_cache_dtype(*app, flags->kv_dtype);
   app->add_option("--page-size", flags->page_size, "Tokens of a KV page")->transform(number_from(1, 128));
   app->add_option("--chunked-prefill-size", flags->chunk, "Prompt tokens of a step; 0: the whole prompt")
       ->transform(number_from(0, 1 << 30));
   app->add_option("--tolerance", flags->tolerance,
-                  "Largest relative error; 0: 1e-4 if weights and KV are float32, else 3e-2")
+                  "Largest relative error; 0: 1e-4 if weights and KV are float32, 8e-2 if KV is fp8, else 3e-2")
       ->transform(number_from(0.0, 1e9));
   app->add_flag("--own-routing", flags->own_routing,
                 "In bfloat16, experts are chosen without the float32 run that settles ties");

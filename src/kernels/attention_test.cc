@@ -62,7 +62,7 @@ TEST(GqaAttention, EqualsReferenceOnEveryTarget) {
                          wide(20, 1);
   for_each_target([&] {
     for (const int page_tokens : {1, 3, 16, 64, 128})
-      for (const DType dtype : {DType::kBF16, DType::kF32}) {
+      for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF8E4M3}) {
         expect_gqa({page_tokens, dtype, 32, 32, pairs, 0, 1});
         expect_gqa({page_tokens, dtype, 32, 32, mixed, 69, 1});
         expect_gqa({page_tokens, dtype, 24, 20, mha, 37, 2});
@@ -83,10 +83,12 @@ TEST(MlaAttention, EqualsReferenceOnEveryTarget) {
     DType dtype;
     int64_t begin, m;
   };
-  const Case cases[] = {{64, 16, 64, 16, DType::kBF16, 200, 1}, {64, 2, 64, 16, DType::kBF16, 200, 1},
-                        {1, 4, 32, 16, DType::kF32, 9, 1},      {3, 4, 40, 12, DType::kBF16, 31, 4},
-                        {128, 5, 50, 7, DType::kF32, 0, 17},    {16, 70, 64, 16, DType::kBF16, 64, 2},
-                        {64, 16, 512, 64, DType::kBF16, 70, 1}, {16, 3, 64, 16, DType::kF32, 1, 100}};
+  const Case cases[] = {{64, 16, 64, 16, DType::kBF16, 200, 1},  {64, 2, 64, 16, DType::kBF16, 200, 1},
+                        {1, 4, 32, 16, DType::kF32, 9, 1},       {3, 4, 40, 12, DType::kBF16, 31, 4},
+                        {128, 5, 50, 7, DType::kF32, 0, 17},     {16, 70, 64, 16, DType::kBF16, 64, 2},
+                        {64, 16, 512, 64, DType::kBF16, 70, 1},  {16, 3, 64, 16, DType::kF32, 1, 100},
+                        {64, 2, 64, 16, DType::kF8E4M3, 200, 1}, {3, 4, 40, 12, DType::kF8E4M3, 31, 4},
+                        {64, 16, 512, 64, DType::kF8E4M3, 70, 1}};
   for_each_target([&] {
     for (const Case& c : cases) {
       const KvShape shape{c.page_tokens, 1, c.lora + c.rope, 0, c.dtype};

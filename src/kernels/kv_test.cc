@@ -12,7 +12,7 @@ namespace {
 TEST(Kv, WritesTheSameBytesAsTheReferenceAndReadsThemBack) {
   for_each_target([] {
     for (const int page_tokens : {1, 3, 16, 64})
-      for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF32})
+      for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF32, tensor::DType::kF8E4M3})
         for (const auto& [k_dim, v_dim] : {std::pair{32, 32}, {5, 3}, {48, 0}}) {
           const KvShape shape{page_tokens, 3, k_dim, v_dim, dtype};
           const int64_t begin = 5, m = 70, k_stride = 3 * k_dim + 2, v_stride = 3 * v_dim + 1;
@@ -81,6 +81,37 @@ TEST(Kv, RoundsToNearestEvenAndKeepsNan) {
     EXPECT_EQ(back[5], inf);
     EXPECT_EQ(back[6], -inf);
     for (const int i : {7, 8, 9}) EXPECT_TRUE(std::isnan(back[i])) << i;
+  });
+}
+
+// Every code there is, and floats on both sides of every rounding, among them ties, overflow and subnormals.
+TEST(Kv, Float8RoundsAsTheReferenceAndEveryCodeComesBack) {
+  std::vector<float> values = {448, 464, 465, 1e9F, INFINITY, NAN, 0x1p-9f, 0x1p-10f, 0x1.8p-10f, 1e-42f, 0};
+  for (int code = 0; code < 256; ++code) {
+    const float exact = tensor::to_float(tensor::F8E4M3{static_cast<uint8_t>(code)});
+    const float next = tensor::to_float(tensor::F8E4M3{static_cast<uint8_t>(code == 255 ? 254 : code + 1)});
+    const float tie = (exact + next) / 2;
+    values.insert(values.end(), {exact, tie, std::nextafter(tie, exact), std::nextafter(tie, next)});
+  }
+  for (size_t i = 0, n = values.size(); i < n; ++i) values.push_back(-values[i]);
+  const int count = static_cast<int>(values.size());
+  const KvShape shape{1, 1, count, 0, tensor::DType::kF8E4M3};
+  TestPool expected(shape, 1);
+  write_kv_ref(expected.view(), one_sequence(0, 1), 1, values.data(), count, nullptr, 0);
+  std::vector<float> back_ref(values.size());
+  read_kv_ref(expected.view(), 0, 1, 0, back_ref.data(), nullptr);
+  for_each_target([&] {
+    TestPool actual(shape, 1);
+    write_kv(actual.view(), one_sequence(0, 1), 1, values.data(), count, nullptr, 0);
+    ASSERT_EQ(actual.bytes(), expected.bytes());
+    std::vector<float> back(values.size());
+    read_kv(actual.view(), 0, 1, 0, back.data(), nullptr);
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_EQ(std::isnan(back[i]), std::isnan(values[i])) << values[i];
+      if (std::isnan(values[i])) continue;
+      ASSERT_EQ(back[i], back_ref[i]) << values[i];
+      ASSERT_EQ(std::signbit(back[i]), std::signbit(values[i])) << values[i];
+    }
   });
 }
 

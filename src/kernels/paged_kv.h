@@ -26,7 +26,7 @@ struct PagedKv {
   int page_tokens = 0;
   int k_dim = 0;
   int v_dim = 0;                               // 0 for MLA: V is the first kv_lora_rank values of K
-  tensor::DType dtype = tensor::DType::kBF16;  // kBF16 or kF32
+  tensor::DType dtype = tensor::DType::kBF16;  // kF32, kBF16 or kF8E4M3, whose scale is 1
 };
 
 // One sequence's part of a batch.

@@ -19,6 +19,7 @@ float load(const std::byte* row, int i, tensor::DType dtype) {
     std::memcpy(&v, row + 4 * i, 4);
     return v;
   }
+  if (dtype == tensor::DType::kF8E4M3) return tensor::to_float(tensor::F8E4M3{static_cast<uint8_t>(row[i])});
   tensor::BF16 v;
   std::memcpy(&v, row + 2 * i, 2);
   return tensor::to_float(v);
@@ -27,6 +28,8 @@ float load(const std::byte* row, int i, tensor::DType dtype) {
 void store(std::byte* row, int i, tensor::DType dtype, float value) {
   if (dtype == tensor::DType::kF32) {
     std::memcpy(row + 4 * i, &value, 4);
+  } else if (dtype == tensor::DType::kF8E4M3) {
+    row[i] = static_cast<std::byte>(tensor::to_f8e4m3(value).bits);
   } else {
     const tensor::BF16 v = tensor::to_bf16(value);
     std::memcpy(row + 2 * i, &v, 2);

@@ -56,7 +56,7 @@ struct KvGeometry {
   int kv_heads = 0;
   int k_dim = 0;
   int v_dim = 0;
-  int element_size = 2;  // bytes: 2 bfloat16, 4 float32
+  int element_size = 2;  // bytes: 1 float8 e4m3, 2 bfloat16, 4 float32
   constexpr bool operator==(const KvGeometry&) const = default;
   // Of one token in one (layer, head).
   [[nodiscard]] constexpr uint64_t entry_bytes() const {

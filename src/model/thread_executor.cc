@@ -254,8 +254,8 @@ Result<std::unique_ptr<Executor>> make_thread_executor(const ExecutorOptions& op
     return error(ErrorCode::kIncompatible, "--tp-size {} on cards: at most {} ranks, or --device cpu",
                  options.layout.tp, comm::kCardRanksMax);
   }
-  if (options.kv_dtype != tensor::DType::kBF16 && options.kv_dtype != tensor::DType::kF32) {
-    return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16 or float32",
+  if (options.kv_dtype == tensor::DType::kF16) {
+    return error(ErrorCode::kIncompatible, "KV of {} is not supported; use bfloat16, float32 or float8_e4m3fn",
                  tensor::dtype_name(options.kv_dtype));
   }
   BATON_CHECK(options.page_tokens > 0);

@@ -193,7 +193,8 @@ Result<VerifyReport> verify_model(const VerifyOptions& options) {
   BATON_ASSIGN(const std::vector<GoldenCase> cases, read_golden(options.golden_path, config.vocab));
   VerifyReport report;
   const bool exact = how.compute == kernels::Compute::kF32 && how.kv_dtype == tensor::DType::kF32;
-  report.tolerance = options.tolerance > 0 ? options.tolerance : (exact ? 1e-4 : 3e-2);
+  const double usual = exact ? 1e-4 : how.kv_dtype == tensor::DType::kF8E4M3 ? 8e-2 : 3e-2;
+  report.tolerance = options.tolerance > 0 ? options.tolerance : usual;
   std::vector<Run> runs = make_runs(cases, options, report);
   if (runs.empty())
     return error(ErrorCode::kInvalidArgument, "{}: every case is longer than {} tokens", options.golden_path,

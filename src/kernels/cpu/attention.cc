@@ -31,6 +31,8 @@ void read_bf16(const PagedKv& kv, int64_t begin, int tokens, int head, uint16_t*
   const auto copy = [&](const std::byte* from, int64_t count, uint16_t* to) {
     if (kv.dtype == tensor::DType::kBF16)
       std::memcpy(to, from, static_cast<size_t>(count) * sizeof(uint16_t));
+    else if (kv.dtype == tensor::DType::kF8E4M3)
+      bf16_from_f8(reinterpret_cast<const uint8_t*>(from), count, to);
     else
       bf16_from_floats(reinterpret_cast<const float*>(from), count, to);
   };
@@ -149,7 +151,7 @@ void attend_directly(const float* q, const int* heads, int count, int64_t tokens
     for (int t = 0; t < n;) {
       DirectRun& run = runs[run_count++];
       run.tokens = static_cast<int>(std::min<int64_t>(n - t, kv.page_tokens - (begin + t) % kv.page_tokens));
-      run.kv_bf16 = kv.dtype == tensor::DType::kBF16;
+      run.dtype = kv.dtype;
       run.k = k_row(kv, begin + t, kv_head);
       run.k_stride = kv.k_dim;
       run.v = kv.v_dim > 0 ? v_row(kv, begin + t, kv_head) : run.k;

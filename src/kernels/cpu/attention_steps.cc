@@ -217,15 +217,19 @@ HWY_INLINE void values_of(const DirectRun& run, const float* p, int rows, int64_
 }
 
 void scores_of_run(const DirectRun& run, const float* q, int rows, int64_t k_dim, float* scores) {
-  if (run.kv_bf16)
+  if (run.dtype == tensor::DType::kBF16)
     scores_of<uint16_t>(run, q, rows, k_dim, scores);
+  else if (run.dtype == tensor::DType::kF8E4M3)
+    scores_of<uint8_t>(run, q, rows, k_dim, scores);
   else
     scores_of<float>(run, q, rows, k_dim, scores);
 }
 
 void values_of_run(const DirectRun& run, const float* p, int rows, int64_t v_dim, float* acc) {
-  if (run.kv_bf16)
+  if (run.dtype == tensor::DType::kBF16)
     values_of<uint16_t>(run, p, rows, v_dim, acc);
+  else if (run.dtype == tensor::DType::kF8E4M3)
+    values_of<uint8_t>(run, p, rows, v_dim, acc);
   else
     values_of<float>(run, p, rows, v_dim, acc);
 }

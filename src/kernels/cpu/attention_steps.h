@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor/dtype.h"
+
 namespace baton::kernels {
 
 inline constexpr int kBlockTokens = 64;  // tokens of context a pass takes
@@ -28,10 +30,10 @@ bool softmax_block(const SoftmaxBlock& block);
 // acc (rows, columns) *= decay (rows). columns a multiple of 16.
 void decay_rows(float* acc, int64_t rows, int64_t columns, const float* decay);
 
-// Few query rows against keys where they lie. `kv_bf16` says what k and v hold; strides in elements.
+// Few query rows against keys where they lie. `dtype` is of k and v; strides in elements.
 struct DirectRun {
   int tokens;
-  bool kv_bf16;
+  tensor::DType dtype;
   const std::byte* k;  // (tokens, k_dim), k_dim a multiple of 16
   int64_t k_stride;
   const std::byte* v;  // (tokens, v_dim), v_dim a multiple of 16

@@ -13,15 +13,19 @@ namespace {
 void store_row(tensor::DType dtype, const float* from, int64_t count, std::byte* to) {
   if (dtype == tensor::DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-  else
+  else if (dtype == tensor::DType::kBF16)
     bf16_from_floats(from, count, reinterpret_cast<uint16_t*>(to));
+  else
+    f8_from_floats(from, count, reinterpret_cast<uint8_t*>(to));
 }
 
 void load_row(tensor::DType dtype, const std::byte* from, int64_t count, float* to) {
   if (dtype == tensor::DType::kF32)
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-  else
+  else if (dtype == tensor::DType::kBF16)
     floats_from_bf16(reinterpret_cast<const uint16_t*>(from), count, to);
+  else
+    floats_from_f8(reinterpret_cast<const uint8_t*>(from), count, to);
 }
 
 }  // namespace

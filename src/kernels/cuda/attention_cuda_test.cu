@@ -9,7 +9,9 @@ template <class Kv>
 class Pools {
  public:
   Pools(std::vector<PagedRows> rows, int page_tokens, int heads, int k_dim, int v_dim) : rows_(std::move(rows)) {
-    constexpr auto kType = std::is_same_v<Kv, bf16> ? tensor::DType::kBF16 : tensor::DType::kF32;
+    constexpr auto kType = std::is_same_v<Kv, bf16>  ? tensor::DType::kBF16
+                           : std::is_same_v<Kv, fp8> ? tensor::DType::kF8E4M3
+                                                     : tensor::DType::kF32;
     const size_t layer = static_cast<size_t>(page_tokens) * (k_dim + v_dim) * sizeof(Kv);
     host_.layer_offset = layer;
     host_.head_stride = 2 * layer + 32;
@@ -110,6 +112,9 @@ TEST_F(OnACard, WrittenKvIsTheReferencesByteForByte) {
     write.operator()<float, bf16>(2, 64, 64);
     write.operator()<float, float>(2, 64, 64);
     write.operator()<bf16, float>(1, 40, 0);
+    write.operator()<bf16, fp8>(2, 128, 128);
+    write.operator()<bf16, fp8>(1, 576, 0);
+    write.operator()<float, fp8>(3, 20, 12);
   }
 }
 
@@ -156,6 +161,13 @@ TEST_F(OnACard, GqaIsTheReferences) {
     expect_gqa<bf16, float>(decode, 16, llama, 64);
     expect_gqa<float, float>(decode, 16, uneven, 128);
     expect_gqa<float, bf16>(decode, 16, uneven, 32);
+    for (const int page_tokens : {1, 7, 64}) {
+      expect_gqa<bf16, fp8>(decode, page_tokens, llama, 128);
+      expect_gqa<bf16, fp8>(decode, page_tokens, uneven, 64);
+    }
+    expect_gqa<bf16, fp8>(decode, 16, many, 128);
+    expect_gqa<bf16, fp8>(decode, 16, uneven, 48);
+    expect_gqa<float, fp8>(decode, 16, uneven, 32);
   }
 }
 
@@ -186,6 +198,13 @@ TEST_F(OnACard, MlaDecodeIsTheReferences) {
   expect_mla_decode<bf16, bf16>(16, 4, 64, 16);
   expect_mla_decode<float, float>(16, 4, 512, 64);
   expect_mla_decode<float, bf16>(16, 4, 64, 16);
+  for (const int page_tokens : {1, 7, 64}) expect_mla_decode<bf16, fp8>(page_tokens, 16, 512, 64);
+  expect_mla_decode<bf16, fp8>(64, 5, 512, 64);
+  expect_mla_decode<bf16, fp8>(16, 40, 512, 64);
+  expect_mla_decode<bf16, fp8>(16, 16, 512, 64, {3000});
+  expect_mla_decode<bf16, fp8>(16, 16, 512, 64, std::vector<int64_t>(400, 70));
+  expect_mla_decode<bf16, fp8>(16, 4, 64, 16);
+  expect_mla_decode<float, fp8>(16, 4, 64, 16);
 }
 
 template <class T, class Kv>
@@ -227,6 +246,8 @@ TEST_F(OnACard, MlaPrefillIsTheReferences) {
   expect_mla_prefill<bf16, bf16>(16, 2, 64, 32, 16, 24);
   expect_mla_prefill<float, float>(16, 2, 64, 128, 64, 128);
   expect_mla_prefill<float, bf16>(16, 2, 64, 32, 16, 24);
+  expect_mla_prefill<bf16, fp8>(64, 3, 512, 128, 64, 128);
+  expect_mla_prefill<bf16, fp8>(16, 2, 64, 32, 16, 24);
 }
 
 }  // namespace

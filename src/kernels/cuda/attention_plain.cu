@@ -111,13 +111,10 @@ void launch(cudaStream_t stream, const T* q, int64_t q_row_stride, const CardSeq
 template <class T>
 void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, int q_heads,
                      const int* kv_head_of, const PagedKv& kv, int v_dim, float scale, T* out) {
-  if (kv.dtype == tensor::DType::kBF16) {
-    launch(stream, q, q_row_stride, sequences, q_heads, PagedSource<bf16>{kv, kv_head_of, kv.k_dim}, kv.k_dim, v_dim,
+  with_kv_type(kv.dtype, [&]<class Kv>() {
+    launch(stream, q, q_row_stride, sequences, q_heads, PagedSource<Kv>{kv, kv_head_of, kv.k_dim}, kv.k_dim, v_dim,
            scale, out);
-  } else {
-    launch(stream, q, q_row_stride, sequences, q_heads, PagedSource<float>{kv, kv_head_of, kv.k_dim}, kv.k_dim, v_dim,
-           scale, out);
-  }
+  });
 }
 
 template <class T>

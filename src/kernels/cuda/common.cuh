@@ -48,6 +48,7 @@ __host__ __device__ constexpr Int ceil_div(Int a, Int b) {
 
 __device__ inline float to_float(float v) { return v; }
 __device__ inline float to_float(bf16 v) { return __bfloat162float(v); }
+__device__ inline float to_float(fp8 v) { return static_cast<float>(v); }
 template <class T>
 __device__ inline T from_float(float v);
 template <>
@@ -57,6 +58,20 @@ __device__ inline float from_float<float>(float v) {
 template <>
 __device__ inline bf16 from_float<bf16>(float v) {
   return __float2bfloat16_rn(v);
+}
+
+template <>
+__device__ inline fp8 from_float<fp8>(float v) {
+  return fp8(v);  // beyond +-448 it saturates
+}
+
+// call.operator()<Kv>() with the type of what the pages hold.
+template <class Call>
+inline void with_kv_type(tensor::DType dtype, Call call) {
+  if (dtype == tensor::DType::kBF16) return call.template operator()<bf16>();
+  if (dtype == tensor::DType::kF8E4M3) return call.template operator()<fp8>();
+  BATON_CHECK(dtype == tensor::DType::kF32, "pages of {}", tensor::dtype_name(dtype));
+  call.template operator()<float>();
 }
 
 // 16 bytes of T.
@@ -81,6 +96,19 @@ __host__ inline bool packable(const void* p, int64_t stride) {
 __device__ inline uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// The two fp8 values of the low half as bf16, which has them all.
+__device__ inline uint32_t fp8_to_bf16(uint32_t pair) {
+  const __half2_raw half = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
+  const float2 v = __half22float2(half);
+  return pack_bf16(v.x, v.y);
+}
+// 16 bytes to shared memory: eight values of fp8 as bf16.
+__device__ inline void store_converted(uint32_t to, uint32_t low, uint32_t high) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(fp8_to_bf16(low & 0xffff)),
+               "r"(fp8_to_bf16(low >> 16)), "r"(fp8_to_bf16(high & 0xffff)), "r"(fp8_to_bf16(high >> 16))
+               : "memory");
 }
 
 template <int kLanes = 32>

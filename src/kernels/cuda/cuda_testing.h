@@ -20,6 +20,7 @@ inline void must(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetEr
 
 inline float value_of(float v) { return v; }
 inline float value_of(bf16 v) { return __bfloat162float(v); }
+inline float value_of(fp8 v) { return static_cast<float>(v); }
 template <class T>
 T rounded(float v) {
   if constexpr (std::is_same_v<T, bf16>) {

@@ -61,12 +61,11 @@ void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, i
       (v == nullptr || packable<T>(v, v_row_stride))) {
     launch_kernel(stream, write_kv_kernel<T, bf16, std::is_same_v<T, bf16>>, grid, kThreads, 0, kv, sequences.rows,
                   heads, k, k_row_stride, v, v_row_stride);
-  } else if (kv.dtype == tensor::DType::kBF16) {
-    launch_kernel(stream, write_kv_kernel<T, bf16, false>, grid, kThreads, 0, kv, sequences.rows, heads, k,
-                  k_row_stride, v, v_row_stride);
   } else {
-    launch_kernel(stream, write_kv_kernel<T, float, false>, grid, kThreads, 0, kv, sequences.rows, heads, k,
-                  k_row_stride, v, v_row_stride);
+    with_kv_type(kv.dtype, [&]<class Kv>() {
+      launch_kernel(stream, write_kv_kernel<T, Kv, false>, grid, kThreads, 0, kv, sequences.rows, heads, k,
+                    k_row_stride, v, v_row_stride);
+    });
   }
 }
 
@@ -75,13 +74,9 @@ void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences se
                         const int32_t* context_first, T* latents) {
   if (sequences.count == 0 || context_max == 0) return;
   const dim3 grid(rows_of_grid(context_max), static_cast<unsigned>(sequences.count));
-  if (kv.dtype == tensor::DType::kBF16) {
-    launch_kernel(stream, gather_latents_kernel<T, bf16>, grid, kThreads, 0, kv, sequences.rows, context_first,
-                  latents);
-  } else {
-    launch_kernel(stream, gather_latents_kernel<T, float>, grid, kThreads, 0, kv, sequences.rows, context_first,
-                  latents);
-  }
+  with_kv_type(kv.dtype, [&]<class Kv>() {
+    launch_kernel(stream, gather_latents_kernel<T, Kv>, grid, kThreads, 0, kv, sequences.rows, context_first, latents);
+  });
 }
 
 #define BATON_INSTANTIATE(T)                                                                                         \

@@ -83,12 +83,6 @@ __device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<bf16>
   }
 }
 
-// Two fp8 values as bf16, which has them all.
-__device__ inline uint32_t fp8_to_bf16(uint32_t pair) {
-  const __half2_raw half = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
-  const float2 v = __half22float2(half);
-  return pack_bf16(v.x, v.y);
-}
 // The same of fp8: a thread has 16 values of every 64, for four steps of the instruction. k is a multiple of 16.
 template <int kTiles>
 __device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<fp8>& w0, const StoredRow<fp8>& w1,

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "device/convert.h"
+
 namespace baton::device {
 namespace {
 
@@ -25,6 +27,15 @@ void CpuStream::copy(const Memory& from, const Memory& to, std::span<const layou
     const std::span<std::byte> source = from.part(copy.source_offset, copy.length).host();
     const std::span<std::byte> destination = to.part(copy.destination_offset, copy.length).host();
     if (!source.empty()) std::memcpy(destination.data(), source.data(), source.size());
+  }
+}
+
+void CpuStream::convert(const Memory& from, tensor::DType from_type, const Memory& to, tensor::DType to_type,
+                        std::span<const Conversion> conversions) {
+  for (const Conversion& c : conversions) {
+    const Memory source = from.part(c.source_offset, c.values * tensor::dtype_size(from_type));
+    const Memory destination = to.part(c.destination_offset, c.values * tensor::dtype_size(to_type));
+    convert_values(source.host().data(), from_type, destination.host().data(), to_type, c.values);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "device/memory.h"
 #include "device/page_sum.h"
 #include "layout/plan.h"
+#include "tensor/dtype.h"
 
 namespace baton::device {
 
@@ -24,6 +25,12 @@ class Event {
   virtual void wait() = 0;
 };
 
+// `values` values, one after another on both sides.
+struct Conversion {
+  uint64_t source_offset = 0, destination_offset = 0;  // bytes
+  uint64_t values = 0;
+};
+
 // Owned by one thread. Lists are copied before a call returns. All offsets must lie inside the memory, checked.
 class Stream {
  public:
@@ -33,6 +40,9 @@ class Stream {
   // One of the two is memory of this home; the other too, or of another device of its kind, or the CPU's. What a list
   // writes, it neither writes twice nor reads.
   virtual void copy(const Memory& from, const Memory& to, std::span<const layout::Copy> copies) = 0;
+  // Both are memory of this home. What it rounds to: convert.h.
+  virtual void convert(const Memory& from, tensor::DType from_type, const Memory& to, tensor::DType to_type,
+                       std::span<const Conversion> conversions) = 0;
   virtual void sum(const Memory& memory, std::span<const layout::WordRun> runs, const PageKeys& keys, WordSum* out) = 0;
 
   [[nodiscard]] virtual std::unique_ptr<Event> record() = 0;

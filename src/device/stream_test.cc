@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <vector>
 
 namespace baton::device {
@@ -65,6 +67,28 @@ TEST(Stream, ZeroesCopiesAndSums) {
   expected[20] = expected[21] = expected[63] = std::byte{0};
   EXPECT_EQ(to, expected);
   EXPECT_EQ(sum, sum_words(to, words, keys));
+}
+
+TEST(Stream, ConvertsToTheNearestValue) {
+  const std::vector<float> values = {1, -1.0625F, 1.1875F, 449, -INFINITY, 0x1p-10f, 0x1.8p-9f, 3.14159F};
+  std::vector<std::byte> floats(values.size() * sizeof(float)), bf16(values.size() * 2), f8(values.size() + 2);
+  std::memcpy(floats.data(), values.data(), floats.size());
+  const std::unique_ptr<Stream> stream = make_stream({});
+  using tensor::DType;
+  const std::vector<Conversion> all = {{0, 0, values.size()}};
+  stream->convert(Memory::of(floats), DType::kF32, Memory::of(bf16), DType::kBF16, all);
+  // Out of the middle, to a place that only single bytes are aligned to.
+  const std::vector<Conversion> parts = {{2, 1, 5}, {12, 7, 2}};
+  stream->convert(Memory::of(bf16), DType::kBF16, Memory::of(f8), DType::kF8E4M3, parts);
+  std::vector<std::byte> back(4 * 9);
+  const std::vector<Conversion> whole = {{0, 0, 9}};
+  stream->convert(Memory::of(f8), DType::kF8E4M3, Memory::of(back), DType::kF32, whole);
+  stream->record()->wait();
+  const std::vector<float> expected = {0, -1, 1.25F, 448, -448, 0, 0, 0x1p-8f, 3.25F};  // ties go to even
+  std::vector<float> found(expected.size());
+  std::memcpy(found.data(), back.data(), back.size());
+  EXPECT_EQ(found, expected);
+  EXPECT_EQ(f8.back(), std::byte{0});
 }
 
 TEST(StreamDeathTest, WorkOutsideTheMemoryStops) {

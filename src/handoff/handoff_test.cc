@@ -10,6 +10,7 @@
 namespace baton::handoff {
 
 using layout::Fanout;
+using enum tensor::DType;
 
 namespace {
 
@@ -66,6 +67,12 @@ PairSpec spec_of(std::string name, layout::KvGeometry geometry, layout::Layout p
           fanout};
 }
 
+PairSpec converting(PairSpec spec, tensor::DType from, tensor::DType to) {
+  spec.prefill.kv = from;
+  spec.decode.kv = to;
+  return spec;
+}
+
 std::vector<PairSpec> pair_table() {
   const layout::KvGeometry gqa = gqa_geometry(), mla = mla_geometry();
   layout::KvGeometry six = gqa;
@@ -98,6 +105,14 @@ std::vector<PairSpec> pair_table() {
               {.tp = 4}, {.tp = 8}),
       spec_of("gqa_replicas_tp4_to_tp8_local", {.layers = 3, .kv_heads = 2, .k_dim = 8, .v_dim = 8, .element_size = 2},
               {.tp = 4}, {.tp = 8}, 8, 8, Fanout::kLocal),
+      converting(spec_of("mla_bf16_to_fp8", mla, {.tp = 4}, {.tp = 4, .dp = 2}), kBF16, kF8E4M3),
+      converting(spec_of("mla_bf16_to_fp8_local_pages_3_7", mla, {.tp = 1}, {.tp = 3}, 3, 7, Fanout::kLocal), kBF16,
+                 kF8E4M3),
+      converting(spec_of("mla_f32_to_fp8_pages_128_1", mla, {.tp = 2, .dp = 2}, {.tp = 2}, 128, 1), kF32, kF8E4M3),
+      converting(spec_of("mla_f32_to_bf16_pages_1_128", mla, {.tp = 2}, {.tp = 4, .dp = 2}, 1, 128), kF32, kBF16),
+      converting(spec_of("gqa_bf16_to_fp8_pages_7_3", gqa, {.tp = 3}, {.tp = 4, .pp = 2}, 7, 3), kBF16, kF8E4M3),
+      converting(spec_of("gqa_bf16_to_fp8_pages_8_12", gqa, {.tp = 1, .pp = 2}, {.tp = 2}, 8, 12), kBF16, kF8E4M3),
+      converting(spec_of("gqa_fp8_to_bf16", gqa, {.tp = 2, .pp = 2}, {.tp = 4, .dp = 2}), kF8E4M3, kBF16),
   };
 }
 
@@ -177,6 +192,40 @@ TEST(Handoff, LocalFanoutMovesUniqueBytesOnceAndCopiesTheRestInside) {
   const DecodeCommitted& committed = *both.decode.outcome(AttemptId(5)).committed;
   EXPECT_EQ(committed.bytes, 80 * spec.geometry.token_bytes());
   EXPECT_EQ(committed.local_bytes, 3 * 80 * spec.geometry.token_bytes());
+}
+
+// Memory for one page of a peer: attempts wait for each other's, and all come to their end.
+TEST(Handoff, ConversionGoesOnInAsLittleMemoryAsThereIs) {
+  for (const std::string transport : {"loopback", "shm", "tcp"}) {
+    PairSpec spec = converting(small(), kBF16, kF8E4M3);
+    spec.prefill.page_tokens = 128;
+    PrefillHandoffOptions options;
+    options.converted_bytes_max = 1;
+    options.post_bytes_max = 512;
+    Both both(spec, transport, options);
+    for (uint64_t attempt = 1; attempt <= 12; ++attempt)
+      both.start(AttemptId(attempt), 0, static_cast<int>(attempt % 2), 8 + static_cast<int64_t>(attempt * 37 % 160));
+    ASSERT_TRUE(both.run_until([&] { return both.prefill.stats().bytes > 0; }));
+    both.decode.cancel(AttemptId(5));
+    both.prefill.cancel(AttemptId(6));
+    ASSERT_TRUE(both.settle()) << transport;
+    for (const auto& [attempt, outcome] : both.decode.outcomes()) {
+      EXPECT_TRUE(outcome.committed || attempt == AttemptId(5) || attempt == AttemptId(6)) << outcome.ended->message;
+      EXPECT_EQ(outcome.difference, "") << transport << " attempt " << attempt.value();
+    }
+    both.expect_clean();
+  }
+}
+
+// The checksum is of what decode holds: of the converted bytes.
+TEST(Handoff, ABitFlippedAfterTheConversionIsCaught) {
+  Both both(converting(small(), kBF16, kF8E4M3), "loopback", {}, {}, 1);
+  both.start(AttemptId(3), 0, 0, 60);
+  ASSERT_TRUE(both.settle());
+  const TestDecode::Outcome& outcome = both.decode.outcome(AttemptId(3));
+  ASSERT_TRUE(outcome.ended);
+  EXPECT_TRUE(outcome.ended->corrupt);
+  both.expect_clean();
 }
 
 // A frame cannot hold them.

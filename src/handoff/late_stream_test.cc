@@ -30,6 +30,13 @@ class LateStream final : public device::Stream {
     EXPECT_EQ(to.home, home_);
     later([=, this, list = std::vector(copies.begin(), copies.end())] { real_->copy(from, to, list); });
   }
+  void convert(const device::Memory& from, tensor::DType from_type, const device::Memory& to, tensor::DType to_type,
+               std::span<const device::Conversion> conversions) override {
+    EXPECT_EQ(to.home, home_);
+    later([=, this, list = std::vector(conversions.begin(), conversions.end())] {
+      real_->convert(from, from_type, to, to_type, list);
+    });
+  }
   void sum(const device::Memory& memory, std::span<const layout::WordRun> runs, const device::PageKeys& keys,
            device::WordSum* out) override {
     EXPECT_EQ(memory.home, home_);
@@ -69,36 +76,38 @@ class LateStream final : public device::Stream {
 // Two devices on either side: sums and copies of an attempt run on both, each on the one that its bytes lie on.
 TEST(LateStreams, NothingIsSentComparedOrCommittedBeforeItsWorkIsDone) {
   for (const layout::Fanout fanout : {layout::Fanout::kDirect, layout::Fanout::kLocal}) {
-    // Partial pages of unequal layouts; MLA, so that replicas copy from each other.
-    PairSpec spec{"", mla_geometry(), {{.tp = 2}, 8, 96, 2}, {{.tp = 3}, 8, 96, 2}, fanout};
-    std::atomic<int> made{0}, pending{0};
-    const device::StreamFactory make = [&](device::Home home) {
-      ++made;
-      return std::make_unique<LateStream>(home, &pending);
-    };
-    PrefillHandoffOptions prefill_options;
-    prefill_options.make_stream = make;
-    DecodeHandoffOptions decode_options;
-    decode_options.make_stream = make;
-    TestPrefill prefill(spec, transport_of("loopback"), prefill_options);
-    TestDecode decode(spec, transport_of("loopback"), decode_options);
-    for (uint64_t attempt = 1; attempt <= 4; ++attempt) {
-      const auto tokens = static_cast<int64_t>(13 + 20 * attempt);
-      ASSERT_TRUE(decode.request(AttemptId(attempt), "127.0.0.1", prefill.port(), 0, tokens));
-      prefill.begin(AttemptId(attempt), 0, tokens);
+    for (const tensor::DType kv : {tensor::DType::kBF16, tensor::DType::kF8E4M3}) {
+      // Partial pages of unequal layouts; MLA, so that replicas copy from each other.
+      PairSpec spec{"", mla_geometry(), {{.tp = 2}, 8, 96, 2}, {{.tp = 3}, 8, 96, 2, kv}, fanout};
+      std::atomic<int> made{0}, pending{0};
+      const device::StreamFactory make = [&](device::Home home) {
+        ++made;
+        return std::make_unique<LateStream>(home, &pending);
+      };
+      PrefillHandoffOptions prefill_options;
+      prefill_options.make_stream = make;
+      DecodeHandoffOptions decode_options;
+      decode_options.make_stream = make;
+      TestPrefill prefill(spec, transport_of("loopback"), prefill_options);
+      TestDecode decode(spec, transport_of("loopback"), decode_options);
+      for (uint64_t attempt = 1; attempt <= 4; ++attempt) {
+        const auto tokens = static_cast<int64_t>(13 + 20 * attempt);
+        ASSERT_TRUE(decode.request(AttemptId(attempt), "127.0.0.1", prefill.port(), 0, tokens));
+        prefill.begin(AttemptId(attempt), 0, tokens);
+      }
+      const TimePoint until = SteadyClock().now() + 20s;
+      while (!(decode.all_over() && prefill.idle()) && SteadyClock().now() < until) {
+        prefill.pump();
+        decode.pump();
+        std::this_thread::sleep_for(200us);
+      }
+      for (uint64_t attempt = 1; attempt <= 4; ++attempt) {
+        const TestDecode::Outcome& outcome = decode.outcome(AttemptId(attempt));
+        ASSERT_TRUE(outcome.committed) << (outcome.ended ? outcome.ended->message : "not over");
+        EXPECT_EQ(outcome.difference, "");
+      }
+      EXPECT_EQ(made, 4);
     }
-    const TimePoint until = SteadyClock().now() + 20s;
-    while (!(decode.all_over() && prefill.idle()) && SteadyClock().now() < until) {
-      prefill.pump();
-      decode.pump();
-      std::this_thread::sleep_for(200us);
-    }
-    for (uint64_t attempt = 1; attempt <= 4; ++attempt) {
-      const TestDecode::Outcome& outcome = decode.outcome(AttemptId(attempt));
-      ASSERT_TRUE(outcome.committed) << (outcome.ended ? outcome.ended->message : "not over");
-      EXPECT_EQ(outcome.difference, "");
-    }
-    EXPECT_EQ(made, 4);
   }
 }
 
@@ -131,13 +140,13 @@ TEST(LateStreams, BetweenTheStepsOfAJobNoWritingIsPending) {
   std::atomic<int> pending{0};
   device::Streams streams([&](device::Home home) { return std::make_unique<LateStream>(home, &pending); });
   {
-    SendJob given_up(planner, self, 0, peer, grant, source.pools(), streams, 1, 1 << 20, 64);
+    SendJob given_up(planner, self, 0, peer, grant, source.pools(), nullptr, streams, 1, 1 << 20, 64);
     given_up.extend(8, source_pages);
     given_up.step(1, source_pages);
     EXPECT_GT(pending, 0) << "no sum was under way";
   }
   EXPECT_EQ(pending, 0) << "a sum that would be written to nobody";
-  SendJob send(planner, self, 0, peer, grant, source.pools(), streams, 1, 1 << 20, 64);
+  SendJob send(planner, self, 0, peer, grant, source.pools(), nullptr, streams, 1, 1 << 20, 64);
   send.extend(grant.prompt_tokens, source_pages);
   EXPECT_EQ(pending, 0) << "the tail's zeros";
   wire::Commit commit;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "tensor/dtype.h"
 #include "transport/blob.h"
 
 namespace baton::handoff {
@@ -16,8 +17,19 @@ void compare(const char* what, const T& decode, const T& prefill, std::string* d
 }
 
 std::string geometry_text(const layout::KvGeometry& g) {
-  return fmt::format("{} layers x {} heads x ({}+{}) x {} bytes", g.layers, g.kv_heads, g.k_dim, g.v_dim,
-                     g.element_size);
+  return fmt::format("{} layers x {} heads x ({}+{})", g.layers, g.kv_heads, g.k_dim, g.v_dim);
+}
+
+// Whether KV of that name is one that prefill converts from and to, and the geometry is of it.
+Status check_dtype(const wire::Manifest& m, const char* who) {
+  const Result<tensor::DType> dtype = tensor::parse_dtype(m.kv_dtype);
+  if (!dtype || *dtype == tensor::DType::kF16)
+    return error(ErrorCode::kIncompatible, "the {} manifest has KV of {}; use --kv-cache-dtype bfloat16", who,
+                 m.kv_dtype);
+  if (tensor::dtype_size(*dtype) != static_cast<size_t>(m.geometry.element_size))
+    return error(ErrorCode::kIncompatible, "the {} manifest has KV of {} in {} bytes", who, m.kv_dtype,
+                 m.geometry.element_size);
+  return {};
 }
 
 Status check_regions(const wire::Manifest& m, const char* who) {
@@ -51,10 +63,9 @@ Result<layout::Planner> agree(const wire::Manifest& prefill, const wire::Manifes
   std::string differences;
   compare("model digest", decode.model_digest.to_string(), prefill.model_digest.to_string(), &differences);
   advise(decode.model_digest != prefill.model_digest, "--model-path");
-  compare("KV dtype", decode.kv_dtype, prefill.kv_dtype, &differences);
-  advise(decode.kv_dtype != prefill.kv_dtype, "--kv-cache-dtype");
-  compare("KV", geometry_text(decode.geometry), geometry_text(prefill.geometry), &differences);
-  advise(decode.geometry != prefill.geometry, "--model-path");
+  const std::string decode_kv = geometry_text(decode.geometry), prefill_kv = geometry_text(prefill.geometry);
+  compare("KV", decode_kv, prefill_kv, &differences);
+  advise(decode_kv != prefill_kv, "--model-path");
   compare("transport", decode.transport, prefill.transport, &differences);
   advise(decode.transport != prefill.transport, "--disaggregation-transfer-backend");
   if (!differences.empty())
@@ -64,12 +75,13 @@ Result<layout::Planner> agree(const wire::Manifest& prefill, const wire::Manifes
   for (const wire::Manifest* side : {&prefill, &decode}) {
     const char* who = side == &prefill ? "prefill" : "decode";
     Status sound = layout::check_layout(side->layout);
+    if (sound) sound = check_dtype(*side, who);
     if (sound) sound = check_regions(*side, who);
     if (!sound) return error(ErrorCode::kIncompatible, "{}: {}", sides, sound.error().message);
   }
   Result<layout::Planner> planner =
-      layout::Planner::make(prefill.geometry, {prefill.layout, prefill.page_tokens},
-                            {decode.layout, decode.page_tokens}, prefill.writer_policy, decode.fanout);
+      layout::Planner::make(decode.geometry, {prefill.layout, prefill.page_tokens}, {decode.layout, decode.page_tokens},
+                            prefill.writer_policy, decode.fanout);
   if (!planner) return error(ErrorCode::kIncompatible, "{}: {}", sides, planner.error().message);
   return planner;
 }

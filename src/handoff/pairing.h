@@ -12,8 +12,8 @@
 
 namespace baton::handoff {
 
-// The plan of the pair, computed from both manifests: writer policy of prefill, fanout of decode. kIncompatible says in
-// one line what differs, with both sides and the remedy.
+// The plan of the pair, computed from both manifests: writer policy of prefill, fanout and element type of decode, to
+// which prefill converts (converted_kv.h). kIncompatible says in one line what differs, with both sides and the remedy.
 Result<layout::Planner> agree(const wire::Manifest& prefill, const wire::Manifest& decode);
 
 // Whether the transport's address in a manifest is the sender's own: one that leads to another instance's memory would

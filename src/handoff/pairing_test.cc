@@ -39,6 +39,18 @@ TEST(Pairing, LayoutsAndPageSizesMayDiffer) {
   EXPECT_EQ(planner->destination_ranks(), 2);
 }
 
+// What travels and is counted is what decode holds, so both sides plan with decode's element type.
+TEST(Pairing, ElementTypesMayDiffer) {
+  const Manifest prefill = manifest(wire::InstanceRole::kPrefill, {.tp = 4});
+  Manifest decode = manifest(wire::InstanceRole::kDecode, {.tp = 4, .dp = 2});
+  decode.kv_dtype = "float8_e4m3fn";
+  decode.geometry.element_size = 1;
+  const Result<layout::Planner> planner = agree(prefill, decode);
+  ASSERT_TRUE(planner.ok()) << planner.error().message;
+  EXPECT_EQ(planner->geometry().element_size, 1);
+  EXPECT_EQ(planner->source_shape(0).page_bytes(), 64U * 64 * 4);
+}
+
 TEST(Pairing, EveryDifferenceIsNamedWithBothSidesAndTheRemedy) {
   struct Case {
     std::function<void(Manifest&)> change;
@@ -49,7 +61,9 @@ TEST(Pairing, EveryDifferenceIsNamedWithBothSidesAndTheRemedy) {
          d.model_digest = {0x9a00000000000000, 1};
        },
        {"decode TP4/DP2 cannot take from prefill TP4", "model digest 9a", "3f", "--model-path", "page_tokens 64"}},
-      {[](Manifest& d) { d.kv_dtype = "float32"; }, {"KV dtype float32 here, bfloat16 there", "--kv-cache-dtype"}},
+      {[](Manifest& d) { d.kv_dtype = "float32"; }, {"KV of float32 in 2 bytes"}},
+      {[](Manifest& d) { d.kv_dtype = "float16"; }, {"KV of float16", "--kv-cache-dtype"}},
+      {[](Manifest& d) { d.kv_dtype = "int4"; }, {"KV of int4", "--kv-cache-dtype"}},
       {[](Manifest& d) { d.geometry.layers = 5; }, {"KV 5 layers", "4 layers", "--model-path"}},
       {[](Manifest& d) { d.transport = "shm"; },
        {"transport shm here, tcp there", "--disaggregation-transfer-backend"}},

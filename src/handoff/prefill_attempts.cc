@@ -257,8 +257,8 @@ void PrefillHandoff::Service::apply(AttemptId attempt, AttemptRecord& entry, Pre
     peer->second->proved = true;
     recount(*peer->second);
     entry.job = std::make_unique<SendJob>(peer->second->planner, self_, entry.dp_rank, peer->second->manifest,
-                                          entry.grant, pools_, streams_, options_.stripe_bytes, options_.post_bytes_max,
-                                          options_.post_blocks_max);
+                                          entry.grant, pools_, peer->second->converted_kv, streams_,
+                                          options_.stripe_bytes, options_.post_bytes_max, options_.post_blocks_max);
     sink_(PrefillGranted{attempt, entry.grant.cached_tokens, entry.granted, now_ - entry.begun});
   }
   if (actions.send) send_range(entry, *actions.send, attempt);

@@ -41,6 +41,8 @@ struct PrefillHandoffOptions {
   // One post carries at most this much, so that a cancel stops soon and attempts share a link.
   uint64_t post_bytes_max = 4u << 20;
   size_t post_blocks_max = 512;
+  // Of a rank, for KV on its way into pages of another element type.
+  uint64_t converted_bytes_max = 64u << 20;
   // Bytes hashed, or posts made in as much time, between two looks at the sockets.
   uint64_t work_slice_bytes = 8u << 20;
   device::StreamFactory make_stream = device::make_stream;  // of the devices that pools lie on

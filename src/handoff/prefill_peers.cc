@@ -211,6 +211,13 @@ void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, wire::Manifest& mani
   if (const Status own = check_blob(manifest); !own) return refuse(peer, own.error().message);
   Result<layout::Planner> planner = agree(self_, manifest);
   if (!planner) return refuse(peer, planner.error().message);
+  if (manifest.kv_dtype != self_.kv_dtype) {
+    const Result<ConvertedKv*> converted = converted_to(manifest.kv_dtype);
+    if (!converted)
+      return refuse(peer, fmt::format("prefill has no memory to convert its KV of {} to {}: {}", self_.kv_dtype,
+                                      manifest.kv_dtype, converted.error().message));
+    peer.converted_kv = *converted;
+  }
   peer.manifest = std::move(manifest);
   peer.planner = std::make_shared<const layout::Planner>(std::move(*planner));
   peer.state = Peer::State::kElders;
@@ -227,6 +234,16 @@ void PrefillHandoff::Service::meet(uint64_t id, Peer& peer, wire::Manifest& mani
   }
   for (const uint64_t other : unpaired) drop_peer(other);
   await_elders(peer);
+}
+
+Result<ConvertedKv*> PrefillHandoff::Service::converted_to(const std::string& kv_dtype) {
+  BATON_ASSIGN(const tensor::DType from, tensor::parse_dtype(self_.kv_dtype));
+  BATON_ASSIGN(const tensor::DType to, tensor::parse_dtype(kv_dtype));
+  std::unique_ptr<ConvertedKv>& made = converted_kv_[to];
+  if (made == nullptr) {
+    BATON_ASSIGN(made, ConvertedKv::make(transport_, pools_, self_.layout.dp, from, to, options_.converted_bytes_max));
+  }
+  return made.get();
 }
 
 // The same process comes again. What its old connection still holds must not act after this one (S8): when that answers
@@ -269,8 +286,8 @@ void PrefillHandoff::Service::accepted(Peer& peer, const wire::Accept& accept) {
   peer.proved = peer.handshake.keyed();
   peer.connection.set_paired();
   recount(peer);
-  log_info("handoff: paired with decode {} {}", peer.manifest.layout.to_string(),
-           peer.manifest.incarnation.to_string());
+  log_info("handoff: paired with decode {} {}, {} KV", peer.manifest.layout.to_string(),
+           peer.manifest.incarnation.to_string(), peer.manifest.kv_dtype);
   count([](HandoffStats& s) {
     ++s.pairings;
     ++s.peers;

@@ -17,7 +17,7 @@ void PrefillHandoff::Service::take_transfer_events() {
   for (const transport::TransferEvent& event : events_) {
     const auto found = posts_.find(event.transfer);
     BATON_CHECK(found != posts_.end(), "transfer {} ended twice or was never posted", event.transfer);
-    const OutPost post = std::move(found->second);
+    OutPost post = std::move(found->second);
     posts_.erase(found);
     AttemptRecord& entry = *attempts_.at(post.attempt);
     entry.out.erase(event.transfer);
@@ -27,6 +27,8 @@ void PrefillHandoff::Service::take_transfer_events() {
       ended.outcome = transport::TransferOutcome::kFailed;
       ended.detail = fmt::format("{} of {} bytes applied at decode", event.bytes, post.bytes);
     }
+    if (post.converted != nullptr && event.outcome != transport::TransferOutcome::kDone && !event.local_quiesced)
+      never_quiet_.push_back(std::move(post.converted));
     if (ended.outcome == transport::TransferOutcome::kDone) {
       entry.bytes += post.bytes;
       count([&](HandoffStats& s) {
@@ -46,7 +48,7 @@ void PrefillHandoff::Service::take_transfer_events() {
 }
 
 // A slice of each attempt in turn, so that a long prompt does not hold up a short one, and only so much in all that the
-// sockets are served meanwhile; a peer whose queue is full is left for later.
+// sockets are served meanwhile; a peer whose queue is full is left for later, and an attempt that waits for pages.
 void PrefillHandoff::Service::pump() {
   std::set<uint64_t> full;
   std::deque<AttemptId> later;
@@ -58,8 +60,8 @@ void PrefillHandoff::Service::pump() {
     if (found == attempts_.end() || !found->second->making) continue;
     const uint64_t peer = found->second->peer;
     const std::optional<uint64_t> work = full.contains(peer) ? std::nullopt : pump_one(attempt, *found->second);
-    if (!work) {
-      full.insert(peer);
+    if (!work) full.insert(peer);
+    if (!work || *work == 0) {
       later.push_back(attempt);
       continue;
     }
@@ -97,7 +99,7 @@ bool PrefillHandoff::Service::post(AttemptId attempt, AttemptRecord& entry) {
   entry.machine.posts_made(1);
   if (posted) {
     if (entry.first_post == TimePoint{}) entry.first_post = clock_.now();
-    posts_.emplace(*posted, OutPost{attempt, post.bytes, std::move(post.links)});
+    posts_.emplace(*posted, OutPost{attempt, post.bytes, std::move(post.links), std::move(post.converted)});
     entry.out.insert(*posted);
     entry.next.reset();
     return true;

@@ -76,6 +76,7 @@ class PrefillHandoff::Service {
     size_t counted = 0;  // of unproved_bytes_
     wire::Manifest manifest;
     std::shared_ptr<const layout::Planner> planner;
+    ConvertedKv* converted_kv = nullptr;  // for one whose KV is of another element type
     // In kElders: older connections of the same incarnation, and the Ping that each has to answer.
     std::map<uint64_t, uint64_t> elders;
     transport::PeerId transport_peer;
@@ -106,6 +107,7 @@ class PrefillHandoff::Service {
     AttemptId attempt;
     uint64_t bytes = 0;
     std::map<std::pair<int, int>, HandoffStats::Link> links;
+    std::shared_ptr<const ConvertedPages> converted;
   };
 
   void run();
@@ -127,6 +129,8 @@ class PrefillHandoff::Service {
   void greet(Peer& peer, const wire::Hello& hello);
   void accepted(Peer& peer, const wire::Accept& accept);
   void meet(uint64_t id, Peer& peer, wire::Manifest& manifest);
+  // Memory for KV of that type; made when a peer first asks for it.
+  Result<ConvertedKv*> converted_to(const std::string& kv_dtype);
   void await_elders(Peer& peer);
   void admit(Peer& peer);
   void refuse(Peer& peer, const std::string& text);
@@ -179,6 +183,8 @@ class PrefillHandoff::Service {
   TimePoint now_;
   AttendedTime attention_;
   device::Streams streams_;  // before the attempts that use them
+  // By element type; before the attempts and posts that hold pages of it.
+  std::map<tensor::DType, std::unique_ptr<ConvertedKv>> converted_kv_;
   SparseLog strangers_log_;
   uint64_t next_peer_ = 1;
   uint64_t planned_for_ = 0;   // the last peer whose manifest was planned for
@@ -189,8 +195,9 @@ class PrefillHandoff::Service {
   std::unordered_map<AttemptId, std::unique_ptr<AttemptRecord>> attempts_;
   size_t early_ = 0;
   std::unordered_map<transport::TransferId, OutPost> posts_;
-  std::deque<AttemptId> pump_order_;  // attempts that make posts; each once
-  bool pump_again_ = false;           // the turn's share of work was used up
+  std::vector<std::shared_ptr<const ConvertedPages>> never_quiet_;  // the transport may still read them
+  std::deque<AttemptId> pump_order_;                                // attempts that make posts; each once
+  bool pump_again_ = false;                                         // the turn's share of work was used up
   Tombstones tombstones_{8192, std::chrono::seconds(120)};
   std::set<uint64_t> never_drained_;  // digests of grants whose writers the transport could not call quiet
   std::vector<AttemptId> speaking_;   // complete, and Commit is not yet on its way

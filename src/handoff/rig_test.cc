@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "device/convert.h"
 #include "handoff/pairing.h"
 #include "transport/blob.h"
 #include "transport/forwarding.h"
@@ -42,12 +43,19 @@ std::vector<PageId> numbers_of(const std::vector<wire::GrantedPage>& pages) {
   return numbers;
 }
 
+namespace {
+layout::KvGeometry with_elements(layout::KvGeometry geometry, tensor::DType dtype) {
+  geometry.element_size = static_cast<int>(tensor::dtype_size(dtype));
+  return geometry;
+}
+}  // namespace
+
 wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnation incarnation) {
   wire::Manifest manifest;
   manifest.incarnation = incarnation;
   manifest.model_digest = {0x3f, 0x9a};
-  manifest.geometry = spec.geometry;
-  manifest.kv_dtype = "bfloat16";
+  manifest.geometry = with_elements(spec.geometry, side.kv);
+  manifest.kv_dtype = tensor::dtype_name(side.kv);
   manifest.layout = side.layout;
   manifest.page_tokens = side.page_tokens;
   manifest.pages_per_group = side.pages;
@@ -58,10 +66,11 @@ wire::Manifest manifest_of(const PairSpec& spec, const SideSpec& side, Incarnati
 
 // ---- memory ----
 
-PatternPools::PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, Transport& transport)
-    : spec_(spec), geometry_(geometry) {
+PatternPools::PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, Transport& transport,
+                           tensor::DType computed)
+    : spec_(spec), computed_(computed), geometry_(with_elements(geometry, spec.kv)) {
   for (int rank = 0; rank < spec.layout.world(); ++rank) {
-    const layout::PageShape shape = layout::rank_page_shape(spec.layout, rank, geometry, spec.page_tokens);
+    const layout::PageShape shape = layout::rank_page_shape(spec.layout, rank, geometry_, spec.page_tokens);
     const uint64_t bytes = std::max<uint64_t>(shape.page_bytes(), 1) * static_cast<uint64_t>(spec.pages);
     Result<Transport::Region> region = transport.allocate(bytes);
     BATON_CHECK(region.ok(), "{}", region.error().message);
@@ -75,7 +84,8 @@ template <typename Visit>
 void PatternPools::visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end,
                          Visit visit) const {
   const int ranks = spec_.layout.attn_tp() * spec_.layout.pp;
-  std::vector<std::byte> entry(geometry_.entry_bytes());
+  // On boundaries of eight bytes, so of the values of any type.
+  std::vector<std::byte> entry(with_elements(geometry_, computed_).entry_bytes()), held(geometry_.entry_bytes());
   const auto k_bytes = static_cast<size_t>(geometry_.k_dim * geometry_.element_size);
   for (int r = 0; r < ranks; ++r) {
     const int rank = world_rank(spec_.layout, dp_rank, r);
@@ -88,13 +98,15 @@ void PatternPools::visit(uint64_t key, int dp_rank, const std::vector<PageId>& p
             const uint64_t word = random.next();
             std::memcpy(entry.data() + i, &word, std::min<size_t>(8, entry.size() - i));
           }
+          device::convert_values(entry.data(), computed_, held.data(), spec_.kv,
+                                 static_cast<uint64_t>(geometry_.k_dim + geometry_.v_dim));
           const uint64_t page = pages[static_cast<size_t>(token / spec_.page_tokens)].value() * pool.shape.page_bytes();
           const int slot = static_cast<int>(token % spec_.page_tokens);
           std::byte* k = pool.memory.host().data() + page + pool.shape.k_offset(layer, head, slot);
-          visit(rank, layer, head, token, k, std::span<const std::byte>(entry).first(k_bytes));
+          visit(rank, layer, head, token, k, std::span<const std::byte>(held).first(k_bytes));
           if (geometry_.v_dim == 0) continue;
           std::byte* v = pool.memory.host().data() + page + pool.shape.v_offset(layer, head, slot);
-          visit(rank, layer, head, token, v, std::span<const std::byte>(entry).subspan(k_bytes));
+          visit(rank, layer, head, token, v, std::span<const std::byte>(held).subspan(k_bytes));
         }
       }
     }
@@ -164,7 +176,9 @@ void PageList::give_back(const std::vector<wire::GrantedPage>& pages) {
 // ---- prefill ----
 
 TestPrefill::TestPrefill(const PairSpec& spec, std::unique_ptr<Transport> transport, PrefillHandoffOptions options)
-    : spec_(spec), transport_(std::move(transport)), memory_(spec.prefill, spec.geometry, *transport_) {
+    : spec_(spec),
+      transport_(std::move(transport)),
+      memory_(spec.prefill, spec.geometry, *transport_, spec.prefill.kv) {
   pages_.assign(static_cast<size_t>(spec.prefill.layout.dp), PageList(spec.prefill.pages));
   auto started = PrefillHandoff::start(options, manifest_of(spec, spec.prefill, incarnation_of(*transport_)),
                                        *transport_, memory_.pools(), [this](PrefillEvent event) {
@@ -229,7 +243,7 @@ bool TestPrefill::all_free() const {
 // ---- decode ----
 
 TestDecode::TestDecode(const PairSpec& spec, std::unique_ptr<Transport> transport, DecodeHandoffOptions options)
-    : spec_(spec), transport_(std::move(transport)), memory_(spec.decode, spec.geometry, *transport_) {
+    : spec_(spec), transport_(std::move(transport)), memory_(spec.decode, spec.geometry, *transport_, spec.prefill.kv) {
   pages_.assign(static_cast<size_t>(spec.decode.layout.dp), PageList(spec.decode.pages));
   auto started = DecodeHandoff::start(std::move(options), manifest_of(spec, spec.decode, incarnation_of(*transport_)),
                                       *transport_, memory_.pools(), [this](DecodeEvent event) {
@@ -327,12 +341,12 @@ uint64_t expected_bytes(const PairSpec& spec, int64_t tokens, int64_t cached) {
   const int page = spec.decode.page_tokens;
   const bool whole = page == spec.prefill.page_tokens;
   const auto moved = static_cast<uint64_t>(whole ? (tokens + page - 1) / page * page - cached : tokens - cached);
-  if (spec.fanout == layout::Fanout::kLocal) return moved * spec.geometry.token_bytes();
+  const layout::KvGeometry held = with_elements(spec.geometry, spec.decode.kv);
+  if (spec.fanout == layout::Fanout::kLocal) return moved * held.token_bytes();
   uint64_t bytes = 0;
   for (int r = 0; r < spec.decode.layout.attn_tp() * spec.decode.layout.pp; ++r)
-    bytes += layout::rank_page_shape(spec.decode.layout, world_rank(spec.decode.layout, 0, r), spec.geometry, 1)
-                 .page_bytes() *
-             moved;
+    bytes +=
+        layout::rank_page_shape(spec.decode.layout, world_rank(spec.decode.layout, 0, r), held, 1).page_bytes() * moved;
   return bytes;
 }
 

@@ -31,21 +31,24 @@ struct SideSpec {
   int page_tokens = 8;
   int pages = 96;  // per DP group
   int homes = 1;   // devices that the ranks' pools lie on in turn
+  tensor::DType kv = tensor::DType::kBF16;
 };
 
 struct PairSpec {
   std::string name;
-  layout::KvGeometry geometry;
+  layout::KvGeometry geometry;  // its element_size is that of SideSpec::kv on either side
   SideSpec prefill, decode;
   layout::Fanout fanout = layout::Fanout::kDirect;
   layout::WriterPolicy policy = layout::WriterPolicy::kBalanced;
 };
 
 // The pools of an instance. The bytes of (key, layer, head, token, k or v) are a function of these alone, so that
-// either side of a handoff, in any process, knows what the other must hold.
+// either side of a handoff, in any process, knows what the other must hold: the bytes of values of `computed`,
+// converted where the pools hold others.
 class PatternPools {
  public:
-  PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, transport::Transport& transport);
+  PatternPools(const SideSpec& spec, const layout::KvGeometry& geometry, transport::Transport& transport,
+               tensor::DType computed = tensor::DType::kBF16);
   [[nodiscard]] const std::vector<Pool>& pools() const { return pools_; }
   void write(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end);
   // The first difference in words, or empty.
@@ -59,6 +62,7 @@ class PatternPools {
   void visit(uint64_t key, int dp_rank, const std::vector<PageId>& pages, int64_t begin, int64_t end,
              Visit visit) const;
   SideSpec spec_;
+  tensor::DType computed_;
   layout::KvGeometry geometry_;
   std::vector<Pool> pools_;
 };

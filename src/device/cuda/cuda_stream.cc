@@ -142,6 +142,20 @@ void CudaStream::copy(const Memory& from, const Memory& to, std::span<const layo
   launch_copies(ranges, other.home == home_ ? 3 * processors_ : kLinkBlocks, stream_);
 }
 
+void CudaStream::convert(const Memory& from, tensor::DType from_type, const Memory& to, tensor::DType to_type,
+                         std::span<const Conversion> conversions) {
+  BATON_CHECK(from.home == home_ && to.home == home_, "from {} to {} on a stream of {}", from.home.to_string(),
+              to.home.to_string(), home_.to_string());
+  use();
+  launch_asked();
+  std::vector<RangeConversion> ranges;
+  ranges.reserve(conversions.size());
+  for (const Conversion& c : conversions)
+    ranges.push_back({from.part(c.source_offset, c.values * tensor::dtype_size(from_type)).base,
+                      to.part(c.destination_offset, c.values * tensor::dtype_size(to_type)).base, c.values});
+  launch_conversions(ranges, from_type, to_type, 4 * processors_, stream_);
+}
+
 void CudaStream::sum(const Memory& memory, std::span<const layout::WordRun> runs, const PageKeys& keys, WordSum* out) {
   BATON_CHECK(memory.home == home_, "memory of {} on a stream of {}", memory.home.to_string(), home_.to_string());
   use();

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -185,6 +186,36 @@ TEST_F(CudaStreamTest, CopiesFromAndToTheProcessor) {
       stream_->record()->wait();
       EXPECT_TRUE(read(card.memory()) == expected_card);
       EXPECT_TRUE(std::equal(expected_host.begin(), expected_host.end(), host.memory().base));
+    }
+  }
+}
+
+// Values of every size, in ranges that begin anywhere; what no range holds stays.
+TEST_F(CudaStreamTest, ConversionsAreTheCpus) {
+  using tensor::DType;
+  constexpr uint64_t kValues = 200'000;
+  std::vector<float> floats(kValues);
+  for (float& v : floats) v = static_cast<float>((random_.uniform() * 2 - 1) * std::exp2(random_.uniform() * 24 - 14));
+  Bytes source(kValues * sizeof(float));
+  std::memcpy(source.data(), floats.data(), source.size());
+  const std::vector<Conversion> whole = {{0, 0, kValues}};
+  for (const DType from : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+    Bytes values(kValues * tensor::dtype_size(from));
+    cpu_.convert(Memory::of(source), DType::kF32, Memory::of(values), from, whole);
+    const Buffer on_the_card = on_card(values);
+    for (const DType to : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
+      std::vector<Conversion> parts;
+      for (uint64_t at = 0; at < kValues;) {
+        const uint64_t count =
+            std::min(kValues - at, random_.below(8) == 0 ? 30'000 + random_.below(9) : 1 + random_.below(300));
+        parts.push_back({at * tensor::dtype_size(from), at * tensor::dtype_size(to), count});
+        at += count + random_.below(3);
+      }
+      Bytes expected = random_bytes(kValues * tensor::dtype_size(to), random_);
+      const Buffer destination = on_card(expected);
+      cpu_.convert(Memory::of(values), from, Memory::of(expected), to, parts);
+      stream_->convert(on_the_card.memory(), from, destination.memory(), to, parts);
+      EXPECT_TRUE(read(destination.memory()) == expected) << tensor::dtype_name(from) << " " << tensor::dtype_name(to);
     }
   }
 }

@@ -1,3 +1,6 @@
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
 #include <algorithm>
 
 #include "base/cuda/cuda_check.h"
@@ -13,6 +16,8 @@ constexpr uint32_t kCopyThreads = 512;
 constexpr uint32_t kLoads = 4;
 constexpr uint64_t kCopyTile = kCopyThreads * kLoads * 16;
 constexpr uint32_t kCopyBlocks = 3;  // on a processor of the card, at least
+constexpr uint32_t kConvertThreads = 256, kConvertPack = 8;
+constexpr uint64_t kConvertTile = uint64_t{4} * kConvertThreads * kConvertPack;  // values
 constexpr uint32_t kSumThreads = 256;
 constexpr uint64_t kSumTile = kSumThreads * 8;  // words
 
@@ -126,6 +131,49 @@ __global__ void __launch_bounds__(kCopyThreads, kCopyBlocks) copy_kernel(const _
   });
 }
 
+template <typename T, uint32_t kCount>
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Values {
+  T v[kCount];
+};
+
+template <typename From, typename To, uint32_t kPack>
+__device__ void convert_tile(const std::byte* source, std::byte* destination, uint32_t values) {
+  const auto* from = reinterpret_cast<const Values<From, kPack>*>(source);
+  auto* to = reinterpret_cast<Values<To, kPack>*>(destination);
+#pragma unroll 4
+  for (uint32_t at = threadIdx.x; at < values / kPack; at += kConvertThreads) {
+    const Values<From, kPack> loaded = from[at];
+    Values<To, kPack> converted;
+#pragma unroll
+    for (uint32_t i = 0; i < kPack; ++i) converted.v[i] = To(static_cast<float>(loaded.v[i]));
+    to[at] = converted;
+  }
+}
+
+template <typename From, typename To, typename List>
+__global__ void __launch_bounds__(kConvertThreads) convert_kernel(const __grid_constant__ List list) {
+  list.for_my_tiles([](const RangeConversion& range, uint64_t first, uint64_t end) {
+    const bool packs = reinterpret_cast<uintptr_t>(range.source) % alignof(Values<From, kConvertPack>) == 0 &&
+                       reinterpret_cast<uintptr_t>(range.destination) % alignof(Values<To, kConvertPack>) == 0;
+    for (uint64_t at = first * kConvertTile; at < min(end * kConvertTile, range.values); at += kConvertTile) {
+      const auto values = static_cast<uint32_t>(min(kConvertTile, range.values - at));
+      const uint32_t packed = packs ? values / kConvertPack * kConvertPack : 0;
+      const std::byte* from = range.source + at * sizeof(From);
+      std::byte* to = range.destination + at * sizeof(To);
+      convert_tile<From, To, kConvertPack>(from, to, packed);
+      convert_tile<From, To, 1>(from + packed * sizeof(From), to + packed * sizeof(To), values - packed);
+    }
+  });
+}
+
+template <typename Call>
+void with_type(tensor::DType type, const Call& call) {
+  if (type == tensor::DType::kBF16) return call.template operator()<__nv_bfloat16>();
+  if (type == tensor::DType::kF8E4M3) return call.template operator()<__nv_fp8_e4m3>();
+  BATON_CHECK(type == tensor::DType::kF32, "values of {}", tensor::dtype_name(type));
+  call.template operator()<float>();
+}
+
 // A row of `row_bytes` bytes has whole words and perhaps a last one that zeros fill up.
 __device__ Uint128 any_word(const std::byte* word, uint64_t bytes, const PageKeys& keys, const KeyWalk& walk) {
   uint64_t halves[2] = {};
@@ -215,6 +263,20 @@ void launch_copies(std::span<const RangeCopy> copies, int blocks, cudaStream_t s
       [&](const auto& list) {
         copy_kernel<<<std::min(list.tiles, static_cast<uint32_t>(blocks)), kCopyThreads, 0, stream>>>(list);
       });
+}
+
+void launch_conversions(std::span<const RangeConversion> conversions, tensor::DType from_type, tensor::DType to_type,
+                        int blocks, cudaStream_t stream) {
+  with_type(from_type, [&]<typename From>() {
+    with_type(to_type, [&]<typename To>() {
+      in_lists_of_any_length(
+          conversions, [](const RangeConversion& range) { return (range.values + kConvertTile - 1) / kConvertTile; },
+          [&]<typename List>(const List& list) {
+            convert_kernel<From, To>
+                <<<std::min(list.tiles, static_cast<uint32_t>(blocks)), kConvertThreads, 0, stream>>>(list);
+          });
+    });
+  });
 }
 
 void launch_sums(std::span<const RangeSum> ranges, const PageKeys& keys, WordSum* sums, int blocks,

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "device/page_sum.h"
+#include "tensor/dtype.h"
 
 namespace baton::device {
 
@@ -20,6 +21,15 @@ struct RangeCopy {
 };
 // By at most `blocks` blocks of 512 threads, so that what else runs on the card keeps the rest of it.
 void launch_copies(std::span<const RangeCopy> copies, int blocks, cudaStream_t stream);
+
+struct RangeConversion {
+  const std::byte* source;
+  std::byte* destination;
+  uint64_t values;
+};
+// See convert.h.
+void launch_conversions(std::span<const RangeConversion> conversions, tensor::DType from_type, tensor::DType to_type,
+                        int blocks, cudaStream_t stream);
 
 // A layout::WordRun by its address, and to which of the sums it adds.
 struct RangeSum {

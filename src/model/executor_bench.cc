@@ -1,7 +1,7 @@
 // Prefill and decode of a model's shape with made-up weights, through the executor:
 //
 //   model_bench --model DIR [--device cuda] [--tp N] [--dp N] [--ep N] [--pp N] [--context N] [--batches 1,32,128]
-//     [--steps N] [--quantization fp8] [--load-format auto]
+//     [--steps N] [--quantization fp8] [--kv-cache-dtype fp8_e4m3] [--load-format auto]
 //
 // A prompt of `context` tokens by itself, then decode of so many sequences of that context, the next step submitted
 // while one is under way, as the engine does it. Beside each time what the fewest bytes of a step are: weights that the
@@ -22,7 +22,7 @@ namespace baton::model {
 namespace {
 
 struct Flags {
-  std::string model, device = "cpu", quantization, load_format = "dummy";
+  std::string model, device = "cpu", quantization, kv_dtype = "bfloat16", load_format = "dummy";
   int64_t context = 4096, chunk = 4096;
   std::vector<int> batches{1, 32, 128};
   int steps = 40, prompts = 5, page_tokens = 64, device_step = 1;
@@ -97,6 +97,7 @@ class Bench {
     options_.load_format = flags_.load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto;
     options_.page_tokens = flags_.page_tokens;
     options_.quantize_fp8 = flags_.quantization == "fp8";
+    if (flags_.kv_dtype == "fp8_e4m3") options_.kv_dtype = tensor::DType::kF8E4M3;
     if (flags_.device == "cuda") options_.first_device.kind = device::DeviceKind::kCuda;
     options_.layout = flags_.layout;
     options_.device_step = flags_.device_step;
@@ -201,6 +202,7 @@ int bench_main(int argc, char** argv) {
   app.add_option("--device", flags.device)->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--quantization", flags.quantization)->check(CLI::IsMember({"fp8"}));
   app.add_option("--load-format", flags.load_format)->check(CLI::IsMember({"auto", "dummy"}));
+  app.add_option("--kv-cache-dtype", flags.kv_dtype)->check(CLI::IsMember({"bfloat16", "fp8_e4m3"}));
   app.add_option("--tp", flags.layout.tp);
   app.add_option("--dp", flags.layout.dp);
   app.add_option("--pp", flags.layout.pp);

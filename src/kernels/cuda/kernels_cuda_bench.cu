@@ -21,7 +21,9 @@ __global__ void fill_kernel(bf16* to, size_t count, float scale) {
     uint64_t z = (i + 1) * 0x9e3779b97f4a7c15;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
     z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    to[i] = __float2bfloat16(scale * (static_cast<float>(z >> 40) * 0x1p-23F - 1));
+    const bf16 v = __float2bfloat16(scale * (static_cast<float>(z >> 40) * 0x1p-23F - 1));
+    // No byte is a NaN of fp8, as which some cases read them.
+    to[i] = __ushort_as_bfloat16(__bfloat16_as_ushort(v) & 0xffbf);
   }
 }
 
@@ -154,10 +156,12 @@ struct Bench {
   // A pool in the arena, its pages in random order, for as many contexts as fit.
   PagedKv kv;
   std::vector<uint32_t> pages;
-  Bench(int heads, int k_dim, int v_dim, int page_tokens) {
+  Bench(int heads, int k_dim, int v_dim, int page_tokens, tensor::DType dtype = tensor::DType::kBF16) {
+    const size_t size = tensor::dtype_size(dtype);
+    kv.dtype = dtype;
     kv.pool = reinterpret_cast<std::byte*>(arena);
-    kv.v_offset = static_cast<size_t>(page_tokens) * k_dim * 2;
-    kv.head_stride = static_cast<size_t>(page_tokens) * (k_dim + v_dim) * 2;
+    kv.v_offset = page_tokens * k_dim * size;
+    kv.head_stride = page_tokens * (k_dim + v_dim) * size;
     kv.page_stride = kv.head_stride * heads;
     kv.page_tokens = page_tokens;
     kv.k_dim = k_dim;
@@ -197,6 +201,19 @@ void attention_cases() {
                });
       }
     }
+    const Bench bench8(1, 576, 0, 64, tensor::DType::kF8E4M3);
+    for (const int heads : {16, 128}) {
+      for (const int batch : {1, 32, 128}) {
+        const auto [rows, turns] = bench8.batches(batch, kContext, 1);
+        plan_decode(stream, {rows, batch, 1}, first_tile);
+        report("mla_decode fp8 heads=" + std::to_string(heads) + " b=" + std::to_string(batch),
+               576.0 * batch * kContext + 2.0 * batch * heads * (576 + 512), 2.0 * batch * heads * kContext * 1088,
+               [&, rows = rows, turns = turns](int turn) {
+                 mla_decode<bf16>(stream, slice(batch * heads * 576, turn), {rows + turn % turns * batch, batch, 1},
+                                  {first_tile}, heads, 512, bench8.kv, 0.07F, scratch, output);
+               });
+      }
+    }
     const auto [rows, turns] = bench.batches(1, kContext, kContext);
     int32_t* zero = on_card<int32_t>(1);
     report("mla_gather_latents 4096", 2.0 * 1152 * kContext, 0, [&, rows = rows](int) {
@@ -220,6 +237,16 @@ void attention_cases() {
              4096.0 * batch * kContext, 4.0 * batch * 32 * kContext * 128, [&, rows = rows, turns = turns](int turn) {
                gqa_decode<bf16>(stream, slice(batch * 6144, turn), 6144, {rows + turn % turns * batch, batch, 1},
                                 {first_tile}, heads, bench.kv, 0.09F, scratch, output);
+             });
+    }
+    const Bench bench8(8, 128, 128, page_tokens, tensor::DType::kF8E4M3);
+    for (const int batch : {1, 32, 128}) {
+      const auto [rows, turns] = bench8.batches(batch, kContext, 1);
+      plan_decode(stream, {rows, batch, 1}, first_tile);
+      report("gqa_decode fp8 32/8 b=" + std::to_string(batch) + " page=" + std::to_string(page_tokens),
+             2048.0 * batch * kContext, 4.0 * batch * 32 * kContext * 128, [&, rows = rows, turns = turns](int turn) {
+               gqa_decode<bf16>(stream, slice(batch * 6144, turn), 6144, {rows + turn % turns * batch, batch, 1},
+                                {first_tile}, heads, bench8.kv, 0.09F, scratch, output);
              });
     }
     if (page_tokens == 1) continue;

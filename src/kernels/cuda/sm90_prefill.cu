@@ -15,23 +15,25 @@ constexpr int kMultiplying = 256, kCopying = 128, kRows = 128, kKeys = 128, kSta
 constexpr int kTileBytes = kKeys * 128;
 
 // Where a token's key is in two parts, of which the first has kKeyFirst values, and its value.
+template <class Kv>
 struct TokenRow {
-  const bf16 *key, *rest, *value;
+  const Kv *key, *rest, *value;
 };
+template <class Kv>
 struct PagedTokens {
   PagedKv kv;
   const int* kv_head_of;
 
-  __device__ TokenRow row(const PagedRows& s, int, int head, int token) const {
-    const std::byte* k = page_k_row(kv, kv.pages + s.first_page, token, kv_head_of[head], sizeof(bf16));
+  __device__ TokenRow<Kv> row(const PagedRows& s, int, int head, int token) const {
+    const std::byte* k = page_k_row(kv, kv.pages + s.first_page, token, kv_head_of[head], sizeof(Kv));
     // v_dim is k_dim, so V is as far beyond K for every token.
-    return {reinterpret_cast<const bf16*>(k), nullptr, reinterpret_cast<const bf16*>(k + kv.v_offset)};
+    return {reinterpret_cast<const Kv*>(k), nullptr, reinterpret_cast<const Kv*>(k + kv.v_offset)};
   }
 };
 struct ExpandedTokens {
   ExpandedKv<bf16> kv;
 
-  __device__ TokenRow row(const PagedRows&, int sequence, int head, int token) const {
+  __device__ TokenRow<bf16> row(const PagedRows&, int sequence, int head, int token) const {
     const int64_t at = int64_t{kv.context_first[sequence]} + token;
     return {kv.keys + (at * kv.heads + head) * kv.nope, kv.latents + at * (kv.lora + kv.rope) + kv.lora,
             kv.values + (at * kv.heads + head) * kv.v_dim};
@@ -55,6 +57,26 @@ struct PrefillTile {
   int sequence, head, first_row, context, blocks;
 };
 
+// Eight values of a tile's row. fp8 becomes bf16.
+template <class Kv>
+__device__ void copy_chunk(uint32_t to, const Kv* from) {
+  if constexpr (std::is_same_v<Kv, fp8>) {
+    const uint2 v = *reinterpret_cast<const uint2*>(from);
+    store_converted(to, v.x, v.y);
+  } else {
+    copy_async(to, from);
+  }
+}
+template <class Kv>
+__device__ void arrive_full(uint32_t barrier) {
+  if constexpr (std::is_same_v<Kv, fp8>) {
+    fence_for_wgmma();
+    barrier_arrive(barrier);
+  } else {
+    barrier_arrive_after_copies(barrier);
+  }
+}
+
 // The copying warpgroup. Eight threads copy a row's tile of 64 columns, 16 bytes each; rows beyond the context are its
 // last one again, and masked. kKeyFirst: values of a key in its first part; kKeyDim or less.
 template <int kKeyDim, int kKeyFirst, int kValueDim, class Source>
@@ -65,7 +87,8 @@ __device__ void copy_context(const Source& source, const PrefillTile& tile, uint
   for (int block = 0; block < tile.blocks; ++block) {
     const int stage = block % kStages;
     const uint32_t parity = (block / kStages + 1) % 2;
-    TokenRow from[kKeys / 16];
+    decltype(source.row(tile.s, 0, 0, 0)) from[kKeys / 16];
+    using Kv = std::remove_const_t<std::remove_pointer_t<decltype(from[0].key)>>;
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i)
       from[i] = source.row(tile.s, tile.sequence, tile.head, min(block * kKeys + i * 16 + row16, tile.context - 1));
@@ -75,20 +98,20 @@ __device__ void copy_context(const Source& source, const PrefillTile& tile, uint
     for (int i = 0; i < kKeys / 16; ++i) {
 #pragma unroll
       for (int t = 0; t < L::kKeyTiles; ++t) {
-        const bf16* part = t * 64 < kKeyFirst ? from[i].key + t * 64 : from[i].rest + t * 64 - kKeyFirst;
-        copy_async(to + t * kTileBytes + i * 16 * 128, part + chunk * 8);
+        const Kv* part = t * 64 < kKeyFirst ? from[i].key + t * 64 : from[i].rest + t * 64 - kKeyFirst;
+        copy_chunk(to + t * kTileBytes + i * 16 * 128, part + chunk * 8);
       }
     }
-    barrier_arrive_after_copies(barriers + stage * 8);
+    arrive_full<Kv>(barriers + stage * 8);
     barrier_wait(barriers + (3 * kStages + stage) * 8, parity);
     to = shared + L::kValueStages + stage * L::kValueBytes + swizzled(row16, chunk);
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
 #pragma unroll
       for (int t = 0; t < L::kValueTiles; ++t)
-        copy_async(to + t * kTileBytes + i * 16 * 128, from[i].value + t * 64 + chunk * 8);
+        copy_chunk(to + t * kTileBytes + i * 16 * 128, from[i].value + t * 64 + chunk * 8);
     }
-    barrier_arrive_after_copies(barriers + (2 * kStages + stage) * 8);
+    arrive_full<Kv>(barriers + (2 * kStages + stage) * 8);
   }
 }
 
@@ -278,13 +301,13 @@ template <class T>
 void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
                  const QueryHeads& heads, const PagedKv& kv, float scale, T* out) {
   if constexpr (std::is_same_v<T, bf16>) {
-    if (kv.dtype == tensor::DType::kBF16 && kv.k_dim == kv.v_dim) {
-      const PagedTokens source{kv, heads.kv_head_of};
-      if (kv.k_dim == 128)
-        return launch<128, 128, 128>(stream, q, q_row_stride, sequences, heads.count, source, scale, out);
-      if (kv.k_dim == 64)
-        return launch<64, 64, 64>(stream, q, q_row_stride, sequences, heads.count, source, scale, out);
-    }
+    const bool wide = kv.k_dim == 128 && kv.v_dim == 128, narrow = kv.k_dim == 64 && kv.v_dim == 64;
+    const auto by_tensor_cores = [&]<class Kv>() {
+      const auto run = wide ? launch<128, 128, 128, PagedTokens<Kv>> : launch<64, 64, 64, PagedTokens<Kv>>;
+      run(stream, q, q_row_stride, sequences, heads.count, {kv, heads.kv_head_of}, scale, out);
+    };
+    if ((wide || narrow) && kv.dtype == tensor::DType::kBF16) return by_tensor_cores.template operator()<bf16>();
+    if ((wide || narrow) && kv.dtype == tensor::DType::kF8E4M3) return by_tensor_cores.template operator()<fp8>();
   }
   plain_attention<T>(stream, q, q_row_stride, sequences, heads.count, heads.kv_head_of, kv, kv.v_dim, scale, out);
 }

@@ -131,7 +131,7 @@ __device__ inline void wgmma_rows(float (&d)[32], const uint32_t (&a)[4], uint64
         "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
-// The same with few columns: d (64, 8 or 32). kRows: a is (16, 64) in shared memory, by rows_descriptor().
+// The same with few columns: d (64, 8, 16 or 32). kRows: a is (16, 64) in shared memory, by rows_descriptor().
 template <bool kRows>
 __device__ inline void wgmma_few(float (&d)[4], uint64_t a, uint64_t b, bool add) {
   asm volatile(
@@ -140,6 +140,16 @@ __device__ inline void wgmma_few(float (&d)[4], uint64_t a, uint64_t b, bool add
       "%0, %1, %2, %3}, "
       "%4, %5, add, 1, 1, %7, 0;\n}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kRows ? 1 : 0));
+}
+template <bool kRows>
+__device__ inline void wgmma_few(float (&d)[8], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %10, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "%8, %9, add, 1, 1, %11, 0;\n}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kRows ? 1 : 0));
 }
 template <bool kRows>

@@ -21,8 +21,8 @@ class CheckpointWeights final : public WeightSource {
   CheckpointWeights(tensor::Checkpoint checkpoint, int fp8_block)
       : checkpoint_(std::move(checkpoint)), fp8_block_(fp8_block) {}
 
-  Result<MatrixReader> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
-                              Interval cols) const override {
+  Result<tensor::MatrixSlice> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                     Interval cols) const override {
     BATON_ASSIGN(const tensor::TensorView view, find(name, {n, k}));
     Scale scale;
     const bool scaled = view.dtype == tensor::DType::kF8E4M3;
@@ -31,7 +31,7 @@ class CheckpointWeights final : public WeightSource {
     }
     const auto whole = tensor::stored_matrix(view, scaled ? &scale.view : nullptr, scale.block);
     if (!whole) return error(whole.error().code, "tensor {}: {}", name, whole.error().message);
-    return MatrixReader([m = whole->cut({rows.begin, rows.end}, {cols.begin, cols.end})] { return m; });
+    return tensor::slice_of(whole->cut({rows.begin, rows.end}, {cols.begin, cols.end}));
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const override {
@@ -46,7 +46,7 @@ class CheckpointWeights final : public WeightSource {
     return w;
   }
 
-  Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const override {
+  Result<tensor::MatrixSlice> table(const std::string& name, int64_t n, int64_t k) const override {
     return matrix(name, n, k, {0, static_cast<int>(n)}, {0, static_cast<int>(k)});
   }
 
@@ -87,14 +87,14 @@ class DummyWeights final : public WeightSource {
  public:
   explicit DummyWeights(uint64_t seed) : seed_(seed) {}
 
-  Result<MatrixReader> matrix(const std::string& name, int64_t, int64_t k, Interval rows,
-                              Interval cols) const override {
-    return reader(name, scale_of(k), rows, cols);
+  Result<tensor::MatrixSlice> matrix(const std::string& name, int64_t, int64_t k, Interval rows,
+                                     Interval cols) const override {
+    return slice(name, scale_of(k), rows, cols);
   }
 
   // Embeddings of unit variance, as a first norm would make them.
-  Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const override {
-    return reader(name, scale_of(1), {0, static_cast<int>(n)}, {0, static_cast<int>(k)});
+  Result<tensor::MatrixSlice> table(const std::string& name, int64_t n, int64_t k) const override {
+    return slice(name, scale_of(1), {0, static_cast<int>(n)}, {0, static_cast<int>(k)});
   }
 
   Result<std::vector<float>> vector(const std::string& name, int64_t, Interval range) const override {
@@ -111,15 +111,24 @@ class DummyWeights final : public WeightSource {
   // Uniform values of variance 1/k keep the size of activations.
   static float scale_of(int64_t k) { return static_cast<float>(std::sqrt(3.0 / static_cast<double>(k))); }
 
-  MatrixReader reader(const std::string& name, float scale, Interval rows, Interval cols) const {
-    return [key = key_of(name), scale, rows, cols] {
-      const int64_t n = rows.size(), width = cols.size();
+  tensor::MatrixSlice slice(const std::string& name, float scale, Interval rows, Interval cols) const {
+    tensor::MatrixSlice slice;
+    slice.stored_rows = rows.size();
+    slice.stored_cols = cols.size();
+    slice.uniform = [key = key_of(name), scale, rows, cols] {
+      tensor::UniformMatrix m{.row_keys = {}, .first_col = cols.begin, .scale = scale};
+      for (int r = rows.begin; r < rows.end; ++r) m.row_keys.push_back(row_key(key, r));
+      return m;
+    };
+    slice.stored = [uniform = slice.uniform, width = static_cast<int64_t>(cols.size())] {
+      const tensor::UniformMatrix m = uniform();
+      const auto n = static_cast<int64_t>(m.row_keys.size());
       auto values = std::make_shared<tensor::AlignedBuffer>(
           tensor::AlignedBuffer::unwritten(static_cast<size_t>(n) * static_cast<size_t>(width) * sizeof(uint16_t)));
       uint16_t* out = values->as<uint16_t>().data();
       kernels::on_gemm_threads([&](int part, int parts) {
         for (int64_t r = n * part / parts; r < n * (part + 1) / parts; ++r)
-          kernels::uniform_bf16(row_key(key, rows.begin + r), cols.begin, width, scale, out + r * width);
+          kernels::uniform_bf16(m.row_keys[static_cast<size_t>(r)], m.first_col, width, m.scale, out + r * width);
       });
       return tensor::StoredMatrix{.data = values->data(),
                                   .dtype = tensor::DType::kBF16,
@@ -129,6 +138,7 @@ class DummyWeights final : public WeightSource {
                                   .scales = {},
                                   .owner = values};
     };
+    return slice;
   }
 
   [[nodiscard]] uint64_t key_of(const std::string& name) const {

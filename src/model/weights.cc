@@ -92,32 +92,38 @@ void Weights::finish_progress() const {
   progress_->report(progress_->total, progress_->total);
 }
 
-tensor::MatrixSlice Weights::slice(std::string_view form, const std::string& name, Interval rows, Interval cols,
-                                   MatrixReader reader) const {
-  tensor::MatrixSlice slice;
+tensor::MatrixSlice Weights::named(std::string_view form, const std::string& name, Interval rows, Interval cols,
+                                   tensor::MatrixSlice slice) const {
   slice.identity =
       fmt::format("{} {} {} [{}, {}) [{}, {})", number_, form, name, rows.begin, rows.end, cols.begin, cols.end);
-  slice.stored_rows = rows.size();
-  slice.stored_cols = cols.size();
-  slice.stored = [this, reader = std::move(reader)] {
-    tensor::StoredMatrix m = reader();
-    count(m.rows * m.cols);
-    return m;
+  const int64_t size = slice.stored_rows * slice.stored_cols;
+  const auto counted = [this, size](auto make) {
+    return [this, size, make = std::move(make)] {
+      auto made = make();
+      count(size);
+      return made;
+    };
   };
+  if (slice.unquantized != nullptr) {
+    // The one or the other is called, so that each counts.
+    auto whole = *slice.unquantized;
+    if (whole.uniform != nullptr) whole.uniform = counted(whole.uniform);
+    whole.stored = counted(whole.stored);
+    slice.unquantized = std::make_shared<const tensor::MatrixSlice>(std::move(whole));
+  }
+  if (slice.uniform != nullptr) slice.uniform = counted(slice.uniform);
+  slice.stored = counted(slice.stored);
   return slice;
 }
 
 Result<tensor::MatrixSlice> Weights::matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
                                             Interval cols) const {
-  BATON_ASSIGN(MatrixReader reader, source_->matrix(name, n, k, rows, cols));
-  return slice("as stored", name, rows, cols, std::move(reader));
+  BATON_ASSIGN(tensor::MatrixSlice slice, source_->matrix(name, n, k, rows, cols));
+  return named("as stored", name, rows, cols, std::move(slice));
 }
 
 Result<tensor::MatrixSlice> Weights::table(const std::string& name, int64_t n, int64_t k) const {
-  BATON_ASSIGN(MatrixReader reader, source_->table(name, n, k));
-  tensor::MatrixSlice whole = slice("table", name, {0, static_cast<int>(n)}, {0, static_cast<int>(k)}, {});
-  whole.stored = std::move(reader);  // not counted, as parameter_count() does not
-  return whole;
+  return source_->table(name, n, k);  // not counted, as parameter_count() does not
 }
 
 Result<std::vector<float>> Weights::vector(const std::string& name, int64_t n, Interval range) const {
@@ -134,12 +140,20 @@ Result<tensor::MatrixSlice> Weights::linear(const std::string& name, int64_t n, 
     return Interval{i.begin / kQuantBlock * kQuantBlock, static_cast<int>(std::min<int64_t>(end, size))};
   };
   const Interval wide_rows = widen(rows, n), wide_cols = widen(cols, k);
-  BATON_ASSIGN(MatrixReader wide, source_->matrix(name, n, k, wide_rows, wide_cols));
+  BATON_ASSIGN(const tensor::MatrixSlice wide, source_->matrix(name, n, k, wide_rows, wide_cols));
   const auto within = [](Interval i, Interval all) { return LongInterval{i.begin - all.begin, i.end - all.begin}; };
-  return slice("quantized", name, rows, cols,
-               [wide = std::move(wide), own_rows = within(rows, wide_rows), own_cols = within(cols, wide_cols)] {
-                 return tensor::quantize_fp8(wide(), {kQuantBlock, kQuantBlock}).cut(own_rows, own_cols);
-               });
+  tensor::MatrixSlice slice;
+  slice.stored_rows = rows.size();
+  slice.stored_cols = cols.size();
+  slice.unquantized = std::make_shared<const tensor::MatrixSlice>(wide);
+  slice.block = {kQuantBlock, kQuantBlock};
+  slice.rows_of_unquantized = within(rows, wide_rows);
+  slice.cols_of_unquantized = within(cols, wide_cols);
+  slice.stored = [wide = wide.stored, block = slice.block, own_rows = slice.rows_of_unquantized,
+                  own_cols = slice.cols_of_unquantized] {
+    return tensor::quantize_fp8(wide(), block).cut(own_rows, own_cols);
+  };
+  return named("quantized", name, rows, cols, std::move(slice));
 }
 
 }  // namespace baton::model

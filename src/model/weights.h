@@ -15,21 +15,18 @@
 
 namespace baton::model {
 
-// Gives the bytes of a matrix, and makes them on every call if no file has them. Any thread, while the source lives.
-using MatrixReader = std::function<tensor::StoredMatrix()>;
-
-// Where tensors come from. Any thread may read. Errors: kNotFound names the tensor that is missing, kIncompatible a
-// shape that is not the one asked for, with both.
+// Where tensors come from, slices like no other. Any thread may read, while the source lives. Errors: kNotFound names
+// the tensor that is missing, kIncompatible a shape that is not the one asked for, with both.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   // rows x cols of the matrix `name`, whose whole shape must be (n, k).
-  virtual Result<MatrixReader> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
-                                      Interval cols) const = 0;
+  virtual Result<tensor::MatrixSlice> matrix(const std::string& name, int64_t n, int64_t k, Interval rows,
+                                             Interval cols) const = 0;
   // [range) of the vector `name`, whose whole length must be n.
   virtual Result<std::vector<float>> vector(const std::string& name, int64_t n, Interval range) const = 0;
   // The whole of a matrix whose rows are looked up (embeddings).
-  virtual Result<MatrixReader> table(const std::string& name, int64_t n, int64_t k) const = 0;
+  virtual Result<tensor::MatrixSlice> table(const std::string& name, int64_t n, int64_t k) const = 0;
 };
 
 // The safetensors of a Hugging Face directory, borrowed where they are mapped; float8 weights have the scales of their
@@ -64,8 +61,9 @@ class Weights {
 
  private:
   Weights() = default;
-  [[nodiscard]] tensor::MatrixSlice slice(std::string_view form, const std::string& name, Interval rows, Interval cols,
-                                          MatrixReader reader) const;
+  // `slice` under a name of its own, and counted when it is read.
+  [[nodiscard]] tensor::MatrixSlice named(std::string_view form, const std::string& name, Interval rows, Interval cols,
+                                          tensor::MatrixSlice slice) const;
   void count(int64_t elements) const;
   [[nodiscard]] bool first_read(const std::string& vector) const;
   struct Progress;

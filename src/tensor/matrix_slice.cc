@@ -156,7 +156,11 @@ StoredMatrix quantize_fp8(const StoredMatrix& m, ScaleBlock block) {
 
 MatrixSlice slice_of(StoredMatrix m) {
   const int64_t rows = m.rows, cols = m.cols;
-  return {.identity = "", .stored_rows = rows, .stored_cols = cols, .stored = [m = std::move(m)] { return m; }};
+  MatrixSlice slice;
+  slice.stored_rows = rows;
+  slice.stored_cols = cols;
+  slice.stored = [m = std::move(m)] { return m; };
+  return slice;
 }
 
 MatrixSlice slice_of(std::span<const float> w, int64_t rows, int64_t cols) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/interval.h"
 #include "base/result.h"
@@ -51,6 +52,13 @@ Result<StoredMatrix> stored_matrix(const TensorView& weight, const TensorView* s
 // m's first element.
 StoredMatrix quantize_fp8(const StoredMatrix& m, ScaleBlock block = {});
 
+// A bfloat16 matrix whose values are made of their places (kernels::uniform_bf16).
+struct UniformMatrix {
+  std::vector<uint64_t> row_keys;
+  int64_t first_col = 0;
+  float scale = 0;
+};
+
 // The weight W (rows, cols) of a linear layer, or a part of one, before anybody reads it.
 struct MatrixSlice {
   // Slices of equal identity are equal, transposition aside. Empty: like no other.
@@ -59,6 +67,12 @@ struct MatrixSlice {
   bool transposed = false;  // W is the transpose of what is stored
   // The bytes, made by this call if no file has them. Any thread.
   std::function<StoredMatrix()> stored;
+  // How they are made, for a device that does it itself: null, or called instead of stored().
+  std::function<UniformMatrix()> uniform;
+  // What stored() quantizes, likewise: the slice is these rows and columns of quantize_fp8(unquantized, block).
+  std::shared_ptr<const MatrixSlice> unquantized;
+  ScaleBlock block;
+  LongInterval rows_of_unquantized, cols_of_unquantized;
 
   [[nodiscard]] int64_t rows() const { return transposed ? stored_cols : stored_rows; }
   [[nodiscard]] int64_t cols() const { return transposed ? stored_rows : stored_cols; }

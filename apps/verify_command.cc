@@ -19,7 +19,7 @@ struct Flags {
   DeviceFlags device{.device = "cpu"};
   int page_size = 64, chunk = 0;
   double tolerance = 0;
-  bool own_routing = false;
+  bool own_routing = false, fp8 = false;
 };
 
 int verify_one_model(const CLI::App& app, const Flags& flags) {
@@ -39,6 +39,7 @@ int verify_one_model(const CLI::App& app, const Flags& flags) {
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype = kv_cache_dtype(flags.kv_dtype, float32);
   e.page_tokens = flags.page_size;
+  e.quantize_fp8 = flags.fp8;
   if (const Status legal = layout::check_layout(flags.layout); !legal) return fail(app, legal.error());
   const auto report = model::verify_model(options);
   if (!report) return fail(app, report.error());
@@ -88,6 +89,10 @@ Subcommand add_verify(CLI::App& parent) {
       ->transform(number_from(0.0, 1e9));
   app->add_flag("--own-routing", flags->own_routing,
                 "In bfloat16, experts are chosen without the float32 run that settles ties");
+  app->add_option_function<std::string>(
+         "--quantization", [flags](const std::string&) { flags->fp8 = true; },
+         "fp8: weights pass through e4m3 with 128x128 block scales, which is an error of its own")
+      ->check(CLI::IsMember({"fp8"}));
   return {app, [app, flags] { return run_verify(*app, *flags); }};
 }
 

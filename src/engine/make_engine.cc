@@ -97,7 +97,12 @@ uint64_t weight_bytes(const model::ExecutorOptions& options, const model::ModelC
   const uint64_t table = options.load_format == model::LoadFormat::kDummy || on_card
                              ? static_cast<uint64_t>(config.vocab) * static_cast<uint64_t>(config.hidden) * 2
                              : 0;
-  return model::parameter_count(config) * (options.compute == kernels::Compute::kF32 ? 4 : 2) + table;
+  const uint64_t parameters = model::parameter_count(config);
+  if (options.compute == kernels::Compute::kF32) return parameters * 4 + table;
+  // A card keeps float8 as it is; all but the output layer is that, or next to nothing.
+  const bool fp8 = options.quantize_fp8 || (config.fp8_weights && options.load_format == model::LoadFormat::kAuto);
+  if (!on_card || !fp8) return parameters * 2 + table;
+  return parameters + static_cast<uint64_t>(config.vocab) * static_cast<uint64_t>(config.hidden) + table;
 }
 
 // Of all devices that ranks compute on.

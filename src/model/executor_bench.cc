@@ -2,6 +2,7 @@
 //
 //   model_bench --model DIR [--device cuda] [--tp N] [--dp N] [--ep N] [--pp N] [--context N] [--batches 1,32,128]
 //     [--steps N] [--quantization fp8] [--kv-cache-dtype fp8_e4m3] [--load-format auto]
+//     [--layers N]
 //
 // A prompt of `context` tokens by itself, then decode of so many sequences of that context, the next step submitted
 // while one is under way, as the engine does it. Beside each time what the fewest bytes of a step are: weights that the
@@ -25,7 +26,7 @@ struct Flags {
   std::string model, device = "cpu", quantization, kv_dtype = "bfloat16", load_format = "dummy";
   int64_t context = 4096, chunk = 4096;
   std::vector<int> batches{1, 32, 128};
-  int steps = 40, prompts = 5, page_tokens = 64, device_step = 1;
+  int steps = 40, prompts = 5, page_tokens = 64, device_step = 1, layers = 0;
   layout::Layout layout;
 };
 
@@ -103,6 +104,7 @@ class Bench {
     options_.device_step = flags_.device_step;
     BATON_TRY(layout::check_layout(flags_.layout));
     BATON_ASSIGN(config_, load_model_config(flags_.model));
+    if (flags_.layers > 0) config_.layers = std::min(config_.layers, flags_.layers);
     const layout::KvGeometry geometry = config_.kv_geometry(options_.kv_dtype);
     const int64_t tokens = flags_.context + flags_.steps + 8;
     const int64_t per_sequence = (tokens + flags_.page_tokens - 1) / flags_.page_tokens;
@@ -214,6 +216,7 @@ int bench_main(int argc, char** argv) {
   app.add_option("--steps", flags.steps)->check(CLI::Range(8, 1 << 20));
   app.add_option("--prompts", flags.prompts)->check(CLI::Range(1, 1000));
   app.add_option("--page-size", flags.page_tokens);
+  app.add_option("--layers", flags.layers, "The first so many alone")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   auto bench = Bench::make(flags);
   if (!bench) {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "base/cuda/cuda_check.h"
+#include "kernels/cuda/card_weights.h"
 #include "kernels/cuda/kernels_cuda.h"
-#include "kernels/cuda/pinned_staging.h"
 #include "kernels/cuda/step_uploads.h"
 
 namespace baton::kernels {
@@ -20,20 +20,11 @@ namespace {
 
 using cuda::bf16;
 
-struct CardWeight final : Weight {
-  CardWeight(int64_t n, int64_t k, std::shared_ptr<std::byte> on_card) : Weight(n, k), memory(std::move(on_card)) {}
-  std::shared_ptr<std::byte> memory;  // (n, k) of the backend's activations
-};
-const std::byte* memory_of(const Weight& weight) { return static_cast<const CardWeight&>(weight).memory.get(); }
+using cuda::CardExperts;
+using cuda::CardWeight;
 
 struct CardTable final : Table {
   WeightPtr rows;
-};
-
-struct CardExperts final : ExpertSet {
-  std::shared_ptr<std::byte> gate_up, down;  // (count, 2 width, hidden), (count, hidden, width)
-  int count = 0;
-  int64_t hidden = 0, width = 0;
 };
 
 // Some sequences on the card, and how decode kernels share them out, once somebody asks.
@@ -56,12 +47,13 @@ class CudaBackend final : public Backend {
     BATON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "card {}", index_);
     stream_owner_.reset(stream_, [](cudaStream_t stream) { (void)cudaStreamDestroy(stream); });
     products_.emplace();
+    loader_.emplace(stream_);
   }
   ~CudaBackend() override {
     (void)cudaSetDevice(index_);
     (void)cudaStreamSynchronize(stream_);
     products_.reset();
-    staging_.reset();
+    loader_.reset();
   }
 
   [[nodiscard]] tensor::DType activations() const override { return kType; }
@@ -82,42 +74,27 @@ class CudaBackend final : public Backend {
   using Backend::weight;
   WeightPtr weight(std::span<const tensor::MatrixSlice> stacked, Compute) override {
     use_card();
-    int64_t n = 0;
-    const int64_t k = stacked.front().cols();
-    for (const tensor::MatrixSlice& slice : stacked) n += slice.rows();
-    auto memory = cuda::allocate_on_card(static_cast<size_t>(n * k) * sizeof(T));
-    std::byte* to = memory.get();
-    for (const tensor::MatrixSlice& slice : stacked) {
-      BATON_CHECK(slice.cols() == k, "a stack of {} and {} columns", k, slice.cols());
-      load(slice, to);
-      to += static_cast<size_t>(slice.rows() * k) * sizeof(T);
-    }
-    return std::make_shared<CardWeight>(n, k, std::move(memory));
+    return loader_->load<T>(stacked, kKeepsFp8);
   }
-  WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute compute) override {
-    return weight(heads, compute);
+  WeightPtr head_weights(std::span<const tensor::MatrixSlice> heads, Compute) override {
+    use_card();
+    return loader_->load<T>(heads, false);
   }
   std::shared_ptr<const Table> table(const tensor::MatrixSlice& slice) override {
+    use_card();
     auto table = std::make_shared<CardTable>();
-    table->rows = weight(slice, Compute::kBF16);
+    table->rows = loader_->load<T>(std::span(&slice, 1), false);
     return table;
   }
   std::shared_ptr<const ExpertSet> expert_set(std::vector<GatedWeights> experts) override {
     use_card();
-    auto set = std::make_shared<CardExperts>();
-    set->count = static_cast<int>(experts.size());
-    if (experts.empty()) return set;
-    set->hidden = experts.front().gate_up->k();
-    set->width = experts.front().down->k();
-    set->gate_up = one_after_another(experts, &GatedWeights::gate_up);
-    set->down = one_after_another(experts, &GatedWeights::down);
-    return set;
+    return loader_->stack(experts, sizeof(T));
   }
 
   void begin_step() override {
     use_card();
     BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "before a step");
-    staging_.reset();
+    loader_->release();
     uploads_.clear();
     prepared_.clear();
   }
@@ -229,11 +206,8 @@ class CudaBackend final : public Backend {
   }
   void linear(const Weight& weight, const Matrix& x, const Matrix& y) override {
     if (x.rows == 0) return;
-    const auto multiply = [&](auto* to) {
-      products_->linear(stream_, values(weight), weight.n(), weight.k(), const_cast<const T*>(at(x)), x.stride, x.rows,
-                        to, y.stride);
-    };
-    y.dtype == tensor::DType::kF32 ? multiply(y.floats()) : multiply(at(y));
+    y.dtype == tensor::DType::kF32 ? multiply(weight, at(x), x.stride, x.rows, y.floats(), y.stride)
+                                   : multiply(weight, at(x), x.stride, x.rows, at(y), y.stride);
   }
   void linear_heads(const Weight& weights, const Heads& x, const Heads& y) override {
     if (x.rows > 0)
@@ -270,17 +244,33 @@ class CudaBackend final : public Backend {
     const int64_t pairs = x.rows * choices;
     const cuda::ExpertSlots slots{expert_offset_.room<int32_t>(*this, local.count + 1),
                                   expert_pair_.room<int32_t>(*this, pairs), expert_slot_.room<int32_t>(*this, pairs)};
+    T* activated = expert_activated_.room<T>(*this, pairs * local.down->k());
+    T* out = expert_out_.room<T>(*this, pairs * local.down->n());
+    const auto compute = [&](auto& bank) {
+      bank.experts = first + local.count;
+      bank.first = first;
+      bank.local = local.count;
+      bank.hidden = local.down->n();
+      bank.width = local.down->k();
+      void* in_fp8 = nullptr;
+      if constexpr (std::is_same_v<decltype(bank), cuda::ExpertBank<bf16, cuda::fp8>&>)
+        if (bank.hidden * bank.width >= kLarge && pairs > kExpertRows * bank.experts)
+          in_fp8 = in_fp8_.room<std::byte>(*this, static_cast<int64_t>(cuda::expert_fp8_bytes(x.rows, choices, bank)));
+      cuda::experts(stream_, const_cast<const T*>(dense(x)), x.rows, expert, weight, choices, slots, bank, activated,
+                    out, true, dense(y), in_fp8);
+    };
+    if constexpr (kKeepsFp8) {
+      if (local.down->scales != nullptr) {
+        cuda::ExpertBank<bf16, cuda::fp8> bank;
+        bank.gate_up = local.gate_up->fp8_weight();
+        bank.down = local.down->fp8_weight();
+        return compute(bank);
+      }
+    }
     cuda::ExpertBank<T> bank;
-    bank.gate_up = reinterpret_cast<const T*>(local.gate_up.get());
-    bank.down = reinterpret_cast<const T*>(local.down.get());
-    bank.experts = first + local.count;
-    bank.first = first;
-    bank.local = local.count;
-    bank.hidden = local.hidden;
-    bank.width = local.width;
-    cuda::experts(stream_, const_cast<const T*>(dense(x)), x.rows, expert, weight, choices, slots, bank,
-                  expert_activated_.room<T>(*this, pairs * local.width),
-                  expert_out_.room<T>(*this, pairs * local.hidden), true, dense(y));
+    bank.gate_up = values(*local.gate_up);
+    bank.down = values(*local.down);
+    compute(bank);
   }
 
   void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) override {
@@ -338,9 +328,8 @@ class CudaBackend final : public Backend {
     expanded.v_dim = up.v_dim;
     const cuda::CardSequences& all = of(sequences).all.sequences;
     cuda::mla_gather_latents(stream_, kv, all, longest, expanded.context_first, latents);
-    products_->linear(stream_, values(*up.key), up.key->n(), lora, expanded.latents, entry, total, keys, up.key->n());
-    products_->linear(stream_, values(*up.value), up.value->n(), lora, expanded.latents, entry, total, value_rows,
-                      up.value->n());
+    multiply(*up.key, expanded.latents, entry, total, keys, up.key->n());
+    multiply(*up.value, expanded.latents, entry, total, value_rows, up.value->n());
     cuda::mla_prefill(stream_, const_cast<const T*>(at(q)), all, expanded, scale, dense(out));
   }
 
@@ -355,6 +344,15 @@ class CudaBackend final : public Backend {
   const void* upload_bytes(std::span<const std::byte> bytes) override { return uploads_.add(bytes); }
 
  private:
+  static constexpr bool kKeepsFp8 = std::is_same_v<T, bf16>;
+  // Rows that multiply a large weight are made fp8 too, as these checkpoints mean it ("activation_scheme": "dynamic"):
+  // where the library has the product, or they are many. Fewer read fp8 weights as they are; between, and for small
+  // weights, the weight is made bfloat16 first. Of experts the number counts that one of them has on average.
+  static constexpr int64_t kFewRows = 8, kManyRows = 512, kExpertRows = 8, kLarge = int64_t{1} << 20;
+  static bool rounds_rows(const cuda::Fp8Weight& w, int64_t m) {
+    const bool in_library = m > kFewRows && m % 4 == 0 && w.row_shift == 7 && w.k % 16 == 0;
+    return w.n * w.k >= kLarge && (in_library || m >= kManyRows);
+  }
   static constexpr tensor::DType kType = std::is_same_v<T, bf16> ? tensor::DType::kBF16 : tensor::DType::kF32;
 
   template <class View>
@@ -366,7 +364,33 @@ class CudaBackend final : public Backend {
     BATON_CHECK(x.stride == x.columns || x.rows <= 1, "rows of {} values are {} apart", x.columns, x.stride);
     return at(x);
   }
-  static const T* values(const Weight& weight) { return reinterpret_cast<const T*>(memory_of(weight)); }
+  static const T* values(const Weight& weight) {
+    const auto& on_card = static_cast<const CardWeight&>(weight);
+    BATON_CHECK(on_card.scales == nullptr, "a weight in fp8");
+    return reinterpret_cast<const T*>(on_card.memory.get());
+  }
+  // y (m, n) = x (m, k) * W^T
+  template <class Y>
+  void multiply(const Weight& weight, const T* x, int64_t x_stride, int64_t m, Y* y, int64_t y_stride) {
+    const auto& on_card = static_cast<const CardWeight&>(weight);
+    if constexpr (kKeepsFp8) {
+      if (on_card.scales != nullptr) {
+        const cuda::Fp8Weight w = on_card.fp8_weight();
+        if constexpr (std::is_same_v<Y, bf16>) {
+          if (rounds_rows(w, m)) {
+            void* in_fp8 = in_fp8_.room<std::byte>(*this, static_cast<int64_t>(cuda::fp8_rows_bytes(m, w.k)));
+            return products_->linear_fp8(stream_, cuda::quantize_rows(stream_, x, x_stride, m, w.k, in_fp8), w, y,
+                                         y_stride);
+          }
+        }
+        if (m <= kFewRows) return cuda::linear_fp8(stream_, w, x, x_stride, m, y, y_stride);
+        bf16* wide = dequantized_.room<bf16>(*this, w.n * w.k);
+        cuda::dequantize_weight(stream_, w, wide);
+        return products_->linear(stream_, static_cast<const bf16*>(wide), w.n, w.k, x, x_stride, m, y, y_stride);
+      }
+    }
+    products_->linear(stream_, values(weight), weight.n(), weight.k(), x, x_stride, m, y, y_stride);
+  }
   static Prepared& of(const Sequences& sequences) {
     return *static_cast<Prepared*>(const_cast<void*>(sequences.prepared));
   }
@@ -380,43 +404,6 @@ class CudaBackend final : public Backend {
       host_bytes_ = bytes;
     }
     return host_.get();
-  }
-
-  cuda::PinnedStaging& staging() { return staging_ ? *staging_ : staging_.emplace(stream_); }
-
-  // The values of a slice, row after row.
-  void load(const tensor::MatrixSlice& slice, std::byte* to) {
-    const tensor::StoredMatrix m = slice.stored();
-    const auto rows = static_cast<size_t>(slice.rows()), columns = static_cast<size_t>(slice.cols());
-    if (!slice.transposed && m.dtype == kType) {
-      staging().copy_rows(m.data, static_cast<size_t>(m.stride) * sizeof(T), columns * sizeof(T), rows, to);
-      return;
-    }
-    std::vector<T> converted(rows * columns);
-    std::vector<float> row(static_cast<size_t>(m.cols));
-    for (int64_t r = 0; r < m.rows; ++r) {
-      m.read(r, 0, m.cols, row.data());
-      for (int64_t c = 0; c < m.cols; ++c) {
-        const int64_t place = slice.transposed ? c * m.rows + r : r * m.cols + c;
-        converted[static_cast<size_t>(place)] = T(row[static_cast<size_t>(c)]);
-      }
-    }
-    staging().copy_rows(reinterpret_cast<const std::byte*>(converted.data()), columns * sizeof(T), columns * sizeof(T),
-                        rows, to);
-  }
-
-  // The weights move: those of `experts` are let go.
-  std::shared_ptr<std::byte> one_after_another(std::vector<GatedWeights>& experts, WeightPtr GatedWeights::*which) {
-    const Weight& first = *(experts.front().*which);
-    const size_t bytes = static_cast<size_t>(first.n() * first.k()) * sizeof(T);
-    auto all = cuda::allocate_on_card(bytes * experts.size());
-    for (size_t e = 0; e < experts.size(); ++e)
-      BATON_CUDA_CHECK(cudaMemcpyAsync(all.get() + e * bytes, memory_of(*(experts[e].*which)), bytes,
-                                       cudaMemcpyDeviceToDevice, stream_),
-                       "expert {}", e);
-    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} experts", experts.size());
-    for (GatedWeights& e : experts) (e.*which).reset();
-    return all;
   }
 
   CardBatch on_card(std::span<const PagedRows> rows) {
@@ -451,7 +438,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<std::remove_pointer_t<cudaStream_t>> stream_owner_;  // also of what was allocated in its order
   std::optional<cuda::Products> products_;
-  std::optional<cuda::PinnedStaging> staging_;  // until the first step
+  std::optional<cuda::WeightLoader> loader_;
   cuda::StepUploads uploads_;
   struct GraphDeleter {
     void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }
@@ -465,7 +452,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<std::byte> host_;
   size_t host_bytes_ = 0;
   GrowingMemory decode_scratch_, decode_plan_, best_, latents_, keys_, values_, expert_offset_, expert_pair_,
-      expert_slot_, expert_activated_, expert_out_;
+      expert_slot_, expert_activated_, expert_out_, dequantized_, in_fp8_;
 };
 
 }  // namespace

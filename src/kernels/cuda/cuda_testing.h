@@ -85,20 +85,29 @@ std::vector<float> random_values(size_t count, float scale = 1) {
   return values;
 }
 
-// A stack of `count` fp8 weights (n, k) with their scales, and what they stand for.
+// A stack of `count` fp8 weights of a layout with their scales, and what they stand for. What is behind k is NaN in the
+// scales and zero in the values.
 struct Fp8Stack {
+  Fp8Layout layout;
   std::vector<fp8> values;
   std::vector<float> scales, floats;
 };
-inline Fp8Stack random_fp8(int64_t count, int64_t n, int64_t k, float size) {
-  const int64_t down = (n + kScaleBlock - 1) / kScaleBlock, across = (k + kScaleBlock - 1) / kScaleBlock;
+inline Fp8Stack random_fp8(int64_t count, int64_t n, int64_t k, float size, int row_shift = 7) {
   Fp8Stack stack;
-  for (const float v : random_values<float>(count * n * k, 448)) stack.values.push_back(fp8(v));
-  for (const float v : random_values<float>(count * down * across)) stack.scales.push_back((1.5F + v) * size / 448);
+  Fp8Layout& layout = stack.layout;
+  layout.n = n;
+  layout.k = k;
+  layout.row_shift = row_shift;
+  stack.values.resize(count * n * layout.stride(), fp8(0.0F));
+  stack.scales.resize(count * layout.scale_rows() * layout.scale_stride(), NAN);
+  const auto values = random_values<float>(count * n * k, 448), scales = random_values<float>(stack.scales.size());
   for (int64_t i = 0; i < count * n * k; ++i) {
     const int64_t matrix = i / (n * k), row = i / k % n, column = i % k;
-    stack.floats.push_back(static_cast<float>(stack.values[i]) *
-                           stack.scales[(matrix * down + row / kScaleBlock) * across + column / kScaleBlock]);
+    const int64_t at = (matrix * layout.scale_rows() + (row >> row_shift)) * layout.scale_stride() + column / 128;
+    stack.scales[at] = (1.5F + scales[at]) * size / 448;
+    fp8& value = stack.values[(matrix * n + row) * layout.stride() + column];
+    value = fp8(values[i]);
+    stack.floats.push_back(static_cast<float>(value) * stack.scales[at]);
   }
   return stack;
 }

@@ -1,5 +1,6 @@
 // The routed experts: for few rows each weight is read once at memory's rate, for many rows by the grouped products of
 // sm90_grouped.cu, and for anything else (float32) plainly.
+#include "kernels/cuda/few_rows_fp8.cuh"
 #include "kernels/cuda/grouped.cuh"
 #include "kernels/cuda/small_rows.cuh"
 
@@ -23,9 +24,9 @@ __device__ inline int expert_with_slots(const int32_t* offset, int local, int nt
 
 // Eight columns of the gate and the same eight of up are the 16 rows of W of a block. A block does all slots of its
 // expert, 8 * kTiles at a time.
-template <int kTiles, class W>
+template <int kTiles>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
-    small_gate_up_kernel(const bf16* x, int choices, ExpertSlots slots, ExpertBank<bf16, W> bank, bf16* activated) {
+    small_gate_up_kernel(const bf16* x, int choices, ExpertSlots slots, ExpertBank<bf16> bank, bf16* activated) {
   begin_kernel();
   extern __shared__ float total[];
   // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
@@ -36,8 +37,8 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   const int begin = slots.offset[e], end = slots.offset[e + 1];
   const int k = static_cast<int>(bank.hidden), width = static_cast<int>(bank.width);
   const int n0 = static_cast<int>(blockIdx.x) * 8, row = static_cast<int>(threadIdx.x % 32) / 4;
-  const auto gate = stored_row(bank.gate_up, bank.gate_up_scale, 2 * e, width, k, n0 + row);
-  const auto up = stored_row(bank.gate_up, bank.gate_up_scale, 2 * e + 1, width, k, n0 + row);
+  const bf16* gate = stored_row(bank.gate_up, 2 * e, width, k, n0 + row);
+  const bf16* up = stored_row(bank.gate_up, 2 * e + 1, width, k, n0 + row);
   for (int first = begin; first < end; first += 8 * kTiles) {
     float sum[kTiles][4] = {};
     const bf16* rows[kTiles];
@@ -57,9 +58,9 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   }
 }
 
-template <int kTiles, class W>
+template <int kTiles>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
-    small_down_kernel(const bf16* activated, ExpertSlots slots, ExpertBank<bf16, W> bank, bf16* out) {
+    small_down_kernel(const bf16* activated, ExpertSlots slots, ExpertBank<bf16> bank, bf16* out) {
   begin_kernel();
   extern __shared__ float total[];
   // Fewer blocks than experts, where there are fewer slots: a block that has nothing to do takes its time too.
@@ -75,8 +76,8 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
     const bf16* rows[kTiles];
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) rows[i] = activated + static_cast<int64_t>(min(first + i * 8 + row, end - 1)) * k;
-    accumulate<kTiles>(sum, stored_row(bank.down, bank.down_scale, e, n, k, n0 + row),
-                       stored_row(bank.down, bank.down_scale, e, n, k, n0 + row + 8), rows, k);
+    accumulate<kTiles>(sum, stored_row(bank.down, e, n, k, n0 + row), stored_row(bank.down, e, n, k, n0 + row + 8),
+                       rows, k);
     add_up_warps<kTiles>(sum, total);
     for (int at = static_cast<int>(threadIdx.x); at < 16 * 8 * kTiles; at += static_cast<int>(blockDim.x)) {
       const int slot = first + at / 16, column = n0 + at % 16;
@@ -173,16 +174,16 @@ __global__ void weigh_kernel(const float* weight, int choices, const int32_t* sl
   }
 }
 
-template <int kTiles, class W>
+template <int kTiles>
 void small_experts(cudaStream_t stream, const bf16* x, int64_t rows, int choices, const ExpertSlots& slots,
-                   const ExpertBank<bf16, W>& bank, bf16* activated, bf16* out) {
+                   const ExpertBank<bf16>& bank, bf16* activated, bf16* out) {
   const auto local = static_cast<unsigned>(rows * choices < bank.local ? rows * choices : bank.local);
   const int up_warps = small_rows_warps(bank.hidden), down_warps = small_rows_warps(bank.width);
   launch_kernel(
-      stream, small_gate_up_kernel<kTiles, W>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local),
+      stream, small_gate_up_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.width, 8)), local),
       static_cast<unsigned>(up_warps * 32), small_rows_shared<kTiles>(up_warps), x, choices, slots, bank, activated);
   launch_kernel(
-      stream, small_down_kernel<kTiles, W>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local),
+      stream, small_down_kernel<kTiles>, dim3(static_cast<unsigned>(ceil_div<int64_t>(bank.hidden, 16)), local),
       static_cast<unsigned>(down_warps * 32), small_rows_shared<kTiles>(down_warps), activated, slots, bank, out);
 }
 
@@ -191,28 +192,43 @@ constexpr int64_t kSmallSlots = 8;
 
 }  // namespace
 
+size_t expert_fp8_bytes(int64_t rows, int choices, const ExpertBank<bf16, fp8>& bank) {
+  const size_t x = fp8_rows_bytes(rows, bank.hidden), activated = fp8_rows_bytes(rows * choices, bank.width);
+  return x > activated ? x : activated;
+}
+
 template <class T, class W>
 void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* expert, const float* weight, int choices,
-             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y) {
+             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y,
+             void* fp8_memory) {
   if (rows == 0) return;
   BATON_CHECK(choices <= kChoicesMax);
   permute_experts(stream, expert, rows, choices, bank.first, bank.local, slots);
   // As if the rows were shared out evenly over all experts of the layer.
   const int64_t each = rows * choices / bank.experts;
   constexpr bool kBf16 = std::is_same_v<W, bf16>, kFp8 = std::is_same_v<W, fp8>;
-  constexpr int kMultiple = kFp8 ? 16 : 8;
-  const bool whole = bank.hidden % kMultiple == 0 && bank.width % kMultiple == 0;
+  const bool whole = bank.hidden % 8 == 0 && bank.width % 8 == 0;
   BATON_CHECK(whole || !kFp8);
+  const int64_t pairs = rows * choices;
   bool done = false;
-  if constexpr (kBf16) {
-    if (whole && each > kSmallSlots) {
-      grouped_gate_up(stream, x, rows * choices, choices, slots, bank, activated);
-      grouped_down(stream, activated, rows * choices, slots, bank, out);
-      done = true;
+  if constexpr (kFp8) {
+    if (fp8_memory != nullptr) {
+      grouped_gate_up(stream, quantize_rows(stream, x, bank.hidden, rows, bank.hidden, fp8_memory), pairs, choices,
+                      slots, bank, activated);
+      grouped_down(stream, quantize_rows(stream, activated, bank.width, pairs, bank.width, fp8_memory), pairs, slots,
+                   bank, out);
+    } else {
+      // Half as many again as the average seldom wants a second reading.
+      few_rows_gate_up(stream, x, pairs, each * 3 / 2, choices, slots, bank, activated);
+      few_rows_down(stream, activated, pairs, each * 3 / 2, slots, bank, out);
     }
   }
-  if constexpr (kBf16 || kFp8) {
-    if (whole && !done) {
+  if constexpr (kBf16) {
+    if (whole && each > kSmallSlots) {
+      grouped_gate_up(stream, x, pairs, choices, slots, bank, activated);
+      grouped_down(stream, activated, pairs, slots, bank, out);
+      done = true;
+    } else if (whole) {
       if (each >= 2) {
         small_experts<2>(stream, x, rows, choices, slots, bank, activated, out);
       } else {
@@ -225,7 +241,7 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
     if (!done) {
       constexpr unsigned kWarps = 8;
       const auto blocks = [&](int64_t n) {
-        return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, kWarps)), static_cast<unsigned>(rows * choices));
+        return dim3(static_cast<unsigned>(ceil_div<int64_t>(n, kWarps)), static_cast<unsigned>(pairs));
       };
       launch_kernel(stream, plain_gate_up_kernel<T>, blocks(bank.width), kWarps * 32, 0, x, choices, slots, bank,
                     activated);
@@ -238,7 +254,7 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
 
 #define BATON_INSTANTIATE(T, W)                                                                                       \
   template void experts<T, W>(cudaStream_t, const T*, int64_t, const int32_t*, const float*, int, const ExpertSlots&, \
-                              const ExpertBank<T, W>&, T*, T*, bool, T*);
+                              const ExpertBank<T, W>&, T*, T*, bool, T*, void*);
 BATON_INSTANTIATE(float, float)
 BATON_INSTANTIATE(bf16, bf16)
 BATON_INSTANTIATE(bf16, fp8)

@@ -26,8 +26,38 @@ namespace baton::kernels::cuda {
 using bf16 = __nv_bfloat16;
 using fp8 = __nv_fp8_e4m3;
 
-// Weights may be fp8 (n, k) with a float32 scale for each 128 x 128 of them: (ceil(n / 128), ceil(k / 128)).
+// Columns that share a scale, of weights and of activations in fp8.
 inline constexpr int kScaleBlock = 128;
+// How a weight (n, k) lies in fp8; k is a multiple of 8.
+struct Fp8Layout {
+  int64_t n = 0, k = 0;
+  int row_shift = 7;  // 3 to 7: 2^row_shift rows share a scale
+  // Bytes from row to row; zeros are behind k.
+  [[nodiscard]] __host__ __device__ int64_t stride() const { return (k + 15) / 16 * 16; }
+  // Scales: (scale_rows, scale_stride), of which the first ceil(k / 128) of a row count (cuBLASLt wants fours).
+  [[nodiscard]] __host__ __device__ int64_t scale_rows() const { return (n + (1 << row_shift) - 1) >> row_shift; }
+  [[nodiscard]] __host__ __device__ int64_t scale_stride() const { return (k + 511) / 512 * 4; }
+};
+struct Fp8Weight : Fp8Layout {
+  const fp8* values = nullptr;
+  const float* scales = nullptr;
+};
+
+// Rows (m, k) in fp8, k a multiple of 8, for products of many rows: each 128 columns of a row have a scale.
+struct Fp8Rows {
+  int64_t m = 0, k = 0;
+  fp8* values = nullptr;
+  float* scales = nullptr;  // (ceil(k / 128), scale_stride): rows are contiguous, as cuBLASLt wants them
+  // Bytes from row to row; zeros are behind k.
+  [[nodiscard]] __host__ __device__ int64_t stride() const { return (k + 15) / 16 * 16; }
+  [[nodiscard]] __host__ __device__ int64_t scale_stride() const { return (m + 3) / 4 * 4; }
+};
+// Memory for such rows.
+constexpr size_t fp8_rows_bytes(int64_t m, int64_t k) {
+  return static_cast<size_t>((m + 3) / 4 * 4 * ((k + 127) / 128 * (128 + 4)));
+}
+// x in fp8, in `memory`: s = max|x| / 448 of each 128 columns of a row, as DeepSeek-V3 does it (report, section 3.3).
+Fp8Rows quantize_rows(cudaStream_t stream, const bf16* x, int64_t x_stride, int64_t m, int64_t k, void* memory);
 
 template <class T>
 void rms_norm(cudaStream_t stream, const T* x, int64_t x_stride, const float* weight, float eps, int64_t m, int64_t n,
@@ -147,16 +177,23 @@ struct ExpertBank {
   const W* down = nullptr;     // (local, hidden, width)
   int experts = 0, first = 0, local = 0;
   int64_t hidden = 0, width = 0;
-  // Of fp8: (local, 2, ceil(width / 128), ceil(hidden / 128)) and (local, ceil(hidden / 128), ceil(width / 128)).
-  const float* gate_up_scale = nullptr;
-  const float* down_scale = nullptr;
+};
+// The same in fp8: the layouts are one expert's, (2 width, hidden) and (hidden, width), and experts lie one after
+// another. width is a multiple of 8.
+template <>
+struct ExpertBank<bf16, fp8> {
+  Fp8Weight gate_up, down;
+  int experts = 0, first = 0, local = 0;
+  int64_t hidden = 0, width = 0;
 };
 // y (rows, hidden) = (add: y +) sum over a row's choices of weight * FFN of x. A row adds up its experts in ascending
 // order. Calls permute_experts(): slots is scratch, as are activated (rows * choices, width) and out (rows * choices,
-// hidden). fp8 wants hidden and width in multiples of 16, and is made for few rows an expert.
+// hidden). fp8 of many rows multiplies by x and activations in fp8 too, and wants memory for them: expert_fp8_bytes().
 template <class T, class W>
 void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* expert, const float* weight, int choices,
-             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y);
+             const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y,
+             void* fp8_memory = nullptr);
+[[nodiscard]] size_t expert_fp8_bytes(int64_t rows, int choices, const ExpertBank<bf16, fp8>& bank);
 
 // Matrix products of one rank: the library's handle and workspace, and the algorithm chosen for each shape. One thread
 // and one stream at a time.
@@ -175,6 +212,10 @@ class Products {
   template <class T>
   void linear_heads(cudaStream_t stream, const T* w, int heads, int64_t n, int64_t k, const T* x, int64_t x_stride,
                     int64_t x_head_stride, int64_t m, T* y, int64_t y_stride, int64_t y_head_stride);
+  // y = x * W^T in fp8, for many rows.
+  void linear_fp8(cudaStream_t stream, const Fp8Rows& x, const Fp8Weight& w, bf16* y, int64_t y_stride);
+  // Whether the library is asked for them at all, else our own kernel makes them.
+  void set_fp8_library(bool asked);
   // Products of so many rows or fewer are computed by our own kernel, which reads the weight once at memory's rate,
   // whatever its size; 0: none.
   void set_small_rows(int64_t rows);
@@ -184,11 +225,21 @@ class Products {
   std::unique_ptr<Impl> impl_;
 };
 
-// y (m, n) = x (m, k) * W^T with W in fp8 as it is stored, for few rows (decode): W is read once every 16 of them. k is
-// a multiple of 16. Y is bf16 or float.
+// y (m, n) = x (m, k) * W^T with W in fp8 as it is stored, for few rows (decode): W is read once every 16 of them. Y is
+// bf16 or float.
 template <class Y>
-void linear_fp8(cudaStream_t stream, const fp8* w, const float* scale, int64_t n, int64_t k, const bf16* x,
-                int64_t x_stride, int64_t m, Y* y, int64_t y_stride);
+void linear_fp8(cudaStream_t stream, const Fp8Weight& w, const bf16* x, int64_t x_stride, int64_t m, Y* y,
+                int64_t y_stride);
+
+// Weights on their way to the card. rows (n, k) = kernels::uniform_bf16 of row_keys (n), from column first_col on.
+void uniform_rows(cudaStream_t stream, const uint64_t* row_keys, int64_t n, int64_t first_col, int64_t k, float scale,
+                  bf16* rows);
+// Rows and columns [row, row + rows) x [column, column + columns) of tensor::quantize_fp8(w (n, k), blocks of 128 x
+// 128), to rows [at, at + rows) of `values` and the scales of `to`; `column` is a multiple of 128.
+void quantize_weight(cudaStream_t stream, const bf16* w, int64_t n, int64_t k, int64_t row, int64_t rows,
+                     int64_t column, const Fp8Layout& to, int64_t at, fp8* values, float* scales);
+// rows (n, k) = W.
+void dequantize_weight(cudaStream_t stream, const Fp8Weight& w, bf16* rows);
 
 // token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability, NaN if a
 // logit of the row is. value (m), or null: its logit.

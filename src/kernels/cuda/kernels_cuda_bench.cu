@@ -114,14 +114,33 @@ void report(const std::string& name, double bytes, double operations, const std:
 
 Products* products;
 
+Fp8Weight fp8_weight(int64_t n, int64_t k, const bf16* values) {
+  return {{n, k}, reinterpret_cast<const fp8*>(values), fp8_scale};
+}
+
 void linear_fp8_case(const std::string& name, int64_t m, int64_t n, int64_t k) {
   report(
       name + " m=" + std::to_string(m) + " fp8", 1.0 * n * k + 2.0 * m * k + 2.0 * m * n, 2.0 * m * n * k,
       [&](int turn) {
-        linear_fp8<bf16>(stream, reinterpret_cast<const fp8*>(slice(n * k / 2, turn)), fp8_scale, n, k,
-                         slice(m * k, turn + 3), k, m, output, n);
+        linear_fp8<bf16>(stream, fp8_weight(n, k, slice(n * k / 2, turn)), slice(m * k, turn + 3), k, m, output, n);
       },
       20);
+}
+
+// Rounding the rows, and the product, of the library's and of our own.
+void many_fp8_case(const std::string& name, int64_t m, int64_t n, int64_t k) {
+  static std::byte* memory = on_card<std::byte>(size_t{1} << 28);
+  const std::string shape = name + " m=" + std::to_string(m) + " fp8";
+  report(
+      shape + " rounding", 3.0 * m * k, 0,
+      [&](int turn) { (void)quantize_rows(stream, slice(m * k, turn + 3), k, m, k, memory); }, 5);
+  const Fp8Rows rows = quantize_rows(stream, slice(m * k, 3), k, m, k, memory);
+  for (const bool library : {true, false}) {
+    products->set_fp8_library(library);
+    report(
+        shape + (library ? " cublas" : " own"), 1.0 * n * k + m * k + 2.0 * m * n, 2.0 * m * n * k,
+        [&](int turn) { products->linear_fp8(stream, rows, fp8_weight(n, k, slice(n * k / 2, turn)), output, n); }, 5);
+  }
 }
 
 template <class Y>
@@ -264,6 +283,7 @@ void expert_cases() {
   constexpr int kExperts = 64, kChoices = 6;
   constexpr int64_t kHidden = 2048, kWidth = 1408;
   const ExpertBank<bf16> bank{arena, arena + kExperts * kHidden * kWidth * 2, kExperts, 0, kExperts, kHidden, kWidth};
+  std::byte* fp8_memory = on_card<std::byte>(fp8_rows_bytes(4096 * kChoices, kWidth));
   Random random(3);
   for (const int64_t rows : {1, 8, 32, 64, 128, 256, 512, 4096}) {
     constexpr int kTurns = 10;
@@ -292,21 +312,19 @@ void expert_cases() {
                                  expert_card + turn % kTurns * rows * kChoices, weight, kChoices, slots, bank,
                                  activated, out, false, output);
            });
-    if (rows <= 128) {
-      const ExpertBank<bf16, fp8> bank8{reinterpret_cast<const fp8*>(arena),
-                                        reinterpret_cast<const fp8*>(arena + kExperts * kHidden * kWidth),
+    {
+      const ExpertBank<bf16, fp8> bank8{fp8_weight(2 * kWidth, kHidden, arena),
+                                        fp8_weight(kHidden, kWidth, arena + kExperts * kHidden * kWidth),
                                         kExperts,
                                         0,
                                         kExperts,
                                         kHidden,
-                                        kWidth,
-                                        fp8_scale,
-                                        fp8_scale};
+                                        kWidth};
       report("experts fp8 rows=" + std::to_string(rows), distinct * kHidden * kWidth * 3 + 4.0 * rows * kHidden,
              6.0 * rows * kChoices * kHidden * kWidth, [&](int turn) {
                experts<bf16, fp8>(stream, slice(rows * kHidden, turn), rows,
                                   expert_card + turn % kTurns * rows * kChoices, weight, kChoices, slots, bank8,
-                                  activated, out, false, output);
+                                  activated, out, false, output, rows > 128 ? fp8_memory : nullptr);
              });
     }
     report("permute rows=" + std::to_string(rows), 4.0 * rows * kChoices, 0, [&](int turn) {
@@ -388,7 +406,13 @@ int run(const char* only) {
     linear_case<bf16>("lite shared down 2048x2816", m, 2048, 2816);
     if (m <= 32) {
       linear_fp8_case("lite q 3072x2048", m, 3072, 2048);
+      linear_fp8_case("lite shared up 5632x2048", m, 5632, 2048);
       linear_fp8_case("llama up 28672x4096", m, 28672, 4096);
+      linear_fp8_case("v3 o 7168x16384", m, 7168, 16384);
+    } else if (m > 128) {
+      many_fp8_case("lite q 3072x2048", m, 3072, 2048);
+      many_fp8_case("lite shared up 5632x2048", m, 5632, 2048);
+      many_fp8_case("v3 o 7168x16384", m, 7168, 16384);
     }
     linear_case<float>("lite gate 64x2048", m, 64, 2048);
     if (m <= 128) {

@@ -18,20 +18,9 @@ __device__ inline uint4 load_weight(const void* p) {
   return v;
 }
 
-// A row of a weight as it is stored.
-template <class W>
-struct StoredRow {
-  const W* values;
-  const float* scales;  // of its blocks of columns, of fp8
-};
 // Row `row` of matrix `matrix` of a stack of (n, k), or the last one if there is none.
-template <class W>
-__device__ inline StoredRow<W> stored_row(const W* values, const float* scales, int64_t matrix, int n, int k, int row) {
-  const int r = min(row, n - 1);
-  return {values + (matrix * n + r) * k,
-          scales == nullptr
-              ? nullptr
-              : scales + (matrix * ceil_div(n, kScaleBlock) + r / kScaleBlock) * ceil_div(k, kScaleBlock)};
+__device__ inline const bf16* stored_row(const bf16* values, int64_t matrix, int n, int k, int row) {
+  return values + (matrix * n + min(row, n - 1)) * k;
 }
 
 // The 16 values of a quad's four threads are columns of a step in another order than the instruction's; W and x agree
@@ -52,7 +41,7 @@ __device__ inline void accumulate_16(float (&sum)[kTiles][4], const uint4& w0, c
 // Sums of this warp's part of k. w0, w1: rows lane / 4 and lane / 4 + 8 of the block's weights; x[i]: row lane / 4 of
 // tile i. k is a multiple of 8.
 template <int kTiles>
-__device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<bf16>& w0, const StoredRow<bf16>& w1,
+__device__ inline void accumulate(float (&sum)[kTiles][4], const bf16* w0, const bf16* w1,
                                   const bf16* const (&x)[kTiles], int k) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int step = static_cast<int>(blockDim.x / 32) * 64;
@@ -66,8 +55,8 @@ __device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<bf16>
         const int at = begin + i * step + half * 32 + lane % 4 * 8;
         a[i][half] = b[i][half] = uint4{0, 0, 0, 0};
         if (at < k) {
-          a[i][half] = load_weight(w0.values + at);
-          b[i][half] = load_weight(w1.values + at);
+          a[i][half] = load_weight(w0 + at);
+          b[i][half] = load_weight(w1 + at);
         }
       }
     }
@@ -78,51 +67,6 @@ __device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<bf16>
       for (int half = 0; half < 2; ++half) {
         const int at = begin + i * step + half * 32 + lane % 4 * 8;
         accumulate_16<kTiles>(sum, a[i][half], b[i][half], x, at, at < k);
-      }
-    }
-  }
-}
-
-// The same of fp8: a thread has 16 values of every 64, for four steps of the instruction. k is a multiple of 16.
-template <int kTiles>
-__device__ inline void accumulate(float (&sum)[kTiles][4], const StoredRow<fp8>& w0, const StoredRow<fp8>& w1,
-                                  const bf16* const (&x)[kTiles], int k) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int step = static_cast<int>(blockDim.x / 32) * 64;
-  constexpr int kAhead = 4;
-  for (int begin = warp * 64; begin < k; begin += kAhead * step) {
-    uint4 a[kAhead], b[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int at = begin + i * step + lane % 4 * 16;
-      a[i] = b[i] = uint4{0, 0, 0, 0};
-      if (at < k) {
-        a[i] = load_weight(w0.values + at);
-        b[i] = load_weight(w1.values + at);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int first = begin + i * step, at = first + lane % 4 * 16;
-      if (first >= k) break;
-      float part[kTiles][4] = {};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t a0 = half == 0 ? a[i].x : a[i].z, a1 = half == 0 ? a[i].y : a[i].w;
-        const uint32_t b0 = half == 0 ? b[i].x : b[i].z, b1 = half == 0 ? b[i].y : b[i].w;
-        const uint4 left{fp8_to_bf16(a0 & 0xffff), fp8_to_bf16(a0 >> 16), fp8_to_bf16(a1 & 0xffff),
-                         fp8_to_bf16(a1 >> 16)};
-        const uint4 low{fp8_to_bf16(b0 & 0xffff), fp8_to_bf16(b0 >> 16), fp8_to_bf16(b1 & 0xffff),
-                        fp8_to_bf16(b1 >> 16)};
-        accumulate_16<kTiles>(part, left, low, x, at + half * 8, at < k);
-      }
-      const float s0 = w0.scales[first / kScaleBlock], s1 = w1.scales[first / kScaleBlock];
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        sum[j][0] += s0 * part[j][0];
-        sum[j][1] += s0 * part[j][1];
-        sum[j][2] += s1 * part[j][2];
-        sum[j][3] += s1 * part[j][3];
       }
     }
   }

@@ -145,6 +145,7 @@ Result<tensor::MatrixSlice> Weights::linear(const std::string& name, int64_t n, 
   tensor::MatrixSlice slice;
   slice.stored_rows = rows.size();
   slice.stored_cols = cols.size();
+  slice.dtype = tensor::DType::kF8E4M3;
   slice.unquantized = std::make_shared<const tensor::MatrixSlice>(wide);
   slice.block = {kQuantBlock, kQuantBlock};
   slice.rows_of_unquantized = within(rows, wide_rows);

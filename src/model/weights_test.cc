@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "kernels/kernels.h"
 #include "model/test_instance.h"
 #include "tensor/checkpoint.h"
@@ -81,6 +83,39 @@ TEST(Weights, QuantizedSlicesAreOneByteAnElementAndSharedToo) {
   const uint64_t elements = matrix_elements(o.model_path), lm_head = 320 * 128;
   o.quantize_fp8 = true;
   EXPECT_EQ(bytes_of(o).read, elements + lm_head);  // which is left in bfloat16
+}
+
+std::vector<float> read_all(const tensor::StoredMatrix& m) {
+  std::vector<float> values(static_cast<size_t>(m.rows * m.cols));
+  for (int64_t r = 0; r < m.rows; ++r) m.read(r, 0, m.cols, values.data() + r * m.cols);
+  return values;
+}
+
+// What a device goes by that makes and quantizes values itself is what stored() does.
+TEST(Weights, SlicesSayHowTheirValuesAreMade) {
+  ExecutorOptions o = options_for("llama3", {});
+  o.load_format = LoadFormat::kDummy;
+  o.quantize_fp8 = true;
+  const auto weights = *Weights::open(o, *load_model_config(o.model_path));
+  const tensor::MatrixSlice slice = *weights->linear("w", 300, 400, {100, 290}, {140, 400});
+  EXPECT_EQ(slice.dtype, tensor::DType::kF8E4M3);
+  ASSERT_NE(slice.unquantized, nullptr);
+  const tensor::MatrixSlice& whole = *slice.unquantized;
+  EXPECT_EQ(whole.dtype, tensor::DType::kBF16);
+  const tensor::StoredMatrix stored = whole.stored();
+  const std::vector<float> due =
+      read_all(weights->linear("w", 300, 400, {0, 300}, {0, 400})->stored().cut({100, 290}, {140, 400}));
+  const auto quantized = tensor::quantize_fp8(stored, slice.block);
+  EXPECT_EQ(read_all(quantized.cut(slice.rows_of_unquantized, slice.cols_of_unquantized)), due);
+  EXPECT_EQ(read_all(slice.stored()), due);
+
+  const tensor::UniformMatrix made = whole.uniform();
+  ASSERT_EQ(static_cast<int64_t>(made.row_keys.size()), whole.rows());
+  for (int64_t r = 0; r < whole.rows(); ++r) {
+    std::vector<uint16_t> bits(static_cast<size_t>(whole.cols()));
+    kernels::uniform_bf16(made.row_keys[static_cast<size_t>(r)], made.first_col, whole.cols(), made.scale, bits.data());
+    EXPECT_EQ(std::memcmp(bits.data(), stored.data + r * stored.stride * 2, bits.size() * 2), 0) << r;
+  }
 }
 
 TEST(Weights, ModelsOfOneProcessDoNotTakeEachOthers) {

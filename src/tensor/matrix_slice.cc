@@ -159,6 +159,7 @@ MatrixSlice slice_of(StoredMatrix m) {
   MatrixSlice slice;
   slice.stored_rows = rows;
   slice.stored_cols = cols;
+  slice.dtype = m.dtype;
   slice.stored = [m = std::move(m)] { return m; };
   return slice;
 }

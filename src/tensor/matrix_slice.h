@@ -64,7 +64,8 @@ struct MatrixSlice {
   // Slices of equal identity are equal, transposition aside. Empty: like no other.
   std::string identity;
   int64_t stored_rows = 0, stored_cols = 0;
-  bool transposed = false;  // W is the transpose of what is stored
+  bool transposed = false;     // W is the transpose of what is stored
+  DType dtype = DType::kBF16;  // of what is stored
   // The bytes, made by this call if no file has them. Any thread.
   std::function<StoredMatrix()> stored;
   // How they are made, for a device that does it itself: null, or called instead of stored().

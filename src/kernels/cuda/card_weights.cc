@@ -20,11 +20,10 @@ struct Fp8Part {
 };
 
 std::optional<Fp8Part> fp8_part(const tensor::MatrixSlice& slice) {
-  if (slice.transposed || slice.uniform != nullptr) return std::nullopt;
+  if (slice.transposed || slice.dtype != tensor::DType::kF8E4M3) return std::nullopt;
   if (slice.unquantized != nullptr)
     return Fp8Part{&slice, {}, slice.block, slice.rows_of_unquantized.begin, slice.cols_of_unquantized.begin};
   tensor::StoredMatrix m = slice.stored();
-  if (m.dtype != tensor::DType::kF8E4M3) return std::nullopt;
   const tensor::BlockScales& s = m.scales;
   return Fp8Part{&slice, std::move(m), s.block, s.first_row, s.first_col};
 }

@@ -26,7 +26,7 @@ const Edges kAllowed = {
     {"jinja", {}},
     {"text", {"jinja"}},
     {"sampling", {}},
-    {"kernels", {"tensor"}},
+    {"kernels", {"sampling", "tensor"}},
     {"comm", {"tensor"}},
     {"model", {"layout", "device", "kv", "sampling", "tensor", "kernels", "comm"}},
     {"scheduler", {"kv"}},

@@ -24,6 +24,7 @@
 #include "kernels/matrix.h"
 #include "kernels/paged_kv.h"
 #include "kernels/routing.h"
+#include "sampling/row_draw.h"
 #include "tensor/matrix_slice.h"
 
 namespace baton::kernels {
@@ -89,13 +90,6 @@ struct MlaExpansion {
   int heads = 0, nope = 0, rope = 0, v_dim = 0;
 };
 
-// The largest of a row of logits.
-struct RowBest {
-  int32_t at = 0;
-  float value = 0;
-  bool sound = true;  // no logit of the row is NaN or +inf
-};
-
 // How the values of a vector are paired for rotation: (0,1),(2,3)..., or (i, i + dim/2).
 enum class RopePairs : uint8_t { kInterleaved, kHalves };
 
@@ -159,12 +153,23 @@ class Backend {
   [[nodiscard]] virtual int64_t logits_rows_at_once() const { return 64; }
   // Waits for everything before. Errors are the device's, and final.
   virtual Status finish() = 0;
-  // The first largest of each row of float32 logits (m, n), into the processor's `best` (m). False, and nothing done:
-  // the processor may as well look for itself.
-  virtual bool find_best(const Matrix& logits, std::span<RowBest> best) {
-    (void)logits, (void)best;
+  // Begins to draw a token from each row of float32 logits, as `draws` say; `edits` are those they name. To look_up()
+  // of the next step, which may be begun before this one has ended, what is drawn from row i is -1 - i. False, and
+  // nothing done: the processor may as well do it itself.
+  virtual bool begin_draws(const Matrix& logits, std::span<const sampling::RowDraw> draws,
+                           std::span<const sampling::LogitEdit> edits) {
+    (void)logits, (void)draws, (void)edits;
     return false;
   }
+  // Of the oldest draws that were begun and not ended: whether end_draws() would wait no more; and what was drawn, for
+  // which it waits. Tokens are counted from the first column.
+  [[nodiscard]] virtual bool draws_ended() { return true; }
+  virtual Status end_draws(std::span<sampling::RowDrawn> drawn) {
+    (void)drawn;
+    return {};
+  }
+  // For how long a device was at work between the beginnings and the ends of steps. Any thread.
+  [[nodiscard]] virtual int64_t busy_ns() const { return 0; }
   // The values of a float32 matrix for the processor, when finish() has returned, until the next call.
   [[nodiscard]] virtual const float* on_host(const Matrix& x) = 0;
 
@@ -174,7 +179,7 @@ class Backend {
 
   // ---- operations ----
 
-  // y (m, n), of sums(): row i is row index[i] of the table.
+  // y (m, n), of sums(): row i is row index[i] of the table. Negative indices: see begin_draws().
   virtual void look_up(const Table& table, const int32_t* index, const Matrix& y) = 0;
   // y (m, n): row i is row index[i] of x, of the same type.
   virtual void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) = 0;

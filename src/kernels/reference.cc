@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/paged_kv.h"
+#include "sampling/token_weight.h"
 
 namespace baton::kernels {
 namespace {
@@ -276,6 +277,72 @@ void attention_block_ref(const float* q, int64_t begin, int64_t m, int heads, in
 void attention_finish_ref(int64_t m, int heads, int v_dim, float* acc, const float* row_sum) {
   for (int64_t row = 0; row < m * heads; ++row)
     for (int i = 0; i < v_dim; ++i) acc[row * v_dim + i] /= row_sum[row];
+}
+
+namespace {
+
+std::vector<float> edited(const float* logits, int64_t n, const sampling::RowDraw& draw,
+                          std::span<const sampling::LogitEdit> edits) {
+  using Kind = sampling::LogitEdit::Kind;
+  std::vector<float> x(logits, logits + n);
+  if (draw.barred != 0) std::fill(x.begin(), x.end(), -HUGE_VALF);
+  for (int32_t e = draw.edits_begin; e < draw.edits_end; ++e) {
+    const sampling::LogitEdit& edit = edits[static_cast<size_t>(e)];
+    float& v = x.at(static_cast<size_t>(edit.token));
+    if (edit.kind == Kind::kBias) v += edit.a;
+    if (edit.kind == Kind::kAllow) v = logits[edit.token] + edit.a;
+    if (edit.kind == Kind::kBar) v = -HUGE_VALF;
+    if (edit.kind != Kind::kPenalise || v == -HUGE_VALF) continue;
+    v = std::clamp(v > 0 ? v / edit.a : v * edit.a, -sampling::kPenalisedMax, sampling::kPenalisedMax) - edit.b;
+  }
+  return x;
+}
+
+}  // namespace
+
+sampling::RowDrawn draw_ref(const float* logits, int64_t n, const sampling::RowDraw& draw,
+                            std::span<const sampling::LogitEdit> edits) {
+  const std::vector<float> x = edited(logits, n, draw, edits);
+  sampling::RowDrawn drawn;
+  drawn.raw_best = *std::max_element(logits, logits + n);
+  drawn.sound = std::all_of(logits, logits + n, [](float v) { return v < HUGE_VALF; }) ? 1 : 0;
+  const auto best = std::max_element(x.begin(), x.end());
+  drawn.possible = drawn.sound != 0 && *best > -HUGE_VALF ? 1 : 0;
+  if (drawn.sound == 0 || drawn.raw_best == -HUGE_VALF) return drawn;
+  for (int64_t i = 0; i < n && draw.rates != 0; ++i)
+    drawn.raw_total += sampling::weight_of(logits[i], drawn.raw_best, 1);
+  if (drawn.possible == 0) return drawn;
+  drawn.token = static_cast<int32_t>(best - x.begin());
+  if (draw.greedy == 0) {
+    const auto weight = [&](int32_t t) {
+      return sampling::weight_of(x[static_cast<size_t>(t)], *best, draw.inverse_temperature);
+    };
+    uint64_t total = 0, mass = 0;
+    std::vector<int32_t> order;
+    for (int32_t t = 0; t < n; ++t) {
+      total += weight(t);
+      if (weight(t) >= draw.least_weight) order.push_back(t);
+    }
+    if (draw.cuts != 0) {
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t a, int32_t b) { return x[static_cast<size_t>(a)] > x[static_cast<size_t>(b)]; });
+      const uint64_t most =
+          draw.top_p >= 1 ? UINT64_MAX : static_cast<uint64_t>(draw.top_p * static_cast<double>(total));
+      size_t kept = 0;
+      while (kept < order.size() && kept < draw.count_max && (kept == 0 || mass < most)) mass += weight(order[kept++]);
+      order.resize(kept);
+    } else {
+      for (const int32_t t : order) mass += weight(t);
+    }
+    uint64_t left = std::min(static_cast<uint64_t>(draw.uniform * static_cast<double>(mass)), mass - 1);
+    for (const int32_t t : order) {
+      drawn.token = t;
+      if (left < weight(t)) break;
+      left -= weight(t);
+    }
+  }
+  drawn.logit = logits[drawn.token];
+  return drawn;
 }
 
 void uniform_bf16_ref(uint64_t key, int64_t first, int64_t count, float scale, uint16_t* out) {

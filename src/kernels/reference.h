@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "sampling/row_draw.h"
 
 namespace baton::kernels {
 
@@ -27,6 +28,10 @@ void route_ref(const Routing& routing, const float* logits, const float* bias, i
 // gate_up: (count, 2 width, hidden), down: (count, hidden, width).
 void experts_ref(const float* x, int64_t rows, int64_t hidden, const int32_t* expert, const float* weight, int choices,
                  int first, int count, int64_t width, const float* gate_up, const float* down, float* y);
+
+// One row; sampling/vocabulary_sampler.h says what it means.
+[[nodiscard]] sampling::RowDrawn draw_ref(const float* logits, int64_t n, const sampling::RowDraw& draw,
+                                          std::span<const sampling::LogitEdit> edits);
 
 void write_kv_ref(const PagedKv& kv, std::span<const PagedRows> sequences, int heads, const float* k,
                   int64_t k_row_stride, const float* v, int64_t v_row_stride);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 
 #include "kernels/reference.h"
 
@@ -94,21 +95,31 @@ class ReferenceBackend final : public Backend {
   void begin_step() override { uploads_.clear(); }
   Status finish() override { return {}; }
   const float* on_host(const Matrix& x) override { return x.floats(); }
-  bool find_best(const Matrix& logits, std::span<RowBest> best) override {
-    for (int64_t r = 0; r < logits.rows; ++r) {
-      const float* x = row(logits, r);
-      const float* first = std::max_element(x, x + logits.columns);
-      best[static_cast<size_t>(r)] = {static_cast<int32_t>(first - x), *first,
-                                      std::all_of(x, x + logits.columns, [](float v) { return v < HUGE_VALF; })};
-    }
+  bool begin_draws(const Matrix& logits, std::span<const sampling::RowDraw> draws,
+                   std::span<const sampling::LogitEdit> edits) override {
+    drawn_.clear();
+    for (int64_t r = 0; r < logits.rows; ++r)
+      drawn_.push_back(draw_ref(row(logits, r), logits.columns, draws[static_cast<size_t>(r)], edits));
+    begun_.push_back(drawn_);
+    asked_ = 0;
     return true;
+  }
+  // Slow, as devices are: the next step may come first.
+  [[nodiscard]] bool draws_ended() override { return begun_.size() > 1 || ++asked_ > 20000; }
+  Status end_draws(std::span<sampling::RowDrawn> drawn) override {
+    std::copy(begun_.front().begin(), begun_.front().end(), drawn.begin());
+    begun_.pop_front();
+    return {};
   }
   void read(const void* from, std::span<std::byte> to) override { std::memcpy(to.data(), from, to.size()); }
   void write(std::span<const std::byte> from, void* to) override { std::memcpy(to, from.data(), from.size()); }
 
   void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
     const tensor::StoredMatrix& rows = static_cast<const PlainTable&>(table).rows;
-    for (int64_t r = 0; r < y.rows; ++r) rows.read(index[r], 0, y.columns, y.floats() + r * y.stride);
+    for (int64_t r = 0; r < y.rows; ++r) {
+      const int32_t at = index[r] >= 0 ? index[r] : drawn_.at(static_cast<size_t>(-1 - index[r])).token;
+      rows.read(at, 0, y.columns, y.floats() + r * y.stride);
+    }
   }
   void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) override {
     for (int64_t r = 0; r < y.rows; ++r) std::copy_n(x.floats() + index[r] * x.stride, y.columns, row(y, r));
@@ -199,6 +210,10 @@ class ReferenceBackend final : public Backend {
   }
 
   std::vector<std::shared_ptr<const std::byte>> uploads_;
+  int asked_ = 0;
+  GrowingMemory queries_;
+  std::vector<sampling::RowDrawn> drawn_;              // by the last step
+  std::deque<std::vector<sampling::RowDrawn>> begun_;  // by those whose draws are not ended
 };
 
 }  // namespace

@@ -25,19 +25,19 @@ ExecutorOptions options_of(const layout::Layout& layout) {
   return options;
 }
 
-std::shared_ptr<sampling::Recipe> recipe(double temperature) {
+std::shared_ptr<sampling::Recipe> recipe(double temperature, double penalty, int logprobs) {
   auto recipe = std::make_shared<sampling::Recipe>();
   recipe->params.temperature = temperature;
-  recipe->params.frequency_penalty = 0.5;
+  recipe->params.frequency_penalty = penalty;
   recipe->seed = 3;
-  recipe->logprobs = 2;
+  recipe->logprobs = logprobs;
   return recipe;
 }
 
 // Two sequences of the same prompt, one greedy, one not; their tokens. ahead: a step is submitted while the one before
 // it is under way.
-std::vector<int32_t> generate(const layout::Layout& layout, bool ahead) {
-  const ExecutorOptions options = options_of(layout);
+std::vector<int32_t> generate(const ExecutorOptions& options, bool ahead, double penalty = 0.5, int logprobs = 2) {
+  const layout::Layout& layout = options.layout;
   TestInstance instance(options, *load_model_config(options.model_path), 2, false);
   EXPECT_FALSE(instance.failure());
   Executor& executor = instance.executor();
@@ -49,11 +49,11 @@ std::vector<int32_t> generate(const layout::Layout& layout, bool ahead) {
     for (size_t s = 0; s < 2; ++s) {
       const sampling::RowAnswer& answer = (*output)->answers.at((*output)->first_row.at(s));
       EXPECT_FALSE(answer.error);
-      EXPECT_EQ(answer.token.top.size(), 2U);
+      EXPECT_EQ(answer.token.top.size(), static_cast<size_t>(logprobs));
       drawn.push_back(answer.token.id);
     }
   };
-  const std::shared_ptr<sampling::Recipe> recipes[] = {recipe(0), recipe(1.5)};
+  const std::shared_ptr<sampling::Recipe> recipes[] = {recipe(0, penalty, logprobs), recipe(1.5, penalty, logprobs)};
   Ticket last = 0;
   for (int step = 0; step < kSteps; ++step) {
     std::vector<kv::Segment> segments;
@@ -79,13 +79,24 @@ std::vector<int32_t> generate(const layout::Layout& layout, bool ahead) {
 }
 
 TEST(Drawing, WhateverTheLayoutAndHoweverFarAheadTheTokensAreTheSame) {
-  const std::vector<int32_t> plain = generate({1, 1, 1, 1}, false);
+  const std::vector<int32_t> plain = generate(options_of({1, 1, 1, 1}), false);
   ASSERT_EQ(plain.size(), 2U * kSteps);
   for (const layout::Layout& layout : {layout::Layout{1, 1, 1, 1}, layout::Layout{3, 1, 1, 1},
                                        layout::Layout{4, 2, 1, 1}, layout::Layout{2, 1, 2, 1}}) {
     for (const bool ahead : {false, true}) {
-      EXPECT_EQ(generate(layout, ahead), plain) << layout.tp << " " << layout.dp << " " << layout.pp << " " << ahead;
+      EXPECT_EQ(generate(options_of(layout), ahead), plain)
+          << layout.tp << " " << layout.dp << " " << layout.pp << " " << ahead;
     }
+  }
+}
+
+// Which begins a step before the tokens of the one before it are known, but where penalties read them.
+TEST(Drawing, ADeviceDrawsWhatTheProcessorDraws) {
+  for (const double penalty : {0.0, 20.0}) {
+    ExecutorOptions options = options_of({1, 1, 1, 1});
+    const std::vector<int32_t> plain = generate(options, false, penalty, 0);
+    options.backend = kernels::make_reference_backend;
+    for (const bool ahead : {false, true}) EXPECT_EQ(generate(options, ahead, penalty, 0), plain) << penalty;
   }
 }
 

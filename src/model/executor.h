@@ -48,6 +48,8 @@ class Executor {
   // whoever the caller synchronises with. The output is the caller's to take apart, and stays until the next submit().
   // Errors are of the machine (a rank failed) and end the instance.
   virtual Result<StepOutput*> collect(Ticket ticket) = 0;
+  // For how long rank 0's device was at work on steps so far; 0 if that is the processor. Any thread.
+  [[nodiscard]] virtual int64_t busy_ns() const { return 0; }
 };
 
 // The logits of a step's rows, for who holds one model against another. Row r of segment s is at rows[s] + r, each

@@ -2,11 +2,12 @@
 //
 //   model_bench --model DIR [--device cuda] [--tp N] [--dp N] [--ep N] [--pp N] [--context N] [--batches 1,32,128]
 //     [--steps N] [--quantization fp8] [--kv-cache-dtype fp8_e4m3] [--load-format auto]
-//     [--layers N]
+//     [--layers N] [--temperature T] [--top-p P]
 //
 // A prompt of `context` tokens by itself, then decode of so many sequences of that context, the next step submitted
 // while one is under way, as the engine does it. Beside each time what the fewest bytes of a step are: weights that the
-// step reads (of routed experts as many as uniform choice would take) and the KV.
+// step reads (of routed experts as many as uniform choice would take) and the KV; and the share of the time in which a
+// card had no step to do.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -27,6 +28,7 @@ struct Flags {
   int64_t context = 4096, chunk = 4096;
   std::vector<int> batches{1, 32, 128};
   int steps = 40, prompts = 5, page_tokens = 64, device_step = 1, layers = 0;
+  double temperature = 0, top_p = 1;
   layout::Layout layout;
 };
 
@@ -80,11 +82,12 @@ class Bench {
     std::printf("prefill of %ld tokens: %.2f ms\n", flags_.context, 1e3 * median(prefill));
     for (size_t s = 1; s < pages_.size(); ++s) fill(static_cast<int>(s));
     for (const int batch : flags_.batches) {
-      const double step = decode(batch);
+      double idle = 0;
+      const double step = decode(batch, &idle);
       const double kv = static_cast<double>(batch) * static_cast<double>(flags_.context) * entry_bytes_;
       const double bytes = weight_bytes(config_, batch, linear_bytes()) + kv;
-      std::printf("decode batch %d at %ld: %.3f ms a step, %.2f GB, %.0f GB/s\n", batch, flags_.context, 1e3 * step,
-                  bytes / 1e9, bytes / step / 1e9);
+      std::printf("decode batch %d at %ld: %.3f ms a step, %.2f GB, %.0f GB/s, %.1f %% idle\n", batch, flags_.context,
+                  1e3 * step, bytes / 1e9, bytes / step / 1e9, 100 * idle);
     }
   }
 
@@ -126,7 +129,8 @@ class Bench {
     const auto begun = std::chrono::steady_clock::now();
     BATON_ASSIGN(executor_, make_thread_executor(options_, config_, pools));
     load_s_ = seconds_since(begun);
-    recipe_->params.temperature = 0;
+    recipe_->params.temperature = flags_.temperature;
+    recipe_->params.top_p = flags_.top_p;
     return {};
   }
 
@@ -144,8 +148,11 @@ class Bench {
     return seconds_since(begun);
   }
 
-  double decode(int batch) {
+  // idle: the share of the time in which the device had no step.
+  double decode(int batch, double* idle) {
     std::vector<double> times;
+    int64_t busy = 0;
+    auto settled = std::chrono::steady_clock::now();
     std::vector<int32_t> tokens(static_cast<size_t>(batch), 1);
     auto last = std::chrono::steady_clock::now();
     for (int i = 0; i < flags_.steps; ++i) {
@@ -158,7 +165,11 @@ class Bench {
       collect();
       times.push_back(seconds_since(last));
       last = std::chrono::steady_clock::now();
+      if (i != flags_.steps / 4) continue;
+      busy = executor_->busy_ns();
+      settled = last;
     }
+    *idle = 1 - static_cast<double>(executor_->busy_ns() - busy) * 1e-9 / seconds_since(settled);
     collect();
     times.erase(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 4));
     return median(times);
@@ -216,6 +227,8 @@ int bench_main(int argc, char** argv) {
   app.add_option("--steps", flags.steps)->check(CLI::Range(8, 1 << 20));
   app.add_option("--prompts", flags.prompts)->check(CLI::Range(1, 1000));
   app.add_option("--page-size", flags.page_tokens);
+  app.add_option("--temperature", flags.temperature);
+  app.add_option("--top-p", flags.top_p);
   app.add_option("--layers", flags.layers, "The first so many alone")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   auto bench = Bench::make(flags);

@@ -95,7 +95,7 @@ void Rank::upload_inputs(const StepBatch& batch, LongInterval rows, std::span<co
   const auto own = std::span(batch.tokens).subspan(static_cast<size_t>(rows.begin), static_cast<size_t>(rows.size()));
   inputs_.tokens.assign(own.begin(), own.end());
   for (int32_t& token : inputs_.tokens) {
-    if (token < 0) token = before[static_cast<size_t>(-1 - token)].token.id;
+    if (token < 0 && !before.empty()) token = before[static_cast<size_t>(-1 - token)].token.id;
   }
   // Of the rank's rows those that have logits, in the order of the batch; then all ranks', in that of the result.
   inputs_.own_logits.clear();
@@ -209,6 +209,37 @@ Status Rank::answer_rows(const StepBatch& batch, bool first_made, std::span<samp
   return backend_->finish();
 }
 
+bool Rank::begin_draws(const StepBatch& batch) {
+  const std::span<const sampling::RowWanted> rows(batch.wanted);
+  if (lm_head_ == nullptr || !sampling::VocabularySampler::device_draws(rows, share_.layout.tp == 1)) return false;
+  draws_.clear();
+  edits_.clear();
+  for (const sampling::RowWanted& wanted : rows)
+    draws_.push_back(wanted.recipe == nullptr ? sampling::RowDraw{} : sampling::draw_of(wanted, &edits_));
+  return backend_->begin_draws(logits_block(batch.logits_rows), draws_, edits_);
+}
+
+bool Rank::may_follow(const StepBatch& batch) const {
+  return repeats_ && share_.layout.world() == 1 && batch.rows > 0 && batch.logits_rows > 0 &&
+         batch.logits_rows <= backend_->logits_rows_at_once() &&
+         sampling::VocabularySampler::device_draws(batch.wanted, true) &&
+         std::none_of(batch.wanted.begin(), batch.wanted.end(), [](const sampling::RowWanted& wanted) {
+           return wanted.recipe != nullptr && wanted.recipe->reads_history();
+         });
+}
+
+Status Rank::end_draws(std::span<const sampling::RowWanted> rows, std::span<sampling::RowAnswer> answers) {
+  sampling::VocabularySampler& sampler = stage_.sampler();
+  drawn_.resize(rows.size());
+  BATON_TRY(backend_->end_draws(drawn_));
+  sampler.reserve(share_.tp_rank, rows.size());
+  for (size_t r = 0; r < rows.size(); ++r) sampler.take_drawn(share_.tp_rank, static_cast<int>(r), drawn_[r]);
+  BATON_TRY(stage_.all().barrier());
+  const LongInterval own = row_part({0, static_cast<int64_t>(rows.size())}, share_.layout.tp, share_.tp_rank);
+  sampler.finish(rows, {static_cast<int>(own.begin), static_cast<int>(own.end)}, answers);
+  return {};
+}
+
 Status Rank::draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& block,
                   std::span<sampling::RowAnswer> answers) {
   using sampling::VocabularySampler;
@@ -217,16 +248,6 @@ Status Rank::draw(std::span<const sampling::RowWanted> rows, const kernels::Matr
   sampler.reserve(share_.tp_rank, rows.size());
   const LongInterval own = row_part({0, count}, share_.layout.tp, share_.tp_rank);
   const Interval finished{static_cast<int>(own.begin), static_cast<int>(own.end)};
-  best_.resize(rows.size());
-  if (lm_head_ != nullptr && VocabularySampler::needs_best_alone(rows) && backend_->find_best(block, best_)) {
-    for (int r = 0; r < count; ++r) {
-      const kernels::RowBest& best = best_[static_cast<size_t>(r)];
-      sampler.take_best(share_.tp_rank, r, share_.vocab.begin + best.at, best.value, best.sound);
-    }
-    BATON_TRY(stage_.all().barrier());
-    sampler.finish(rows, finished, answers);
-    return {};
-  }
   BATON_TRY(backend_->finish());
   const float* logits = lm_head_ == nullptr ? nullptr : backend_->on_host(block);
   // Every rank takes the same turns, since they depend on what is wanted alone.
@@ -270,8 +291,7 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
   return stage_.is_last() ? end_model() : Status();
 }
 
-Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
-                     std::span<sampling::RowAnswer> answers, float* kept) {
+Status Rank::begin(const StepBatch& batch, std::span<const sampling::RowAnswer> before, bool keeps) {
   owners_.cut(batch, share_.layout.attn_tp());
   // Whoever follows a reference meets each row once.
   owners_.everywhere = share_.layout.dp == 1 && repeats_ &&
@@ -281,7 +301,8 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   const RankStep step(batch, share_.at.dp_rank, *backend_);
   activations_.grow(*backend_, batch, own.size(), owners_.logits_of(share_.tp_rank).size(), config_);
   upload_inputs(batch, own, before);
-  const bool with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
+  UnderWay& now = under_way_.emplace_back();
+  now.with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();
   const bool recordable = comms_.attention->recordable() && comms_.stage->recordable();
   // Memory that grew for this step is there: from now on ranks wait for each other on their cards.
   if (recordable && share_.layout.tp > 1) BATON_TRY(stage_.all().barrier());
@@ -293,15 +314,21 @@ Status Rank::forward(const StepBatch& batch, std::span<const sampling::RowAnswer
   const bool repeats = repeats_ && recordable && batch.is_decode;
   const auto operations = [&]() -> Status {
     BATON_TRY(compute(step, own));
-    if (with_logits) make_logits(0, batch.logits_rows);
+    if (now.with_logits) make_logits(0, batch.logits_rows);
     return {};
   };
   BATON_TRY(backend_->run(owners_.shape(batch.logits_rows), repeats, operations));
-  if (!stage_.is_last()) {
-    BATON_TRY(pipeline.send(pipeline.rank() + 1, hidden));
-    return backend_->finish();
-  }
-  return answer_rows(batch, with_logits, answers, kept);
+  if (!stage_.is_last()) return pipeline.send(pipeline.rank() + 1, hidden);
+  now.draws = !keeps && now.with_logits && batch.logits_rows > 0 && begin_draws(batch);
+  return {};
+}
+
+Status Rank::end(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
+  const UnderWay now = under_way_.front();
+  under_way_.pop_front();
+  if (now.draws) return end_draws(batch.wanted, answers);
+  if (!stage_.is_last()) return backend_->finish();
+  return answer_rows(batch, now.with_logits, answers, kept);
 }
 
 }  // namespace baton::model

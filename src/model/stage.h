@@ -1,6 +1,7 @@
 // A pipeline stage: its ranks' weights and one pass of its layers.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -80,10 +81,18 @@ class Rank {
 
   // Loads this rank's share.
   Status load(const Weights& weights, RoutingReference* routing);
-  // This rank's part of the stage's pass. `before`: the answers of the step before, for tokens that it drew. In the
-  // last stage the rows of logits become `answers`; `kept` (logits rows, vocab), if not null, gets this rank's columns.
-  Status forward(const StepBatch& batch, std::span<const sampling::RowAnswer> before,
-                 std::span<sampling::RowAnswer> answers, float* kept);
+  // This rank's part of the stage's pass, in two calls. `before`: the answers of the step before, for tokens that it
+  // drew; empty if it has not ended, and the device knows them. In the last stage the rows of logits become `answers`;
+  // `kept` (logits rows, vocab), if not null, gets this rank's columns.
+  Status begin(const StepBatch& batch, std::span<const sampling::RowAnswer> before, bool keeps);
+  Status end(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
+  // Whether the device still works on the oldest step that has begun and not ended, and draws its tokens itself.
+  [[nodiscard]] bool draws_under_way() { return under_way_.front().draws && !backend_->draws_ended(); }
+  // Whether a step may be begun while the one before it, whose tokens the device draws, has not ended: nothing of it
+  // depends on what only the answers' taking tells.
+  [[nodiscard]] bool may_follow(const StepBatch& batch) const;
+  // backend.h
+  [[nodiscard]] int64_t busy_ns() const { return backend_->busy_ns(); }
 
  private:
   struct Layer {
@@ -111,7 +120,10 @@ class Rank {
   void make_logits(int64_t begin, int64_t count);
   // From the normed rows to answers; of the first block the logits may be made already. The ranks meet several times.
   Status answer_rows(const StepBatch& batch, bool first_made, std::span<sampling::RowAnswer> answers, float* kept);
-  // What is wanted of some rows, from their logits.
+  // By the device, from the logits of all rows. False if they are to be drawn by the processor.
+  bool begin_draws(const StepBatch& batch);
+  Status end_draws(std::span<const sampling::RowWanted> rows, std::span<sampling::RowAnswer> answers);
+  // What is wanted of some rows, from their logits, by the processor.
   Status draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& logits,
               std::span<sampling::RowAnswer> answers);
   // Of the rank's rows: hidden += the sums of `partial` over the ranks of `comm`, and then, but for the last block,
@@ -145,7 +157,15 @@ class Rank {
     std::vector<int32_t> logits_source;  // (logits rows): where each is among final_rows
     const int32_t *tokens_at = nullptr, *own_logits_at = nullptr, *logits_source_at = nullptr;
   } inputs_;
-  std::vector<kernels::RowBest> best_;
+  // Steps begun and not ended, two at the most.
+  struct UnderWay {
+    bool with_logits = false;  // they are made
+    bool draws = false;        // the device draws
+  };
+  std::deque<UnderWay> under_way_;
+  std::vector<sampling::RowDraw> draws_;
+  std::vector<sampling::LogitEdit> edits_;
+  std::vector<sampling::RowDrawn> drawn_;
 };
 
 }  // namespace baton::model

@@ -33,7 +33,8 @@ class StageThreads {
       : stage_(options.layout, config, stage, pipelines, options.everywhere_bytes_max),
         slots_(slots),
         loaded_(options.layout.tp + 1),
-        done_(options.layout.world() + 1) {}
+        done_(options.layout.world() + 1),
+        begun_(static_cast<size_t>(options.layout.tp)) {}
   ~StageThreads() {
     abort(error(ErrorCode::kCancelled, "the executor is closed"));
     for (std::thread& t : threads_) t.join();
@@ -45,6 +46,7 @@ class StageThreads {
   void add(std::unique_ptr<Rank> rank) { ranks_.push_back(std::move(rank)); }
   // Steps that every rank of the stage has finished.
   [[nodiscard]] comm::Progress& done() { return done_; }
+  [[nodiscard]] int64_t busy_ns() const { return ranks_.front()->busy_ns(); }
 
   struct Feed {
     comm::Progress* steps = nullptr;  // how many may be taken: submitted, or done by the stage before
@@ -84,16 +86,40 @@ class StageThreads {
   }
 
   Status take(size_t index, uint64_t step) {
-    BATON_TRY(feed_.steps->await(step + 1));
+    Rank& rank = *ranks_[index];
     StepSlot& slot = *slots_[step % slots_.size()];
-    if (feed_.drawn != nullptr && slot.reads_before) BATON_TRY(feed_.drawn->await(step));
-    if (slot.batch.rows > 0) {
+    if (begun_[index] == step) {
+      BATON_TRY(feed_.steps->await(step + 1));
+      if (feed_.drawn != nullptr && slot.reads_before) BATON_TRY(feed_.drawn->await(step));
       const StepSlot& before = *slots_[(step + slots_.size() - 1) % slots_.size()];
-      float* kept = feed_.logits == nullptr ? nullptr : feed_.logits->logits.data();
-      BATON_TRY(ranks_[index]->forward(slot.batch, before.output.answers, slot.output.answers, kept));
+      BATON_TRY(begin(index, step, before.output.answers));
+    }
+    if (slot.batch.rows > 0) {
+      BATON_TRY(begin_ahead(index, step + 1));
+      BATON_TRY(
+          rank.end(slot.batch, slot.output.answers, feed_.logits == nullptr ? nullptr : feed_.logits->logits.data()));
     }
     BATON_TRY(stage_.all().barrier());
     if (index == 0) done_.raise();
+    return {};
+  }
+  Status begin(size_t index, uint64_t step, std::span<const sampling::RowAnswer> before) {
+    ++begun_[index];
+    const StepSlot& slot = *slots_[step % slots_.size()];
+    if (slot.batch.rows == 0) return {};
+    return ranks_[index]->begin(slot.batch, before, feed_.logits != nullptr);
+  }
+  // Puts the next step behind the one that a device is at, if it is submitted before that one's tokens are here: the
+  // device goes on at once.
+  Status begin_ahead(size_t index, uint64_t next) {
+    while (ranks_[index]->draws_under_way()) {
+      if (feed_.steps->reached() <= next) {
+        std::this_thread::yield();
+        continue;
+      }
+      if (ranks_[index]->may_follow(slots_[next % slots_.size()]->batch)) return begin(index, next, {});
+      return {};
+    }
     return {};
   }
 
@@ -102,6 +128,7 @@ class StageThreads {
   comm::RankGroup loaded_;
   comm::Progress done_;
   Feed feed_;
+  std::vector<uint64_t> begun_;  // steps, by each rank
   std::vector<std::unique_ptr<Rank>> ranks_;
   std::vector<std::thread> threads_;
 };
@@ -166,6 +193,8 @@ class ThreadExecutor final : public Executor {
     const bool own_cards = options_.first_device.kind != device::DeviceKind::kCpu && options_.device_step > 0;
     return own_cards && options_.logits == nullptr ? options_.layout.pp : 1;
   }
+
+  [[nodiscard]] int64_t busy_ns() const override { return stages_.front()->busy_ns(); }
 
   Ticket submit(const kv::StepPlan& plan, std::span<const sampling::RowsWanted> wanted) override {
     check(plan);

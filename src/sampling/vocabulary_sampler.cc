@@ -6,44 +6,25 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
+#include "sampling/row_draw.h"
+#include "sampling/token_weight.h"
 
 namespace baton::sampling {
 namespace {
 
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
-// What a penalty may make of a logit: far beyond every model's, and two of them still have a difference.
-constexpr float kLargest = 1e30F;
-// The weight of the best token. A vocabulary of 2^24 sums up to 2^63 at the most.
-constexpr double kUnit = 0x1p39;
 constexpr uint64_t kAll = std::numeric_limits<uint64_t>::max();
 // Ends of the first sorted run of candidates; most top_p cuts are shorter.
 constexpr size_t kFirstRun = 64;
 
-// The uniform number of token `index`: a function of (seed, index), so it does not matter where or in which batch it is
-// drawn.
-double uniform_of(uint64_t seed, int index) {
-  Random stream(seed);
-  Random mixed(stream.next() ^ (static_cast<uint64_t>(index) * 0xd1342543de82ef95));
-  return mixed.uniform();
-}
-
-// A barred token stays out at any temperature: infinity times an inverse of 0 is no number.
-uint64_t weight_of(float x, float best, float inverse) {
-  return x == kBarred ? 0 : static_cast<uint64_t>(static_cast<double>(std::exp((x - best) * inverse)) * kUnit + 0.5);
-}
-float inverse_temperature(const Recipe& recipe) { return static_cast<float>(1 / recipe.params.temperature); }
-uint64_t least_weight(const Recipe& recipe) {
-  return std::max<uint64_t>(1, static_cast<uint64_t>(recipe.params.min_p * kUnit));
-}
-bool cuts(const Recipe& recipe) { return recipe.params.top_k != -1 || recipe.params.top_p < 1; }
-uint64_t count_limit(const Recipe& recipe) {
-  return recipe.params.top_k == -1 ? kAll : static_cast<uint64_t>(recipe.params.top_k);
+// Of the weights of what top_p keeps.
+uint64_t wanted_mass(const RowDraw& how, uint64_t total) {
+  if (how.top_p >= 1) return kAll;
+  return std::max<uint64_t>(1, static_cast<uint64_t>(how.top_p * static_cast<double>(total)));
 }
 // Where the draw falls in a mass > 0.
-uint64_t target_of(const RowWanted& wanted, uint64_t mass) {
-  const double at = uniform_of(wanted.recipe->seed, wanted.index) * static_cast<double>(mass);
-  return std::min(static_cast<uint64_t>(at), mass - 1);
+uint64_t target_of(const RowDraw& how, uint64_t mass) {
+  return std::min(static_cast<uint64_t>(how.uniform * static_cast<double>(mass)), mass - 1);
 }
 
 struct Extremes {
@@ -85,82 +66,55 @@ bool adjusts(const RowWanted& wanted) {
          recipe.penalises() || ends;
 }
 
-// The raw logits of a shard made into those that are drawn from.
-class Adjusting {
+// How a row is drawn, and its logits on the way there.
+class Drawing {
  public:
-  Adjusting(const RowWanted& wanted, Interval tokens) : wanted_(wanted), tokens_(tokens) {}
+  Drawing(const RowWanted& wanted, Interval tokens) : tokens_(tokens) {
+    edits_.clear();
+    how_ = draw_of(wanted, &edits_);
+  }
+  [[nodiscard]] const RowDraw& how() const { return how_; }
 
-  // `raw` itself where nothing changes it; else valid until the calling thread's next.
-  const float* operator()(const float* raw) {
+  // The raw logits of a shard made into those that are drawn from: `raw` itself where nothing changes it; else valid
+  // until the calling thread's next.
+  const float* adjusted(const float* raw) {
     thread_local std::vector<float> adjusted;
-    const Recipe& recipe = *wanted_.recipe;
-    const SamplingParams& params = recipe.params;
-    if (!wanted_.draw || !adjusts(wanted_)) return raw;
-    const bool ends = wanted_.index < params.min_new_tokens && !recipe.endings.empty();
+    if (edits_.empty() && how_.barred == 0) return raw;
     adjusted.assign(raw, raw + tokens_.size());
-    x_ = adjusted.data();
-    for (auto b = params.logit_bias.lower_bound(tokens_.begin); b != params.logit_bias.end(); ++b) {
-      if (float* x = find(b->first)) *x += static_cast<float>(b->second);
+    if (how_.barred != 0) std::fill(adjusted.begin(), adjusted.end(), kBarred);
+    for (const LogitEdit& edit : edits_) {
+      if (!tokens_.contains(edit.token)) continue;
+      const int32_t at = edit.token - tokens_.begin;
+      apply(edit, raw[at], &adjusted[static_cast<size_t>(at)]);
     }
-    if (!params.allowed_token_ids.empty()) allow(raw);
-    bar_words();
-    if (recipe.penalises()) penalise();
-    if (ends) {
-      for (const int32_t id : recipe.endings) bar(id);
-    }
-    return x_;
+    return adjusted.data();
   }
 
  private:
-  float* find(int32_t token) { return tokens_.contains(token) ? x_ + (token - tokens_.begin) : nullptr; }
-  void bar(int32_t token) {
-    if (float* x = find(token)) *x = kBarred;
-  }
-
-  void allow(const float* raw) {
-    const SamplingParams& params = wanted_.recipe->params;
-    std::fill(x_, x_ + tokens_.size(), kBarred);
-    for (const int32_t id : params.allowed_token_ids) {
-      float* x = find(id);
-      if (x == nullptr) continue;
-      const auto bias = params.logit_bias.find(id);
-      *x = raw[id - tokens_.begin] + (bias == params.logit_bias.end() ? 0 : static_cast<float>(bias->second));
+  static void apply(const LogitEdit& edit, float raw, float* x) {
+    switch (edit.kind) {
+      case LogitEdit::Kind::kBias:
+        *x += edit.a;
+        return;
+      case LogitEdit::Kind::kAllow:
+        *x = raw + edit.a;
+        return;
+      case LogitEdit::Kind::kBar:
+        *x = kBarred;
+        return;
+      case LogitEdit::Kind::kPenalise:
+        break;
     }
+    // A logit stays a number, however near to 0 the penalty: infinity less infinity is none.
+    if (*x != kBarred) *x = std::clamp(*x > 0 ? *x / edit.a : *x * edit.a, -kPenalisedMax, kPenalisedMax);
+    *x -= edit.b;
   }
 
-  void bar_words() {
-    const std::vector<int32_t>& ids = wanted_.recipe->history.ids();
-    for (const std::vector<int32_t>& word : wanted_.recipe->params.bad_words) {
-      const size_t before = word.size() - 1;
-      if (before > ids.size()) continue;
-      if (std::equal(word.begin(), word.end() - 1, ids.end() - static_cast<ptrdiff_t>(before))) bar(word.back());
-    }
-  }
-
-  // A logit stays a number, however near to 0 the penalty: infinity less infinity is none.
-  void scale(float* x) const {
-    const auto repetition = static_cast<float>(wanted_.recipe->params.repetition_penalty);
-    if (*x != kBarred) *x = std::clamp(*x > 0 ? *x / repetition : *x * repetition, -kLargest, kLargest);
-  }
-
-  void penalise() {
-    const Recipe& recipe = *wanted_.recipe;
-    for (const int32_t token : recipe.prompt) {
-      float* x = find(token);
-      if (x != nullptr && !recipe.history.counts().contains(token)) scale(x);
-    }
-    for (const auto& [token, count] : recipe.history.counts()) {
-      float* x = find(token);
-      if (x == nullptr) continue;
-      scale(x);
-      *x -= static_cast<float>(recipe.params.frequency_penalty * count + recipe.params.presence_penalty);
-    }
-  }
-
-  const RowWanted& wanted_;
+  static thread_local std::vector<LogitEdit> edits_;
   const Interval tokens_;
-  float* x_ = nullptr;
+  RowDraw how_;
 };
+thread_local std::vector<LogitEdit> Drawing::edits_;
 
 }  // namespace
 
@@ -183,20 +137,26 @@ void VocabularySampler::reserve(int rank, size_t rows) {
   if (shard.rows.size() < rows) shard.rows.resize(rows);
 }
 
-void VocabularySampler::take_best(int rank, int row, int32_t token, float logit, bool sound) {
-  ShardRow& to = shards_[static_cast<size_t>(rank)].rows[static_cast<size_t>(row)];
-  to.sound = sound;
-  to.possible = logit >= std::numeric_limits<float>::lowest();
-  to.raw_best = logit;
-  to.total = to.kept = to.raw_total = 0;
+void VocabularySampler::take_drawn(int rank, int row, const RowDrawn& drawn) {
+  Shard& shard = shards_[static_cast<size_t>(rank)];
+  ShardRow& to = shard.rows[static_cast<size_t>(row)];
+  to.drawn = true;
+  to.sound = drawn.sound != 0;
+  to.possible = drawn.raw_best >= std::numeric_limits<float>::lowest();
+  to.raw_best = drawn.raw_best;
+  to.total = to.kept = 0;
+  to.raw_total = drawn.raw_total;
   to.picks.clear();
-  to.best = {token, logit, logit, 0};
+  to.tops.clear();
+  to.best = {shard.tokens.begin + drawn.token, drawn.possible != 0 ? drawn.logit : kBarred, drawn.logit, 0};
 }
 
-bool VocabularySampler::needs_best_alone(std::span<const RowWanted> rows) {
-  return std::all_of(rows.begin(), rows.end(), [](const RowWanted& wanted) {
-    return wanted.recipe == nullptr ||
-           (wanted.draw && wanted.recipe->greedy() && !wanted.logprobs() && !adjusts(wanted));
+bool VocabularySampler::device_draws(std::span<const RowWanted> rows, bool whole) {
+  return std::all_of(rows.begin(), rows.end(), [whole](const RowWanted& wanted) {
+    if (wanted.recipe == nullptr) return true;
+    const Recipe& recipe = *wanted.recipe;
+    if (!wanted.draw || wanted.tops() > 0 || !recipe.listed.empty()) return false;
+    return whole || (recipe.greedy() && !wanted.logprobs() && !adjusts(wanted));
   });
 }
 
@@ -226,6 +186,7 @@ VocabularySampler::Merged VocabularySampler::merged(size_t row) const {
     all.total += part.total;
     all.kept += part.kept;
     all.raw_total += part.raw_total;
+    all.drawn |= part.drawn;
   }
   all.sound &= possible;
   return all;
@@ -244,11 +205,12 @@ void VocabularySampler::find_best(int rank, std::span<const RowWanted> rows, Int
     row.sound = seen.sound;
     row.possible = seen.best >= std::numeric_limits<float>::lowest();
     row.raw_best = seen.best;
+    row.drawn = false;
     row.total = row.kept = row.raw_total = 0;
     row.picks.clear();
     row.best = {};
     if (!wanted.draw || !seen.sound) continue;
-    const float* x = Adjusting(wanted, shard.tokens)(raw);
+    const float* x = Drawing(wanted, shard.tokens).adjusted(raw);
     const float best = x == raw ? seen.best : extremes(x, shard.tokens.size()).best;
     const auto at = std::find(x, x + shard.tokens.size(), best) - x;
     row.best = {shard.tokens.begin + static_cast<int32_t>(at), best, raw[at], 0};
@@ -269,13 +231,12 @@ void VocabularySampler::weigh(int rank, std::span<const RowWanted> rows, Interva
     const Recipe& recipe = *wanted.recipe;
     const float* raw = logits + i * stride;
     if (wanted.draw && !recipe.greedy() && all.best.adjusted != kBarred) {
-      const float* x = Adjusting(wanted, shard.tokens)(raw);
-      const float inverse = inverse_temperature(recipe);
-      const uint64_t least = least_weight(recipe);
+      Drawing drawing(wanted, shard.tokens);
+      const float* x = drawing.adjusted(raw);
       for (int64_t t = 0; t < n; ++t) {
-        const uint64_t weight = weight_of(x[t], all.best.adjusted, inverse);
+        const uint64_t weight = weight_of(x[t], all.best.adjusted, drawing.how().inverse_temperature);
         row.total += weight;
-        row.kept += weight >= least ? weight : 0;
+        row.kept += weight >= drawing.how().least_weight ? weight : 0;
       }
     }
     if (!wanted.logprobs()) continue;
@@ -300,12 +261,6 @@ void VocabularySampler::weigh(int rank, std::span<const RowWanted> rows, Interva
   }
 }
 
-// Of the weights of what top_p keeps.
-uint64_t VocabularySampler::wanted_mass(const Recipe& recipe, const Merged& all) const {
-  if (recipe.params.top_p >= 1) return kAll;
-  return std::max<uint64_t>(1, static_cast<uint64_t>(recipe.params.top_p * static_cast<double>(all.total)));
-}
-
 void VocabularySampler::pick(int rank, std::span<const RowWanted> rows, Interval part, const float* logits,
                              int64_t stride) {
   Shard& shard = shards_[static_cast<size_t>(rank)];
@@ -317,32 +272,31 @@ void VocabularySampler::pick(int rank, std::span<const RowWanted> rows, Interval
     const Merged all = merged(row);
     if (!all.sound || all.best.adjusted == kBarred) continue;
     const float* raw = logits + i * stride;
-    const float* x = Adjusting(wanted, shard.tokens)(raw);
-    if (cuts(*wanted.recipe)) {
-      pick_best(shard, row, wanted, x, raw, all);
+    Drawing drawing(wanted, shard.tokens);
+    const float* x = drawing.adjusted(raw);
+    if (drawing.how().cuts != 0) {
+      pick_best(shard, row, drawing.how(), x, raw, all);
     } else {
-      pick_in_order(shard, row, wanted, x, raw, all);
+      pick_in_order(shard, row, drawing.how(), x, raw, all);
     }
   }
 }
 
 // The one token that is drawn, if it is here. Tokens lie in the order of their ids.
-void VocabularySampler::pick_in_order(Shard& shard, size_t row, const RowWanted& wanted, const float* x,
-                                      const float* raw, const Merged& all) {
+void VocabularySampler::pick_in_order(Shard& shard, size_t row, const RowDraw& how, const float* x, const float* raw,
+                                      const Merged& all) {
   uint64_t before = 0;
   for (const Shard& other : shards_) {
     if (&other == &shard) break;
     if (!other.tokens.empty()) before += other.rows[row].kept;
   }
-  const uint64_t target = target_of(wanted, all.kept);
+  const uint64_t target = target_of(how, all.kept);
   ShardRow& part = shard.rows[row];
   if (target < before || target - before >= part.kept) return;
-  const float inverse = inverse_temperature(*wanted.recipe);
-  const uint64_t least = least_weight(*wanted.recipe);
   uint64_t left = target - before;
   for (int t = 0; t < shard.tokens.size(); ++t) {
-    const uint64_t weight = weight_of(x[t], all.best.adjusted, inverse);
-    if (weight < least) continue;
+    const uint64_t weight = weight_of(x[t], all.best.adjusted, how.inverse_temperature);
+    if (weight < how.least_weight) continue;
     if (left < weight) {
       part.picks.push_back({shard.tokens.begin + t, x[t], raw[t], weight});
       return;
@@ -353,22 +307,19 @@ void VocabularySampler::pick_in_order(Shard& shard, size_t row, const RowWanted&
 
 // All of this shard that can be among what is kept of the whole vocabulary, best first: of the whole no more is kept
 // than the limits leave of the shard alone.
-void VocabularySampler::pick_best(Shard& shard, size_t row, const RowWanted& wanted, const float* x, const float* raw,
+void VocabularySampler::pick_best(Shard& shard, size_t row, const RowDraw& how, const float* x, const float* raw,
                                   const Merged& all) {
-  const Recipe& recipe = *wanted.recipe;
-  const float inverse = inverse_temperature(recipe);
-  const uint64_t least = least_weight(recipe);
   thread_local std::vector<Candidate> candidates;
   candidates.clear();
   for (int t = 0; t < shard.tokens.size(); ++t) {
-    const uint64_t weight = weight_of(x[t], all.best.adjusted, inverse);
-    if (weight >= least) candidates.push_back({shard.tokens.begin + t, x[t], raw[t], weight});
+    const uint64_t weight = weight_of(x[t], all.best.adjusted, how.inverse_temperature);
+    if (weight >= how.least_weight) candidates.push_back({shard.tokens.begin + t, x[t], raw[t], weight});
   }
   const auto better = [](const Candidate& a, const Candidate& b) {
     return a.adjusted != b.adjusted ? a.adjusted > b.adjusted : a.id < b.id;
   };
-  const auto limit = static_cast<size_t>(std::min<uint64_t>(candidates.size(), count_limit(recipe)));
-  const uint64_t wanted_of_all = wanted_mass(recipe, all);
+  const auto limit = static_cast<size_t>(std::min<uint64_t>(candidates.size(), how.count_max));
+  const uint64_t wanted_of_all = wanted_mass(how, all.total);
   std::vector<Candidate>& picks = shard.rows[row].picks;
   // Sort only as far as the cut reaches, in runs that double.
   size_t sorted = 0;
@@ -390,8 +341,10 @@ void VocabularySampler::pick_best(Shard& shard, size_t row, const RowWanted& wan
 
 VocabularySampler::Candidate VocabularySampler::draw_from_picks(size_t row, const RowWanted& wanted,
                                                                 const Merged& all) const {
-  const Recipe& recipe = *wanted.recipe;
-  if (!cuts(recipe)) {
+  thread_local std::vector<LogitEdit> edits;
+  edits.clear();
+  const RowDraw how = draw_of(wanted, &edits);
+  if (how.cuts == 0) {
     for (const Shard& shard : shards_) {
       if (!shard.tokens.empty() && !shard.rows[row].picks.empty()) return shard.rows[row].picks.front();
     }
@@ -402,7 +355,7 @@ VocabularySampler::Candidate VocabularySampler::draw_from_picks(size_t row, cons
   thread_local std::vector<const Candidate*> kept;
   next.assign(shards_.size(), 0);
   kept.clear();
-  const uint64_t limit = count_limit(recipe), wanted_of_all = wanted_mass(recipe, all);
+  const uint64_t limit = how.count_max, wanted_of_all = wanted_mass(how, all.total);
   uint64_t mass = 0;
   while (kept.size() < limit && mass < wanted_of_all) {
     size_t from = shards_.size();
@@ -420,7 +373,7 @@ VocabularySampler::Candidate VocabularySampler::draw_from_picks(size_t row, cons
     mass += best->weight;
   }
   BATON_CHECK(mass > 0, "the best token is always a candidate");
-  uint64_t left = target_of(wanted, mass);
+  uint64_t left = target_of(how, mass);
   for (const Candidate* candidate : kept) {
     if (left < candidate->weight) return *candidate;
     left -= candidate->weight;
@@ -430,7 +383,7 @@ VocabularySampler::Candidate VocabularySampler::draw_from_picks(size_t row, cons
 
 void VocabularySampler::add_logprobs(size_t row, const RowWanted& wanted, const Merged& all, float raw,
                                      GeneratedToken* token) const {
-  const float log_total = all.raw_best + static_cast<float>(std::log(static_cast<double>(all.raw_total) / kUnit));
+  const float log_total = all.raw_best + static_cast<float>(std::log(static_cast<double>(all.raw_total) * 0x1p-39));
   token->logprob = raw - log_total;
   for (const Shard& shard : shards_) {
     if (!shard.tokens.empty()) {
@@ -471,7 +424,7 @@ void VocabularySampler::finish(std::span<const RowWanted> rows, Interval part, s
                              "bad_words, stop_token_ids or min_new_tokens");
         continue;
       }
-      const Candidate drawn = wanted.recipe->greedy() ? all.best : draw_from_picks(row, wanted, all);
+      const Candidate drawn = wanted.recipe->greedy() || all.drawn ? all.best : draw_from_picks(row, wanted, all);
       answer.token.id = drawn.id;
       raw = drawn.raw;
       if (wanted.recipe->reads_history()) wanted.recipe->history.add(drawn.id);

@@ -7,6 +7,7 @@
 
 #include "base/interval.h"
 #include "sampling/recipe.h"
+#include "sampling/row_draw.h"
 
 namespace baton::sampling {
 
@@ -51,11 +52,11 @@ class VocabularySampler {
   // answers: (rows)
   void finish(std::span<const RowWanted> rows, Interval part, std::span<RowAnswer> answers);
 
-  // In place of find_best(): what a device has found, the first largest of the row's raw logits in the rank's shard.
-  // For rows of which needs_best_alone() says so.
-  void take_best(int rank, int row, int32_t token, float logit, bool sound);
-  // Nothing is wanted but greedy tokens, of logits that nothing changes.
-  [[nodiscard]] static bool needs_best_alone(std::span<const RowWanted> rows);
+  // In place of all three calls: what a device has drawn from the rank's shard. Where there are several, of rows that
+  // the best one of all shards is taken of.
+  void take_drawn(int rank, int row, const RowDrawn& drawn);
+  // A device can draw all of these rows, from the whole vocabulary or from shards of it.
+  [[nodiscard]] static bool device_draws(std::span<const RowWanted> rows, bool whole);
 
   [[nodiscard]] static bool needs_weights(std::span<const RowWanted> rows);
   [[nodiscard]] static bool needs_picks(std::span<const RowWanted> rows);
@@ -69,6 +70,7 @@ class VocabularySampler {
   // What a rank says of a row.
   struct ShardRow {
     bool sound = true, possible = false;
+    bool drawn = false;  // by a device: best is what it drew
     float raw_best = 0;
     Candidate best;                  // by adjusted logit; id -1: the shard is empty
     uint64_t total = 0, kept = 0;    // weights of all tokens, and of those that min_p leaves
@@ -84,17 +86,16 @@ class VocabularySampler {
   };
   // Of all shards together.
   struct Merged {
-    bool sound = true;
+    bool sound = true, drawn = false;
     float raw_best = 0;
     Candidate best;
     uint64_t total = 0, kept = 0, raw_total = 0;
   };
 
   [[nodiscard]] Merged merged(size_t row) const;
-  [[nodiscard]] uint64_t wanted_mass(const Recipe& recipe, const Merged& all) const;
-  void pick_in_order(Shard& shard, size_t row, const RowWanted& wanted, const float* adjusted, const float* raw,
+  void pick_in_order(Shard& shard, size_t row, const RowDraw& how, const float* adjusted, const float* raw,
                      const Merged& all);
-  void pick_best(Shard& shard, size_t row, const RowWanted& wanted, const float* adjusted, const float* raw,
+  void pick_best(Shard& shard, size_t row, const RowDraw& how, const float* adjusted, const float* raw,
                  const Merged& all);
   [[nodiscard]] Candidate draw_from_picks(size_t row, const RowWanted& wanted, const Merged& all) const;
   void add_logprobs(size_t row, const RowWanted& wanted, const Merged& all, float raw, GeneratedToken* token) const;

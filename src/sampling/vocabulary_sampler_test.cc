@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/random.h"
+#include "sampling/token_weight.h"
 
 namespace baton::sampling {
 namespace {
@@ -219,24 +220,43 @@ TEST(Sampler, GreedyIsTheFirstOfTheBest) {
   }
 }
 
-TEST(Sampler, WhatChangesLogitsOrIsSaidOfThemNeedsMoreThanTheBest) {
-  const auto needs_best_alone = [](const auto& change, int rated = -1) {
+// Of shards a device says the best token alone; of the whole vocabulary all but logprobs of other tokens.
+TEST(Sampler, WhatADeviceMayDraw) {
+  const auto draws = [](bool whole, const auto& change, int rated = -1) {
     Recipe recipe;
     recipe.params.temperature = 0;
     recipe.endings = {2};
     change(recipe);
     const RowWanted wanted{&recipe, 0, rated < 0, rated};
-    return VocabularySampler::needs_best_alone({&wanted, 1});
+    return VocabularySampler::device_draws({&wanted, 1}, whole);
   };
-  EXPECT_TRUE(needs_best_alone([](Recipe&) {}));
-  EXPECT_FALSE(needs_best_alone([](Recipe&) {}, 3));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.temperature = 1; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.logprobs = 0; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.logit_bias[3] = 1; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.allowed_token_ids = {3}; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.bad_words = {{3}}; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.presence_penalty = 1; }));
-  EXPECT_FALSE(needs_best_alone([](Recipe& r) { r.params.min_new_tokens = 1; }));
+  EXPECT_TRUE(draws(false, [](Recipe&) {}));
+  for (const bool whole : {false, true}) {
+    EXPECT_FALSE(draws(
+        whole, [](Recipe&) {}, 3));
+    EXPECT_FALSE(draws(whole, [](Recipe& r) { r.logprobs = 1; }));
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.temperature = 1; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.logprobs = 0; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.logit_bias[3] = 1; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.allowed_token_ids = {3}; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.bad_words = {{3}}; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.presence_penalty = 1; }), whole);
+    EXPECT_EQ(draws(whole, [](Recipe& r) { r.params.min_new_tokens = 1; }), whole);
+  }
+}
+
+TEST(TokenWeight, IsTheExponentialInUnits) {
+  EXPECT_EQ(exp_units(0), uint64_t{1} << kUnitBits);
+  EXPECT_EQ(exp_units(-std::numeric_limits<float>::infinity()), 0U);
+  EXPECT_EQ(weight_of(-std::numeric_limits<float>::infinity(), 3, 0), 0U);
+  uint64_t last = exp_units(0);
+  for (float x = 0; x > -30; x -= 1e-4F) {
+    const double expected = std::exp(static_cast<double>(x)) * 0x1p39;
+    const uint64_t weight = exp_units(x);
+    ASSERT_NEAR(static_cast<double>(weight), expected, 0.51 + expected * 2e-7) << x;
+    ASSERT_LE(weight, last + last / (1 << 22));
+    last = weight;
+  }
 }
 
 // At the ends of the ranges that requests may ask for, a draw is still one of the tokens that may be drawn.

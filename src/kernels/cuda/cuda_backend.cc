@@ -3,9 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
-#include <limits>
 #include <map>
 #include <optional>
 #include <vector>
@@ -13,6 +11,7 @@
 #include "base/cuda/cuda_check.h"
 #include "kernels/cuda/card_weights.h"
 #include "kernels/cuda/kernels_cuda.h"
+#include "kernels/cuda/step_draws.h"
 #include "kernels/cuda/step_uploads.h"
 
 namespace baton::kernels {
@@ -48,12 +47,17 @@ class CudaBackend final : public Backend {
     stream_owner_.reset(stream_, [](cudaStream_t stream) { (void)cudaStreamDestroy(stream); });
     products_.emplace();
     loader_.emplace(stream_);
+    draws_.emplace(stream_, logits_rows_at_once());
+    for (cudaEvent_t& event : uploaded_)
+      BATON_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "card {}", index_);
   }
   ~CudaBackend() override {
     (void)cudaSetDevice(index_);
     (void)cudaStreamSynchronize(stream_);
     products_.reset();
     loader_.reset();
+    draws_.reset();
+    for (const cudaEvent_t event : uploaded_) (void)cudaEventDestroy(event);
   }
 
   [[nodiscard]] tensor::DType activations() const override { return kType; }
@@ -93,7 +97,9 @@ class CudaBackend final : public Backend {
 
   void begin_step() override {
     use_card();
-    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "before a step");
+    // The step before may be under way, the one before that not: what the processor wrote for it is written anew.
+    BATON_CUDA_CHECK(cudaEventRecord(uploaded_[steps_ % 2], stream_), "before a step");
+    BATON_CUDA_CHECK(cudaEventSynchronize(uploaded_[++steps_ % 2]), "before a step");
     loader_->release();
     uploads_.clear();
     prepared_.clear();
@@ -108,6 +114,7 @@ class CudaBackend final : public Backend {
     return {rows, &p};
   }
   Status run(uint64_t shape, bool repeats, const std::function<Status()>& operations) override {
+    draws_->step_begins();
     uploads_.send(stream_);
     if (!repeats) return operations();
     if (graphs_.size() > kGraphsMax) graphs_.clear();
@@ -131,31 +138,14 @@ class CudaBackend final : public Backend {
     return done;
   }
   [[nodiscard]] int64_t logits_rows_at_once() const override { return 512; }
-  Status finish() override {
-    if (const cudaError_t code = cudaStreamSynchronize(stream_); code != cudaSuccess)
-      return error(ErrorCode::kUnavailable, "cuda:{}: {}", index_, cuda_text(code));
-    return {};
+  Status finish() override { return checked(draws_->step_ends()); }
+  bool begin_draws(const Matrix& logits, std::span<const sampling::RowDraw> draws,
+                   std::span<const sampling::LogitEdit> edits) override {
+    return draws_->begin(logits.floats(), logits.stride, logits.columns, draws, edits);
   }
-  bool find_best(const Matrix& logits, std::span<RowBest> best) override {
-    const auto m = static_cast<size_t>(logits.rows);
-    auto* token = best_.room<int32_t>(*this, 3 * logits.rows);
-    auto* logprob = reinterpret_cast<float*>(token + m);
-    float* value = logprob + m;
-    cuda::greedy(stream_, logits.floats(), logits.stride, logits.rows, logits.columns, token, logprob, value);
-    const size_t bytes = 3 * m * sizeof(float);
-    const std::byte* host = pinned(bytes);
-    BATON_CUDA_CHECK(cudaMemcpyAsync(pinned(bytes), token, bytes, cudaMemcpyDeviceToHost, stream_), "{} rows", m);
-    BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "{} rows", m);
-    for (size_t r = 0; r < m; ++r) {
-      float values[2];
-      std::memcpy(&best[r].at, host + r * sizeof(int32_t), sizeof(int32_t));
-      std::memcpy(&values[0], host + (m + r) * sizeof(float), sizeof(float));
-      std::memcpy(&values[1], host + (2 * m + r) * sizeof(float), sizeof(float));
-      best[r].value = values[1];
-      best[r].sound = values[0] <= 0 && values[1] <= std::numeric_limits<float>::max();
-    }
-    return true;
-  }
+  [[nodiscard]] bool draws_ended() override { return draws_->ended(); }
+  Status end_draws(std::span<sampling::RowDrawn> drawn) override { return checked(draws_->end(drawn)); }
+  [[nodiscard]] int64_t busy_ns() const override { return draws_->busy_ns(); }
   const float* on_host(const Matrix& x) override {
     const auto bytes = static_cast<size_t>(x.rows * x.columns) * sizeof(float);
     pinned(bytes);
@@ -178,11 +168,12 @@ class CudaBackend final : public Backend {
 
   void look_up(const Table& table, const int32_t* index, const Matrix& y) override {
     const Weight& rows = *static_cast<const CardTable&>(table).rows;
-    if (y.rows > 0) cuda::gather_rows(stream_, values(rows), rows.k(), index, y.rows, y.columns, dense(y));
+    if (y.rows > 0)
+      cuda::gather_rows(stream_, values(rows), rows.k(), index, draws_->tokens(), y.rows, y.columns, dense(y));
   }
   void gather_rows(const Matrix& x, const int32_t* index, const Matrix& y) override {
     if (y.rows > 0)
-      cuda::gather_rows(stream_, const_cast<const T*>(at(x)), x.stride, index, y.rows, y.columns, dense(y));
+      cuda::gather_rows(stream_, const_cast<const T*>(at(x)), x.stride, index, nullptr, y.rows, y.columns, dense(y));
   }
   void add(const Matrix& x, const Matrix& y) override {
     if (y.rows > 0) cuda::add(stream_, y.rows * y.columns, const_cast<const T*>(dense(x)), dense(y));
@@ -395,6 +386,10 @@ class CudaBackend final : public Backend {
     return *static_cast<Prepared*>(const_cast<void*>(sequences.prepared));
   }
 
+  [[nodiscard]] Status checked(cudaError_t code) const {
+    if (code == cudaSuccess) return {};
+    return error(ErrorCode::kUnavailable, "cuda:{}: {}", index_, cuda_text(code));
+  }
   void use_card() const { BATON_CUDA_CHECK(cudaSetDevice(index_), "card {}", index_); }
   void* decode_scratch(size_t bytes) { return decode_scratch_.room<std::byte>(*this, static_cast<int64_t>(bytes)); }
 
@@ -439,7 +434,10 @@ class CudaBackend final : public Backend {
   std::shared_ptr<std::remove_pointer_t<cudaStream_t>> stream_owner_;  // also of what was allocated in its order
   std::optional<cuda::Products> products_;
   std::optional<cuda::WeightLoader> loader_;
+  std::optional<cuda::StepDraws> draws_;
   cuda::StepUploads uploads_;
+  uint64_t steps_ = 0;
+  cudaEvent_t uploaded_[2] = {};  // all of the even, the odd step
   struct GraphDeleter {
     void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }
   };
@@ -451,8 +449,8 @@ class CudaBackend final : public Backend {
   std::deque<Prepared> prepared_;
   std::shared_ptr<std::byte> host_;
   size_t host_bytes_ = 0;
-  GrowingMemory decode_scratch_, decode_plan_, best_, latents_, keys_, values_, expert_offset_, expert_pair_,
-      expert_slot_, expert_activated_, expert_out_, dequantized_, in_fp8_;
+  GrowingMemory decode_scratch_, decode_plan_, latents_, keys_, values_, expert_offset_, expert_pair_, expert_slot_,
+      expert_activated_, expert_out_, dequantized_, in_fp8_, shared_activated_;
 };
 
 }  // namespace

@@ -149,14 +149,17 @@ __global__ void silu_mul_kernel(const T* gate_up, int64_t total, int64_t n, T* y
   }
 }
 
-// Head h of row i of y is that of row rows[i] of x, or of row i.
+// Head h of row i of y is that of row rows[i] of x, see gather_rows(), or of row i.
 template <class From, class T>
-__global__ void copy_kernel(const From* x, int64_t x_stride, int64_t x_head_stride, const int32_t* rows, int64_t m,
-                            int heads, int dim, T* y, int64_t y_stride, int64_t y_head_stride) {
+__global__ void copy_kernel(const From* x, int64_t x_stride, int64_t x_head_stride, const int32_t* rows,
+                            const int32_t* drawn, int64_t m, int heads, int dim, T* y, int64_t y_stride,
+                            int64_t y_head_stride) {
   begin_kernel();
   const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   if (at >= m * heads * dim) return;
-  const int64_t row = at / dim / heads, head = at / dim % heads, from = rows == nullptr ? row : rows[row];
+  const int64_t row = at / dim / heads, head = at / dim % heads;
+  int64_t from = rows == nullptr ? row : rows[row];
+  if (from < 0) from = drawn[-1 - from];
   const From v = x[from * x_stride + head * x_head_stride + at % dim];
   T& to = y[row * y_stride + head * y_head_stride + at % dim];
   if constexpr (std::is_same_v<From, T>) {
@@ -182,18 +185,18 @@ __global__ void add_bias_kernel(const float* bias, int64_t total, int64_t n, T* 
 
 // As float4, where everything allows it: the same bytes in fewer instructions.
 template <class From, class T>
-void copy(cudaStream_t stream, const From* x, int64_t x_stride, int64_t x_head_stride, const int32_t* rows, int64_t m,
-          int heads, int64_t dim, T* y, int64_t y_stride, int64_t y_head_stride) {
+void copy(cudaStream_t stream, const From* x, int64_t x_stride, int64_t x_head_stride, const int32_t* rows,
+          const int32_t* drawn, int64_t m, int heads, int64_t dim, T* y, int64_t y_stride, int64_t y_head_stride) {
   if (m == 0) return;
   constexpr int kPack = Pack<T>::kSize;
   if (std::is_same_v<From, T> && dim % kPack == 0 && packable<T>(x, x_stride) && packable<T>(y, y_stride) &&
       x_head_stride % kPack == 0 && y_head_stride % kPack == 0) {
     launch_kernel(stream, copy_kernel<float4, float4>, grid_of(m * heads * dim / kPack), kThreads, 0,
-                  reinterpret_cast<const float4*>(x), x_stride / kPack, x_head_stride / kPack, rows, m, heads,
+                  reinterpret_cast<const float4*>(x), x_stride / kPack, x_head_stride / kPack, rows, drawn, m, heads,
                   static_cast<int>(dim / kPack), reinterpret_cast<float4*>(y), y_stride / kPack, y_head_stride / kPack);
   } else {
     launch_kernel(stream, copy_kernel<From, T>, grid_of(m * heads * dim), kThreads, 0, x, x_stride, x_head_stride, rows,
-                  m, heads, static_cast<int>(dim), y, y_stride, y_head_stride);
+                  drawn, m, heads, static_cast<int>(dim), y, y_stride, y_head_stride);
   }
 }
 
@@ -257,19 +260,19 @@ void silu_mul(cudaStream_t stream, const T* gate_up, int64_t m, int64_t n, T* y)
 
 template <class T>
 void copy_columns(cudaStream_t stream, const T* x, int64_t x_stride, int64_t m, int64_t n, T* y, int64_t y_stride) {
-  copy<T, T>(stream, x, x_stride, 0, nullptr, m, 1, n, y, y_stride, 0);
+  copy<T, T>(stream, x, x_stride, 0, nullptr, nullptr, m, 1, n, y, y_stride, 0);
 }
 
 template <class T>
 void copy_heads(cudaStream_t stream, const T* x, int64_t x_stride, int64_t x_head_stride, int64_t m, int heads, int dim,
                 T* y, int64_t y_stride, int64_t y_head_stride) {
-  copy<T, T>(stream, x, x_stride, x_head_stride, nullptr, m, heads, dim, y, y_stride, y_head_stride);
+  copy<T, T>(stream, x, x_stride, x_head_stride, nullptr, nullptr, m, heads, dim, y, y_stride, y_head_stride);
 }
 
 template <class From, class T>
-void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, int64_t m, int64_t n,
-                 T* y) {
-  copy<From, T>(stream, x, x_stride, 0, rows, m, 1, n, y, n, 0);
+void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, const int32_t* drawn,
+                 int64_t m, int64_t n, T* y) {
+  copy<From, T>(stream, x, x_stride, 0, rows, drawn, m, 1, n, y, n, 0);
 }
 
 template <class T>
@@ -298,8 +301,9 @@ void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE
-#define BATON_INSTANTIATE(From, T) \
-  template void gather_rows<From, T>(cudaStream_t, const From*, int64_t, const int32_t*, int64_t, int64_t, T*);
+#define BATON_INSTANTIATE(From, T)                                                                                \
+  template void gather_rows<From, T>(cudaStream_t, const From*, int64_t, const int32_t*, const int32_t*, int64_t, \
+                                     int64_t, T*);
 BATON_INSTANTIATE(float, float)
 BATON_INSTANTIATE(bf16, bf16)
 BATON_INSTANTIATE(bf16, float)

@@ -16,6 +16,7 @@
 
 #include "kernels/paged_kv.h"
 #include "kernels/routing.h"
+#include "sampling/row_draw.h"
 
 namespace baton::kernels {
 enum class RopePairs : uint8_t;  // backend.h
@@ -88,9 +89,10 @@ template <class T>
 void add(cudaStream_t stream, int64_t n, const T* x, T* y);
 template <class T>
 void add_bias(cudaStream_t stream, const float* bias, int64_t m, int64_t n, T* y);
-// y (m, n) = row rows[i] of x. From is T or bf16.
+// y (m, n) = row rows[i] of x, or row drawn[-1 - rows[i]] if that is negative. From is T or bf16.
 template <class From, class T>
-void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, int64_t m, int64_t n, T* y);
+void gather_rows(cudaStream_t stream, const From* x, int64_t x_stride, const int32_t* rows, const int32_t* drawn,
+                 int64_t m, int64_t n, T* y);
 
 // CardSequences of a batch, on the card. kv.pages is there too.
 struct CardSequences {
@@ -241,9 +243,9 @@ void quantize_weight(cudaStream_t stream, const bf16* w, int64_t n, int64_t k, i
 // rows (n, k) = W.
 void dequantize_weight(cudaStream_t stream, const Fp8Weight& w, bf16* rows);
 
-// token (m): the first largest of logits (m, n; rows stride apart). logprob (m), or null: its log probability, NaN if a
-// logit of the row is. value (m), or null: its logit.
-void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
-            float* logprob, float* value = nullptr);
+// Draws from m rows of logits (n, rows stride apart), one as each of `draws` says; the edits are of all. drawn (m), and
+// tokens (m): their tokens again, for a step that reads them. False, and nothing done: the rows are too long.
+bool draw(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n,
+          const sampling::RowDraw* draws, const sampling::LogitEdit* edits, sampling::RowDrawn* drawn, int32_t* tokens);
 
 }  // namespace baton::kernels::cuda

@@ -357,9 +357,26 @@ void small_cases() {
     report("silu_mul 2816" + rows, 6.0 * 2816 * m, 0,
            [&](int turn) { silu_mul<bf16>(stream, slice(m * 5632, turn), m, 2816, output); });
     if (m > 128) continue;
-    report("greedy 102400" + rows, 4.0 * 102400 * m, 0, [&](int turn) {
-      greedy(stream, reinterpret_cast<const float*>(slice(m * 204800, turn)), 102400, m, 102400, expert, float_output);
-    });
+    for (const float top_p : {0.0F, 1.0F, 0.95F}) {
+      sampling::RowDraw how;
+      how.greedy = top_p == 0;
+      how.inverse_temperature = 1.25F;
+      how.cuts = top_p < 1;
+      how.count_max = UINT64_MAX;
+      how.top_p = top_p;
+      how.uniform = 0.7;
+      const auto* draws = on_card(std::vector<sampling::RowDraw>(m, how));
+      auto* drawn = on_card<sampling::RowDrawn>(m);
+      report("draw 102400, " +
+                 std::string(how.greedy != 0 ? "greedy"
+                             : how.cuts != 0 ? "top p"
+                                             : "all") +
+                 rows,
+             4.0 * 102400 * m, 0, [&](int turn) {
+               draw(stream, reinterpret_cast<const float*>(slice(m * 204800, turn)), 102400, m, 102400, draws, nullptr,
+                    drawn, expert);
+             });
+    }
   }
 }
 

@@ -183,70 +183,6 @@ __global__ void permute_kernel(const int32_t* expert, int pairs, int first, int 
   }
 }
 
-// The blocks of a cluster have a part of the row each, and the first merges what they found.
-constexpr int kGreedyThreads = 512, kGreedyBlocks = 8;
-struct GreedyPart {
-  Best best;
-  float sum;  // of exp(logit - best.value)
-};
-__device__ inline GreedyPart merged(GreedyPart a, GreedyPart b) {
-  const Best best = better(a.best, b.best);
-  const auto scaled = [&](const GreedyPart& p) {
-    return p.best.at == INT32_MAX ? 0 : p.sum * __expf(p.best.value - best.value);
-  };
-  return {best, scaled(a) + scaled(b)};
-}
-__device__ inline GreedyPart warp_merged(GreedyPart v) {
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2)
-    v = merged(v, {{__shfl_xor_sync(~0U, v.best.value, lane), __shfl_xor_sync(~0U, v.best.at, lane)},
-                   __shfl_xor_sync(~0U, v.sum, lane)});
-  return v;
-}
-__device__ inline GreedyPart nothing() { return {{-INFINITY, INT32_MAX}, 0}; }
-__global__ void __cluster_dims__(kGreedyBlocks, 1, 1) __launch_bounds__(kGreedyThreads)
-    greedy_kernel(const float* logits, int64_t stride, int n, int32_t* token, float* logprob, float* value) {
-  begin_kernel();
-  __shared__ GreedyPart parts[kGreedyThreads / 32], blocks[kGreedyBlocks];
-  const auto cluster = cooperative_groups::this_cluster();
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int block = static_cast<int>(cluster.block_rank());
-  const int64_t row = blockIdx.x / kGreedyBlocks;
-  const float* in = logits + row * stride;
-  GreedyPart part = nothing();
-  // Four in flight a thread.
-  constexpr int kAhead = 4, kStep = kGreedyThreads * kGreedyBlocks;
-  for (int first = block * kGreedyThreads + static_cast<int>(threadIdx.x); first < n; first += kAhead * kStep) {
-    float v[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) v[i] = first + i * kStep < n ? in[first + i * kStep] : -INFINITY;
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (v[i] > part.best.value) {
-        part.sum = part.sum * __expf(part.best.value - v[i]) + 1;
-        part.best = {v[i], first + i * kStep};
-      } else if (first + i * kStep < n) {
-        part.sum += __expf(v[i] - part.best.value);
-      }
-    }
-  }
-  part = warp_merged(part);
-  if (lane == 0) parts[warp] = part;
-  __syncthreads();
-  if (warp == 0) {
-    part = warp_merged(lane < kGreedyThreads / 32 ? parts[lane] : nothing());
-    if (lane == 0) *cluster.map_shared_rank(&blocks[block], 0) = part;
-  }
-  cluster.sync();
-  if (block != 0 || warp != 0) return;
-  part = warp_merged(lane < kGreedyBlocks ? blocks[lane] : nothing());
-  if (lane == 0) {
-    token[row] = part.best.at;
-    if (logprob != nullptr) logprob[row] = -logf(part.sum);
-    if (value != nullptr) value[row] = part.best.value;
-  }
-}
-
 }  // namespace
 
 void route(cudaStream_t stream, const Routing& routing, const float* logits, const float* bias, int64_t m,
@@ -266,13 +202,6 @@ void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, i
   if (local == 0) return;
   launch_kernel(stream, permute_kernel, static_cast<unsigned>(local), kPermuteWarps * 32, 0, expert,
                 static_cast<int>(rows * choices), first, local, slots);
-}
-
-void greedy(cudaStream_t stream, const float* logits, int64_t stride, int64_t m, int64_t n, int32_t* token,
-            float* logprob, float* value) {
-  if (m == 0) return;
-  launch_kernel(stream, greedy_kernel, static_cast<unsigned>(m * kGreedyBlocks), kGreedyThreads, 0, logits, stride,
-                static_cast<int>(n), token, logprob, value);
 }
 
 }  // namespace baton::kernels::cuda

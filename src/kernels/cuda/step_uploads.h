@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/cuda/cuda_check.h"
@@ -28,12 +29,16 @@ inline std::shared_ptr<std::byte> allocate_pinned(size_t bytes) {
 
 // In pinned memory, from which the card has it with send().
 //
-// Each piece has room for the next power of two of its size: the pieces of steps that differ little lie alike.
+// Each piece has room for the next power of two of its size: the pieces of steps that differ little lie alike. The
+// processor writes two steps in turn, so that it may be one ahead of the card, which has one place for both.
 class StepUploads {
  public:
-  // When the card has done everything of the step before.
+  // When the card has everything of the step before the last.
   void clear() {
-    for (Chunk& chunk : chunks_) chunk.used = chunk.sent = 0;
+    for (Chunk& chunk : chunks_) {
+      std::swap(chunk.host, chunk.host_before);
+      chunk.used = chunk.sent = 0;
+    }
     places_ = 0;
   }
   // Where the bytes will be for what follows send() in the stream, until clear().
@@ -42,7 +47,8 @@ class StepUploads {
     auto chunk = std::find_if(chunks_.begin(), chunks_.end(), [&](const Chunk& c) { return c.size - c.used >= room; });
     if (chunk == chunks_.end()) {
       const size_t size = std::max(kChunk, room);
-      chunk = chunks_.insert(chunks_.end(), {allocate_pinned(size), allocate_on_card(size), size, 0, 0});
+      chunk = chunks_.insert(chunks_.end(),
+                             {allocate_pinned(size), allocate_pinned(size), allocate_on_card(size), size, 0, 0});
     }
     const size_t at = chunk->used;
     chunk->used += room;
@@ -66,7 +72,7 @@ class StepUploads {
  private:
   static constexpr size_t kChunk = size_t{4} << 20, kAlignment = 256;
   struct Chunk {
-    std::shared_ptr<std::byte> host, card;
+    std::shared_ptr<std::byte> host, host_before, card;
     size_t size, used, sent;
   };
   std::vector<Chunk> chunks_;

@@ -219,6 +219,21 @@ class Backend {
 
   // Stores the K and V of every sequence's new tokens, rounded to kv.dtype. v has no heads when kv.v_dim is 0.
   virtual void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) = 0;
+  // What MLA's attention reads of new tokens. entries (rows, lora + rope) become their KV, the first lora values normed
+  // as by rms_norm() and the others turned as by rope(), and are stored as by write_kv(); what they hold then is
+  // unspecified. q (rows, heads, rope): the part of the queries that is turned, in place, and in the first rows copied
+  // to `absorbed`.
+  virtual void write_latents(const PagedKv& kv, const Sequences& sequences, const Matrix& entries,
+                             const Constants<float>& norm, float eps, RopePairs pairs, const Heads& q,
+                             const Heads& absorbed, const float* cos, const float* sin) {
+    const auto lora = static_cast<int64_t>(norm.size);
+    const Matrix latents = entries.column_range(0, lora);
+    rms_norm(latents, norm, eps, latents);
+    rope(pairs, entries.column_range(lora, entries.columns - lora).by_heads(1), cos, sin);
+    rope(pairs, q, cos, sin);
+    write_kv(kv, sequences, entries.by_heads(1), {});
+    if (absorbed.rows > 0) copy(q.first_rows(absorbed.rows), absorbed);
+  }
   // Causal attention of every sequence's new tokens over its KV, theirs included, which is already stored. q: (rows,
   // q_heads, k_dim). out: (rows, q_heads * v_dim), dense. Softmax of
   // scale * q.k in float32, single pass over pages (Dao et al. 2022).

@@ -187,7 +187,10 @@ class ReferenceBackend final : public Backend {
   }
   void mla_expanded_attention(const Heads& q, const Sequences& sequences, const MlaExpansion& up, const PagedKv& kv,
                               float scale, const Matrix& out) override {
-    mla_expanded_attention_ref(q.floats(), sequences.host, own(*up.key).values(), own(*up.value).values(), up.heads,
+    if (sequences.host.empty()) return;
+    const Heads dense = queries_.matrix(*this, q.dtype, q.rows, int64_t{q.heads} * q.dim).by_heads(q.heads);
+    copy(q, dense);
+    mla_expanded_attention_ref(dense.floats(), sequences.host, own(*up.key).values(), own(*up.value).values(), up.heads,
                                up.nope, up.rope, up.v_dim, kv, scale, out.dense_floats());
   }
 

@@ -14,14 +14,16 @@ RankStep::RankStep(const StepBatch& step, int dp_rank, kernels::Backend& with)
 }
 
 void Activations::grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,
-                       const ModelConfig& config) {
+                       const ModelConfig& config, const layout::Layout& layout) {
   const tensor::DType dtype = backend.activations(), sums = backend.sums();
   const int64_t rows = batch.rows, width = config.hidden;
   hidden = hidden_.matrix(backend, sums, own_rows, width);
   normed = normed_.matrix(backend, dtype, rows, width);
   if (config.is_mla()) {
-    q_latent = q_latent_.matrix(backend, dtype, rows, config.q_lora);
-    kv_entry = kv_entry_.matrix(backend, dtype, rows, config.kv_lora + config.qk_rope);
+    const int columns = prepared_query(config, layout), entry = config.kv_lora + config.qk_rope;
+    prepared = prepared_.matrix(backend, dtype, rows, columns + entry);
+    query = prepared.column_range(0, columns);
+    kv_entry = prepared.column_range(columns, entry);
   }
   expert = expert_.room<int32_t>(backend, rows * config.moe.experts_per_token);
   expert_weight = expert_weight_.room<float>(backend, rows * config.moe.experts_per_token);

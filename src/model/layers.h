@@ -42,8 +42,9 @@ struct RankStep {
 struct Activations {
   kernels::Matrix hidden;          // (own rows, hidden): the residual stream
   kernels::Matrix normed;          // (rows, hidden): input of the current block
-  kernels::Matrix q_latent;        // (rows, q_lora): MLA
-  kernels::Matrix kv_entry;        // (rows, kv_lora + qk_rope): MLA's new KV
+  kernels::Matrix prepared;        // (rows, columns of the next two): MLA
+  kernels::Matrix query;           // (rows, prepared_query()): of these, latents of the queries, or themselves
+  kernels::Matrix kv_entry;        // (rows, kv_lora + qk_rope): and the new KV, not normed or turned yet
   int32_t* expert = nullptr;       // (rows, experts_per_token): MoE
   float* expert_weight = nullptr;  // (rows, experts_per_token)
   kernels::Matrix final_hidden;    // (own logits rows, hidden): of `hidden`, for the last norm
@@ -51,17 +52,24 @@ struct Activations {
   kernels::Matrix logits_input;    // (logits rows, hidden): the same in the order of the result's logits
 
   void grow(kernels::Backend& backend, const StepBatch& batch, int64_t own_rows, int64_t own_logits_rows,
-            const ModelConfig& config);
+            const ModelConfig& config, const layout::Layout& layout);
 
  private:
-  kernels::GrowingMemory hidden_, normed_, q_latent_, kv_entry_, expert_, expert_weight_, final_hidden_, final_rows_,
+  kernels::GrowingMemory hidden_, normed_, prepared_, expert_, expert_weight_, final_hidden_, final_rows_,
       logits_input_;
 };
 
+// Columns that the owner of a row makes for its queries in one product with its KV entry: the queries' latents, or,
+// where no rank has but a part of the heads, the queries. 0: every rank makes its part from `normed`.
+[[nodiscard]] inline int prepared_query(const ModelConfig& config, const layout::Layout& layout) {
+  if (config.q_lora > 0) return config.q_lora;
+  return layout.attn_tp() == 1 ? config.heads * (config.qk_nope + config.qk_rope) : 0;
+}
+
 // What a rank computes with and nobody else reads.
 struct RankBuffers {
-  kernels::GrowingMemory query, absorbed_query, attention, latent;  // attention
-  kernels::GrowingMemory gate_up, activated, gate_logits;           // FFN
+  kernels::GrowingMemory query, absorbed_query, kv_entry, attention, latent;  // attention
+  kernels::GrowingMemory gate_up, activated, gate_logits;                     // FFN
 };
 // The pages of one rank.
 struct KvPool {

@@ -16,18 +16,18 @@ class MlaPreparation final : public AttentionPreparation {
     auto p = std::make_unique<MlaPreparation>();
     const ModelConfig& g = c.config;
     p->q_lora_ = g.q_lora;
-    p->kv_lora_ = g.kv_lora;
-    p->qk_rope_ = g.qk_rope;
-    p->rope_pairs_ = rope_pairs(g);
+    std::vector<tensor::MatrixSlice> stacked;
+    const auto stack = [&](const char* name, int n) -> Status {
+      BATON_ASSIGN(stacked.emplace_back(), c.weights.linear(c.name(name), n, g.hidden, whole(n), whole(g.hidden)));
+      return {};
+    };
+    if (const int columns = prepared_query(g, c.share.layout); columns > 0)
+      BATON_TRY(stack(g.q_lora > 0 ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight", columns));
+    BATON_TRY(stack("self_attn.kv_a_proj_with_mqa.weight", g.kv_lora + g.qk_rope));
+    p->down_ = c.backend.weight(stacked, c.compute);
     if (g.q_lora > 0) {
-      BATON_ASSIGN(p->q_down_,
-                   load_linear(c, "self_attn.q_a_proj.weight", g.q_lora, g.hidden, whole(g.q_lora), whole(g.hidden)));
       BATON_ASSIGN(p->q_norm_, load_vector(c, "self_attn.q_a_layernorm.weight", g.q_lora, whole(g.q_lora)));
     }
-    const int entry = g.kv_lora + g.qk_rope;
-    BATON_ASSIGN(p->kv_down_,
-                 load_linear(c, "self_attn.kv_a_proj_with_mqa.weight", entry, g.hidden, whole(entry), whole(g.hidden)));
-    BATON_ASSIGN(p->kv_norm_, load_vector(c, "self_attn.kv_a_layernorm.weight", g.kv_lora, whole(g.kv_lora)));
     return std::unique_ptr<AttentionPreparation>(std::move(p));
   }
 
@@ -35,26 +35,16 @@ class MlaPreparation final : public AttentionPreparation {
     const int64_t m = rows.size();
     if (m == 0) return;
     kernels::Backend& ops = step.backend;
-    const kernels::Matrix x = activations.normed.row_range(rows.begin, m);
-    if (q_lora_ > 0) {
-      const kernels::Matrix q = activations.q_latent.row_range(rows.begin, m);
-      ops.linear(*q_down_, x, q);
-      ops.rms_norm(q, q_norm_, kLatentEps, q);
-    }
-    const kernels::Matrix entry = activations.kv_entry.row_range(rows.begin, m);
-    const kernels::Matrix latent = entry.column_range(0, kv_lora_);
-    ops.linear(*kv_down_, x, entry);
-    ops.rms_norm(latent, kv_norm_, kLatentEps, latent);
-    const int64_t turned = rows.begin * (qk_rope_ / 2);
-    ops.rope(rope_pairs_, entry.column_range(kv_lora_, qk_rope_).by_heads(1), step.cos + turned, step.sin + turned);
+    ops.linear(*down_, activations.normed.row_range(rows.begin, m), activations.prepared.row_range(rows.begin, m));
+    if (q_lora_ == 0) return;
+    const kernels::Matrix q = activations.query.row_range(rows.begin, m);
+    ops.rms_norm(q, q_norm_, kLatentEps, q);
   }
 
  private:
-  int q_lora_ = 0, kv_lora_ = 0, qk_rope_ = 0;
-  kernels::RopePairs rope_pairs_ = kernels::RopePairs::kInterleaved;
-  kernels::WeightPtr q_down_;   // (q_lora, hidden)
-  kernels::WeightPtr kv_down_;  // (kv_lora + qk_rope, hidden)
-  kernels::Constants<float> q_norm_, kv_norm_;
+  int q_lora_ = 0;
+  kernels::WeightPtr down_;  // (columns of Activations::prepared, hidden)
+  kernels::Constants<float> q_norm_;
 };
 
 class MlaAttention final : public Attention {
@@ -65,14 +55,18 @@ class MlaAttention final : public Attention {
 
  private:
   Status load_up_projection(const LayerContext& c);
-  // q: (m, heads, qk) of the rows of absorbed segments; out: (m, heads * v_head).
+  // Of the rows of absorbed segments. q: (m, heads, qk); query: (m, heads, kv_lora + rope), whose rope part is made;
+  // out: (m, heads * v_head).
   void attend_absorbed(kernels::Backend& ops, const kernels::Sequences& sequences, const kernels::PagedKv& kv,
-                       const kernels::Heads& q, RankBuffers& scratch, const kernels::Matrix& out) const;
+                       const kernels::Heads& q, const kernels::Heads& query, RankBuffers& scratch,
+                       const kernels::Matrix& out) const;
 
   int layer_ = 0, heads_ = 0, q_lora_ = 0, kv_lora_ = 0, nope_ = 0, rope_ = 0, v_head_ = 0;
   kernels::RopePairs rope_pairs_ = kernels::RopePairs::kInterleaved;
+  bool shared_entries_ = false;  // gathered from several ranks
   float scale_ = 1;
-  kernels::WeightPtr query_;     // (heads * qk, q_lora or hidden)
+  kernels::WeightPtr query_;  // (heads * qk, q_lora or hidden); null: queries are prepared
+  kernels::Constants<float> kv_norm_;
   kernels::WeightPtr key_up_;    // (heads * qk_nope, kv_lora)
   kernels::WeightPtr value_up_;  // (heads * v_head, kv_lora)
   // The halves of kv_b_proj as the absorbed path applies them, by heads.
@@ -112,14 +106,16 @@ Result<std::unique_ptr<Attention>> MlaAttention::load(const LayerContext& c) {
   a->rope_ = g.qk_rope;
   a->v_head_ = g.v_head;
   a->rope_pairs_ = rope_pairs(g);
+  a->shared_entries_ = c.share.layout.attn_tp() > 1;
   const int qk = g.qk_nope + g.qk_rope;
   a->scale_ = static_cast<float>(mla_softmax_factor(g.rope) / std::sqrt(static_cast<double>(qk)));
   const Interval rows = scaled(c.share.query_heads, qk);
   if (g.q_lora > 0) {
     BATON_ASSIGN(a->query_, load_linear(c, "self_attn.q_b_proj.weight", g.heads * qk, g.q_lora, rows, whole(g.q_lora)));
-  } else {
+  } else if (prepared_query(g, c.share.layout) == 0) {
     BATON_ASSIGN(a->query_, load_linear(c, "self_attn.q_proj.weight", g.heads * qk, g.hidden, rows, whole(g.hidden)));
   }
+  BATON_ASSIGN(a->kv_norm_, load_vector(c, "self_attn.kv_a_layernorm.weight", g.kv_lora, whole(g.kv_lora)));
   BATON_TRY(a->load_up_projection(c));
   BATON_ASSIGN(a->output_, load_linear(c, "self_attn.o_proj.weight", g.hidden, g.heads * g.v_head, whole(g.hidden),
                                        scaled(c.share.query_heads, g.v_head)));
@@ -127,16 +123,11 @@ Result<std::unique_ptr<Attention>> MlaAttention::load(const LayerContext& c) {
 }
 
 void MlaAttention::attend_absorbed(kernels::Backend& ops, const kernels::Sequences& sequences,
-                                   const kernels::PagedKv& kv, const kernels::Heads& q, RankBuffers& scratch,
-                                   const kernels::Matrix& out) const {
+                                   const kernels::PagedKv& kv, const kernels::Heads& q, const kernels::Heads& query,
+                                   RankBuffers& scratch, const kernels::Matrix& out) const {
   if (q.rows == 0) return;
-  const tensor::DType dtype = ops.activations();
-  const int64_t entry = kv_lora_ + rope_;
-  const kernels::Matrix queries = scratch.absorbed_query.matrix(ops, dtype, q.rows, heads_ * entry);
-  const kernels::Heads query = queries.by_heads(heads_);
-  const kernels::Matrix latent = scratch.latent.matrix(ops, dtype, q.rows, int64_t{heads_} * kv_lora_);
+  const kernels::Matrix latent = scratch.latent.matrix(ops, ops.activations(), q.rows, int64_t{heads_} * kv_lora_);
   ops.linear_heads(*absorbed_key_, q.part(0, nope_), query.part(0, kv_lora_));
-  ops.copy(q.part(nope_, rope_), query.part(kv_lora_, rope_));
   ops.mla_attention(query, sequences, kv_lora_, kv, scale_, latent);
   ops.linear_heads(*absorbed_value_, latent.by_heads(heads_), out.by_heads(heads_));
 }
@@ -147,18 +138,27 @@ void MlaAttention::forward(const RankStep& step, const Activations& activations,
   if (m == 0) return;
   kernels::Backend& ops = step.backend;
   const tensor::DType dtype = ops.activations();
-  const kernels::Matrix queries = scratch.query.matrix(ops, dtype, m, int64_t{heads_} * (nope_ + rope_));
+  kernels::Matrix queries = step.of_group(activations.query);
+  if (query_ != nullptr) {
+    queries = scratch.query.matrix(ops, dtype, m, int64_t{heads_} * (nope_ + rope_));
+    ops.linear(*query_, step.of_group(q_lora_ > 0 ? activations.query : activations.normed), queries);
+  }
   const kernels::Heads q = queries.by_heads(heads_);
-  const kernels::Matrix& input = q_lora_ > 0 ? activations.q_latent : activations.normed;
-  ops.linear(*query_, step.of_group(input), queries);
-  const int64_t turned = step.group.rows.begin * (rope_ / 2);
-  ops.rope(rope_pairs_, q.part(nope_, rope_), step.cos + turned, step.sin + turned);
-
+  const int64_t turned = step.group.rows.begin * (rope_ / 2),
+                absorbed = step.group.absorbed_end - step.group.rows.begin;
+  const kernels::Heads query =
+      scratch.absorbed_query.matrix(ops, dtype, absorbed, int64_t{heads_} * (kv_lora_ + rope_)).by_heads(heads_);
   const kernels::Matrix attended = scratch.attention.matrix(ops, dtype, m, int64_t{heads_} * v_head_);
   const kernels::PagedKv kv = pool.view(layer_, step.pages);
-  ops.write_kv(kv, step.all, step.of_group(activations.kv_entry).by_heads(1), {});
-  const int64_t absorbed = step.group.absorbed_end - step.group.rows.begin;
-  attend_absorbed(ops, step.absorbed, kv, q.first_rows(absorbed), scratch, attended.row_range(0, absorbed));
+  kernels::Matrix entries = step.of_group(activations.kv_entry);
+  if (shared_entries_) {  // other ranks may still read this rank's
+    const kernels::Matrix own = scratch.kv_entry.matrix(ops, dtype, m, entries.columns);
+    ops.copy(entries.by_heads(1), own.by_heads(1));
+    entries = own;
+  }
+  ops.write_latents(kv, step.all, entries, kv_norm_, kLatentEps, rope_pairs_, q.part(nope_, rope_),
+                    query.part(kv_lora_, rope_), step.cos + turned, step.sin + turned);
+  attend_absorbed(ops, step.absorbed, kv, q.first_rows(absorbed), query, scratch, attended.row_range(0, absorbed));
   const kernels::MlaExpansion up{key_up_.get(), value_up_.get(), heads_, nope_, rope_, v_head_};
   ops.mla_expanded_attention(q, step.expanded, up, kv, scale_, attended);
   ops.linear(*output_, attended, partial);

@@ -153,8 +153,9 @@ Status Rank::begin_attention(int i, const RankStep& step, LongInterval rows) {
   const comm::RowBounds bounds = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
   const Activations& a = activations_;
   if (!config_.is_mla()) return gather(*comms_.attention, std::array{rows_of(a.normed, bounds[0])}, bounds);
-  const kernels::Matrix& query = config_.q_lora > 0 ? a.q_latent : a.normed;
-  return gather(*comms_.attention, std::array{rows_of(query, bounds[0]), rows_of(a.kv_entry, bounds[0])}, bounds);
+  const comm::RowBuffer prepared = rows_of(a.prepared, bounds[0]);
+  if (a.query.columns > 0) return gather(*comms_.attention, std::array{prepared}, bounds);
+  return gather(*comms_.attention, std::array{rows_of(a.normed, bounds[0]), prepared}, bounds);
 }
 
 Status Rank::begin_ffn(int i, LongInterval rows) {
@@ -299,7 +300,7 @@ Status Rank::begin(const StepBatch& batch, std::span<const sampling::RowAnswer> 
                            batch.rows, config_.hidden * static_cast<int64_t>(tensor::dtype_size(backend_->sums())));
   const LongInterval own = owners_.of(share_.tp_rank);
   const RankStep step(batch, share_.at.dp_rank, *backend_);
-  activations_.grow(*backend_, batch, own.size(), owners_.logits_of(share_.tp_rank).size(), config_);
+  activations_.grow(*backend_, batch, own.size(), owners_.logits_of(share_.tp_rank).size(), config_, share_.layout);
   upload_inputs(batch, own, before);
   UnderWay& now = under_way_.emplace_back();
   now.with_logits = stage_.is_last() && batch.logits_rows <= backend_->logits_rows_at_once();

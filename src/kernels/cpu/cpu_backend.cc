@@ -96,9 +96,9 @@ class CpuBackend final : public Backend {
   }
   void zero(const Matrix& y) override { std::fill_n(y.dense_floats(), y.rows * y.columns, 0.0F); }
   void copy(const Heads& x, const Heads& y) override {
-    // Vectors of rows that follow each other are one sequence of vectors.
-    BATON_CHECK(x.row_stride == x.heads * x.head_stride && y.row_stride == y.heads * y.head_stride);
-    copy_columns(x.floats(), x.head_stride, x.rows * x.heads, x.dim, y.floats(), y.head_stride);
+    for (int64_t r = 0; r < x.rows; ++r)
+      copy_columns(x.floats() + r * x.row_stride, x.head_stride, x.heads, x.dim, y.floats() + r * y.row_stride,
+                   y.head_stride);
   }
   void linear(const Weight& weight, const Matrix& x, const Matrix& y) override {
     own(weight).whole().apply(x.floats(), x.stride, x.rows, y.floats(), y.stride);
@@ -147,8 +147,15 @@ class CpuBackend final : public Backend {
   }
   void mla_expanded_attention(const Heads& q, const Sequences& sequences, const MlaExpansion& up, const PagedKv& kv,
                               float scale, const Matrix& out) override {
+    if (sequences.host.empty()) return;
     const ExpansionLayers layers{&own(*up.key).whole(), &own(*up.value).whole(), up.heads, up.nope, up.rope, up.v_dim};
-    kernels::mla_expanded_attention(dense(q), sequences.host, layers, kv, scale, compute_, out.dense_floats());
+    // They may lie beside other columns.
+    Heads queries = q;
+    if (q.row_stride != int64_t{q.heads} * q.dim) {
+      queries = queries_.matrix(*this, q.dtype, q.rows, int64_t{q.heads} * q.dim).by_heads(q.heads);
+      copy(q, queries);
+    }
+    kernels::mla_expanded_attention(dense(queries), sequences.host, layers, kv, scale, compute_, out.dense_floats());
   }
 
  protected:
@@ -161,6 +168,7 @@ class CpuBackend final : public Backend {
 
  private:
   const Compute compute_;
+  GrowingMemory queries_;
 };
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include "kernels/backend.h"
 #include "kernels/cuda/cuda_testing.h"
 
 namespace baton::kernels::cuda {
@@ -236,7 +237,8 @@ void expect_mla_prefill(int page_tokens, int heads, int lora, int nope, int rope
                         values.data(), heads * v_dim);
   const ExpandedKv<T> expanded{latents.data(), keys.data(), values.data(), first_card.data(), heads, lora,
                                nope,           rope,        v_dim};
-  mla_prefill<T>(nullptr, q_card.data(), pools.sequences(), expanded, scale, out.data());
+  mla_prefill<T>(nullptr, q_card.data(), int64_t{heads} * (nope + rope), pools.sequences(), expanded, scale,
+                 out.data());
   EXPECT_CLOSE(T, out.floats(), expected);
 }
 
@@ -248,6 +250,50 @@ TEST_F(OnACard, MlaPrefillIsTheReferences) {
   expect_mla_prefill<float, bf16>(16, 2, 64, 32, 16, 24);
   expect_mla_prefill<bf16, fp8>(64, 3, 512, 128, 64, 128);
   expect_mla_prefill<bf16, fp8>(16, 2, 64, 32, 16, 24);
+}
+
+template <class T, class Kv>
+void expect_latents(int page_tokens, int heads, int lora, int rope, RopePairs pairs) {
+  SCOPED_TRACE(testing::Message() << heads << " heads, " << lora << " + " << rope);
+  const int entry = lora + rope, gap = 8;
+  Pools<Kv> pools({{0, 3, 1, 0}, {1, 0, 5, 0}, {6, 77, 1, 0}}, page_tokens, 1, entry, 0);
+  const int64_t rows = pools.tokens(), stride = entry + gap, q_head = rope + gap, q_stride = heads * q_head;
+  constexpr int64_t kAbsorbed = 4;
+  const auto entries = random_values<T>(rows * stride), q = random_values<T>(rows * q_stride),
+             norm = random_values<float>(lora), cos = random_values<float>(rows * rope / 2),
+             sin = random_values<float>(rows * rope / 2);
+  const OnCard<T> entries_card(entries), q_card(q), absorbed(kAbsorbed * heads * entry);
+  const OnCard<float> norm_card(norm), cos_card(cos), sin_card(sin);
+  write_latents<T>(
+      nullptr, pools.card(), pools.sequences(), pairs,
+      {entries_card.data(), stride, norm_card.data(), 1e-6F, lora, rope, heads, q_card.data(), q_stride, q_head,
+       absorbed.data() + lora, kAbsorbed, int64_t{heads} * entry, entry, cos_card.data(), sin_card.data()});
+  auto expected = entries, turned = q;
+  rms_norm_ref(expected.data(), stride, norm.data(), 1e-6F, rows, lora, expected.data(), stride);
+  const auto turn = pairs == RopePairs::kInterleaved ? rope_interleaved_ref : rope_half_ref;
+  turn(expected.data() + lora, rows, stride, 1, stride, rope, cos.data(), sin.data());
+  turn(turned.data(), rows, q_stride, heads, q_head, rope, cos.data(), sin.data());
+  EXPECT_CLOSE(T, q_card.floats(), turned);
+  const auto copies = absorbed.floats(), turns = q_card.floats();
+  for (int64_t i = 0; i < kAbsorbed * heads * rope; ++i)
+    ASSERT_EQ(copies[i / rope * entry + lora + i % rope], turns[i / rope * q_head + i % rope]);
+  // What the pages of the new tokens hold.
+  const auto bytes = pools.card_bytes();
+  PagedKv kv = pools.host();
+  kv.pool = const_cast<std::byte*>(bytes.data());
+  for (const PagedRows& s : pools.rows()) {
+    std::vector<float> stored(s.tokens * entry), wanted;
+    read_kv_ref(s.own(kv), s.begin, s.tokens, 0, stored.data(), nullptr);
+    for (int64_t i = 0; i < s.tokens * entry; ++i) wanted.push_back(expected[(s.row + i / entry) * stride + i % entry]);
+    EXPECT_CLOSE(Kv, stored, wanted);
+  }
+}
+
+TEST_F(OnACard, LatentsAreNormedTurnedAndStored) {
+  expect_latents<bf16, bf16>(64, 16, 512, 64, RopePairs::kInterleaved);
+  expect_latents<bf16, bf16>(1, 3, 24, 8, RopePairs::kHalves);
+  expect_latents<float, float>(16, 2, 512, 64, RopePairs::kHalves);
+  expect_latents<float, bf16>(16, 5, 40, 16, RopePairs::kInterleaved);
 }
 
 }  // namespace

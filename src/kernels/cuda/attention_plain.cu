@@ -118,17 +118,17 @@ void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, Card
 }
 
 template <class T>
-void plain_expanded_attention(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv,
-                              float scale, T* out) {
-  const int k_dim = kv.nope + kv.rope;
-  launch(stream, q, int64_t{kv.heads} * k_dim, sequences, kv.heads, ExpandedSource<T>{kv, kv.nope}, k_dim, kv.v_dim,
+void plain_expanded_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                              const ExpandedKv<T>& kv, float scale, T* out) {
+  launch(stream, q, q_row_stride, sequences, kv.heads, ExpandedSource<T>{kv, kv.nope}, kv.nope + kv.rope, kv.v_dim,
          scale, out);
 }
 
 #define BATON_INSTANTIATE(T)                                                                                        \
   template void plain_attention<T>(cudaStream_t, const T*, int64_t, CardSequences, int, const int*, const PagedKv&, \
                                    int, float, T*);                                                                 \
-  template void plain_expanded_attention<T>(cudaStream_t, const T*, CardSequences, const ExpandedKv<T>&, float, T*);
+  template void plain_expanded_attention<T>(cudaStream_t, const T*, int64_t, CardSequences, const ExpandedKv<T>&,   \
+                                            float, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE

@@ -11,7 +11,7 @@ template <class T>
 void plain_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences, int q_heads,
                      const int* kv_head_of, const PagedKv& kv, int v_dim, float scale, T* out);
 template <class T>
-void plain_expanded_attention(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv,
-                              float scale, T* out);
+void plain_expanded_attention(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                              const ExpandedKv<T>& kv, float scale, T* out);
 
 }  // namespace baton::kernels::cuda

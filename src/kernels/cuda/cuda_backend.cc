@@ -269,6 +269,30 @@ class CudaBackend final : public Backend {
     cuda::write_kv(stream_, kv, of(sequences).all.sequences, k.heads, const_cast<const T*>(at(k)), k.row_stride,
                    v.heads == 0 ? nullptr : const_cast<const T*>(at(v)), v.row_stride);
   }
+  void write_latents(const PagedKv& kv, const Sequences& sequences, const Matrix& entries, const Constants<float>& norm,
+                     float eps, RopePairs pairs, const Heads& q, const Heads& absorbed, const float* cos,
+                     const float* sin) override {
+    if (sequences.host.empty()) return;
+    BATON_CHECK(absorbed.rows == 0 || absorbed.heads == q.heads);
+    const auto lora = static_cast<int>(norm.size);
+    const cuda::NewLatents<T> latents{at(entries),
+                                      entries.stride,
+                                      norm.data(),
+                                      eps,
+                                      lora,
+                                      q.dim,
+                                      q.heads,
+                                      at(q),
+                                      q.row_stride,
+                                      q.head_stride,
+                                      at(absorbed),
+                                      absorbed.rows,
+                                      absorbed.row_stride,
+                                      absorbed.head_stride,
+                                      cos,
+                                      sin};
+    cuda::write_latents(stream_, kv, of(sequences).all.sequences, pairs, latents);
+  }
   void gqa_attention(const Heads& q, const Sequences& sequences, const KvHeadMap& heads, const PagedKv& kv, float scale,
                      const Matrix& out) override {
     if (sequences.host.empty()) return;
@@ -321,7 +345,7 @@ class CudaBackend final : public Backend {
     cuda::mla_gather_latents(stream_, kv, all, longest, expanded.context_first, latents);
     multiply(*up.key, expanded.latents, entry, total, keys, up.key->n());
     multiply(*up.value, expanded.latents, entry, total, value_rows, up.value->n());
-    cuda::mla_prefill(stream_, const_cast<const T*>(at(q)), all, expanded, scale, dense(out));
+    cuda::mla_prefill(stream_, const_cast<const T*>(at(q)), q.row_stride, all, expanded, scale, dense(out));
   }
 
  protected:

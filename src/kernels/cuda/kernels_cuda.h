@@ -105,6 +105,24 @@ template <class T>
 void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int heads, const T* k,
               int64_t k_row_stride, const T* v, int64_t v_row_stride);
 
+// What write_latents() of backend.h is given, rows counted as the sequences' are.
+template <class T>
+struct NewLatents {
+  const T* entries = nullptr;  // (rows, lora + rope), not changed
+  int64_t stride = 0;
+  const float* norm = nullptr;  // (lora)
+  float eps = 0;
+  int lora = 0, rope = 0, heads = 0;
+  T* q = nullptr;  // (rows, heads, rope)
+  int64_t q_row_stride = 0, q_head_stride = 0;
+  T* absorbed = nullptr;  // (absorbed_rows, heads, rope)
+  int64_t absorbed_rows = 0, absorbed_row_stride = 0, absorbed_head_stride = 0;
+  const float *cos = nullptr, *sin = nullptr;  // (rows, rope / 2)
+};
+template <class T>
+void write_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, RopePairs pairs,
+                   const NewLatents<T>& latents);
+
 // How the blocks of a decode kernel share out the KV of a batch: block i of `blocks` reads tiles of kDecodeTile tokens
 // [i, i + 1) * total / blocks of all sequences' in order. One plan serves every layer of a step.
 inline constexpr int kDecodeTile = 64;
@@ -156,8 +174,8 @@ struct ExpandedKv {
 };
 // q: (rows, heads, nope + rope); out: (rows, heads, v_dim).
 template <class T>
-void mla_prefill(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv, float scale,
-                 T* out);
+void mla_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                 const ExpandedKv<T>& kv, float scale, T* out);
 
 // expert, weight: (m, experts_per_token), the best first. experts <= 512.
 void route(cudaStream_t stream, const Routing& routing, const float* logits, const float* bias, int64_t m,

@@ -241,7 +241,7 @@ void attention_cases() {
     const ExpandedKv<bf16> expanded{
         slice(kContext * 576, 1), slice(kContext * 2048, 3), slice(kContext * 2048, 5), zero, 16, 512, 128, 64, 128};
     report("mla_prefill heads=16 4096", 0, 16.0 * kContext * kContext * (192 + 128), [&, rows = rows](int turn) {
-      mla_prefill<bf16>(stream, slice(kContext * 3072, turn), {rows, 1, kContext}, expanded, 0.07F, output);
+      mla_prefill<bf16>(stream, slice(kContext * 3072, turn), 3072, {rows, 1, kContext}, expanded, 0.07F, output);
     });
   }
   std::vector<int> kv_head_of(32);

@@ -1,4 +1,5 @@
 // K and V into pages, and latents out of them.
+#include "kernels/backend.h"
 #include "kernels/cuda/common.cuh"
 
 namespace baton::kernels::cuda {
@@ -29,6 +30,46 @@ __global__ void write_kv_kernel(PagedKv kv, const PagedRows* sequences, int head
         *to = from_float<Kv>(to_float(*from));
       }
     }
+  }
+}
+
+// A block a new token.
+constexpr int kLatentThreads = 256;
+template <class T, class Kv, RopePairs kPairs>
+__global__ void write_latents_kernel(PagedKv kv, const PagedRows* sequences, NewLatents<T> in) {
+  begin_kernel();
+  const PagedRows s = sequences[blockIdx.y];
+  const uint32_t* pages = kv.pages + s.first_page;
+  const int half = in.rope / 2;
+  for (int64_t r = blockIdx.x; r < s.tokens; r += gridDim.x) {
+    const int64_t row = s.row + r;
+    const T* entry = in.entries + row * in.stride;
+    auto* to = reinterpret_cast<Kv*>(const_cast<std::byte*>(page_k_row(kv, pages, s.begin + r, 0, sizeof(Kv))));
+    const auto turn = [&](const T* from, int i, auto put) {
+      const int a = kPairs == RopePairs::kInterleaved ? 2 * i : i;
+      const int b = kPairs == RopePairs::kInterleaved ? 2 * i + 1 : i + half;
+      const float c = in.cos[row * half + i], d = in.sin[row * half + i], va = to_float(from[a]),
+                  vb = to_float(from[b]);
+      put(a, from_float<T>(va * c - vb * d));
+      put(b, from_float<T>(vb * c + va * d));
+    };
+    for (int i = static_cast<int>(threadIdx.x); i < (in.heads + 1) * half; i += kLatentThreads) {
+      const int head = i / half;
+      if (head == in.heads) {
+        turn(entry + in.lora, i % half, [&](int at, T v) { to[in.lora + at] = from_float<Kv>(to_float(v)); });
+        continue;
+      }
+      T* q = in.q + row * in.q_row_stride + head * in.q_head_stride;
+      T* copy =
+          row < in.absorbed_rows ? in.absorbed + row * in.absorbed_row_stride + head * in.absorbed_head_stride : q;
+      turn(q, i % half, [&](int at, T v) { q[at] = copy[at] = v; });
+    }
+    float square = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < in.lora; i += kLatentThreads)
+      square += to_float(entry[i]) * to_float(entry[i]);
+    const float scale = rsqrtf(block_sum(square) / static_cast<float>(in.lora) + in.eps);
+    for (int i = static_cast<int>(threadIdx.x); i < in.lora; i += kLatentThreads)
+      to[i] = from_float<Kv>(to_float(from_float<T>(to_float(entry[i]) * scale * in.norm[i])));
   }
 }
 
@@ -70,6 +111,19 @@ void write_kv(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, i
 }
 
 template <class T>
+void write_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, RopePairs pairs,
+                   const NewLatents<T>& latents) {
+  if (sequences.count == 0 || sequences.tokens_max == 0) return;
+  const dim3 grid(rows_of_grid(sequences.tokens_max), static_cast<unsigned>(sequences.count));
+  const bool halves = pairs == RopePairs::kHalves, narrow = kv.dtype == tensor::DType::kBF16;
+  const auto kernel = halves ? (narrow ? write_latents_kernel<T, bf16, RopePairs::kHalves>
+                                       : write_latents_kernel<T, float, RopePairs::kHalves>)
+                             : (narrow ? write_latents_kernel<T, bf16, RopePairs::kInterleaved>
+                                       : write_latents_kernel<T, float, RopePairs::kInterleaved>);
+  launch_kernel(stream, kernel, grid, kLatentThreads, 0, kv, sequences.rows, latents);
+}
+
+template <class T>
 void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequences, int64_t context_max,
                         const int32_t* context_first, T* latents) {
   if (sequences.count == 0 || context_max == 0) return;
@@ -81,6 +135,7 @@ void mla_gather_latents(cudaStream_t stream, const PagedKv& kv, CardSequences se
 
 #define BATON_INSTANTIATE(T)                                                                                         \
   template void write_kv<T>(cudaStream_t, const PagedKv&, CardSequences, int, const T*, int64_t, const T*, int64_t); \
+  template void write_latents<T>(cudaStream_t, const PagedKv&, CardSequences, RopePairs, const NewLatents<T>&);      \
   template void mla_gather_latents<T>(cudaStream_t, const PagedKv&, CardSequences, int64_t, const int32_t*, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)

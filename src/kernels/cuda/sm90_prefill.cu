@@ -313,20 +313,19 @@ void gqa_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequ
 }
 
 template <class T>
-void mla_prefill(cudaStream_t stream, const T* q, CardSequences sequences, const ExpandedKv<T>& kv, float scale,
-                 T* out) {
+void mla_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequences sequences,
+                 const ExpandedKv<T>& kv, float scale, T* out) {
   if constexpr (std::is_same_v<T, bf16>) {
-    if (kv.nope == 128 && kv.rope == 64 && kv.v_dim == 128)
-      return launch<192, 128, 128>(stream, q, int64_t{kv.heads} * 192, sequences, kv.heads, ExpandedTokens{kv}, scale,
-                                   out);
+    if (kv.nope == 128 && kv.rope == 64 && kv.v_dim == 128 && packable<T>(q, q_row_stride))
+      return launch<192, 128, 128>(stream, q, q_row_stride, sequences, kv.heads, ExpandedTokens{kv}, scale, out);
   }
-  plain_expanded_attention<T>(stream, q, sequences, kv, scale, out);
+  plain_expanded_attention<T>(stream, q, q_row_stride, sequences, kv, scale, out);
 }
 
 #define BATON_INSTANTIATE(T)                                                                                      \
   template void gqa_prefill<T>(cudaStream_t, const T*, int64_t, CardSequences, const QueryHeads&, const PagedKv&, \
                                float, T*);                                                                        \
-  template void mla_prefill<T>(cudaStream_t, const T*, CardSequences, const ExpandedKv<T>&, float, T*);
+  template void mla_prefill<T>(cudaStream_t, const T*, int64_t, CardSequences, const ExpandedKv<T>&, float, T*);
 BATON_INSTANTIATE(float)
 BATON_INSTANTIATE(bf16)
 #undef BATON_INSTANTIATE

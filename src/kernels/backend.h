@@ -211,11 +211,27 @@ class Backend {
   // the best first, equal ones by number.
   virtual void route(const Routing& routing, const Matrix& logits, const Constants<float>& bias, int32_t* expert,
                      float* weight) = 0;
+  // The same by logits that are made: x is added and normed as by add_rms_norm(), which makes z, and logits are
+  // linear(gate, z).
+  virtual void add_norm_route(const Matrix& x, const Matrix& y, const Constants<float>& norm, float eps,
+                              const Matrix& z, const Weight& gate, const Routing& routing, const Matrix& logits,
+                              const Constants<float>& bias, int32_t* expert, float* weight) {
+    add_rms_norm(x, y, norm, eps, z);
+    linear(gate, z, logits);
+    route(routing, logits, bias, expert, weight);
+  }
   // y (rows, hidden), of sums(), += weight * FFN of x (rows, hidden) for each choice of a row that is one of the
   // experts [first, first + size of the set). expert, weight: (rows, choices). A row adds up its experts in ascending
   // order.
   virtual void experts(const ExpertSet& set, int first, const Matrix& x, const int32_t* expert, const float* weight,
                        int choices, const Matrix& y) = 0;
+  // The same added to the FFN `shared` of x, which makes y. False, and nothing done: the operations by themselves are
+  // as good.
+  virtual bool shared_and_experts(const GatedWeights& shared, const ExpertSet& set, int first, const Matrix& x,
+                                  const int32_t* expert, const float* weight, int choices, const Matrix& y) {
+    (void)shared, (void)set, (void)first, (void)x, (void)expert, (void)weight, (void)choices, (void)y;
+    return false;
+  }
 
   // Stores the K and V of every sequence's new tokens, rounded to kv.dtype. v has no heads when kv.v_dim is 0.
   virtual void write_kv(const PagedKv& kv, const Sequences& sequences, const Heads& k, const Heads& v) = 0;
@@ -244,7 +260,7 @@ class Backend {
   // dense. out: (rows, heads * lora), dense.
   virtual void mla_attention(const Heads& q, const Sequences& sequences, int lora, const PagedKv& kv, float scale,
                              const Matrix& out) = 0;
-  // MLA, expanded (used in prefill): q: (rows, heads, nope + rope), dense. out: (rows, heads * v_dim), dense.
+  // MLA, expanded (used in prefill): q: (rows, heads, nope + rope). out: (rows, heads * v_dim), dense.
   virtual void mla_expanded_attention(const Heads& q, const Sequences& sequences, const MlaExpansion& up,
                                       const PagedKv& kv, float scale, const Matrix& out) = 0;
 

@@ -35,6 +35,19 @@ void ExpertGate::route(kernels::Backend& backend, LongInterval rows, const Activ
   if (reference_ != nullptr) follow_reference(backend, logits, rows.begin, expert, weight);
 }
 
+void ExpertGate::norm_and_route(kernels::Backend& backend, const kernels::Matrix& sums,
+                                const kernels::Constants<float>& norm, float eps, LongInterval rows,
+                                const Activations& activations, RankBuffers& scratch) const {
+  const int64_t m = rows.size();
+  if (m == 0) return;
+  const kernels::Matrix logits = scratch.gate_logits.matrix(backend, tensor::DType::kF32, m, moe_.experts);
+  int32_t* expert = activations.expert + rows.begin * moe_.experts_per_token;
+  float* weight = activations.expert_weight + rows.begin * moe_.experts_per_token;
+  backend.add_norm_route(sums, activations.hidden, norm, eps, activations.normed.row_range(rows.begin, m), *gate_, moe_,
+                         logits, bias_, expert, weight);
+  if (reference_ != nullptr) follow_reference(backend, logits, rows.begin, expert, weight);
+}
+
 void ExpertGate::follow_reference(kernels::Backend& backend, const kernels::Matrix& logits, int64_t first_row,
                                   int32_t* expert, float* weight) const {
   const auto rows = static_cast<size_t>(logits.rows), experts = static_cast<size_t>(moe_.experts);
@@ -79,6 +92,10 @@ class MoeFfn final : public FeedForward {
   void forward(const RankStep& step, const Activations& activations, RankBuffers& scratch,
                const kernels::Matrix& partial) const override {
     if (partial.rows == 0) return;
+    if (!shared_.empty() &&
+        step.backend.shared_and_experts(shared_.weights(), *local_, first_, activations.normed, activations.expert,
+                                        activations.expert_weight, choices_, partial))
+      return;
     shared_.apply(step.backend, activations.normed, scratch, partial);
     step.backend.experts(*local_, first_, activations.normed, activations.expert, activations.expert_weight, choices_,
                          partial);

@@ -10,8 +10,11 @@ namespace baton::model {
 class ExpertGate {
  public:
   static Result<std::unique_ptr<ExpertGate>> load(const LayerContext& context);
-  // Reads `normed`, writes `expert` and `expert_weight`.
+  // From `normed`.
   void route(kernels::Backend& backend, LongInterval rows, const Activations& activations, RankBuffers& scratch) const;
+  // hidden += sums, normed = rms_norm(hidden), from which it writes `expert` and `expert_weight`.
+  void norm_and_route(kernels::Backend& backend, const kernels::Matrix& sums, const kernels::Constants<float>& norm,
+                      float eps, LongInterval rows, const Activations& activations, RankBuffers& scratch) const;
 
  private:
   // Where a second run chose otherwise than the first.

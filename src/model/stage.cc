@@ -158,11 +158,16 @@ Status Rank::begin_attention(int i, const RankStep& step, LongInterval rows) {
   return gather(*comms_.attention, std::array{rows_of(a.normed, bounds[0]), prepared}, bounds);
 }
 
-Status Rank::begin_ffn(int i, LongInterval rows) {
+Status Rank::begin_ffn(int i, const kernels::Matrix* sums, LongInterval rows) {
   const ExpertGate* gate = layer(i).gate.get();
   const comm::RowBuffer normed = rows_of(activations_.normed, 0);
   if (gate == nullptr) return gather(*comms_.stage, std::array{normed}, owners_.rows);
-  gate->route(*backend_, rows, activations_, scratch_);
+  if (sums == nullptr) {
+    gate->route(*backend_, rows, activations_, scratch_);
+  } else {
+    gate->norm_and_route(*backend_, *sums, layer(i).ffn_norm, static_cast<float>(config_.rms_eps), rows, activations_,
+                         scratch_);
+  }
   const auto choices = static_cast<size_t>(config_.moe.experts_per_token);
   const std::array buffers{normed, comm::RowBuffer{activations_.expert, choices * sizeof(int32_t)},
                            comm::RowBuffer{activations_.expert_weight, choices * sizeof(float)}};
@@ -281,8 +286,15 @@ Status Rank::compute(const RankStep& step, LongInterval own) {
   for (int i = layers.begin; i < layers.end; ++i) {
     layer(i).attention->forward(step, activations_, pool_, scratch_, attention_partial);
     const comm::RowBounds of_group = owners_.of_group(share_.at.dp_rank, share_.layout.attn_tp());
-    BATON_TRY(end_block(*comms_.attention, attention_partial, of_group, &layer(i).ffn_norm, own));
-    BATON_TRY(begin_ffn(i, own));
+    if (layer(i).gate == nullptr || owners_.everywhere) {
+      BATON_TRY(end_block(*comms_.attention, attention_partial, of_group, &layer(i).ffn_norm, own));
+      BATON_TRY(begin_ffn(i, nullptr, own));
+    } else {
+      BATON_TRY(comms_.attention->reduce_scatter(attention_partial.data, attention_partial.dtype, of_group,
+                                                 attention_partial.columns));
+      const kernels::Matrix sums = attention_partial.row_range(own.begin - of_group[0], own.size());
+      BATON_TRY(begin_ffn(i, &sums, own));
+    }
 
     layer(i).ffn->forward(step, activations_, scratch_, ffn_partial);
     const bool last = i + 1 == layers.end;

@@ -113,7 +113,8 @@ class Rank {
   Status compute(const RankStep& step, LongInterval rows);
   // When `normed` has the rows.
   Status begin_attention(int layer, const RankStep& step, LongInterval rows);
-  Status begin_ffn(int layer, LongInterval rows);
+  // When `normed` has the rows, or, of a layer with experts, from the `sums` that attention adds to them.
+  Status begin_ffn(int layer, const kernels::Matrix* sums, LongInterval rows);
   Status end_model();
   // Logits of rows [begin, begin + count) of those that have some, of the rank's part of the vocabulary.
   [[nodiscard]] kernels::Matrix logits_block(int64_t count);

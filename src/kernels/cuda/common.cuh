@@ -34,9 +34,12 @@ void launch_kernel(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid
   config.numAttrs = 1;
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
+// In two steps, between which a kernel may read what never changes: weights.
+__device__ inline void let_next_kernel_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ inline void wait_for_last_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 __device__ inline void begin_kernel() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  let_next_kernel_begin();
+  wait_for_last_kernel();
 }
 // Multiprocessors of the current device.
 int multiprocessors();

@@ -228,6 +228,32 @@ class CudaBackend final : public Backend {
       cuda::route(stream_, routing, logits.dense_floats(), bias.empty() ? nullptr : bias.data(), logits.rows, expert,
                   weight);
   }
+  void add_norm_route(const Matrix& x, const Matrix& y, const Constants<float>& norm, float eps, const Matrix& z,
+                      const Weight& gate, const Routing& routing, const Matrix& logits, const Constants<float>& bias,
+                      int32_t* expert, float* weight) override {
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (!in_fp8(gate) &&
+          cuda::add_norm_route(stream_, dense(x), dense(y), norm.data(), eps, y.rows, y.columns, dense(z), values(gate),
+                               routing, bias.empty() ? nullptr : bias.data(), logits.dense_floats(), expert, weight))
+        return;
+    }
+    Backend::add_norm_route(x, y, norm, eps, z, gate, routing, logits, bias, expert, weight);
+  }
+  bool shared_and_experts(const GatedWeights& shared, const ExpertSet& set, int first, const Matrix& x,
+                          const int32_t* expert, const float* weight, int choices, const Matrix& y) override {
+    const auto& local = static_cast<const CardExperts&>(set);
+    if (local.count == 0 || in_fp8(*local.down) || in_fp8(*shared.gate_up) || in_fp8(*shared.down)) return false;
+    if constexpr (std::is_same_v<T, bf16>) {
+      auto bank = bank_of<T>(local, first);
+      bank.gate_up = values(*local.gate_up);
+      bank.down = values(*local.down);
+      const cuda::SharedFfn ffn{values(*shared.gate_up), values(*shared.down), shared.down->k()};
+      return cuda::few_rows_moe(stream_, dense(x), x.rows, expert, weight, choices, ffn, bank,
+                                expert_activated_.room<T>(*this, x.rows * choices * bank.width),
+                                shared_activated_.room<T>(*this, x.rows * ffn.width), dense(y));
+    }
+    return false;
+  }
   void experts(const ExpertSet& set, int first, const Matrix& x, const int32_t* expert, const float* weight,
                int choices, const Matrix& y) override {
     const auto& local = static_cast<const CardExperts&>(set);
@@ -238,11 +264,6 @@ class CudaBackend final : public Backend {
     T* activated = expert_activated_.room<T>(*this, pairs * local.down->k());
     T* out = expert_out_.room<T>(*this, pairs * local.down->n());
     const auto compute = [&](auto& bank) {
-      bank.experts = first + local.count;
-      bank.first = first;
-      bank.local = local.count;
-      bank.hidden = local.down->n();
-      bank.width = local.down->k();
       void* in_fp8 = nullptr;
       if constexpr (std::is_same_v<decltype(bank), cuda::ExpertBank<bf16, cuda::fp8>&>)
         if (bank.hidden * bank.width >= kLarge && pairs > kExpertRows * bank.experts)
@@ -252,13 +273,13 @@ class CudaBackend final : public Backend {
     };
     if constexpr (kKeepsFp8) {
       if (local.down->scales != nullptr) {
-        cuda::ExpertBank<bf16, cuda::fp8> bank;
+        auto bank = bank_of<cuda::fp8>(local, first);
         bank.gate_up = local.gate_up->fp8_weight();
         bank.down = local.down->fp8_weight();
         return compute(bank);
       }
     }
-    cuda::ExpertBank<T> bank;
+    auto bank = bank_of<T>(local, first);
     bank.gate_up = values(*local.gate_up);
     bank.down = values(*local.down);
     compute(bank);
@@ -383,6 +404,18 @@ class CudaBackend final : public Backend {
     const auto& on_card = static_cast<const CardWeight&>(weight);
     BATON_CHECK(on_card.scales == nullptr, "a weight in fp8");
     return reinterpret_cast<const T*>(on_card.memory.get());
+  }
+  static bool in_fp8(const Weight& weight) { return static_cast<const CardWeight&>(weight).scales != nullptr; }
+  // But for the weights.
+  template <class W>
+  static cuda::ExpertBank<T, W> bank_of(const CardExperts& local, int first) {
+    cuda::ExpertBank<T, W> bank;
+    bank.experts = first + local.count;
+    bank.first = first;
+    bank.local = local.count;
+    bank.hidden = local.down->n();
+    bank.width = local.down->k();
+    return bank;
   }
   // y (m, n) = x (m, k) * W^T
   template <class Y>

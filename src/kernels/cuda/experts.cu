@@ -188,7 +188,7 @@ void small_experts(cudaStream_t stream, const bf16* x, int64_t rows, int choices
 }
 
 // Slots an expert, on average, up to which its weights are read in the small way.
-constexpr int64_t kSmallSlots = 8;
+constexpr int64_t kSmallSlots = 2;
 
 }  // namespace
 

@@ -154,5 +154,96 @@ TEST_F(OnACard, ManyRowsOfExpertsInFp8AreNearTheReferences) {
   expect_experts<bf16, fp8>(300, 4, 1, 2, 2, 328, 136, false, 0, true);
 }
 
+// A gated FFN of x added to y.
+void add_ffn(const std::vector<float>& x, int64_t rows, int64_t hidden, int64_t width,
+             const std::vector<float>& gate_up, const std::vector<float>& down, std::vector<float>& y) {
+  std::vector<float> up(rows * 2 * width), activated(rows * width), out(rows * hidden);
+  linear_ref(gate_up.data(), 2 * width, hidden, Compute::kF32, x.data(), hidden, rows, up.data(), 2 * width);
+  silu_mul_ref(up.data(), rows, width, activated.data());
+  linear_ref(down.data(), hidden, width, Compute::kF32, activated.data(), width, rows, out.data(), hidden);
+  for (size_t i = 0; i < y.size(); ++i) y[i] += out[i];
+}
+
+void expect_few_rows_moe(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden,
+                         int64_t width, int64_t shared_width) {
+  SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", widths " << width << ", " << shared_width);
+  static Random random(entropy());
+  std::vector<int32_t> expert;
+  for (int64_t r = 0; r < rows; ++r) {
+    std::vector<int32_t> numbers(experts_all);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    for (int i = 0; i < choices; ++i) {
+      std::swap(numbers[i], numbers[i + static_cast<int>(random.below(experts_all - i))]);
+      expert.push_back(numbers[i]);
+    }
+  }
+  const float scale = 2 / std::sqrt(static_cast<float>(hidden));
+  const auto x = random_values<bf16>(rows * hidden), weight = random_values<float>(rows * choices),
+             gate_up = random_values<bf16>(local * 2 * width * hidden, scale),
+             down = random_values<bf16>(local * hidden * width, scale),
+             shared_up = random_values<bf16>(2 * shared_width * hidden, scale),
+             shared_down = random_values<bf16>(hidden * shared_width, scale);
+  std::vector<float> expected(rows * hidden);
+  add_ffn(x, rows, hidden, shared_width, shared_up, shared_down, expected);
+  experts_ref(x.data(), rows, hidden, expert.data(), weight.data(), choices, first, local, width, gate_up.data(),
+              down.data(), expected.data());
+  const OnCard<bf16> x_card(x), up_card(gate_up), down_card(down), shared_up_card(shared_up),
+      shared_down_card(shared_down), activated(rows * choices * width), shared_activated(rows * shared_width),
+      y(rows * hidden);
+  const OnCard<float> weight_card(weight);
+  const OnCard<int32_t> expert_card(expert);
+  const ExpertBank<bf16> bank{up_card.data(), down_card.data(), experts_all, first, local, hidden, width};
+  ASSERT_TRUE(few_rows_moe(nullptr, x_card.data(), rows, expert_card.data(), weight_card.data(), choices,
+                           {shared_up_card.data(), shared_down_card.data(), shared_width}, bank, activated.data(),
+                           shared_activated.data(), y.data()));
+  EXPECT_CLOSE(bf16, y.floats(), expected);
+}
+
+TEST_F(OnACard, FewRowsOfAWholeMoeAreTheReferences) {
+  expect_few_rows_moe(1, 64, 0, 64, 6, 2048, 1408, 2816);
+  expect_few_rows_moe(5, 8, 0, 8, 6, 256, 192, 192);
+  expect_few_rows_moe(4, 16, 4, 8, 8, 136, 72, 200);
+  expect_few_rows_moe(8, 4, 0, 4, 4, 328, 64, 24);
+  expect_few_rows_moe(1, 8, 6, 2, 2, 128, 64, 1000);
+}
+
+TEST_F(OnACard, RouteBehindTheNormIsTheReferences) {
+  using enum Routing::Score;
+  using enum Routing::TopK;
+  std::vector<Routing> cases{routing_of(64, 6, 1, 1, kSoftmax, kGreedy), routing_of(256, 8, 8, 4, kSigmoid, kNoauxTc),
+                             routing_of(7, 3, 1, 1, kSoftmax, kGreedy)};
+  for (const Routing& routing : cases) {
+    for (const int64_t n : {2048, 7168, 40}) {
+      SCOPED_TRACE(testing::Message() << routing.experts << " experts, " << n);
+      constexpr int64_t kRows = 13;
+      const auto delta = random_values<bf16>(kRows * n), residual = random_values<bf16>(kRows * n),
+                 norm = random_values<float>(n), bias = random_values<float>(routing.experts),
+                 gate = random_values<bf16>(routing.experts * n, 4 / std::sqrt(static_cast<float>(n)));
+      const bool biased = routing.topk == kNoauxTc;
+      const size_t choices = kRows * routing.experts_per_token;
+      const OnCard<bf16> delta_card(delta), residual_card(residual), same(residual), y(kRows * n), y_plain(kRows * n),
+          gate_card(gate);
+      const OnCard<float> norm_card(norm), bias_card(bias), logits(kRows * routing.experts), weight(choices);
+      const OnCard<int32_t> expert(choices);
+      ASSERT_TRUE(add_norm_route(nullptr, delta_card.data(), residual_card.data(), norm_card.data(), 1e-5F, kRows, n,
+                                 y.data(), gate_card.data(), routing, biased ? bias_card.data() : nullptr,
+                                 logits.data(), expert.data(), weight.data()));
+      add_rms_norm<bf16>(nullptr, delta_card.data(), same.data(), norm_card.data(), 1e-5F, kRows, n, y_plain.data());
+      EXPECT_EQ(residual_card.floats(), same.floats());
+      EXPECT_CLOSE(bf16, y.floats(), y_plain.floats());
+      // Each step by what the one before it gave.
+      std::vector<float> expected(kRows * routing.experts), expected_weight(choices);
+      linear_ref(gate.data(), routing.experts, n, Compute::kF32, y.floats().data(), n, kRows, expected.data(),
+                 routing.experts);
+      EXPECT_CLOSE(float, logits.floats(), expected);
+      std::vector<int32_t> expected_expert(choices);
+      route_ref(routing, logits.floats().data(), biased ? bias.data() : nullptr, kRows, expected_expert.data(),
+                expected_weight.data());
+      EXPECT_EQ(expert.read(), expected_expert);
+      EXPECT_CLOSE(float, weight.floats(), expected_weight);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace baton::kernels::cuda

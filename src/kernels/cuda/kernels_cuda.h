@@ -181,6 +181,12 @@ void mla_prefill(cudaStream_t stream, const T* q, int64_t q_row_stride, CardSequ
 void route(cudaStream_t stream, const Routing& routing, const float* logits, const float* bias, int64_t m,
            int32_t* expert, float* weight);
 
+// add_rms_norm() of few rows, and then route() by logits (m, experts) = y * gate^T. False, and nothing done: of so many
+// rows that is not faster, or they are too wide.
+bool add_norm_route(cudaStream_t stream, const bf16* delta, bf16* residual, const float* norm, float eps, int64_t m,
+                    int64_t n, bf16* y, const bf16* gate, const Routing& routing, const float* bias, float* logits,
+                    int32_t* expert, float* weight);
+
 // Which slots, pairs of a row and a choice ordered by expert, each of this rank's experts works on.
 struct ExpertSlots {
   int32_t* offset = nullptr;   // (local + 1): the slots of expert first + i are [offset[i], offset[i + 1])
@@ -214,6 +220,19 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
              const ExpertSlots& slots, const ExpertBank<T, W>& bank, T* activated, T* out, bool add, T* y,
              void* fp8_memory = nullptr);
 [[nodiscard]] size_t expert_fp8_bytes(int64_t rows, int choices, const ExpertBank<bf16, fp8>& bank);
+
+// What a few rows' choices and a shared FFN (width may differ) give together, in two kernels. False, and nothing done:
+// of so many rows that is not faster, or sizes are odd.
+struct SharedFfn {
+  const bf16* gate_up = nullptr;  // (2 width, hidden)
+  const bf16* down = nullptr;     // (hidden, width)
+  int64_t width = 0;
+};
+// y (rows, hidden) = the shared FFN of x, and as experts(). activated: (rows * choices, bank's width) and
+// shared_activated: (rows, shared width) are scratch.
+bool few_rows_moe(cudaStream_t stream, const bf16* x, int64_t rows, const int32_t* expert, const float* weight,
+                  int choices, const SharedFfn& shared, const ExpertBank<bf16>& bank, bf16* activated,
+                  bf16* shared_activated, bf16* y);
 
 // Matrix products of one rank: the library's handle and workspace, and the algorithm chosen for each shape. One thread
 // and one stream at a time.

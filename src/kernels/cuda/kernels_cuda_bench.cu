@@ -285,7 +285,7 @@ void expert_cases() {
   const ExpertBank<bf16> bank{arena, arena + kExperts * kHidden * kWidth * 2, kExperts, 0, kExperts, kHidden, kWidth};
   std::byte* fp8_memory = on_card<std::byte>(fp8_rows_bytes(4096 * kChoices, kWidth));
   Random random(3);
-  for (const int64_t rows : {1, 8, 32, 64, 128, 256, 512, 4096}) {
+  for (const int64_t rows : {1, 4, 8, 16, 32, 64, 128, 256, 512, 4096}) {
     constexpr int kTurns = 10;
     std::vector<int32_t> expert;
     std::vector<bool> chosen(kExperts * kTurns);
@@ -305,6 +305,12 @@ void expert_cases() {
                             on_card<int32_t>(rows * kChoices)};
     bf16* activated = on_card<bf16>(rows * kChoices * kWidth);
     bf16* out = on_card<bf16>(rows * kChoices * kHidden);
+    const SharedFfn shared{arena, arena + 4 * kHidden * kWidth, 2 * kWidth};
+    if (rows * kChoices <= 32)
+      report("whole moe rows=" + std::to_string(rows), (distinct + 2) * kHidden * kWidth * 6, 0, [&](int turn) {
+        few_rows_moe(stream, slice(rows * kHidden, turn), rows, expert_card + turn % kTurns * rows * kChoices, weight,
+                     kChoices, shared, bank, activated, out, output);
+      });
     report("experts rows=" + std::to_string(rows) + " distinct=" + std::to_string(distinct).substr(0, 4),
            distinct * kHidden * kWidth * 6 + 4.0 * rows * kHidden, 6.0 * rows * kChoices * kHidden * kWidth,
            [&](int turn) {

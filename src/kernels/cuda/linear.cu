@@ -27,7 +27,7 @@ template <int kTiles, class Y>
 __global__ void __launch_bounds__(kSmallRowsWarps * 32)
     small_rows_kernel(const bf16* w, int n, int k, const bf16* x, int64_t x_stride, int m, Y* y, int64_t y_stride,
                       Groups groups) {
-  begin_kernel();
+  let_next_kernel_begin();
   extern __shared__ float total[];
   x += blockIdx.y * groups.x;
   y += blockIdx.y * groups.y;
@@ -37,8 +37,13 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   const bf16* rows[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) rows[i] = x + min(m0 + i * 8 + row, m - 1) * x_stride;
-  accumulate<kTiles>(sum, stored_row(w, blockIdx.y, n, k, n0 + row), stored_row(w, blockIdx.y, n, k, n0 + row + 8),
-                     rows, k);
+  const bf16 *const w0 = stored_row(w, blockIdx.y, n, k, n0 + row),
+             *const w1 = stored_row(w, blockIdx.y, n, k, n0 + row + 8);
+  // The first weights come while the last kernel, which makes x, ends.
+  WeightSteps steps;
+  load_first(steps, w0, w1, k);
+  wait_for_last_kernel();
+  accumulate<kTiles>(sum, w0, w1, rows, k, steps);
   add_up_warps<kTiles>(sum, total);
   for (int at = static_cast<int>(threadIdx.x); at < 16 * 8 * kTiles; at += static_cast<int>(blockDim.x)) {
     const int token = m0 + at / 16, column = n0 + at % 16;

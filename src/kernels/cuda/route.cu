@@ -1,4 +1,4 @@
-// Tokens to experts, logits to tokens: small decisions a row.
+// Tokens to experts.
 #include <cooperative_groups.h>
 
 #include <cfloat>
@@ -27,16 +27,11 @@ __device__ inline Best warp_best(Best v) {
   return v;
 }
 
-// A warp a row, expert e at lane e % 32, kPerLane experts a lane at most.
+// A row by a warp, expert e at lane e % 32, kPerLane experts a lane at most. in: (experts).
 template <int kPerLane>
-__global__ void route_kernel(Routing routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
-                             float* weight) {
-  begin_kernel();
-  const int64_t row = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
-  if (row >= m) return;
+__device__ void route_row(const Routing& routing, const float* in, const float* bias, int32_t* expert, float* weight) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int n = routing.experts, k = routing.experts_per_token, width = n / routing.groups;
-  const float* in = logits + row * n;
   float score[kPerLane], choice[kPerLane];
   if (routing.score == Routing::Score::kSigmoid) {
 #pragma unroll
@@ -122,8 +117,8 @@ __global__ void route_kernel(Routing routing, const float* logits, const float* 
     }
     if (j % 32 == 31 || j == k - 1) {
       if (lane <= j % 32) {
-        expert[row * k + j / 32 * 32 + lane] = my_expert;
-        weight[row * k + j / 32 * 32 + lane] = mine;
+        expert[j / 32 * 32 + lane] = my_expert;
+        weight[j / 32 * 32 + lane] = mine;
       }
     }
   }
@@ -131,7 +126,92 @@ __global__ void route_kernel(Routing routing, const float* logits, const float* 
   const double scale = normalize && !routing.scale_normalized ? 1 : routing.routed_scale;
   const float factor = static_cast<float>(scale) / (normalize ? total : 1);
   __syncwarp();
-  for (int j = lane; j < k; j += 32) weight[row * k + j] *= factor;
+  for (int j = lane; j < k; j += 32) weight[j] *= factor;
+}
+
+template <int kPerLane>
+__global__ void route_kernel(Routing routing, const float* logits, const float* bias, int64_t m, int32_t* expert,
+                             float* weight) {
+  begin_kernel();
+  const int64_t row = blockIdx.x * static_cast<int64_t>(blockDim.x / 32) + threadIdx.x / 32;
+  const int k = routing.experts_per_token;
+  if (row < m) route_row<kPerLane>(routing, logits + row * routing.experts, bias, expert + row * k, weight + row * k);
+}
+
+// A row by a cluster, whose blocks norm it all alike and share out the gate's rows. The first one writes.
+constexpr int kNormThreads = 256, kNormWarps = kNormThreads / 32, kNormBlocks = 8, kNormWidth = 8192;
+template <int kPerLane>
+__global__ void __cluster_dims__(kNormBlocks, 1, 1) __launch_bounds__(kNormThreads)
+    norm_route_kernel(const bf16* delta, bf16* residual, const float* norm, float eps, int n, bf16* y, const bf16* gate,
+                      Routing routing, const float* bias, float* logits, int32_t* expert, float* weight) {
+  let_next_kernel_begin();
+  __shared__ alignas(16) bf16 sums[kNormWidth], normed[kNormWidth];
+  __shared__ float scores[kExpertsMax];
+  const auto cluster = cooperative_groups::this_cluster();
+  (void)cluster.barrier_arrive();
+  const int block = static_cast<int>(cluster.block_rank()), lane = static_cast<int>(threadIdx.x % 32);
+  const int64_t row = blockIdx.x / kNormBlocks;
+  // The gate's first rows come while the last kernel ends.
+  constexpr int kAhead = 8;
+  const int first = block + kNormBlocks * static_cast<int>(threadIdx.x / 32);
+  uint4 ahead[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    const int at = (i * 32 + lane) * 8;
+    ahead[i] = uint4{0, 0, 0, 0};
+    if (first < routing.experts && at < n)
+      ahead[i] = *reinterpret_cast<const uint4*>(gate + static_cast<int64_t>(first) * n + at);
+  }
+  wait_for_last_kernel();
+  float square = 0;
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < n; i += kNormThreads * 8) {
+    Pack<bf16> v = load_pack(delta + row * n + i);
+    const Pack<bf16> r = load_pack(residual + row * n + i);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      v.v[j] = from_float<bf16>(to_float(v.v[j]) + to_float(r.v[j]));
+      square += to_float(v.v[j]) * to_float(v.v[j]);
+    }
+    store_pack(sums + i, v);
+  }
+  const float scale = rsqrtf(block_sum(square) / static_cast<float>(n) + eps);
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < n; i += kNormThreads * 8) {
+    Pack<bf16> v = load_pack(sums + i);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v.v[j] = from_float<bf16>(to_float(v.v[j]) * scale * norm[i + j]);
+    store_pack(normed + i, v);
+  }
+  __syncthreads();
+  cluster.barrier_wait();  // the first block is there to be written to
+  for (int e = first; e < routing.experts; e += kNormBlocks * kNormWarps) {
+    float sum = 0;
+    const auto add = [&](const uint4& packed, int at) {
+      const auto* w = reinterpret_cast<const bf16*>(&packed);
+      const Pack<bf16> v = load_pack(normed + at);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum += to_float(w[j]) * to_float(v.v[j]);
+    };
+    const bf16* from = gate + static_cast<int64_t>(e) * n;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int at = (i * 32 + lane) * 8;
+      if (at < n) add(e == first ? ahead[i] : *reinterpret_cast<const uint4*>(from + at), at);
+    }
+    for (int at = (kAhead * 32 + lane) * 8; at < n; at += 256) add(*reinterpret_cast<const uint4*>(from + at), at);
+    sum = warp_sum(sum);
+    if (lane == 0) {
+      *cluster.map_shared_rank(&scores[e], 0) = sum;
+      logits[row * routing.experts + e] = sum;
+    }
+  }
+  cluster.sync();  // everybody has read `residual`, too
+  if (block != 0) return;
+  const int k = routing.experts_per_token;
+  if (threadIdx.x < 32) return route_row<kPerLane>(routing, scores, bias, expert + row * k, weight + row * k);
+  for (int i = (static_cast<int>(threadIdx.x) - 32) * 8; i < n; i += (kNormThreads - 32) * 8) {
+    store_pack(residual + row * n + i, load_pack(sums + i));
+    store_pack(y + row * n + i, load_pack(normed + i));
+  }
 }
 
 // Block e finds the slots of expert first + e: those of the experts below come before, and its own pairs keep their
@@ -195,6 +275,21 @@ void route(cudaStream_t stream, const Routing& routing, const float* logits, con
                                                : route_kernel<kExpertsMax / 32>;
   launch_kernel(stream, kernel, static_cast<unsigned>(ceil_div<int64_t>(m, kRows)), kRows * 32, 0, routing, logits,
                 bias, m, expert, weight);
+}
+
+bool add_norm_route(cudaStream_t stream, const bf16* delta, bf16* residual, const float* norm, float eps, int64_t m,
+                    int64_t n, bf16* y, const bf16* gate, const Routing& routing, const float* bias, float* logits,
+                    int32_t* expert, float* weight) {
+  constexpr int64_t kRowsMax = 16;
+  BATON_CHECK(routing.experts <= kExpertsMax && routing.groups <= 32);
+  if (m > kRowsMax || n > kNormWidth || n % 8 != 0) return false;
+  if (m == 0) return true;
+  const auto kernel = routing.experts <= 64    ? norm_route_kernel<2>
+                      : routing.experts <= 256 ? norm_route_kernel<8>
+                                               : norm_route_kernel<kExpertsMax / 32>;
+  launch_kernel(stream, kernel, static_cast<unsigned>(m * kNormBlocks), kNormThreads, 0, delta, residual, norm, eps,
+                static_cast<int>(n), y, gate, routing, bias, logits, expert, weight);
+  return true;
 }
 
 void permute_experts(cudaStream_t stream, const int32_t* expert, int64_t rows, int choices, int first, int local,

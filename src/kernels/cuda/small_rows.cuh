@@ -38,36 +38,69 @@ __device__ inline void accumulate_16(float (&sum)[kTiles][4], const uint4& w0, c
   }
 }
 
+// A step of a warp is 64 columns of W's rows; the warps of a block take turns. Weights of kStepsAhead steps are in
+// flight: what a step leaves is filled for the one that comes kStepsAhead later. More leave room for fewer blocks on a
+// multiprocessor: with twice as many, experts' weights come at half the rate.
+__device__ inline int first_column() { return static_cast<int>(threadIdx.x / 32) * 64; }
+__device__ inline int step_columns() { return static_cast<int>(blockDim.x / 32) * 64; }
+
+// Of the two rows of a thread. k is a multiple of 8.
+struct WeightStep {
+  uint4 a[2], b[2];
+
+  __device__ void load(const bf16* w0, const bf16* w1, int begin, int k) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = begin + half * 32 + static_cast<int>(threadIdx.x % 4) * 8;
+      a[half] = b[half] = uint4{0, 0, 0, 0};
+      if (at >= k) continue;
+      a[half] = load_weight(w0 + at);
+      b[half] = load_weight(w1 + at);
+    }
+  }
+  template <int kTiles>
+  __device__ void multiply(float (&sum)[kTiles][4], const bf16* const (&x)[kTiles], int begin, int k) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = begin + half * 32 + static_cast<int>(threadIdx.x % 4) * 8;
+      accumulate_16<kTiles>(sum, a[half], b[half], x, at, at < k);
+    }
+  }
+};
+inline constexpr int kStepsAhead = 2;
+using WeightSteps = WeightStep[kStepsAhead];
+__device__ inline void load_first(WeightSteps& steps, const bf16* w0, const bf16* w1, int k) {
+#pragma unroll
+  for (int i = 0; i < kStepsAhead; ++i) steps[i].load(w0, w1, first_column() + i * step_columns(), k);
+}
+
 // Sums of this warp's part of k. w0, w1: rows lane / 4 and lane / 4 + 8 of the block's weights; x[i]: row lane / 4 of
-// tile i. k is a multiple of 8.
+// tile i. `steps`: as load_first() leaves them.
+template <int kTiles>
+__device__ inline void accumulate(float (&sum)[kTiles][4], const bf16* w0, const bf16* w1,
+                                  const bf16* const (&x)[kTiles], int k, WeightSteps& steps) {
+  for (int begin = first_column(); begin < k; begin += kStepsAhead * step_columns()) {
+#pragma unroll
+    for (int i = 0; i < kStepsAhead; ++i) {
+      const int at = begin + i * step_columns();
+      if (at >= k) break;
+      steps[i].multiply<kTiles>(sum, x, at, k);
+      steps[i].load(w0, w1, at + kStepsAhead * step_columns(), k);
+    }
+  }
+}
+// The same in rounds, which leave more room to blocks beside this one.
 template <int kTiles>
 __device__ inline void accumulate(float (&sum)[kTiles][4], const bf16* w0, const bf16* w1,
                                   const bf16* const (&x)[kTiles], int k) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int step = static_cast<int>(blockDim.x / 32) * 64;
-  constexpr int kAhead = 2;  // loads in flight: 4 a round
-  for (int begin = warp * 64; begin < k; begin += kAhead * step) {
-    uint4 a[kAhead][2], b[kAhead][2];
+  WeightSteps steps;
+  for (int begin = first_column(); begin < k; begin += kStepsAhead * step_columns()) {
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kStepsAhead; ++i) steps[i].load(w0, w1, begin + i * step_columns(), k);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = begin + i * step + half * 32 + lane % 4 * 8;
-        a[i][half] = b[i][half] = uint4{0, 0, 0, 0};
-        if (at < k) {
-          a[i][half] = load_weight(w0 + at);
-          b[i][half] = load_weight(w1 + at);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (begin + i * step >= k) break;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = begin + i * step + half * 32 + lane % 4 * 8;
-        accumulate_16<kTiles>(sum, a[i][half], b[i][half], x, at, at < k);
-      }
+    for (int i = 0; i < kStepsAhead; ++i) {
+      if (begin + i * step_columns() >= k) break;
+      steps[i].multiply<kTiles>(sum, x, begin + i * step_columns(), k);
     }
   }
 }

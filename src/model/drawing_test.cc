@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/reference_backend.h"
 #include "model/test_instance.h"
@@ -36,7 +37,8 @@ std::shared_ptr<sampling::Recipe> recipe(double temperature, double penalty, int
 
 // Two sequences of the same prompt, one greedy, one not; their tokens. ahead: a step is submitted while the one before
 // it is under way.
-std::vector<int32_t> generate(const ExecutorOptions& options, bool ahead, double penalty = 0.5, int logprobs = 2) {
+std::vector<int32_t> generate(const ExecutorOptions& options, bool ahead, double penalty = 0.5,
+                              std::array<int, 2> logprobs = {2, 2}) {
   const layout::Layout& layout = options.layout;
   TestInstance instance(options, *load_model_config(options.model_path), 2, false);
   EXPECT_FALSE(instance.failure());
@@ -49,11 +51,12 @@ std::vector<int32_t> generate(const ExecutorOptions& options, bool ahead, double
     for (size_t s = 0; s < 2; ++s) {
       const sampling::RowAnswer& answer = (*output)->answers.at((*output)->first_row.at(s));
       EXPECT_FALSE(answer.error);
-      EXPECT_EQ(answer.token.top.size(), static_cast<size_t>(logprobs));
+      EXPECT_EQ(answer.token.top.size(), static_cast<size_t>(logprobs[s]));
       drawn.push_back(answer.token.id);
     }
   };
-  const std::shared_ptr<sampling::Recipe> recipes[] = {recipe(0, penalty, logprobs), recipe(1.5, penalty, logprobs)};
+  const std::shared_ptr<sampling::Recipe> recipes[] = {recipe(0, penalty, logprobs[0]),
+                                                       recipe(20, penalty, logprobs[1])};
   Ticket last = 0;
   for (int step = 0; step < kSteps; ++step) {
     std::vector<kv::Segment> segments;
@@ -93,10 +96,13 @@ TEST(Drawing, WhateverTheLayoutAndHoweverFarAheadTheTokensAreTheSame) {
 // Which begins a step before the tokens of the one before it are known, but where penalties read them.
 TEST(Drawing, ADeviceDrawsWhatTheProcessorDraws) {
   for (const double penalty : {0.0, 20.0}) {
-    ExecutorOptions options = options_of({1, 1, 1, 1});
-    const std::vector<int32_t> plain = generate(options, false, penalty, 0);
-    options.backend = kernels::make_reference_backend;
-    for (const bool ahead : {false, true}) EXPECT_EQ(generate(options, ahead, penalty, 0), plain) << penalty;
+    // Logprobs of other tokens are the processor's, beside what the device draws.
+    for (const std::array<int, 2> logprobs : {std::array{0, 0}, std::array{0, 2}, std::array{2, 0}}) {
+      ExecutorOptions options = options_of({1, 1, 1, 1});
+      const std::vector<int32_t> plain = generate(options, false, penalty, logprobs);
+      options.backend = kernels::make_reference_backend;
+      for (const bool ahead : {false, true}) EXPECT_EQ(generate(options, ahead, penalty, logprobs), plain) << penalty;
+    }
   }
 }
 

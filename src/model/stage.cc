@@ -215,14 +215,21 @@ Status Rank::answer_rows(const StepBatch& batch, bool first_made, std::span<samp
   return backend_->finish();
 }
 
-bool Rank::begin_draws(const StepBatch& batch) {
+void Rank::begin_draws(const StepBatch& batch, UnderWay* step) {
+  using sampling::VocabularySampler;
   const std::span<const sampling::RowWanted> rows(batch.wanted);
-  if (lm_head_ == nullptr || !sampling::VocabularySampler::device_draws(rows, share_.layout.tp == 1)) return false;
+  const bool whole = share_.layout.tp == 1, all = VocabularySampler::device_draws(rows, whole);
+  const auto drawn = [whole](const sampling::RowWanted& wanted) {
+    return wanted.recipe != nullptr && VocabularySampler::device_draws({&wanted, 1}, whole);
+  };
+  // Ranks that share the vocabulary take the same turns for all rows.
+  if (lm_head_ == nullptr || !(all || (whole && std::any_of(rows.begin(), rows.end(), drawn)))) return;
   draws_.clear();
   edits_.clear();
   for (const sampling::RowWanted& wanted : rows)
-    draws_.push_back(wanted.recipe == nullptr ? sampling::RowDraw{} : sampling::draw_of(wanted, &edits_));
-  return backend_->begin_draws(logits_block(batch.logits_rows), draws_, edits_);
+    draws_.push_back(drawn(wanted) ? sampling::draw_of(wanted, &edits_) : sampling::RowDraw{});
+  step->draws = backend_->begin_draws(logits_block(batch.logits_rows), draws_, edits_);
+  step->draws_all = step->draws && all;
 }
 
 bool Rank::may_follow(const StepBatch& batch) const {
@@ -234,12 +241,21 @@ bool Rank::may_follow(const StepBatch& batch) const {
          });
 }
 
-Status Rank::end_draws(std::span<const sampling::RowWanted> rows, std::span<sampling::RowAnswer> answers) {
+Status Rank::end_draws(const UnderWay& step, std::span<const sampling::RowWanted> rows,
+                       std::span<sampling::RowAnswer> answers) {
   sampling::VocabularySampler& sampler = stage_.sampler();
   drawn_.resize(rows.size());
   BATON_TRY(backend_->end_draws(drawn_));
   sampler.reserve(share_.tp_rank, rows.size());
   for (size_t r = 0; r < rows.size(); ++r) sampler.take_drawn(share_.tp_rank, static_cast<int>(r), drawn_[r]);
+  if (!step.draws_all) {
+    rest_.assign(rows.begin(), rows.end());
+    for (sampling::RowWanted& wanted : rest_) {
+      if (wanted.recipe != nullptr && sampling::VocabularySampler::device_draws({&wanted, 1}, true))
+        wanted.recipe = nullptr;
+    }
+    BATON_TRY(weigh(rest_, logits_block(static_cast<int64_t>(rows.size()))));
+  }
   BATON_TRY(stage_.all().barrier());
   const LongInterval own = row_part({0, static_cast<int64_t>(rows.size())}, share_.layout.tp, share_.tp_rank);
   sampler.finish(rows, {static_cast<int>(own.begin), static_cast<int>(own.end)}, answers);
@@ -248,12 +264,17 @@ Status Rank::end_draws(std::span<const sampling::RowWanted> rows, std::span<samp
 
 Status Rank::draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& block,
                   std::span<sampling::RowAnswer> answers) {
+  stage_.sampler().reserve(share_.tp_rank, rows.size());
+  BATON_TRY(weigh(rows, block));
+  const LongInterval own = row_part({0, static_cast<int64_t>(rows.size())}, share_.layout.tp, share_.tp_rank);
+  stage_.sampler().finish(rows, {static_cast<int>(own.begin), static_cast<int>(own.end)}, answers);
+  return {};
+}
+
+Status Rank::weigh(std::span<const sampling::RowWanted> rows, const kernels::Matrix& block) {
   using sampling::VocabularySampler;
   VocabularySampler& sampler = stage_.sampler();
   const int count = static_cast<int>(rows.size());
-  sampler.reserve(share_.tp_rank, rows.size());
-  const LongInterval own = row_part({0, count}, share_.layout.tp, share_.tp_rank);
-  const Interval finished{static_cast<int>(own.begin), static_cast<int>(own.end)};
   BATON_TRY(backend_->finish());
   const float* logits = lm_head_ == nullptr ? nullptr : backend_->on_host(block);
   // Every rank takes the same turns, since they depend on what is wanted alone.
@@ -268,7 +289,6 @@ Status Rank::draw(std::span<const sampling::RowWanted> rows, const kernels::Matr
   BATON_TRY(on_all_rows(&VocabularySampler::find_best));
   if (VocabularySampler::needs_weights(rows)) BATON_TRY(on_all_rows(&VocabularySampler::weigh));
   if (VocabularySampler::needs_picks(rows)) BATON_TRY(on_all_rows(&VocabularySampler::pick));
-  sampler.finish(rows, finished, answers);
   return {};
 }
 
@@ -332,14 +352,14 @@ Status Rank::begin(const StepBatch& batch, std::span<const sampling::RowAnswer> 
   };
   BATON_TRY(backend_->run(owners_.shape(batch.logits_rows), repeats, operations));
   if (!stage_.is_last()) return pipeline.send(pipeline.rank() + 1, hidden);
-  now.draws = !keeps && now.with_logits && batch.logits_rows > 0 && begin_draws(batch);
+  if (!keeps && now.with_logits && batch.logits_rows > 0) begin_draws(batch, &now);
   return {};
 }
 
 Status Rank::end(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept) {
   const UnderWay now = under_way_.front();
   under_way_.pop_front();
-  if (now.draws) return end_draws(batch.wanted, answers);
+  if (now.draws) return end_draws(now, batch.wanted, answers);
   if (!stage_.is_last()) return backend_->finish();
   return answer_rows(batch, now.with_logits, answers, kept);
 }

@@ -87,7 +87,7 @@ class Rank {
   Status begin(const StepBatch& batch, std::span<const sampling::RowAnswer> before, bool keeps);
   Status end(const StepBatch& batch, std::span<sampling::RowAnswer> answers, float* kept);
   // Whether the device still works on the oldest step that has begun and not ended, and draws its tokens itself.
-  [[nodiscard]] bool draws_under_way() { return under_way_.front().draws && !backend_->draws_ended(); }
+  [[nodiscard]] bool draws_under_way() { return under_way_.front().draws_all && !backend_->draws_ended(); }
   // Whether a step may be begun while the one before it, whose tokens the device draws, has not ended: nothing of it
   // depends on what only the answers' taking tells.
   [[nodiscard]] bool may_follow(const StepBatch& batch) const;
@@ -121,12 +121,19 @@ class Rank {
   void make_logits(int64_t begin, int64_t count);
   // From the normed rows to answers; of the first block the logits may be made already. The ranks meet several times.
   Status answer_rows(const StepBatch& batch, bool first_made, std::span<sampling::RowAnswer> answers, float* kept);
-  // By the device, from the logits of all rows. False if they are to be drawn by the processor.
-  bool begin_draws(const StepBatch& batch);
-  Status end_draws(std::span<const sampling::RowWanted> rows, std::span<sampling::RowAnswer> answers);
-  // What is wanted of some rows, from their logits, by the processor.
+  struct UnderWay {
+    bool with_logits = false;  // they are made
+    bool draws = false;        // the device draws
+    bool draws_all = false;    // every token of the step
+  };
+  // By the device, from the logits of all rows: `draws` and `draws_all`.
+  void begin_draws(const StepBatch& batch, UnderWay* step);
+  Status end_draws(const UnderWay& step, std::span<const sampling::RowWanted> rows,
+                   std::span<sampling::RowAnswer> answers);
+  // What is wanted of some rows, from their logits, by the processor; and all of it but the answers.
   Status draw(std::span<const sampling::RowWanted> rows, const kernels::Matrix& logits,
               std::span<sampling::RowAnswer> answers);
+  Status weigh(std::span<const sampling::RowWanted> rows, const kernels::Matrix& logits);
   // Of the rank's rows: hidden += the sums of `partial` over the ranks of `comm`, and then, but for the last block,
   // normed = rms_norm(hidden).
   Status end_block(comm::Comm& comm, const kernels::Matrix& partial, comm::RowBounds bounds,
@@ -158,15 +165,11 @@ class Rank {
     std::vector<int32_t> logits_source;  // (logits rows): where each is among final_rows
     const int32_t *tokens_at = nullptr, *own_logits_at = nullptr, *logits_source_at = nullptr;
   } inputs_;
-  // Steps begun and not ended, two at the most.
-  struct UnderWay {
-    bool with_logits = false;  // they are made
-    bool draws = false;        // the device draws
-  };
-  std::deque<UnderWay> under_way_;
+  std::deque<UnderWay> under_way_;  // steps begun and not ended, two at the most
   std::vector<sampling::RowDraw> draws_;
   std::vector<sampling::LogitEdit> edits_;
   std::vector<sampling::RowDrawn> drawn_;
+  std::vector<sampling::RowWanted> rest_;  // of the rows that the device does not draw
 };
 
 }  // namespace baton::model

@@ -115,12 +115,11 @@ void write_latents(cudaStream_t stream, const PagedKv& kv, CardSequences sequenc
                    const NewLatents<T>& latents) {
   if (sequences.count == 0 || sequences.tokens_max == 0) return;
   const dim3 grid(rows_of_grid(sequences.tokens_max), static_cast<unsigned>(sequences.count));
-  const bool halves = pairs == RopePairs::kHalves, narrow = kv.dtype == tensor::DType::kBF16;
-  const auto kernel = halves ? (narrow ? write_latents_kernel<T, bf16, RopePairs::kHalves>
-                                       : write_latents_kernel<T, float, RopePairs::kHalves>)
-                             : (narrow ? write_latents_kernel<T, bf16, RopePairs::kInterleaved>
-                                       : write_latents_kernel<T, float, RopePairs::kInterleaved>);
-  launch_kernel(stream, kernel, grid, kLatentThreads, 0, kv, sequences.rows, latents);
+  with_kv_type(kv.dtype, [&]<class Kv>() {
+    const auto kernel = pairs == RopePairs::kHalves ? write_latents_kernel<T, Kv, RopePairs::kHalves>
+                                                    : write_latents_kernel<T, Kv, RopePairs::kInterleaved>;
+    launch_kernel(stream, kernel, grid, kLatentThreads, 0, kv, sequences.rows, latents);
+  });
 }
 
 template <class T>

@@ -56,6 +56,10 @@ class WorkerStream final : public device::Stream {
   }
 
   void zero(const device::Memory&, std::span<const layout::Run>) override { BATON_CHECK(false, "nobody asks"); }
+  void convert(const device::Memory&, tensor::DType, const device::Memory&, tensor::DType,
+               std::span<const device::Conversion>) override {
+    BATON_CHECK(false, "nobody asks");
+  }
   void sum(const device::Memory&, std::span<const layout::WordRun>, const device::PageKeys&,
            device::WordSum*) override {
     BATON_CHECK(false, "nobody asks");

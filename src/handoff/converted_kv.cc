@@ -32,6 +32,16 @@ Result<std::unique_ptr<ConvertedKv>> ConvertedKv::make(transport::Transport& tra
   }
   const auto page_tokens = static_cast<size_t>(pools.front().shape.page_tokens);
   made->pages_ = std::max<size_t>(bytes_max / largest, layout::kPageTokensMax / page_tokens + 2);
+  // All rooms before any is made known: a transport keeps what it has registered.
+  std::vector<device::Memory> on_cards(pools.size());
+  for (size_t rank = 0; rank < pools.size(); ++rank) {
+    const device::Home home = pools[rank].memory.home;
+    const uint64_t bytes = made->pools_[rank].shape.page_bytes() * made->pages_;
+    if (bytes == 0 || home.kind == device::DeviceKind::kCpu) continue;
+    BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(home, bytes));
+    on_cards[rank] = buffer.memory();
+    made->buffers_.push_back(std::move(buffer));
+  }
   for (size_t rank = 0; rank < pools.size(); ++rank) {
     Pool& own = made->pools_[rank];
     const device::Home home = pools[rank].memory.home;
@@ -43,10 +53,8 @@ Result<std::unique_ptr<ConvertedKv>> ConvertedKv::make(transport::Transport& tra
       own.memory = region.memory.part(0, bytes);
       own.memory.home = home;
     } else {
-      BATON_ASSIGN(device::Buffer buffer, device::Buffer::allocate(home, bytes));
-      own.memory = buffer.memory();
+      own.memory = on_cards[rank];
       BATON_ASSIGN(own.region, transport.register_memory(own.memory));
-      made->buffers_.push_back(std::move(buffer));
     }
   }
   std::vector<PageId> all;

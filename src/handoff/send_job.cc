@@ -73,6 +73,7 @@ SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pa
     return step;
   }
   HandoffPost post;
+  post.converted = converted_;  // of the range that it is of, which the last copy of it lets go
   while (post.blocks.size() < post_blocks_max_ && (taken_ < copies_.size() || make_copies(pages))) {
     layout::Copy& copy = copies_[taken_];
     const uint64_t length = std::min(copy.length, post_bytes_max_);
@@ -91,7 +92,6 @@ SendJob::Step SendJob::step(uint64_t bytes, const std::vector<PageId>& source_pa
     copy.length -= length;
     if (copy.length == 0) ++taken_;
   }
-  post.converted = converted_;
   if (taken_ == copies_.size()) make_copies(pages);  // so that idle() is known
   step.work = (1 + post.blocks.size()) * 64;
   if (!post.blocks.empty()) step.post = std::move(post);

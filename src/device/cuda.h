@@ -76,6 +76,9 @@ class CudaMapping {
 [[nodiscard]] Result<Memory> allocate_cuda(Home home, uint64_t bytes);
 void free_cuda(const Memory& memory);
 [[nodiscard]] uint64_t available_cuda_memory(Home home);
-[[nodiscard]] std::unique_ptr<Stream> make_cuda_stream(Home home);
+// `peers`: its kernels copy to and from other cards of this process, too, which then have access to each other, so that
+// what one allocates waits for the other's kernels; without, the driver copies. Memory that another process shares is
+// reached either way.
+[[nodiscard]] std::unique_ptr<Stream> make_cuda_stream(Home home, bool peers = false);
 
 }  // namespace baton::device

@@ -38,7 +38,7 @@ uint64_t available_cuda_memory(Home home) {
   return 0;
 }
 
-std::unique_ptr<Stream> make_cuda_stream(Home home) {
+std::unique_ptr<Stream> make_cuda_stream(Home home, bool) {
   BATON_CHECK(false, "a stream on {}: {}", home.to_string(), kNoCuda);
   return nullptr;
 }

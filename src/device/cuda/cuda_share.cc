@@ -28,8 +28,12 @@ std::optional<int> find_card(std::string_view uuid) {
   return std::nullopt;
 }
 
-// A handle names a whole allocation of the driver's, which may begin before what the runtime gave us.
-uint64_t offset_in_allocation(const Memory& memory) {
+struct DriverAllocation {
+  uint64_t base = 0, size = 0;
+};
+
+// The driver's whole allocation that an address of the current card lies in, if it does.
+std::optional<DriverAllocation> allocation_of(const void* address) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
   BATON_CUDA_CHECK(
@@ -38,11 +42,15 @@ uint64_t offset_in_allocation(const Memory& memory) {
   BATON_CHECK(found == cudaDriverEntryPointSuccess, "the driver has no cuMemGetAddressRange");
   CUdeviceptr base = 0;
   size_t size = 0;
-  const auto address = reinterpret_cast<CUdeviceptr>(memory.base);
-  const CUresult code = reinterpret_cast<decltype(&cuMemGetAddressRange)>(function)(&base, &size, address);
-  BATON_CHECK(code == CUDA_SUCCESS && address + memory.size <= base + size, "{} bytes of {}: error {}", memory.size,
-              memory.home.to_string(), static_cast<int>(code));
-  return address - base;
+  const CUresult code =
+      reinterpret_cast<decltype(&cuMemGetAddressRange)>(function)(&base, &size, reinterpret_cast<CUdeviceptr>(address));
+  if (code != CUDA_SUCCESS) return std::nullopt;
+  return DriverAllocation{base, size};
+}
+
+// Whether `size` bytes from `offset` on lie in it; whoever names memory may lie.
+bool holds(const std::optional<DriverAllocation>& allocation, uint64_t offset, uint64_t size) {
+  return allocation && offset <= allocation->size && size <= allocation->size - offset;
 }
 
 // Names this process among all that may be told of its memory.
@@ -100,7 +108,11 @@ Result<std::string> share_cuda(const Memory& memory) {
   out.number(reinterpret_cast<uint64_t>(memory.base));
   out.text<uint8_t>(uuid_of(memory.home.index));
   out.text<uint8_t>({reinterpret_cast<const char*>(&handle), sizeof(handle)});
-  out.number(offset_in_allocation(memory));
+  // A handle names the whole allocation, which may begin before what the runtime gave us.
+  const std::optional<DriverAllocation> allocation = allocation_of(memory.base);
+  const uint64_t offset = reinterpret_cast<uint64_t>(memory.base) - (allocation ? allocation->base : 0);
+  BATON_CHECK(holds(allocation, offset, memory.size), "{} bytes of {}", memory.size, memory.home.to_string());
+  out.number(offset);
   out.number(memory.size);
   BATON_CHECK(bytes.size() <= kCudaShareBytesMax, "a name of {} bytes", bytes.size());
   return bytes;
@@ -111,7 +123,10 @@ Result<CudaMapping> CudaMapping::open(std::string_view bytes, Home user) {
   // The driver does not let a process map its own memory a second time.
   if (share.process == this_process()) {
     const std::optional<int> card = find_card(share.uuid);
-    BATON_CHECK(card.has_value(), "memory of this process on none of its cards");
+    if (card) BATON_CUDA_CHECK(cudaSetDevice(*card), "card {}", *card);
+    const auto allocation = card ? allocation_of(reinterpret_cast<void*>(share.address)) : std::nullopt;
+    if (!allocation || !holds(allocation, share.address - allocation->base, share.size))
+      return error(ErrorCode::kCorrupt, "{} bytes of this process that are on none of its cards", share.size);
     return CudaMapping({{DeviceKind::kCuda, *card}, reinterpret_cast<std::byte*>(share.address), share.size}, user,
                        nullptr);
   }
@@ -125,6 +140,11 @@ Result<CudaMapping> CudaMapping::open(std::string_view bytes, Home user) {
                  "{} bytes of another process cannot be mapped for {}: {}; where GPUs are not linked, or processes are "
                  "kept apart (containers without a common IPC namespace), use tcp",
                  share.size, user.to_string(), cuda_text(code));
+  }
+  if (!holds(allocation_of(mapped), share.offset, share.size)) {
+    (void)cudaIpcCloseMemHandle(mapped);
+    return error(ErrorCode::kCorrupt, "{} bytes at {} of another process's allocation, which has fewer", share.size,
+                 share.offset);
   }
   // Of another card it is as if that were not seen here: the mapping is all that is needed, while peer access between
   // two cards of this process would make every allocation on one wait for the other.

@@ -28,7 +28,10 @@ class CudaEvent final : public Event {
 
   [[nodiscard]] bool done() const override {
     const cudaError_t code = cudaEventQuery(event_);
-    if (code == cudaErrorNotReady) return false;
+    if (code == cudaErrorNotReady) {
+      (void)cudaGetLastError();  // no error, but some runtimes keep it as one
+      return false;
+    }
     BATON_CUDA_CHECK(code, "work on {}", home_.to_string());
     delivery_->deliver(brought_);
     return true;
@@ -56,7 +59,7 @@ std::byte* pinned_address(const Memory& memory) {
 
 }  // namespace
 
-CudaStream::CudaStream(Home home) : home_(home), delivery_(std::make_shared<SumDelivery>()) {
+CudaStream::CudaStream(Home home, bool peers) : home_(home), peers_(peers), delivery_(std::make_shared<SumDelivery>()) {
   const int cards = cuda_device_count();
   BATON_CHECK(home.index >= 0 && home.index < cards, "a stream on {} of {} cards", home.to_string(), cards);
   use();
@@ -99,7 +102,8 @@ bool CudaStream::reach_card(int index) {
 std::byte* CudaStream::reach(const Memory& memory) {
   if (memory.home == home_) return memory.base;
   if (memory.home.kind == DeviceKind::kCpu) return pinned_address(memory);
-  return memory.home.index == kCardUnseen || reach_card(memory.home.index) ? memory.base : nullptr;
+  const bool reached = memory.home.index == kCardUnseen || (peers_ && reach_card(memory.home.index));
+  return reached ? memory.base : nullptr;
 }
 
 void CudaStream::zero(const Memory& memory, std::span<const layout::Run> runs) {
@@ -190,6 +194,6 @@ std::unique_ptr<Event> CudaStream::record() {
   return std::make_unique<CudaEvent>(home_, stream_, delivery_, brought_);
 }
 
-std::unique_ptr<Stream> make_cuda_stream(Home home) { return std::make_unique<CudaStream>(home); }
+std::unique_ptr<Stream> make_cuda_stream(Home home, bool peers) { return std::make_unique<CudaStream>(home, peers); }
 
 }  // namespace baton::device

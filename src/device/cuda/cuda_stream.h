@@ -1,5 +1,6 @@
 // The stream of a card. Copies and zeros are kernels where the card reaches both ends, which keep it busy with ranges
-// of any size; what it does not reach (pageable memory, a card without a link) the driver copies, range by range.
+// of any size; what it does not reach (pageable memory, another card of the process without `peers`) the driver copies,
+// range by range.
 //
 // Sums are made on the card and brought to the processor with the next event, all by one kernel; whoever first sees
 // that event, or a later one, done puts them where they were asked for.
@@ -20,7 +21,7 @@ class SumDelivery;
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(Home home);
+  CudaStream(Home home, bool peers);  // as make_cuda_stream()
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
@@ -40,6 +41,7 @@ class CudaStream final : public Stream {
   void bring_asked();
 
   Home home_;
+  bool peers_;
   int processors_ = 0;  // of the card
   cudaStream_t stream_ = nullptr;
   std::map<int, bool> reached_;  // other cards

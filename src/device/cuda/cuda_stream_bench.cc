@@ -51,7 +51,7 @@ double copy_rate(Home from, Home to, uint64_t block, bool pinned = true) {
   for (const Buffer* buffer : {&source, &destination}) {
     if (pinned && buffer->memory().home.kind == DeviceKind::kCpu) pin.emplace(HostPin::make(buffer->memory()).value());
   }
-  const std::unique_ptr<Stream> stream = make_stream(to.kind == DeviceKind::kCuda ? to : from);
+  const std::unique_ptr<Stream> stream = make_cuda_stream(to.kind == DeviceKind::kCuda ? to : from, true);
   const std::vector<uint64_t> sources = shuffled_blocks(block, pool, 1), destinations = shuffled_blocks(block, pool, 2);
   const size_t count = std::max<size_t>(1, kAtOnce / block);
   return measure(*stream, count * block, [&](int call) {

@@ -267,8 +267,8 @@ TEST_F(CudaStreamTest, SumsCarry) {
 TEST_F(CudaStreamTest, BetweenTwoCardsEitherMayCopy) {
   if (cuda_devices().size() < 2) GTEST_SKIP() << "this machine has one card";
   constexpr Home kOther{DeviceKind::kCuda, 1};
-  for (const Home home : {kCard, kOther}) {
-    const std::unique_ptr<Stream> stream = make_stream(home);
+  for (const auto& [home, peers] : {std::pair{kCard, false}, {kOther, false}, {kCard, true}, {kOther, true}}) {
+    const std::unique_ptr<Stream> stream = make_cuda_stream(home, peers);
     for (const auto& [size, count] : {std::pair<uint64_t, size_t>{300000, 200}, {uint64_t{64} << 20, 5}}) {
       Bytes a = random_bytes(size, random_), b = random_bytes(size, random_);
       const Buffer from = on_card(a, kCard), to = on_card(b, kOther);

@@ -222,6 +222,8 @@ void Rank::begin_draws(const StepBatch& batch, UnderWay* step) {
   const auto drawn = [whole](const sampling::RowWanted& wanted) {
     return wanted.recipe != nullptr && VocabularySampler::device_draws({&wanted, 1}, whole);
   };
+  // A rank without a part of the vocabulary draws nothing: the others must not either.
+  if (std::ranges::all_of(rows, [](const sampling::RowWanted& wanted) { return wanted.recipe == nullptr; })) return;
   // Ranks that share the vocabulary take the same turns for all rows.
   if (lm_head_ == nullptr || !(all || (whole && std::any_of(rows.begin(), rows.end(), drawn)))) return;
   draws_.clear();

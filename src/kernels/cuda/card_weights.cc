@@ -161,11 +161,10 @@ std::shared_ptr<CardWeight> WeightLoader::load_fp8(std::span<const tensor::Matri
         staging().copy_rows(static_cast<const std::byte*>(p.stored.data), static_cast<size_t>(p.stored.stride), width,
                             static_cast<size_t>(rows), reinterpret_cast<std::byte*>(values + at * layout->stride()));
       } else {
-        BATON_CUDA_CHECK(
-            cudaMemcpy2DAsync(values + at * layout->stride(), stride, p.stored.data,
-                              static_cast<size_t>(p.stored.stride), width, static_cast<size_t>(rows),
-                              cudaMemcpyHostToDevice, stream_),
-            "a weight of {} x {}", rows, layout->k);
+        BATON_CUDA_CHECK(cudaMemcpy2DAsync(values + at * layout->stride(), stride, p.stored.data,
+                                           static_cast<size_t>(p.stored.stride), width, static_cast<size_t>(rows),
+                                           cudaMemcpyHostToDevice, stream_),
+                         "a weight of {} x {}", rows, layout->k);
       }
       BATON_CUDA_CHECK(cudaStreamSynchronize(stream_), "a weight of {} x {}", rows, layout->k);
     }

@@ -92,8 +92,8 @@ __device__ inline void store_pack(T* p, const Pack<T>& v) {
   *reinterpret_cast<Pack<T>*>(p) = v;
 }
 template <class T>
-__host__ inline bool packable(const void* p, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride * sizeof(T) % 16 == 0;
+__host__ inline bool packable(const void* p, int64_t stride, size_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0 && stride * sizeof(T) % bytes == 0;
 }
 
 __device__ inline uint32_t pack_bf16(float low, float high) {

@@ -242,7 +242,9 @@ class CudaBackend final : public Backend {
   bool shared_and_experts(const GatedWeights& shared, const ExpertSet& set, int first, const Matrix& x,
                           const int32_t* expert, const float* weight, int choices, const Matrix& y) override {
     const auto& local = static_cast<const CardExperts&>(set);
-    if (local.count == 0 || in_fp8(*local.down) || in_fp8(*shared.gate_up) || in_fp8(*shared.down)) return false;
+    if (x.rows > cuda::kFewRowsMoe || local.count == 0 || in_fp8(*local.down) || in_fp8(*shared.gate_up) ||
+        in_fp8(*shared.down))
+      return false;
     if constexpr (std::is_same_v<T, bf16>) {
       auto bank = bank_of<T>(local, first);
       bank.gate_up = values(*local.gate_up);
@@ -432,6 +434,8 @@ class CudaBackend final : public Backend {
           }
         }
         if (m <= kFewRows) return cuda::linear_fp8(stream_, w, x, x_stride, m, y, y_stride);
+        // Of so many rows that cuBLASLt multiplies them: our own kernel for few reads its weights before it waits for
+        // the kernel that makes these.
         bf16* wide = dequantized_.room<bf16>(*this, w.n * w.k);
         cuda::dequantize_weight(stream_, w, wide);
         return products_->linear(stream_, static_cast<const bf16*>(wide), w.n, w.k, x, x_stride, m, y, y_stride);

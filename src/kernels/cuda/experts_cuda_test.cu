@@ -131,6 +131,9 @@ TYPED_TEST(ExpertsOnCard, AreTheReferences) {
   expect_experts<T>(5, 8, 0, 8, 2, 136, 72, true, 5);
   expect_experts<T>(20, 8, 2, 4, 3, 256, 192, false, 0);
   expect_experts<T>(60, 8, 0, 8, 2, 64, 1408, true, 60);
+  // Two slots an expert on average, with all of them in use or one with many.
+  expect_experts<T>(8, 8, 0, 8, 2, 256, 192, false, 8);
+  expect_experts<T>(20, 20, 0, 20, 2, 136, 72, true, 20);
 }
 
 TEST_F(OnACard, ExpertsOfFp8WeightsAreTheReferences) {

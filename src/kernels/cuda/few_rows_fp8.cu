@@ -378,7 +378,7 @@ template <class Y>
 void linear_fp8(cudaStream_t stream, const Fp8Weight& w, const bf16* x, int64_t x_stride, int64_t m, Y* y,
                 int64_t y_stride) {
   if (m == 0) return;
-  BATON_CHECK(w.k % 8 == 0 && packable<bf16>(x, x_stride));
+  BATON_CHECK(w.k % 8 == 0 && packable<bf16>(x, x_stride, 8));  // x is read by four values
   const FewRowsWork<Y> work{w, x, x_stride, static_cast<int>(m), 1, 1, {}, y, y_stride, 1, 0, 0};
   few_rows<false>(stream, work, m, 1);
 }

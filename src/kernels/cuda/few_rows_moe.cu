@@ -6,7 +6,7 @@
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kRowsMax = 8, kPairsMax = 32;
+constexpr int kRowsMax = kFewRowsMoe, kPairsMax = 32;
 
 __device__ inline float silu(float v) { return v / (1 + __expf(-v)); }
 
@@ -26,8 +26,7 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32, 4)
   WeightSteps steps;
   unsigned pairs = 0;  // of the expert
   if (is_shared) {
-    load_first(steps, stored_row(weights, 0, width, k, n0 + row),
-                     stored_row(weights, 1, width, k, n0 + row), k);
+    load_first(steps, stored_row(weights, 0, width, k, n0 + row), stored_row(weights, 1, width, k, n0 + row), k);
     wait_for_last_kernel();
   } else {
     wait_for_last_kernel();
@@ -37,16 +36,15 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32, 4)
     pairs = __ballot_sync(~0U, mine == e);
     if (e < 0 || e >= bank.local || __ffs(static_cast<int>(pairs)) - 1 != pair) return;
     weights = bank.gate_up + static_cast<int64_t>(e) * 2 * width * k;
-    load_first(steps, stored_row(weights, 0, width, k, n0 + row),
-                     stored_row(weights, 1, width, k, n0 + row), k);
+    load_first(steps, stored_row(weights, 0, width, k, n0 + row), stored_row(weights, 1, width, k, n0 + row), k);
   }
   if (n0 >= width) return;
   const int count = is_shared ? rows : __popc(pairs);
   const auto pair_at = [&](int i) { return static_cast<int>(__fns(pairs, 0, min(i, count - 1) + 1)); };
   const bf16* const from[1] = {x + static_cast<int64_t>(is_shared ? min(row, rows - 1) : pair_at(row) / choices) * k};
   float sum[1][4] = {};
-  accumulate<1>(sum, stored_row(weights, 0, width, k, n0 + row),
-                      stored_row(weights, 1, width, k, n0 + row), from, k, steps);
+  accumulate<1>(sum, stored_row(weights, 0, width, k, n0 + row), stored_row(weights, 1, width, k, n0 + row), from, k,
+                steps);
   add_up_warps<1>(sum, total);
   __syncthreads();
   for (int at = static_cast<int>(threadIdx.x); at < 8 * count; at += static_cast<int>(blockDim.x)) {

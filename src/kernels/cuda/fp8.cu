@@ -105,7 +105,7 @@ void quantize_weight(cudaStream_t stream, const bf16* w, int64_t n, int64_t k, i
 }
 
 Fp8Rows quantize_rows(cudaStream_t stream, const bf16* x, int64_t x_stride, int64_t m, int64_t k, void* memory) {
-  BATON_CHECK(k % 8 == 0 && packable<bf16>(x, x_stride));
+  BATON_CHECK(k % 8 == 0 && packable<bf16>(x, x_stride, 8));  // x is read by four values
   Fp8Rows rows{m, k, static_cast<fp8*>(memory), nullptr};
   rows.scales = reinterpret_cast<float*>(rows.values + rows.scale_stride() * rows.stride());
   const int64_t warps = ceil_div<int64_t>(k, kScaleBlock);

@@ -223,6 +223,7 @@ void experts(cudaStream_t stream, const T* x, int64_t rows, const int32_t* exper
 
 // What a few rows' choices and a shared FFN (width may differ) give together, in two kernels. False, and nothing done:
 // of so many rows that is not faster, or sizes are odd.
+inline constexpr int kFewRowsMoe = 8;  // the most rows
 struct SharedFfn {
   const bf16* gate_up = nullptr;  // (2 width, hidden)
   const bf16* down = nullptr;     // (hidden, width)

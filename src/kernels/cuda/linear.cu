@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(kSmallRowsWarps * 32)
   const bf16* rows[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) rows[i] = x + min(m0 + i * 8 + row, m - 1) * x_stride;
-  const bf16 *const w0 = stored_row(w, blockIdx.y, n, k, n0 + row),
-             *const w1 = stored_row(w, blockIdx.y, n, k, n0 + row + 8);
+  const bf16 *const w0 = stored_row(w, blockIdx.y, n, k, n0 + row), *const w1 =
+                                                                        stored_row(w, blockIdx.y, n, k, n0 + row + 8);
   // The first weights come while the last kernel, which makes x, ends.
   WeightSteps steps;
   load_first(steps, w0, w1, k);

@@ -78,7 +78,11 @@ class StepDraws {
     return true;
   }
   // Of the oldest draws that end() has not given.
-  [[nodiscard]] bool ended() const { return cudaEventQuery(turns_[ended_ % 2].done) != cudaErrorNotReady; }
+  [[nodiscard]] bool ended() const {
+    const bool not_ready = cudaEventQuery(turns_[ended_ % 2].done) == cudaErrorNotReady;
+    if (not_ready) (void)cudaGetLastError();  // no error, but some runtimes keep it as one
+    return !not_ready;
+  }
   cudaError_t end(std::span<sampling::RowDrawn> drawn) {
     Turn& turn = turns_[ended_ % 2];
     const cudaError_t code = cudaEventSynchronize(turn.done);

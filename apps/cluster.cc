@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <sstream>
 #include <thread>
 
@@ -32,11 +33,27 @@ std::string describe_exit(int status) {
 
 constexpr const char* kLoopback = "127.0.0.1";
 
-int ranks_of(const ClusterOptions& options) {
-  int ranks = options.unified ? options.unified_layout.world() : 0;
-  for (const layout::Layout& layout : options.prefill) ranks += layout.world();
-  for (const layout::Layout& layout : options.decode) ranks += layout.world();
-  return ranks;
+// From an instance's first GPU to behind its last.
+int gpus_of(const layout::Layout& layout, int step) { return (layout.world() - 1) * step + 1; }
+
+// Where the instances are computed: all on GPUs or none, because their pages must reach each other.
+struct Placement {
+  std::string device;
+  bool spread = false;  // each has GPUs of its own
+};
+
+Placement place(const ClusterOptions& o) {
+  std::vector<layout::Layout> all = o.prefill;
+  all.insert(all.end(), o.decode.begin(), o.decode.end());
+  if (o.unified) all.push_back(o.unified_layout);
+  int largest = 0, together = 0;
+  for (const layout::Layout& layout : all) {
+    const int gpus = gpus_of(layout, o.device.gpu_id_step);
+    largest = std::max(largest, gpus);
+    together += gpus;
+  }
+  const int cards = device::cuda_device_count() - o.device.base_gpu_id;
+  return {o.device.device == "auto" && largest > cards ? "cpu" : o.device.device, together <= cards};
 }
 
 }  // namespace
@@ -44,8 +61,8 @@ int ranks_of(const ClusterOptions& options) {
 Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
   Cluster cluster(std::move(options));
   const ClusterOptions& o = cluster.options_;
-  const bool spread = o.base_gpu_id + ranks_of(o) <= device::cuda_device_count();
-  int gpu = o.base_gpu_id;
+  const Placement placement = place(o);
+  int gpu = o.device.base_gpu_id;
   const auto serve = [&](const std::string& name, const layout::Layout& layout, const std::string& mode, int port) {
     std::vector<std::string> arguments = {"serve", "--model-path", o.model_path};
     if (!mode.empty()) {
@@ -55,8 +72,12 @@ Result<Cluster> Cluster::start(ClusterOptions options, SignalWait& signals) {
       }
     }
     for (std::string& flag : layout_flags(layout)) arguments.push_back(std::move(flag));
-    for (const std::string& word : {std::string("--base-gpu-id"), std::to_string(gpu)}) arguments.push_back(word);
-    if (spread) gpu += layout.world();
+    for (const std::string& word :
+         {std::string("--device"), placement.device, std::string("--base-gpu-id"), std::to_string(gpu),
+          std::string("--gpu-id-step"), std::to_string(o.device.gpu_id_step)}) {
+      arguments.push_back(word);
+    }
+    if (placement.spread) gpu += gpus_of(layout, o.device.gpu_id_step);
     arguments.insert(arguments.end(), o.serve_arguments.begin(), o.serve_arguments.end());
     return cluster.spawn(name, (mode.empty() ? "unified " : mode + " ") + layout.to_string(),
                          o.unified ? o.host : kLoopback, port, std::move(arguments));

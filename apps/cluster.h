@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "device_flags.h"
 #include "layout/layout.h"
 #include "signals.h"
 
@@ -23,7 +24,7 @@ struct ClusterOptions {
   // Of the API, which is the router's or the undivided instance's; the instances behind a router stay on loopback.
   std::string host = "127.0.0.1";
   int port = 8000;
-  int base_gpu_id = 0;                        // as --base-gpu-id of `baton up`
+  DeviceFlags device;                         // of all instances, the first one's --base-gpu-id
   std::vector<std::string> common_arguments;  // for every instance and the router
   std::vector<std::string> serve_arguments;   // for every instance
   std::vector<std::string> router_arguments;  // for the router

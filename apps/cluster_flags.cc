@@ -17,10 +17,11 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   app.add_option("--unified", flags.unified, "Layout of one undivided instance, in place of --prefill and --decode");
   app.add_option("--host", flags.host, "Address to listen on");
   app.add_option("--port", flags.port, "Port of the API; 0: any free one")->transform(number_from(0, 65535));
-  app.add_option("--base-gpu-id", flags.base_gpu_id,
-                 "GPU of the first instance's first rank; each instance's GPUs follow those of the one before if there "
-                 "are enough, otherwise all instances begin with this one")
-      ->transform(number_from(0, 1023));
+  add_device_flags(app, flags.device);
+  app.get_option("--base-gpu-id")
+      ->description(
+          "GPU of the first instance's first rank; each instance's GPUs follow those of the one before if "
+          "there are enough, otherwise all instances begin with this one");
   // Flags that are passed on, so that a cluster is configured like one server.
   const auto pass_on = [&app](const char* name, const char* help, std::vector<std::string>& arguments) {
     app.add_option_function<std::string>(
@@ -34,8 +35,6 @@ void add_cluster_flags(CLI::App& app, ClusterFlags& flags) {
   for (const char* name : {"--api-key", "--allowed-origins", "--log-level", "--root-path"})
     pass_on(name, "As of `baton serve`, for every instance and the router", flags.common);
   for (const char* name : {"--page-size,--block-size",
-                           "--device",
-                           "--gpu-id-step",
                            "--attention-backend",
                            "--prefill-attention-backend",
                            "--decode-attention-backend",
@@ -106,7 +105,7 @@ Result<ClusterOptions> cluster_options(const ClusterFlags& flags) {
   options.common_arguments = flags.common;
   options.serve_arguments = flags.serve;
   options.router_arguments = flags.router;
-  options.base_gpu_id = flags.base_gpu_id;
+  options.device = flags.device;
   options.drain_timeout = from_seconds(flags.drain_timeout_s);
   options.unified = !flags.unified.empty();
   if (options.unified != (flags.prefill.empty() && flags.decode.empty())) {

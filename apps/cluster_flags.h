@@ -7,6 +7,7 @@
 
 #include "cluster.h"
 #include "command_line.h"
+#include "device_flags.h"
 
 namespace baton::apps {
 
@@ -16,7 +17,7 @@ struct ClusterFlags {
   std::string unified;
   std::string host = "127.0.0.1";
   int port = 8000;
-  int base_gpu_id = 0;
+  DeviceFlags device;
   std::vector<std::string> common, serve, router;  // passed through: to every process, to every instance, to the router
   double drain_timeout_s = 30;
   ForeignFlags foreign;  // of `up`

@@ -64,7 +64,8 @@ Result<engine::EngineOptions> engine_options(const ServeFlags& flags) {
   model::ExecutorOptions& e = options.executor;
   e.model_path = flags.model_path;
   e.layout = flags.layout;
-  BATON_ASSIGN(e.first_device, first_device(flags.device, flags.layout.world(), flags.transfer_backend != "shm"));
+  BATON_ASSIGN(e.first_device, first_device(flags.device, flags.layout.world(),
+                                            flags.disaggregation_mode == "null" || flags.transfer_backend != "shm"));
   e.device_step = flags.device.gpu_id_step;
   e.compute = float32 ? kernels::Compute::kF32 : kernels::Compute::kBF16;
   e.kv_dtype = kv_cache_dtype(flags.kv_cache_dtype, float32);

@@ -141,7 +141,8 @@ Result<CudaMapping> CudaMapping::open(std::string_view bytes, Home user) {
                  "kept apart (containers without a common IPC namespace), use tcp",
                  share.size, user.to_string(), cuda_text(code));
   }
-  if (!holds(allocation_of(mapped), share.offset, share.size)) {
+  // Where the driver tells.
+  if (const auto allocation = allocation_of(mapped); allocation && !holds(allocation, share.offset, share.size)) {
     (void)cudaIpcCloseMemHandle(mapped);
     return error(ErrorCode::kCorrupt, "{} bytes at {} of another process's allocation, which has fewer", share.size,
                  share.offset);

@@ -24,10 +24,18 @@ SHAPES = [("deepseek-v2-lite", "1,32,128", []), ("deepseek-v2-lite", "1,32,128",
           ("deepseek-v3-4-layers", "1,32,128", FP8), ("deepseek-v3-4-layers", "1,32,128", [*FP8, "--layers", "2"])]
 
 
+def golden_models():
+    return sorted(p.parent for p in [*ROOT.glob("tests/fixtures/*/golden.json"), *ROOT.glob("models/*/golden.json")] if (p.parent / "config.json").exists())
+
+
+def random_prompts(seed):
+    r = random.Random(seed)
+    return [[r.randrange(5, 400) for _ in range(n)] for n in (1, 5, 30, 100, 400, 17, 64, 65, 200, 900, 3, 33)]
+
+
 def verify(baton):
     equal = True
-    models = sorted(p.parent for p in [*ROOT.glob("tests/fixtures/*/golden.json"), *ROOT.glob("models/*/golden.json")] if (p.parent / "config.json").exists())
-    for model in models:
+    for model in golden_models():
         for dtype in ("float32", "bfloat16"):
             done = subprocess.run([baton, "verify", "--device", "cuda", "--model", model, "--golden", model / "golden.json", "--dtype", dtype], capture_output=True, text=True)
             print(f"{model.name} {dtype}: {(done.stdout or done.stderr).splitlines()[0]}", flush=True)
@@ -54,14 +62,17 @@ class Server:
         asked = urllib.request.Request(self.url + "/generate", body, {"Content-Type": "application/json"})
         return json.load(urllib.request.urlopen(asked, timeout=120))["output_ids"]
 
+    def answers(self, prompts, temperature):
+        with ThreadPoolExecutor(6) as pool:
+            return list(pool.map(lambda ids: self.tokens(ids, temperature), prompts))
+
     def stop(self):
         self.process.terminate()
         self.process.wait()
 
 
 def served_alike(baton):
-    r = random.Random(3)
-    prompts = [[r.randrange(5, 400) for _ in range(n)] for n in (1, 5, 30, 100, 400, 17, 64, 65, 200, 900, 3, 33)]
+    prompts = random_prompts(3)
     alike = True
     for model in ("tiny-gqa", "tiny-mla"):
         servers = []
@@ -72,8 +83,7 @@ def served_alike(baton):
                 first = [server.tokens([7], 0) for server in servers]
                 alike &= first[0] == first[1]
             for temperature in (0, 0.9):
-                with ThreadPoolExecutor(6) as pool:
-                    answers = [list(pool.map(lambda ids, s=server: s.tokens(ids, temperature), prompts)) for server in servers]
+                answers = [server.answers(prompts, temperature) for server in servers]
                 equal = sum(a == b for a, b in zip(*answers, strict=True))
                 print(f"{model} served, temperature {temperature}: {equal} of {len(prompts)} answers equal to the processor's", flush=True)
                 alike &= equal == len(prompts)

@@ -8,11 +8,13 @@ is shown without and with them.
 """
 import argparse
 import json
+import os
 import pathlib
 import random
 import re
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -103,20 +105,18 @@ def main():
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5, help="of each part of the run beside a batch; 0: none")
     args = parser.parse_args()
-    import os
-
     os.environ["BATON_PROGRAM"] = str(args.bin / "baton")
     from processes import Process
 
+    logs = tempfile.mkdtemp(prefix="handoff-")
     for name, model, prefill_flags, decode_flags in PAIRS:
         if args.only and args.only != model:
             continue
         shared = f"--model-path {ROOT / 'bench' / 'shapes' / model} --load-format dummy --skip-tokenizer-init --device cuda --gpu-id-step 0 --max-total-tokens 262144 --disable-radix-cache".split()
-        started = []
+        started, both = [], [None, None]
         begun = time.time()
+        log = os.path.join(logs, re.sub(r"\W+", "-", f"{model}-{name}"))
         try:
-            log = f"/tmp/handoff-{model}-{len(started)}"
-            both = [None, None]
 
             def start(i, *flags):
                 both[i] = Process("serve", *shared, *flags, log=f"{log}-{i}.log")

@@ -8,13 +8,12 @@ decode of the shapes in bench/shapes beside one GPU's. FOLDER has `baton`, `mode
 import argparse
 import json
 import pathlib
-import random
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from gpu import PORT, ROOT, Server
+from gpu import PORT, ROOT, Server, golden_models, random_prompts
 
 SHARED = [["--tp", "4"], ["--tp", "4", "--dp", "2"], ["--tp", "4", "--dp", "2", "--ep", "4"], ["--pp", "2"]]  # one GPU for all ranks
 OWN = [["--tp", "2"], ["--tp", "2", "--dp", "2"], ["--tp", "2", "--ep", "2"], ["--tp", "2", "--dp", "2", "--ep", "2"], ["--pp", "2"]]
@@ -41,8 +40,7 @@ def verify(baton, count):
         no_experts = "--ep" in layout and "the model has 0" in said
         return f"{model.name} {dtype} {' '.join(layout)}: {said}", done.returncode == 0 or no_experts
 
-    models = sorted(p.parent for p in [*ROOT.glob("tests/fixtures/*/golden.json"), *ROOT.glob("models/*/golden.json")] if (p.parent / "config.json").exists())
-    tasks = [(model, layout, dtype) for model in models for layout in layouts(count) for dtype in (["float32"] if layout[-1] == "0" else ["float32", "bfloat16"])]
+    tasks = [(model, layout, dtype) for model in golden_models() for layout in layouts(count) for dtype in (["float32"] if layout[-1] == "0" else ["float32", "bfloat16"])]
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(one, tasks))
     for said, right in results:
@@ -53,8 +51,7 @@ def verify(baton, count):
 
 
 def served_alike(baton, count):
-    r = random.Random(5)
-    prompts = [[r.randrange(5, 400) for _ in range(n)] for n in (1, 5, 30, 100, 400, 17, 64, 65, 200, 900, 3, 33)]
+    prompts = random_prompts(5)
     alike = True
     for model in ("tiny-gqa", "tiny-mla"):
         wanted = [layout for layout in layouts(count) if model == "tiny-mla" or "--ep" not in layout]
@@ -68,8 +65,7 @@ def served_alike(baton, count):
                 answers = []
                 for server in servers:
                     begun = time.time()
-                    with ThreadPoolExecutor(6) as pool:
-                        answers.append(list(pool.map(lambda ids, s=server, t=temperature: s.tokens(ids, t), prompts)))
+                    answers.append(server.answers(prompts, temperature))
                     took = time.time() - begun
                     equal = sum(a == b for a, b in zip(answers[0], answers[-1], strict=True))
                     if server is not servers[0]:

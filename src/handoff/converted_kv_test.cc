@@ -1,19 +1,18 @@
 #include "handoff/converted_kv.h"
 
-#include <gtest/gtest.h>
-
+#include "handoff/both_test.h"
 #include "handoff/pairing.h"
-#include "handoff/rig_test.h"
 #include "handoff/send_job.h"
 
 namespace baton::handoff {
+
+using enum tensor::DType;
+
 namespace {
 
 // Pages are converted into again as soon as nobody holds them: a post must, whether its range goes on after it or not.
 TEST(ConvertedKv, EveryPostHoldsThePagesThatItReads) {
-  PairSpec spec{"", mla_geometry(), {{.tp = 1}, 8, 96, 1}, {{.tp = 1}, 8, 96, 1}};
-  spec.prefill.kv = tensor::DType::kBF16;
-  spec.decode.kv = tensor::DType::kF8E4M3;
+  const PairSpec spec = converting(spec_of("", mla_geometry(), {.tp = 1}, {.tp = 1}), kBF16, kF8E4M3);
   const auto transport = transport_of("loopback"), peer_transport = transport_of("loopback");
   PatternPools source(spec.prefill, spec.geometry, *transport);
   PatternPools destination(spec.decode, spec.geometry, *peer_transport);
@@ -33,8 +32,7 @@ TEST(ConvertedKv, EveryPostHoldsThePagesThatItReads) {
     grant.pages.push_back({PageId(7 + i), 0});
   }
   source.write(3, 0, pages, 0, grant.prompt_tokens);
-  const auto converted =
-      ConvertedKv::make(*transport, source.pools(), 1, tensor::DType::kBF16, tensor::DType::kF8E4M3, 1 << 20).value();
+  const auto converted = ConvertedKv::make(*transport, source.pools(), 1, kBF16, kF8E4M3, 1 << 20).value();
   device::Streams streams;
   for (const size_t blocks : {size_t{1}, size_t{512}}) {  // several posts a range, and one
     SendJob send(planner, self, 0, peer, grant, source.pools(), converted.get(), streams, 1 << 20, 1 << 20, blocks);
@@ -48,6 +46,40 @@ TEST(ConvertedKv, EveryPostHoldsThePagesThatItReads) {
     }
     EXPECT_GT(posts, 1);
   }
+}
+
+// Memory for one page of a peer: attempts wait for each other's, and all come to their end.
+TEST(ConvertedKv, ConversionGoesOnInAsLittleMemoryAsThereIs) {
+  for (const std::string transport : {"loopback", "shm", "tcp"}) {
+    PairSpec spec = converting(small(), kBF16, kF8E4M3);
+    spec.prefill.page_tokens = 128;
+    PrefillHandoffOptions options;
+    options.converted_bytes_max = 1;
+    options.post_bytes_max = 512;
+    Both both(spec, transport, options);
+    for (uint64_t attempt = 1; attempt <= 12; ++attempt)
+      both.start(AttemptId(attempt), 0, static_cast<int>(attempt % 2), 8 + static_cast<int64_t>(attempt * 37 % 160));
+    ASSERT_TRUE(both.run_until([&] { return both.prefill.stats().bytes > 0; }));
+    both.decode.cancel(AttemptId(5));
+    both.prefill.cancel(AttemptId(6));
+    ASSERT_TRUE(both.settle()) << transport;
+    for (const auto& [attempt, outcome] : both.decode.outcomes()) {
+      EXPECT_TRUE(outcome.committed || attempt == AttemptId(5) || attempt == AttemptId(6)) << outcome.ended->message;
+      EXPECT_EQ(outcome.difference, "") << transport << " attempt " << attempt.value();
+    }
+    both.expect_clean();
+  }
+}
+
+// The checksum is of what decode holds: of the converted bytes.
+TEST(ConvertedKv, ABitFlippedAfterTheConversionIsCaught) {
+  Both both(converting(small(), kBF16, kF8E4M3), "loopback", {}, {}, 1);
+  both.start(AttemptId(3), 0, 0, 60);
+  ASSERT_TRUE(both.settle());
+  const TestDecode::Outcome& outcome = both.decode.outcome(AttemptId(3));
+  ASSERT_TRUE(outcome.ended);
+  EXPECT_TRUE(outcome.ended->corrupt);
+  both.expect_clean();
 }
 
 }  // namespace

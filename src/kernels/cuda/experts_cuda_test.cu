@@ -51,22 +51,27 @@ template <class T>
 class ExpertsOnCard : public OnACardAs<T> {};
 TYPED_TEST_SUITE(ExpertsOnCard, Elements);
 
-// `crowd` of the rows choose the first expert of their choices all alike.
-template <class T, class W = T>
-void expect_experts(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden, int64_t width,
-                    bool add, int64_t crowd, bool rounds_rows = false) {
-  SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", width " << width);
+// (rows, choices). `crowd` of the rows choose expert `first` first, all alike.
+std::vector<int32_t> random_choices(int64_t rows, int experts, int choices, int first = 0, int64_t crowd = 0) {
   static Random random(entropy());
   std::vector<int32_t> expert;
   for (int64_t r = 0; r < rows; ++r) {
-    std::vector<int32_t> numbers(experts_all);
+    std::vector<int32_t> numbers(experts);
     std::iota(numbers.begin(), numbers.end(), 0);
     for (int i = 0; i < choices; ++i) {
-      const int from = r < crowd && i == 0 ? first : i + static_cast<int>(random.below(experts_all - i));
+      const int from = r < crowd && i == 0 ? first : i + static_cast<int>(random.below(experts - i));
       std::swap(numbers[i], numbers[from]);
       expert.push_back(numbers[i]);
     }
   }
+  return expert;
+}
+
+template <class T, class W = T>
+void expect_experts(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden, int64_t width,
+                    bool add, int64_t crowd, bool rounds_rows = false) {
+  SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", width " << width);
+  const std::vector<int32_t> expert = random_choices(rows, experts_all, choices, first, crowd);
   const auto weight = random_values<float>(rows * choices);
   const float scale = 2 / std::sqrt(static_cast<float>(hidden));
   const auto x = random_values<T>(rows * hidden), y = random_values<T>(rows * hidden, 0.1F);
@@ -170,16 +175,7 @@ void add_ffn(const std::vector<float>& x, int64_t rows, int64_t hidden, int64_t 
 void expect_few_rows_moe(int64_t rows, int experts_all, int first, int local, int choices, int64_t hidden,
                          int64_t width, int64_t shared_width) {
   SCOPED_TRACE(testing::Message() << rows << " rows of " << hidden << ", widths " << width << ", " << shared_width);
-  static Random random(entropy());
-  std::vector<int32_t> expert;
-  for (int64_t r = 0; r < rows; ++r) {
-    std::vector<int32_t> numbers(experts_all);
-    std::iota(numbers.begin(), numbers.end(), 0);
-    for (int i = 0; i < choices; ++i) {
-      std::swap(numbers[i], numbers[i + static_cast<int>(random.below(experts_all - i))]);
-      expert.push_back(numbers[i]);
-    }
-  }
+  const std::vector<int32_t> expert = random_choices(rows, experts_all, choices);
   const float scale = 2 / std::sqrt(static_cast<float>(hidden));
   const auto x = random_values<bf16>(rows * hidden), weight = random_values<float>(rows * choices),
              gate_up = random_values<bf16>(local * 2 * width * hidden, scale),

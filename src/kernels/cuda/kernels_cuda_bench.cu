@@ -206,33 +206,23 @@ void attention_cases() {
   void* scratch = on_card<std::byte>(size_t{512} << 20);
   int32_t* first_tile = on_card<int32_t>(1025);
   constexpr int64_t kContext = 4096;
-  {
-    const Bench bench(1, 576, 0, 64);
+  for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF8E4M3}) {
+    const Bench bench(1, 576, 0, 64, dtype);
+    const std::string name = dtype == tensor::DType::kBF16 ? "mla_decode" : "mla_decode fp8";
+    const auto entry_bytes = 576.0 * static_cast<double>(tensor::dtype_size(dtype));
     for (const int heads : {16, 128}) {
       for (const int batch : {1, 32, 128}) {
         const auto [rows, turns] = bench.batches(batch, kContext, 1);
         plan_decode(stream, {rows, batch, 1}, first_tile);
-        report("mla_decode heads=" + std::to_string(heads) + " b=" + std::to_string(batch),
-               1152.0 * batch * kContext + 2.0 * batch * heads * (576 + 512), 2.0 * batch * heads * kContext * 1088,
-               [&, rows = rows, turns = turns](int turn) {
+        report(name + " heads=" + std::to_string(heads) + " b=" + std::to_string(batch),
+               entry_bytes * batch * kContext + 2.0 * batch * heads * (576 + 512),
+               2.0 * batch * heads * kContext * 1088, [&, rows = rows, turns = turns](int turn) {
                  mla_decode<bf16>(stream, slice(batch * heads * 576, turn), {rows + turn % turns * batch, batch, 1},
                                   {first_tile}, heads, 512, bench.kv, 0.07F, scratch, output);
                });
       }
     }
-    const Bench bench8(1, 576, 0, 64, tensor::DType::kF8E4M3);
-    for (const int heads : {16, 128}) {
-      for (const int batch : {1, 32, 128}) {
-        const auto [rows, turns] = bench8.batches(batch, kContext, 1);
-        plan_decode(stream, {rows, batch, 1}, first_tile);
-        report("mla_decode fp8 heads=" + std::to_string(heads) + " b=" + std::to_string(batch),
-               576.0 * batch * kContext + 2.0 * batch * heads * (576 + 512), 2.0 * batch * heads * kContext * 1088,
-               [&, rows = rows, turns = turns](int turn) {
-                 mla_decode<bf16>(stream, slice(batch * heads * 576, turn), {rows + turn % turns * batch, batch, 1},
-                                  {first_tile}, heads, 512, bench8.kv, 0.07F, scratch, output);
-               });
-      }
-    }
+    if (dtype != tensor::DType::kBF16) continue;
     const auto [rows, turns] = bench.batches(1, kContext, kContext);
     int32_t* zero = on_card<int32_t>(1);
     report("mla_gather_latents 4096", 2.0 * 1152 * kContext, 0, [&, rows = rows](int) {
@@ -248,27 +238,23 @@ void attention_cases() {
   for (int i = 0; i < 32; ++i) kv_head_of[i] = i / 4;
   const QueryHeads heads{32, 8, 4, on_card(kv_head_of)};
   for (const int page_tokens : {1, 16, 64}) {
-    const Bench bench(8, 128, 128, page_tokens);
-    for (const int batch : {1, 32, 128}) {
-      const auto [rows, turns] = bench.batches(batch, kContext, 1);
-      plan_decode(stream, {rows, batch, 1}, first_tile);
-      report("gqa_decode 32/8 b=" + std::to_string(batch) + " page=" + std::to_string(page_tokens),
-             4096.0 * batch * kContext, 4.0 * batch * 32 * kContext * 128, [&, rows = rows, turns = turns](int turn) {
-               gqa_decode<bf16>(stream, slice(batch * 6144, turn), 6144, {rows + turn % turns * batch, batch, 1},
-                                {first_tile}, heads, bench.kv, 0.09F, scratch, output);
-             });
-    }
-    const Bench bench8(8, 128, 128, page_tokens, tensor::DType::kF8E4M3);
-    for (const int batch : {1, 32, 128}) {
-      const auto [rows, turns] = bench8.batches(batch, kContext, 1);
-      plan_decode(stream, {rows, batch, 1}, first_tile);
-      report("gqa_decode fp8 32/8 b=" + std::to_string(batch) + " page=" + std::to_string(page_tokens),
-             2048.0 * batch * kContext, 4.0 * batch * 32 * kContext * 128, [&, rows = rows, turns = turns](int turn) {
-               gqa_decode<bf16>(stream, slice(batch * 6144, turn), 6144, {rows + turn % turns * batch, batch, 1},
-                                {first_tile}, heads, bench8.kv, 0.09F, scratch, output);
-             });
+    for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF8E4M3}) {
+      const Bench bench(8, 128, 128, page_tokens, dtype);
+      const std::string name = dtype == tensor::DType::kBF16 ? "gqa_decode" : "gqa_decode fp8";
+      const auto token_bytes = 2048.0 * static_cast<double>(tensor::dtype_size(dtype));
+      for (const int batch : {1, 32, 128}) {
+        const auto [rows, turns] = bench.batches(batch, kContext, 1);
+        plan_decode(stream, {rows, batch, 1}, first_tile);
+        report(name + " 32/8 b=" + std::to_string(batch) + " page=" + std::to_string(page_tokens),
+               token_bytes * batch * kContext, 4.0 * batch * 32 * kContext * 128,
+               [&, rows = rows, turns = turns](int turn) {
+                 gqa_decode<bf16>(stream, slice(batch * 6144, turn), 6144, {rows + turn % turns * batch, batch, 1},
+                                  {first_tile}, heads, bench.kv, 0.09F, scratch, output);
+               });
+      }
     }
     if (page_tokens == 1) continue;
+    const Bench bench(8, 128, 128, page_tokens);
     const auto [rows, turns] = bench.batches(1, kContext, kContext);
     report("gqa_prefill 32/8 4096 page=" + std::to_string(page_tokens), 0, 32.0 * kContext * kContext * 256,
            [&, rows = rows](int turn) {
